@@ -1,0 +1,20 @@
+"""What every test needs, the notebooks' cells included: fixtures never reach those, hooks do."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["LAB_ROOT"] = str(Path(__file__).parent)
+os.environ["LAB_PORT"] = "0"  # any free port: notebooks under test cannot collide, with each other or with a running lab
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A cell that times out and swallows the interrupt would pass, and every later cell would be excused: both fail."""
+    report = yield
+    if getattr(item.parent, "timed_out", False) and report.when == "call" and report.outcome != "failed":
+        report.outcome = "failed"
+        report.longrepr = f"{item.name}: this cell, or one before it, was not done within the time for a cell"
+        report.__dict__.pop("wasxfail", None)
+    return report

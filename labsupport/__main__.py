@@ -1,0 +1,5 @@
+"""`python -m labsupport` is the `labsupport` command."""
+
+from labsupport.cli import app
+
+app()

@@ -1,0 +1,92 @@
+"""Is everything here that the lab needs? Each answer carries its cure."""
+
+import importlib
+import importlib.metadata
+import os
+from dataclasses import dataclass
+
+from packaging.requirements import Requirement
+
+from labsupport import paths
+
+# what pip calls it -> what Python calls it, where the two differ
+IMPORTED = {"opencv-python": "cv2", "pillow": "PIL", "python-multipart": "python_multipart"}
+SLOW = {"tensorflow", "cvlib"}  # seconds to import, and cvlib imports tensorflow: their versions are looked at only
+CURES = {"opencv-python": "apt-get install libgl1 libglib2.0-0"}  # what a slim system lacks
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    >>> print(Check("numpy", False, "is not installed", "make env"))
+    [FAIL] numpy is not installed; cure: make env
+    """
+
+    what: str
+    ok: bool
+    found: str
+    cure: str = ""
+
+    def __str__(self) -> str:
+        return f"[OK]   {self.what} {self.found}" if self.ok else f"[FAIL] {self.what} {self.found}; cure: {self.cure}"
+
+
+def everything() -> list[Check]:
+    """Every dependency, model and folder, in this order. Nothing is changed."""
+    return [*dependencies(), *weights(), *folders()]
+
+
+def dependencies() -> list[Check]:
+    """Each requirement of the package, its extras included: is it installed, in range, and does it import?"""
+    declared = [Requirement(line) for line in importlib.metadata.requires("labsupport") or []]
+    return [dependency(requirement) for requirement in declared]
+
+
+def dependency(requirement: Requirement) -> Check:
+    """One requirement.
+
+    >>> print(dependency(Requirement("no-such-package>=1")))
+    [FAIL] no-such-package is not installed; cure: make env
+    """
+    name = requirement.name
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, False, "is not installed", "make env")
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Check(name, False, f"{version} is outside {requirement.specifier}", "make env")
+    if name not in SLOW:
+        try:
+            importlib.import_module(IMPORTED.get(name, name.replace("-", "_")))
+        except Exception as error:  # whatever stops an import is what the reader must hear about
+            return Check(name, False, f"{version} does not import ({error})", CURES.get(name, "make env"))
+    return Check(name, True, version)
+
+
+def weights() -> list[Check]:
+    """Each model's files. yolov3 may be absent: nothing needs it."""
+    from labsupport import models
+
+    checks = []
+    for name in models.MODELS:
+        problems = models.missing(name)
+        optional = name != "yolov3-tiny" and all(problem.endswith("is missing") for problem in problems)
+        found = "is installed" if not problems else "is not installed (optional)" if optional else "; ".join(problems)
+        checks.append(Check(name, not problems or optional, found, f"labsupport models {name}"))
+    return checks
+
+
+def folders() -> list[Check]:
+    """Each of the lab's folders: is it there, and can it be written where the lab writes?"""
+    try:
+        root = paths.root()
+    except paths.LabNotFound as error:
+        return [Check("lab", False, "is not in sight", str(error))]
+    checks = []
+    for folder in (root / name for name in paths.FOLDERS.values()):
+        writable = folder.name == "images" or os.access(folder, os.W_OK)
+        ok = folder.is_dir() and writable
+        cure = f"mkdir -p {folder}; chmod u+rwx {folder}"
+        checks.append(Check(str(folder), ok, "is there" if ok else "is missing or cannot be written", cure))
+    return checks

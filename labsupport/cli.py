@@ -1,0 +1,91 @@
+"""The `labsupport` command: is everything here, bring the models, serve, detect.
+
+Each command imports what it needs when it runs, so that `labsupport check` can report a broken installation.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.callback()
+def main() -> None:
+    """The deployment lab's commands."""
+
+
+@app.command()
+def check() -> None:
+    """Say [OK] or [FAIL] for each dependency, weight file and folder, with the cure beside each failure."""
+    from labsupport import checking
+
+    results = checking.everything()
+    for result in results:
+        typer.echo(result)
+    if failed := sum(not result.ok for result in results):
+        typer.echo(f"{failed} of {len(results)} checks failed")
+        raise typer.Exit(1)
+
+
+@app.command()
+def models(names: Annotated[list[str] | None, typer.Argument(help="models to bring; none: list them")] = None) -> None:
+    """List the models, or bring those that are named."""
+    from labsupport import models
+
+    try:
+        for name in names or []:
+            models.ensure(name)
+    except models.ModelUnavailable as error:
+        raise _stop(error) from None
+    for name, model in models.MODELS.items():
+        problems = models.missing(name)
+        state = f"not installed: {'; '.join(problems)} (labsupport models {name})" if problems else "installed"
+        typer.echo(f"{name:12} {model.about:42} {state}")
+    typer.echo(f"kept in {models.folder()}")
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from outside")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 for any free port")] = 8000,
+    root_path: Annotated[str, typer.Option(help="the prefix that a proxy in front adds, such as /serve")] = "",
+    keep_uploads: Annotated[bool, typer.Option(help="keep annotated pictures in images_uploaded")] = False,
+) -> None:
+    """Run the API until interrupted."""
+    import signal
+
+    from labsupport import models, serving
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to stop is no failure
+    try:
+        models.ensure("yolov3-tiny")
+        api = serving.create_app(root_path=root_path, keep_uploads=keep_uploads)
+        serving.serve(api, host, port, block=True)
+    except (models.ModelUnavailable, serving.PortTaken) as error:
+        raise _stop(error) from None
+
+
+@app.command()
+def detect(
+    pictures: Annotated[list[Path], typer.Argument(help="JPEG or PNG files")],
+    model: str = "yolov3-tiny",
+    confidence: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
+) -> None:
+    """Print what is in each picture."""
+    from labsupport import images, models
+    from labsupport.detection import Detector
+
+    try:
+        detector = Detector.load(model)
+        for picture in pictures:
+            for found in detector.detect(images.decode(picture.read_bytes()), confidence):
+                typer.echo(f"{picture}\t{found.label}\t{found.confidence:.3f}\t{','.join(map(str, found.box))}")
+    except (models.ModelUnavailable, images.UnsupportedImage, images.ImageTooLarge, OSError) as error:
+        raise _stop(error) from None
+
+
+def _stop(error: Exception) -> typer.Exit:
+    typer.echo(f"labsupport: {error}", err=True)
+    return typer.Exit(1)

@@ -1,0 +1,124 @@
+"""Bytes to pixels and back: the edge where pictures enter and leave.
+
+What arrives is judged by its content, never by its name, and its size is read from its header before a single pixel is
+allocated. What is let in comes out one way: an array (H, W, 3) of uint8, BGR as OpenCV reads it, upright.
+"""
+
+import io
+import warnings
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base
+from PIL.Image import Transpose
+
+MAX_BYTES = 20_000_000
+MAX_PIXELS = 25_000_000  # a camera of 24 megapixels fits; its pixels take 75 MB
+JPEG_QUALITY = 90
+# the EXIF standard's orientations, and what puts each upright; 1 is upright, and so is anything unknown
+TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+
+# odd EXIF or a great many pixels: Pillow would write to the server's terminal what is answered or harmless here
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class UnsupportedImage(ValueError):
+    """The bytes are no JPEG or PNG picture that can be read."""
+
+
+class ImageTooLarge(ValueError):
+    """The picture has more bytes or pixels than the lab takes."""
+
+
+def decode(data: bytes) -> np.ndarray:
+    """The pixels of a JPEG or PNG: uint8, (H, W, 3), BGR, turned upright as its EXIF says.
+
+    Grayscale becomes three equal channels, 16 bits become 8, CMYK becomes BGR, and what is transparent becomes white.
+    Raises `UnsupportedImage` for anything else, damaged and cut-off pictures included, and `ImageTooLarge` beyond
+    `MAX_BYTES` or `MAX_PIXELS`, before any pixel is allocated.
+
+    >>> black = np.zeros((2, 3, 3), np.uint8)
+    >>> decode(encode(black, "png")).shape
+    (2, 3, 3)
+    >>> decode(b"certainly not a picture")
+    Traceback (most recent call last):
+    labsupport.images.UnsupportedImage: not a JPEG or PNG picture: send one of these
+    """
+    if len(data) > MAX_BYTES:
+        raise ImageTooLarge(f"{len(data):,} bytes: send at most {MAX_BYTES:,}")
+    picture = _open(data)
+    if picture.width * picture.height > MAX_PIXELS:
+        raise _too_many_pixels(f"{picture.width:,} x {picture.height:,} pixels")
+    try:
+        rgb = np.asarray(_to_rgb(_upright(picture)))
+    except Exception as error:  # over damaged bytes Pillow stumbles in many ways
+        raise UnsupportedImage("the picture is damaged or cut off: send it again, whole") from error
+    return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+
+
+def encode(image: np.ndarray, kind: str = "jpeg") -> bytes:
+    """The bytes of a picture (uint8, (H, W, 3), BGR) as `kind`: "jpeg" (quality 90) or "png" (exact).
+
+    >>> encode(np.zeros((2, 2, 3), np.uint8))[:2].hex()
+    'ffd8'
+    """
+    options = {"jpeg": [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY], "png": [cv2.IMWRITE_PNG_COMPRESSION, 1]}
+    return cv2.imencode(f".{kind}", image, options[kind])[1].tobytes()
+
+
+def show(image: np.ndarray, alt: str = "", width: int = 560) -> None:
+    """Display a picture (uint8, (H, W, 3), BGR) under a notebook cell, small enough to be kept in the notebook.
+
+    `alt` says in words what is in it, for those who cannot see it.
+    """
+    from IPython.display import Image as Shown
+    from IPython.display import display
+
+    if (share := width / image.shape[1]) < 1:
+        image = cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
+    display(Shown(data=encode(image), format="jpeg", alt=alt))
+
+
+def _open(data: bytes) -> Image.Image:
+    """The picture with its header read and nothing else: Pillow opens lazily."""
+    try:
+        return Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_many_pixels("far too many pixels") from error
+    except UnidentifiedImageError as error:
+        raise UnsupportedImage("not a JPEG or PNG picture: send one of these") from error
+    except Exception as error:
+        raise UnsupportedImage("the picture is damaged or cut off: send it again, whole") from error
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Only the orientation is read: `ImageOps.exif_transpose` writes all the EXIF anew, and stumbles over odd entries."""
+    picture.load()  # here, where damaged pixels are an error; reading EXIF would load them too
+    try:
+        turn = TURNS.get(picture.getexif().get(Base.Orientation))
+    except Exception:  # a picture is a picture, whatever nonsense its EXIF holds
+        return picture
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16-bit grayscale: Pillow's own conversion would clip at 255
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _too_many_pixels(what: str) -> ImageTooLarge:
+    return ImageTooLarge(f"{what}: send at most {MAX_PIXELS:,} pixels")

@@ -1,0 +1,123 @@
+"""A server that a notebook cell can start and stop.
+
+`serve` runs an app on a thread of its own, so that the notebook stays free to call it; or blocks, as the lab does. Any ASGI
+app will do, the one that a notebook builds in the open as well as `serving.create_app`'s.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import threading
+import time
+
+import uvicorn
+
+DEFAULT_PORT = 8000
+
+
+class PortTaken(OSError):
+    """Another program listens on the port that was asked for."""
+
+
+class RunningServer:
+    """A server on a thread of this process. Stops with `stop()`, at the end of a `with` block, or with the process.
+
+    >>> import requests
+    >>> from labsupport.serving import create_app
+    >>> with serve(create_app({}), port=0) as server:
+    ...     requests.get(server.url + "/health", timeout=5).json()
+    {'status': 'alive'}
+    """
+
+    def __init__(self, app, listening: socket.socket, root_path: str = "") -> None:
+        self.host, self.port = listening.getsockname()[:2]
+        self.url = f"http://{self.host}:{self.port}"
+        self._server = uvicorn.Server(_config(app))
+        self._thread = threading.Thread(target=self._run, args=(listening,), daemon=True)
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(0.005)
+        if not self._server.started:
+            listening.close()
+            raise RuntimeError("the server did not start: its own message is above")
+
+    def _run(self, listening: socket.socket) -> None:
+        with contextlib.suppress(SystemExit):  # uvicorn's way to say that an app did not start
+            self._server.run([listening])
+
+    def stop(self) -> None:
+        """Finish the requests under way, then stop listening. Stopping twice is fine."""
+        self._server.should_exit = True
+        self._thread.join()
+        _running.pop((self.host, self.port), None)
+
+    def __enter__(self) -> "RunningServer":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<RunningServer {self.url} {'running' if self._thread.is_alive() else 'stopped'}>"
+
+
+_running: dict[tuple[str, int], RunningServer] = {}  # so that a cell can be run again
+
+
+def serve(app, host: str = "127.0.0.1", port: int | None = None, block: bool = False) -> RunningServer | None:
+    """Run an app: at once and beside the notebook, or, with `block=True`, until the kernel is interrupted.
+
+    `port=None` is 8000, or what `LAB_PORT` says; `port=0` is any free port. A server that this process already runs there is
+    stopped first, so a cell can be run twice. Raises `PortTaken` when the port belongs to another program.
+    """
+    port = default_port() if port is None else port
+    if (host, port) in _running:
+        _running[host, port].stop()
+    listening = _listen(host, port)
+    if block:
+        return _serve_here(app, listening)
+    server = RunningServer(app, listening)
+    _running[server.host, server.port] = server
+    return server
+
+
+def default_port() -> int:
+    """Where the lab's server is looked for: 8000, or what the environment variable `LAB_PORT` says."""
+    return int(os.environ.get("LAB_PORT", DEFAULT_PORT))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), backlog=2048)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise PortTaken(
+            f"port {port} on {host} is taken by another program: stop that one, or use any free port with port=0"
+        ) from None
+
+
+def _config(app) -> uvicorn.Config:
+    # "warning": a request that is logged at "info" would be printed into whichever cell is running.
+    # log_config=None: uvicorn's own would reset the logging of the whole process, the notebook's too
+    return uvicorn.Config(app, log_level="warning", log_config=None, timeout_graceful_shutdown=10)
+
+
+def _serve_here(app, listening: socket.socket) -> None:
+    """Block as the lab does: in a notebook an event loop already runs, and nest_asyncio lets us run within it."""
+    host, port = listening.getsockname()[:2]
+    server = uvicorn.Server(_config(app))
+    print(f"serving on http://{host}:{port} until interrupted (in a notebook: Kernel, Interrupt)")
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            server.run([listening])
+        else:
+            import nest_asyncio
+
+            nest_asyncio.apply()
+            loop.run_until_complete(server.serve([listening]))
+    print("stopped")

@@ -1,0 +1,80 @@
+"""Each check cell passes a right answer, and says what is wrong with others."""
+
+from typing import Annotated
+
+import pytest
+import requests
+from fastapi import FastAPI, Query, Response, UploadFile
+
+from labsupport import exercises, images, paths
+from labsupport.detection import draw_boxes
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (0.4, "Right."),
+        (0.3, "it still reports 2: go higher"),
+        (0.5, "reports 1 object(s): go lower"),
+        (None, "give one of"),
+    ],
+)
+def test_highest_confidence(answer, verdict, capsys):
+    exercises.highest_confidence(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "count, verdict",
+    [
+        (len, "Right."),
+        (lambda found: 1, "for two_clocks.png it answered"),
+        (lambda found: None, "for two_clocks.png it answered"),
+        (None, "POST /count answered 404"),
+    ],
+)
+def test_count_endpoint(count, verdict, detector, capsys):
+    app = FastAPI()
+    if count:
+
+        @app.post("/count")
+        def answer(file: UploadFile, model: str = "yolov3-tiny"):
+            return {"count": count(detector.detect(images.decode(file.file.read())))}
+
+    exercises.count_endpoint(app)
+    assert verdict in capsys.readouterr().out
+
+
+def lab_app(detector, takes):
+    app = FastAPI()
+
+    @app.post("/predict")
+    def predict(file: UploadFile, confidence: takes = 0.5):
+        image = images.decode(file.file.read())
+        found = detector.detect(image, confidence if takes is not str else 0.5)
+        return Response(images.encode(draw_boxes(image, found)), media_type="image/jpeg")
+
+    return app
+
+
+def ask(url, filename, confidence):
+    with open(paths.IMAGES / filename, "rb") as file:
+        return requests.post(f"{url}?confidence={confidence}", files={"file": file}, timeout=30)
+
+
+LIMITED = Annotated[float, Query(ge=0, le=1)]
+
+
+@pytest.mark.parametrize(
+    "takes, asks, verdict",
+    [
+        (LIMITED, ask, "Right."),
+        (LIMITED, lambda url, filename, confidence: ask(url, filename, 0.5), "is it in the URL?"),
+        (str, ask, "does detect get the confidence?"),
+        (float, ask, "the server takes confidence=2"),
+        (LIMITED, None, "it raised TypeError"),
+    ],
+)
+def test_confidence_challenge(takes, asks, verdict, detector, capsys):
+    exercises.confidence_challenge(lab_app(detector, takes), asks)
+    assert verdict in capsys.readouterr().out

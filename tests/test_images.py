@@ -1,0 +1,328 @@
+"""Whatever a client sends, what comes out is an upright BGR picture or a refusal that says why, and cheaply."""
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from labsupport import images
+from labsupport.images import ImageTooLarge, UnsupportedImage
+
+RED, GREEN, BLUE, WHITE = (0, 0, 255), (0, 255, 0), (255, 0, 0), (255, 255, 255)  # BGR
+
+
+def corners() -> np.ndarray:
+    """Four fields of one colour each: red and green above, blue and white below. Not square, or a turn would not show."""
+    picture = np.empty((48, 80, 3), np.uint8)
+    picture[:24, :40], picture[:24, 40:], picture[24:, :40], picture[24:, 40:] = RED, GREEN, BLUE, WHITE
+    return picture
+
+
+def noise(*shape: int, dtype=np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def pillow(picture: np.ndarray, kind: str, mode: str = "RGB", **options) -> bytes:
+    """A picture (BGR) as Pillow writes it: not the encoder under test, and it knows modes that OpenCV does not."""
+    out = io.BytesIO()
+    Image.fromarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)).convert(mode).save(out, kind, **options)
+    return out.getvalue()
+
+
+def opencv(picture: np.ndarray, kind: str) -> bytes:
+    return cv2.imencode(f".{kind}", picture)[1].tobytes()
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def black_png(width: int, height: int) -> bytes:
+    """A PNG of one bit for each pixel, all there: some kilobytes that become gigabytes when they are decoded."""
+    squeeze = zlib.compressobj(9)
+    row = bytes(1 + -(-width // 8))
+    rows = b"".join(squeeze.compress(row) for _ in range(height)) + squeeze.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def assert_close(picture: np.ndarray, expected: np.ndarray, tolerance: int) -> None:
+    assert picture.dtype == np.uint8
+    assert picture.shape == expected.shape
+    assert cv2.absdiff(picture, expected).max() <= tolerance
+
+
+# what comes in
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+@pytest.mark.parametrize(
+    "picture", [noise(97, 131, 3), cv2.GaussianBlur(noise(300, 200, 3), (0, 0), 5), noise(1, 1, 3)]
+)
+def test_ordinary_pictures_decode_as_in_opencv(picture, kind):
+    for data in (opencv(picture, kind), pillow(picture, kind)):
+        np.testing.assert_array_equal(
+            images.decode(data), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        )
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"subsampling": 0}, {"quality": 20}])
+def test_every_flavour_of_jpeg_decodes_as_in_opencv(options):
+    data = pillow(noise(60, 90, 3), "jpeg", **options)
+    np.testing.assert_array_equal(images.decode(data), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_grayscale_becomes_three_equal_channels(kind):
+    gray = np.full((20, 30), 77, np.uint8)
+    gray[:, 15:] = 200
+    assert_close(images.decode(opencv(gray, kind)), np.dstack([gray] * 3), 1 if kind == "jpeg" else 0)
+
+
+def test_transparent_becomes_white_and_half_transparent_half_white():
+    rgba = np.zeros((3, 4, 4), np.uint8)
+    rgba[..., 3] = [[0], [128], [255]]
+    expected = np.zeros((3, 4, 3), np.uint8)
+    expected[:] = [[[255]], [[127]], [[0]]]
+    assert_close(images.decode(opencv(rgba, "png")), expected, 1)
+
+
+def test_gray_with_alpha_becomes_white_where_transparent():
+    out = io.BytesIO()
+    Image.fromarray(np.uint8([[[50, 255], [50, 0]]])).save(out, "png")  # gray, alpha
+    assert_close(images.decode(out.getvalue()), np.uint8([[[50] * 3, WHITE]]), 0)
+
+
+def test_a_palette_keeps_its_colours_and_its_transparent_colour_becomes_white():
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([255, 0, 0, 0, 0, 255])
+    picture.putpixel((1, 0), 1)
+    for transparency, expected in ((None, [RED, BLUE]), (0, [WHITE, BLUE]), (b"\xff\x00", [RED, WHITE])):
+        out = io.BytesIO()
+        picture.save(out, "png", transparency=transparency)
+        assert_close(images.decode(out.getvalue()), np.uint8([expected]), 0)
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (40, 50, 3)])
+def test_sixteen_bits_become_eight(shape):
+    deep = noise(*shape, dtype=np.uint16)
+    expected = np.round(deep / 257).astype(np.uint8).reshape(40, 50, -1) * np.ones(3, np.uint8)
+    assert_close(images.decode(opencv(deep, "png")), expected, 1)
+
+
+def test_one_bit_becomes_black_and_white():
+    bits = noise(13, 17) > 127
+    data = pillow(np.dstack([bits * np.uint8(255)] * 3), "png", "1")
+    assert_close(images.decode(data), np.dstack([bits * np.uint8(255)] * 3), 0)
+
+
+def test_cmyk_has_the_colours_it_was_made_of():
+    assert_close(images.decode(pillow(corners(), "jpeg", "CMYK", quality=95, subsampling=0)), corners(), 8)
+
+
+# the corner that an upright picture shows top left is stored elsewhere: EXIF 2.32, tag 0x0112
+STORED = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.transpose(1, 0, 2),
+    6: lambda upright: np.rot90(upright, 1),  # taken with the camera turned: shown, it is turned a quarter clockwise
+    7: lambda upright: upright[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_pictures_are_turned_upright(orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(STORED[orientation](corners()))
+    data = pillow(stored, kind, exif=exif, **({"quality": 95, "subsampling": 0} if kind == "jpeg" else {}))
+    assert_close(images.decode(data), corners(), 8)
+
+
+def test_of_several_pictures_in_a_file_the_first_counts():
+    first, second = (Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (200, 10))
+    for kind in ("MPO", "PNG"):
+        out = io.BytesIO()
+        first.save(out, kind, save_all=True, append_images=[second])
+        assert_close(images.decode(out.getvalue()), np.full((8, 8, 3), 200, np.uint8), 1)
+
+
+def exif_of_nonsense() -> bytes:
+    """An orientation that holds, and beside it entries that point nowhere or are of another type than they should be."""
+    entries = [(0x0112, 3, 1, 3), (0x010F, 5, 1, 8), (0x011A, 2, 4, 0x41414141), (0x8769, 4, 9, 9_999)]
+    body = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<I", 8) + body + bytes(4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # as it is outside the tests
+@pytest.mark.parametrize(
+    "exif", [exif_of_nonsense(), b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"]
+)
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_nonsense_in_the_exif_does_not_cost_the_picture(kind, exif):
+    assert images.decode(pillow(corners(), kind, exif=exif)).shape == corners().shape
+
+
+# what is refused
+
+
+def cut(data: bytes, share: float) -> bytes:
+    return data[: int(len(data) * share)]
+
+
+def flipped(data: bytes, where: int) -> bytes:
+    return data[:where] + bytes([data[where] ^ 1]) + data[where + 1 :]
+
+
+PNG = pillow(noise(60, 60, 3), "png", compress_level=0)  # its pixels stand in the file as they are
+PIXELS, END = PNG.index(b"IDAT") + 4, PNG.index(b"IEND") - 4
+
+
+NOT_PICTURES = {
+    "nothing": b"",
+    "text": b"certainly not a picture",
+    "a web page": b"<!DOCTYPE html><html></html>",
+    "GIF": pillow(corners(), "gif"),
+    "animated GIF": pillow(corners(), "gif", save_all=True, append_images=[Image.new("RGB", (80, 48))]),
+    "WebP": pillow(corners(), "webp"),
+    "BMP": pillow(corners(), "bmp"),
+    "TIFF": pillow(corners(), "tiff"),
+    "only the start of a JPEG's name": b"\xff\xd8\xff",
+    "only a PNG's name": b"\x89PNG\r\n\x1a\n",
+}
+DAMAGED = {
+    "half a JPEG": cut(pillow(noise(60, 60, 3), "jpeg"), 0.5),
+    "most of a JPEG": cut(pillow(noise(60, 60, 3), "jpeg"), 0.98),
+    "half a progressive JPEG": cut(pillow(noise(60, 60, 3), "jpeg", progressive=True), 0.5),
+    "half a PNG": cut(PNG, 0.5),
+    "most of a PNG": cut(PNG, 0.98),
+    "a PNG with one wrong pixel": flipped(PNG, PIXELS + 500),
+    "a PNG with a wrong checksum behind its pixels": flipped(PNG, END - 5),
+    "a PNG whose pixels are not compressed as they should be": flipped(PNG, PIXELS),
+}
+
+
+@pytest.mark.parametrize("what", NOT_PICTURES)
+def test_what_is_no_jpeg_or_png_is_refused(what):
+    with pytest.raises(UnsupportedImage, match="send one of these"):
+        images.decode(NOT_PICTURES[what])
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_damaged_pictures_are_refused(what):
+    with pytest.raises(UnsupportedImage, match="damaged or cut off"):
+        images.decode(DAMAGED[what])
+
+
+@pytest.mark.parametrize("where", ["name of the header", "width", "name of the pixels"])
+def test_a_png_that_is_damaged_before_its_pixels_is_refused(where):
+    offset = {
+        "name of the header": PNG.index(b"IHDR"),
+        "width": PNG.index(b"IHDR") + 4,
+        "name of the pixels": PIXELS - 4,
+    }
+    with pytest.raises(UnsupportedImage):
+        images.decode(flipped(PNG, offset[where]))
+
+
+@pytest.mark.parametrize("orientation", [None, 6])
+def test_a_damaged_png_is_refused_whether_or_not_it_has_exif(orientation):
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    with pytest.raises(UnsupportedImage, match="damaged"):
+        images.decode(cut(pillow(noise(60, 60, 3), "png", exif=exif), 0.5))
+
+
+def test_a_palette_picture_without_its_palette_is_refused():
+    data = pillow(corners(), "png", "P")
+    start = data.index(b"PLTE") - 4
+    length = struct.unpack(">I", data[start : start + 4])[0] + 12
+    with pytest.raises(UnsupportedImage, match="damaged"):
+        images.decode(data[:start] + data[start + length :])
+
+
+# limits
+
+
+def test_more_bytes_than_allowed_are_refused_and_the_limit_itself_is_not(monkeypatch):
+    data = pillow(corners(), "png")
+    monkeypatch.setattr(images, "MAX_BYTES", len(data))
+    assert images.decode(data).shape == (48, 80, 3)
+    with pytest.raises(ImageTooLarge, match=f"{len(data) + 1:,} bytes: send at most {len(data):,}"):
+        images.decode(data + b"\0")
+
+
+def test_more_pixels_than_allowed_are_refused_and_the_limit_itself_is_not(monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 48 * 80)
+    assert images.decode(pillow(corners(), "png")).shape == (48, 80, 3)
+    with pytest.raises(ImageTooLarge, match="80 x 49 pixels: send at most 3,840 pixels"):
+        images.decode(pillow(np.zeros((49, 80, 3), np.uint8), "jpeg"))
+
+
+def test_the_largest_picture_that_is_let_in_decodes():
+    assert images.MAX_PIXELS == 25_000_000
+    assert images.decode(black_png(5_000, 5_000)).shape == (5_000, 5_000, 3)
+
+
+# 30 megapixels are no business of Pillow's, 100 worth a warning to it, 900 an error
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process's memory is read from /proc")
+@pytest.mark.parametrize("width", [5_500, 10_000, 30_000])
+def test_a_bomb_is_refused_before_it_goes_off(width, tmp_path):
+    bomb = tmp_path / "bomb.png"
+    bomb.write_bytes(black_png(width, width))
+    assert bomb.stat().st_size < 150_000
+    program = """if True:
+        import re, sys
+        from pathlib import Path
+        from labsupport import images
+
+        def peak():
+            return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+        data = Path(sys.argv[1]).read_bytes()
+        before = peak()
+        try:
+            images.decode(data)
+        except images.ImageTooLarge as error:
+            print(peak() - before, error)
+    """
+    done = subprocess.run([sys.executable, "-c", program, bomb], capture_output=True, text=True, check=True)
+    grown, message = done.stdout.split(maxsplit=1)
+    assert "send at most 25,000,000 pixels" in message
+    assert int(grown) < 4_000  # kB; the pixels alone would be 30,000 and more
+    assert done.stderr == ""  # no warning reaches the server's terminal
+
+
+def test_odd_exif_prints_nothing(tmp_path):
+    picture = tmp_path / "odd.jpg"
+    picture.write_bytes(pillow(corners(), "jpeg", exif=exif_of_nonsense()))
+    program = "import sys; from labsupport import images; images.decode(open(sys.argv[1], 'rb').read())"
+    done = subprocess.run([sys.executable, "-c", program, picture], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+# what goes out
+
+
+@pytest.mark.parametrize("picture", [noise(97, 131, 3), corners()])
+def test_png_is_exact_both_ways(picture):
+    np.testing.assert_array_equal(images.decode(images.encode(picture, "png")), picture)
+
+
+def test_jpeg_is_close_and_of_quality_90():
+    data = images.encode(corners())
+    assert np.abs(images.decode(data).astype(int) - corners()).mean() < 4
+    assert Image.open(io.BytesIO(data)).format == "JPEG"
+    other = Image.open(io.BytesIO(pillow(corners(), "jpeg", quality=90)))
+    assert Image.open(io.BytesIO(data)).quantization == other.quantization
