@@ -204,7 +204,8 @@ def _download(file: ModelFile, progress: bool) -> None:
             tqdm(desc=file.name, total=file.size, unit="B", unit_scale=True, disable=not progress) as bar,
         ):
             if not response.ok:
-                raise ModelUnavailable(f"{file.source}: the server answered {response.status_code} {response.reason}")
+                answer = f"{response.status_code} {response.reason}"
+                raise ModelUnavailable(f"{file.source}: the server answered {answer}; nothing was kept")
             for chunk in response.iter_content(CHUNK):
                 out.write(chunk)
                 bar.update(len(chunk))
