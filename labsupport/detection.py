@@ -75,12 +75,12 @@ class Detector:
             raise ValueError(f"no runtime {runtime!r} at precision {precision!r}: there is {offers}")
         forward = _openvino(name, precision) if runtime == "openvino" else _opencv(name)
         # OpenVINO deadlocks if a process's very first inferences come from several threads at once
-        forward(np.zeros((SIZE, SIZE, 3), np.uint8))
+        forward(np.zeros((SIZE, SIZE, 3), np.uint8), 0.5)
         return cls(name, runtime, precision, forward)
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
         """The objects in a picture (uint8, (H, W, 3), BGR), the surest first, each with more than `confidence` (0 to 1)."""
-        boxes, scores = self._forward(cv2.resize(image, (SIZE, SIZE)))
+        boxes, scores = self._forward(cv2.resize(image, (SIZE, SIZE)), confidence)
         return _select(boxes, scores, confidence, *image.shape[:2])
 
     def __repr__(self) -> str:
@@ -130,7 +130,8 @@ def _best_precision() -> str:
 
 
 def _openvino(name: str, precision: str):
-    """A function from a squeezed picture to (boxes, scores): OpenVINO, as many pictures at once as there are cores."""
+    """A function from a squeezed picture to (boxes, scores) of what may be above a confidence: OpenVINO, as many pictures
+    at once as there are cores."""
     import openvino as ov
 
     slots = os.cpu_count() or 1
@@ -145,12 +146,12 @@ def _openvino(name: str, precision: str):
     for _ in range(slots):
         free.put(compiled.create_infer_request())
 
-    def forward(squeezed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def forward(squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
         request = free.get()
         try:
             outputs = request.infer(squeezed[np.newaxis], share_inputs=True, share_outputs=True)
             heads = [outputs[index] for index in range(len(anchors))]
-            return _decode(heads, anchors)
+            return _decode(heads, anchors, confidence)
         finally:
             free.put(request)
 
@@ -164,7 +165,7 @@ def _opencv(name: str):
     outputs = net.getUnconnectedOutLayersNames()
     lock = threading.Lock()
 
-    def forward(squeezed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def forward(squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
         blob = cv2.dnn.blobFromImage(squeezed, 1 / 255, swapRB=True)
         with lock:
             net.setInput(blob)
@@ -174,21 +175,25 @@ def _opencv(name: str):
     return forward
 
 
-def _decode(heads: list[np.ndarray], anchors: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _decode(heads: list[np.ndarray], anchors: list[np.ndarray], confidence: float) -> tuple[np.ndarray, np.ndarray]:
     """The network's raw outputs as boxes (N, 4), centre x, y, width and height in shares of the picture, and scores (N, 80).
 
     Each cell of each grid predicts three boxes: an offset in the cell, a size as a multiple of an anchor, an objectness,
-    and 80 class probabilities (YOLOv3, section 2.1). The score of a class is its probability times the objectness.
+    and 80 class probabilities (YOLOv3, section 2.1). The score of a class is its probability times the objectness, so
+    only boxes whose objectness is above `confidence` are worth computing: a few of thousands.
     """
     boxes, scores = [], []
     for head, anchor in zip(heads, anchors, strict=True):
         rows, columns = head.shape[1:3]
-        raw = head.reshape(rows, columns, 3, -1)
-        corner = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1)[:, :, None]
-        centre = (_sigmoid(raw[..., :2]) + corner) / (columns, rows)
-        size = np.exp(raw[..., 2:4]) * anchor / SIZE
-        boxes.append(np.concatenate([centre, size], axis=-1).reshape(-1, 4))
-        scores.append((_sigmoid(raw[..., 4:5]) * _sigmoid(raw[..., 5:])).reshape(rows * columns * 3, -1))
+        raw = head.reshape(rows * columns, 3, -1)
+        objectness = _sigmoid(raw[..., 4])
+        cell, which = np.nonzero(objectness > confidence)
+        sure = raw[cell, which]
+        corner = np.stack([cell % columns, cell // columns], axis=1)
+        centre = (_sigmoid(sure[:, :2]) + corner) / (columns, rows)
+        size = np.exp(sure[:, 2:4]) * anchor[which] / SIZE
+        boxes.append(np.hstack([centre, size]))
+        scores.append(objectness[cell, which, None] * _sigmoid(sure[:, 5:]))
     return np.concatenate(boxes), np.concatenate(scores)
 
 

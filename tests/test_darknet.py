@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import openvino as ov
 import pytest
 
 from labsupport import darknet
@@ -141,6 +140,8 @@ def test_keras_computes_what_opencv_computes(workshop, expected):
 
 
 def test_openvino_computes_the_same_from_a_picture_as_opencv_holds_it(workshop, expected):
+    import openvino as ov
+
     network = ov.Core().compile_model(workshop[0] / "openvino.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     answer = network(PICTURE[np.newaxis])
     assert_same([answer[index] for index in range(len(answer))], expected)

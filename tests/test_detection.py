@@ -213,3 +213,18 @@ def test_detect_and_draw_box_prints_saves_and_returns(capsys, monkeypatch, tmp_p
     assert "nothing found in clock.png at confidence 0.999" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError):
         detect_and_draw_box("no_such_picture.jpg")
+
+
+def test_loading_a_model_reports_to_nobody():
+    code = """
+import socket, multiprocessing.process
+def refuse(*args, **kwargs):
+    raise SystemExit("something was sent")
+socket.socket.connect = socket.create_connection = multiprocessing.process.BaseProcess.start = refuse
+from labsupport.detection import Detector
+Detector.load("yolov3-tiny")
+import sys
+print(sys.modules["openvino_telemetry"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "None", done.stderr

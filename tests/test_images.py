@@ -18,7 +18,7 @@ RED, GREEN, BLUE, WHITE = (0, 0, 255), (0, 255, 0), (255, 0, 0), (255, 255, 255)
 
 
 def corners() -> np.ndarray:
-    """Four fields of one colour each: red and green above, blue and white below. Not square, or a turn would not show."""
+    """Four fields: red and green above, blue and white below. Not square, or a turn would not show."""
     picture = np.empty((48, 80, 3), np.uint8)
     picture[:24, :40], picture[:24, 40:], picture[24:, :40], picture[24:, 40:] = RED, GREEN, BLUE, WHITE
     return picture
@@ -158,7 +158,7 @@ def test_of_several_pictures_in_a_file_the_first_counts():
 
 
 def exif_of_nonsense() -> bytes:
-    """An orientation that holds, and beside it entries that point nowhere or are of another type than they should be."""
+    """An orientation that holds, beside entries that point nowhere or are of another type than they should be."""
     entries = [(0x0112, 3, 1, 3), (0x010F, 5, 1, 8), (0x011A, 2, 4, 0x41414141), (0x8769, 4, 9, 9_999)]
     body = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"Exif\0\0II*\0" + struct.pack("<I", 8) + body + bytes(4)

@@ -1,0 +1,109 @@
+"""The labsupport command, as a person types it: answers on stdout, trouble in one line on stderr, and no traceback."""
+
+import socket
+
+import pytest
+from typer.testing import CliRunner
+
+from labsupport import cli, models, paths
+
+
+def labsupport(*arguments) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception  # a person would see a traceback
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_models_lists_each_with_its_state(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, out, err = labsupport("models")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == list(models.MODELS)
+    for name, line in zip(models.MODELS, lines[:-1], strict=True):
+        assert f"not installed: {name}.cfg is missing; {name}.weights is missing (labsupport models {name})" in line
+    assert lines[-1] == f"kept in {tmp_path}/.cvlib/object_detection/yolo/yolov3"
+
+
+def test_models_brings_what_is_named(monkeypatch):
+    brought = []
+    monkeypatch.setattr(models, "ensure", brought.append)
+    monkeypatch.setattr(models, "missing", lambda name: [])
+    code, out, _ = labsupport("models", "yolov3", "yolov3-tiny")
+    assert code == 0
+    assert brought == ["yolov3", "yolov3-tiny"]
+    assert [line.split()[-1] for line in out.splitlines()[:-1]] == ["installed", "installed"]
+
+
+@pytest.mark.parametrize("arguments", [("models", "yolov4"), ("detect", "any.jpg", "--model", "yolov4")])
+def test_an_unknown_model_is_one_line_that_names_those_there_are(arguments):
+    expected = "labsupport: no model is called 'yolov4': choose from yolov3-tiny, yolov3\n"
+    assert labsupport(*arguments) == (1, "", expected)
+
+
+def test_detect_finds_the_orange_and_says_where():
+    picture = paths.IMAGES / "fruits.jpg"
+    code, out, err = labsupport("detect", picture)
+    assert (code, err) == (0, "")
+    found = [line.split("\t") for line in out.splitlines()]
+    assert {line[0] for line in found} == {str(picture)}
+    confidence, box = next(line[2:] for line in found if line[1] == "orange")
+    assert 0.5 < float(confidence) <= 1
+    left, top, right, bottom = map(int, box.split(","))
+    assert 0 <= left < right
+    assert 0 <= top < bottom
+
+
+@pytest.fixture
+def blind(monkeypatch):
+    """A detector that sees nothing and costs nothing."""
+    from labsupport.detection import Detector
+
+    monkeypatch.setattr(Detector, "load", lambda *args: Detector("blind", "none", "f32", None))
+
+
+def test_detect_refuses_what_is_no_picture(blind, tmp_path):
+    (tmp_path / "x.jpg").write_text("certainly not a picture")
+    code, out, err = labsupport("detect", tmp_path / "x.jpg")
+    assert (code, out) == (1, "")
+    assert err == "labsupport: not a JPEG or PNG picture: send one of these\n"
+
+
+def test_detect_names_a_file_that_is_not_there(blind, tmp_path):
+    code, _, err = labsupport("detect", tmp_path / "gone.jpg")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "gone.jpg" in err
+
+
+@pytest.mark.parametrize("confidence", ["-0.1", "1.5", "much"])
+def test_detect_refuses_a_confidence_out_of_range(confidence):
+    code, _, err = labsupport("detect", "any.jpg", "--confidence", confidence)
+    assert code == 2
+    assert "confidence" in err
+
+
+def test_serve_says_when_its_port_is_taken(monkeypatch):
+    from labsupport import serving
+
+    monkeypatch.setattr(serving, "create_app", lambda **options: None)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code, _, err = labsupport("serve", "--port", port)
+    assert code == 1
+    assert err.startswith(f"labsupport: port {port} on 127.0.0.1 is taken by another program")
+    assert err.count("\n") == 1
+
+
+def test_serve_says_when_its_model_cannot_be_brought(monkeypatch):
+    def fail(name):
+        raise models.ModelUnavailable(f"{name} could not be downloaded")
+
+    monkeypatch.setattr(models, "ensure", fail)
+    assert labsupport("serve") == (1, "", "labsupport: yolov3-tiny could not be downloaded\n")
+
+
+def test_without_a_command_it_explains_itself():
+    _, out, err = labsupport()
+    assert all(command in out + err for command in ("check", "models", "serve", "detect"))
