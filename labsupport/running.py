@@ -119,5 +119,10 @@ def _serve_here(app, listening: socket.socket) -> None:
             import nest_asyncio
 
             nest_asyncio.apply()
-            loop.run_until_complete(server.serve([listening]))
+            loop.run_until_complete(_until_interrupted(server, listening))
     print("stopped")
+
+
+async def _until_interrupted(server: uvicorn.Server, listening: socket.socket) -> None:
+    with contextlib.suppress(KeyboardInterrupt):  # here, for a task that it ends is reported as failed, cells later
+        await server.serve([listening])
