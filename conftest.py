@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 os.environ["LAB_ROOT"] = str(Path(__file__).parent)
-os.environ["LAB_PORT"] = "0"  # any free port: notebooks under test cannot collide, with each other or with a running lab
+os.environ["LAB_PORT"] = "0"  # any free port: notebooks under test cannot collide
 
 
 @pytest.hookimpl(wrapper=True)
