@@ -34,7 +34,8 @@ weights: env
 # where there is no screen JupyterLab prints its address instead; root may run it, as in a container
 lab: weights
 	$(BIN)/jupyter lab --notebook-dir=. $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser) \
-		$(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks/server.ipynb
+		$(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks/server.ipynb \
+		--LabApp.news_url= --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 serve: weights
 	$(BIN)/labsupport serve --port $(PORT)
