@@ -35,6 +35,7 @@ class RunningServer:
         self.host, self.port = listening.getsockname()[:2]
         self.url = f"http://{self.host}:{self.port}"
         self._server = uvicorn.Server(_config(app))
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(listening,), daemon=True)
         self._thread.start()
         while not self._server.started and self._thread.is_alive():
@@ -44,14 +45,21 @@ class RunningServer:
             raise RuntimeError("the server did not start: its own message is above")
 
     def _run(self, listening: socket.socket) -> None:
-        with contextlib.suppress(SystemExit):  # uvicorn's way to say that an app did not start
-            self._server.run([listening])
+        try:
+            with contextlib.suppress(SystemExit):  # uvicorn's way to say that an app did not start
+                self._server.run([listening])
+        finally:
+            self._ended.set()
 
     def stop(self) -> None:
         """Finish the requests under way, then stop listening. Stopping twice is fine."""
         self._server.should_exit = True
         self._thread.join()
         _running.pop((self.host, self.port), None)
+
+    def wait(self) -> None:
+        """Return when the server has stopped; an interrupt ends the waiting, not the server."""
+        self._ended.wait()  # an interrupted join would take the thread for ended (Python < 3.13)
 
     def __enter__(self) -> "RunningServer":
         return self
@@ -106,23 +114,16 @@ def _config(app) -> uvicorn.Config:
 
 
 def _serve_here(app, listening: socket.socket) -> None:
-    """Block as the lab does: in a notebook an event loop already runs, and nest_asyncio lets us run within it."""
+    """Block as the lab does. In a notebook the cell waits for a server on a thread: an event loop already runs there, and
+    one that is run within it (nest_asyncio) loses the cells that queue up behind this one."""
     host, port = listening.getsockname()[:2]
-    server = uvicorn.Server(_config(app))
     print(f"serving on http://{host}:{port} until interrupted (in a notebook: Kernel, Interrupt)")
     with contextlib.suppress(KeyboardInterrupt):
         try:
-            loop = asyncio.get_running_loop()
+            asyncio.get_running_loop()
         except RuntimeError:
-            server.run([listening])
+            uvicorn.Server(_config(app)).run([listening])
         else:
-            import nest_asyncio
-
-            nest_asyncio.apply()
-            loop.run_until_complete(_until_interrupted(server, listening))
+            with RunningServer(app, listening) as server:
+                server.wait()
     print("stopped")
-
-
-async def _until_interrupted(server: uvicorn.Server, listening: socket.socket) -> None:
-    with contextlib.suppress(KeyboardInterrupt):  # here, for a task that it ends is reported as failed, cells later
-        await server.serve([listening])

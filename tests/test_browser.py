@@ -1,4 +1,4 @@
-"""What people see: the notebooks in JupyterLab and the docs page, in a real browser that is cut off from the internet."""
+"""What people see: the notebooks in JupyterLab and the docs page, in a browser that is cut off from the internet."""
 
 import http.server
 import json
@@ -30,10 +30,8 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 OUTSIDE = re.compile(r"^(?!https?://(127\.0\.0\.1|localhost)[:/])")
-SETTINGS = {  # every cell in the page, also those out of sight; and no question about news, nor a look for updates
-    "notebook-extension/tracker": {"windowingMode": "none"},
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-}
+JUPYTERLAB = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.port=0"]
+AS_MAKE_LAB = re.findall(r"--LabApp\S+", (paths.root() / "Makefile").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +48,7 @@ def chromium():
 
 @pytest.fixture
 def page(chromium):
-    """A page that reaches this machine only; `page.outside` is what it asked of others, `page.complaints` its errors."""
+    """A page that reaches this machine only. `page.outside`: what it asked of others; `page.complaints`: its errors."""
     context = chromium.new_context(viewport={"width": 1400, "height": 900}, service_workers="block")
     page = context.new_page()
     page.outside, page.complaints = [], []
@@ -67,29 +65,29 @@ def page(chromium):
     context.close()
 
 
+def folders(top) -> dict[str, str]:
+    """Where JupyterLab keeps its things, not the user's; with a setting: cells out of sight are in the page too."""
+    kinds = {"JUPYTER": ("CONFIG", "DATA", "RUNTIME"), "JUPYTERLAB": ("SETTINGS", "WORKSPACES")}
+    settings = top / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"windowingMode": "none"}')
+    return {f"{who}_{kind}_DIR": str(top / kind.lower()) for who in kinds for kind in kinds[who]}
+
+
 @pytest.fixture
 def jupyterlab(tmp_path):
     """JupyterLab on a copy of the lab: its address, that copy's environment. Its kernels end with it."""
-    env = copy_of_the_lab(tmp_path)
-    for kind in ("CONFIG", "DATA", "RUNTIME"):
-        env[f"JUPYTER_{kind}_DIR"] = str(tmp_path / "jupyter" / kind.lower())
-    for kind in ("SETTINGS", "WORKSPACES"):
-        env[f"JUPYTERLAB_{kind}_DIR"] = str(tmp_path / "jupyter" / kind.lower())
-    for name, setting in SETTINGS.items():
-        file = tmp_path / "jupyter" / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(setting))
+    env = copy_of_the_lab(tmp_path) | folders(tmp_path / "jupyter")
     for notebook in (tmp_path / "notebooks").glob("*.ipynb"):
         strip(notebook)
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.port=0"]
+    command = [*JUPYTERLAB, *AS_MAKE_LAB, f"--notebook-dir={tmp_path}"]
     with open(tmp_path / "jupyter.log", "w") as log:
-        process = subprocess.Popen([*command, f"--notebook-dir={tmp_path}"], env=env, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     try:
-        started = wait_until(
-            lambda: list((tmp_path / "jupyter" / "runtime").glob("jpserver-*.json")), "JupyterLab starts", 60
-        )
+        runtime = tmp_path / "jupyter" / "runtime"
+        started = wait_until(lambda: list(runtime.glob("jpserver-*.json")), "JupyterLab starts", 60)
         server = json.loads(started[0].read_text())
-        address = f"{server['url']}lab/tree/notebooks/server.ipynb?token={server['token']}"
+        address = f"{server['url']}?token={server['token']}"
         wait_until(lambda: answers(address), "JupyterLab answers", 60)
         yield address, env
     finally:
@@ -115,7 +113,7 @@ def errors(panel):
 
 
 def run_all(page: Page, notebook):
-    """Run > Run All Cells on the notebook in front, wait until every cell is done, save; the notebook as it was saved."""
+    """Run > Run All Cells on the notebook in front, wait until every cell is done, save; returns what was saved."""
     tab = page.locator(".lm-DockPanel-tabBar .lm-TabBar-tab.lm-mod-current")
     expect(tab).to_have_text(notebook.name, timeout=60_000)
     panel = page.locator(".jp-NotebookPanel:visible")
