@@ -18,7 +18,7 @@ help:
 env: .venv/installed
 
 # setuptools first: it builds the few packages that come as source
-.venv/installed: requirements.lock pyproject.toml
+.venv/installed: requirements.lock pyproject.toml notebooks/.jupyterlab.json
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is $$($(PYTHON) -V): make $(MAKECMDGOALS) PYTHON=python3.13"; exit 1; }
 	$(PYTHON) -m venv --clear .venv
@@ -26,6 +26,8 @@ env: .venv/installed
 	$(PIP) install --quiet --require-hashes --requirement .venv/setuptools.lock
 	$(PIP) install --require-hashes --no-build-isolation --requirement requirements.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	mkdir -p .venv/share/jupyter/lab/settings
+	cp notebooks/.jupyterlab.json .venv/share/jupyter/lab/settings/overrides.json
 	touch $@
 
 weights: env
@@ -34,8 +36,7 @@ weights: env
 # where there is no screen JupyterLab prints its address instead; root may run it, as in a container
 lab: weights
 	$(BIN)/jupyter lab --notebook-dir=. $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser) \
-		$(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks/server.ipynb \
-		--LabApp.news_url= --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+		$(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks/server.ipynb
 
 serve: weights
 	$(BIN)/labsupport serve --port $(PORT)

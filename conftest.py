@@ -13,8 +13,8 @@ os.environ["LAB_PORT"] = "0"  # any free port: notebooks under test cannot colli
 def pytest_runtest_makereport(item, call):
     """A cell that times out and swallows the interrupt would pass, and every later cell would be excused: both fail."""
     report = yield
-    if getattr(item.parent, "timed_out", False) and report.when == "call" and report.outcome != "failed":
+    if getattr(item.parent, "timed_out", False) and report.when == "call":
         report.outcome = "failed"
-        report.longrepr = f"{item.name}: this cell, or one before it, was not done within the time for a cell"
+        report.longrepr = report.longrepr or f"{item.name}: this cell, or one before it, took too long"
         report.__dict__.pop("wasxfail", None)
     return report

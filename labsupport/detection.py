@@ -97,10 +97,12 @@ def draw_boxes(image: np.ndarray, detections: list[Detection]) -> np.ndarray:
     drawn = image.copy()
     scale = max(0.4, min(image.shape[:2]) / 900)  # readable on a small picture, not a dot on a large one
     width = max(1, round(2 * scale))
-    for detection in reversed(detections):  # the surest is drawn last, on top
-        box, colour = detection.box, _colour(detection.label)
-        cv2.rectangle(drawn, box[:2], (box.right - 1, box.bottom - 1), colour, 2 * width)
-        _write(drawn, f"{detection.label} {detection.confidence:.2f}", box, colour, scale, width)
+    for detection in detections:
+        box = detection.box
+        cv2.rectangle(drawn, box[:2], (box.right - 1, box.bottom - 1), _colour(detection.label), 2 * width)
+    tags: list[Box] = []
+    for detection in detections:  # the surest chooses first
+        tags.append(_write(drawn, detection, tags, scale, width))
     return drawn
 
 
@@ -224,17 +226,25 @@ def _colour(label: str) -> tuple[int, int, int]:
     return int(blue), int(green), int(red)
 
 
-def _write(image: np.ndarray, text: str, box: Box, colour, scale: float, thickness: int) -> None:
-    """A label on a filled tag above the box, or wherever nearest to it there is room inside the picture."""
-    height, width = image.shape[:2]
-    font = cv2.FONT_HERSHEY_SIMPLEX
+def _write(image: np.ndarray, detection: Detection, taken: list[Box], scale: float, thickness: int) -> Box:
+    """A label on a filled tag inside the picture: above the box, or where it hides no other tag. Returns the tag's place."""
+    text, font = f"{detection.label} {detection.confidence:.2f}", cv2.FONT_HERSHEY_SIMPLEX
     (text_width, text_height), below = cv2.getTextSize(text, font, scale, thickness)
-    tag_height = text_height + 2 * below
-    left = max(0, min(box.left, width - text_width - 2 * thickness))
-    top = max(0, min(box.top - tag_height, height - tag_height))
-    cv2.rectangle(image, (left, top), (left + text_width + 2 * thickness, top + tag_height), colour, cv2.FILLED)
-    origin = (left + thickness, top + tag_height - below)
+    tag_width, tag_height = text_width + 2 * thickness, text_height + 2 * below
+    height, width = image.shape[:2]
+    left = max(0, min(detection.box.left, width - tag_width))
+    tops = [detection.box.top - tag_height, detection.box.top, detection.box.bottom, detection.box.bottom - tag_height]
+    places = [max(0, min(top, height - tag_height)) for top in tops]
+    tags = [Box(left, top, left + tag_width, top + tag_height) for top in places]
+    tag = next((tag for tag in tags if not any(_overlap(tag, other) for other in taken)), tags[0])
+    cv2.rectangle(image, tag[:2], (tag.right - 1, tag.bottom - 1), _colour(detection.label), cv2.FILLED)
+    origin = (tag.left + thickness, tag.bottom - below)
     cv2.putText(image, text, origin, font, scale, (0, 0, 0), thickness, cv2.LINE_AA)
+    return tag
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a.left < b.right and b.left < a.right and a.top < b.bottom and b.top < a.bottom
 
 
 _detectors: dict[str, Detector] = {}

@@ -62,6 +62,23 @@ def count_endpoint(app) -> str | None:
 
 
 @check
+def alarm_endpoint(app) -> str | None:
+    """server.ipynb: an app whose `POST /alarm?label=person` says whether one is in the picture, and knows its labels."""
+    with serve(app, port=0) as server:
+        for name, label, truth in (("street_1.jpg", "person", True), ("clock.png", "person", False)):
+            response = _post(f"{server.url}/alarm?label={label}", name)
+            if not response.ok:
+                return f"POST /alarm?label={label} answered {response.status_code}: {response.text[:100]}"
+            if response.json() != {"alarm": truth}:
+                return (
+                    f'for a {label} in {name} it answered {response.text[:100]}, not {{"alarm": {str(truth).lower()}}}'
+                )
+        if (status := _post(f"{server.url}/alarm?label=unicorn", "clock.png").status_code) != 422:
+            return f"a label that no model knows got {status}: refuse it with 422, as models.LABELS has no unicorn"
+    return None
+
+
+@check
 def confidence_challenge(app, ask: Callable[[str, str, float], requests.Response]) -> str | None:
     """client.ipynb: `app` takes `?confidence=`, and `ask(url, filename, confidence)` sends it."""
     with serve(app, port=0) as server:

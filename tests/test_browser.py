@@ -149,6 +149,7 @@ def test_both_notebooks_in_jupyterlab(page, jupyterlab, tmp_path):
     lesson = run_all(page, tmp_path / "notebooks" / "server.ipynb")
     assert_all_is_well(page, lesson, nbformat.read(paths.root() / "notebooks" / "server.ipynb", as_version=4))
     expect(page.get_by_text("nothing found in apple.jpg")).to_be_visible()
+    assert page.locator(".Toastify__toast").count() == 0  # no question about news that would be fetched
     written = {path.name for path in (tmp_path / "images_with_boxes").iterdir()}
     assert {"stop_sign.png", "person_dog.jpg", "street_2.jpg", "gallery.jpg", "apple.jpg", "fruits.jpg"} == written
     assert answers(url)

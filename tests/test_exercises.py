@@ -4,9 +4,9 @@ from typing import Annotated
 
 import pytest
 import requests
-from fastapi import FastAPI, Query, Response, UploadFile
+from fastapi import FastAPI, HTTPException, Query, Response, UploadFile
 
-from labsupport import exercises, images, paths
+from labsupport import exercises, images, models, paths
 from labsupport.detection import draw_boxes
 
 
@@ -42,6 +42,29 @@ def test_count_endpoint(count, verdict, detector, capsys):
             return {"count": count(detector.detect(images.decode(file.file.read())))}
 
     exercises.count_endpoint(app)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "status, answer, verdict",
+    [
+        (422, lambda found: found, "Right."),
+        (200, lambda found: found, "a label that no model knows got 200"),
+        (422, lambda found: True, "for a person in clock.png it answered"),
+        (422, lambda found: str(found), "for a person in street_1.jpg it answered"),
+    ],
+)
+def test_alarm_endpoint(status, answer, verdict, detector, capsys):
+    app = FastAPI()
+
+    @app.post("/alarm")
+    def alarm(file: UploadFile, label: str):
+        if label not in models.LABELS and status != 200:
+            raise HTTPException(status, "no such label")
+        found = detector.detect(images.decode(file.file.read()))
+        return {"alarm": answer(label in [d.label for d in found])}
+
+    exercises.alarm_endpoint(app)
     assert verdict in capsys.readouterr().out
 
 
