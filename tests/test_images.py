@@ -326,3 +326,135 @@ def test_jpeg_is_close_and_of_quality_90():
     assert Image.open(io.BytesIO(data)).format == "JPEG"
     other = Image.open(io.BytesIO(pillow(corners(), "jpeg", quality=90)))
     assert Image.open(io.BytesIO(data)).quantization == other.quantization
+
+
+# what a picture is like, in numbers
+
+
+def flat(*colour: int, height: int = 60, width: int = 80) -> np.ndarray:
+    return np.full((height, width, 3), colour if len(colour) == 3 else colour * 3, np.uint8)
+
+
+def halves(dark: int, bright: int) -> np.ndarray:
+    return np.hstack([flat(dark, height=576, width=384), flat(bright, height=576, width=384)])
+
+
+def checkerboard(field: int = 24) -> np.ndarray:
+    rows, columns = np.indices((576, 768)) // field
+    return np.dstack([((rows + columns) % 2 * 255).astype(np.uint8)] * 3)
+
+
+@pytest.mark.parametrize("gray", [0, 1, 127, 255])
+def test_a_flat_gray_has_its_brightness_and_nothing_else(gray):
+    assert images.features(flat(gray, height=576, width=768)) == {
+        "brightness": gray / 255,
+        "contrast": 0,
+        "sharpness": 0,
+        "saturation": 0,
+        "width": 768,
+        "height": 576,
+    }
+
+
+@pytest.mark.parametrize(("dark", "bright"), [(0, 255), (50, 150)])
+def test_two_halves_have_half_their_difference_as_contrast(dark, bright):
+    found = images.features(halves(dark, bright))
+    assert found["brightness"] == pytest.approx((dark + bright) / 2 / 255, abs=0.005)
+    assert found["contrast"] == pytest.approx((bright - dark) / 2 / 255, abs=0.005)
+
+
+# luma: ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B; saturation in HSV: (max - min) / max
+@pytest.mark.parametrize(
+    ("colour", "luma", "saturation"),
+    [
+        (RED, 0.299, 1),
+        (GREEN, 0.587, 1),
+        (BLUE, 0.114, 1),
+        (WHITE, 1, 0),
+        ((0, 255, 255), 0.886, 1),
+        ((128, 128, 255), 0.299 + 0.701 * 128 / 255, 127 / 255),
+    ],
+)
+def test_a_pure_colour_has_its_luma_and_saturation(colour, luma, saturation):
+    found = images.features(flat(*colour))
+    assert found["brightness"] == pytest.approx(luma, abs=0.003)
+    assert found["saturation"] == pytest.approx(saturation, abs=0.003)
+    assert found["contrast"] == found["sharpness"] == 0
+
+
+def test_half_a_picture_in_colour_has_half_the_saturation():
+    picture = np.hstack([flat(*RED), flat(127)])
+    assert images.features(picture)["saturation"] == pytest.approx(0.5, abs=0.005)
+
+
+def test_sharpness_is_the_variance_of_the_laplacian_in_squared_gray_levels():
+    """At the working size nothing is resized, and the sum over the four neighbours can be written out."""
+    picture = np.repeat(noise(128, 128, 1), 3, axis=2)
+    doubled = picture.repeat(2, axis=0).repeat(2, axis=1)  # features squeezes it to the original again
+    gray = np.pad(picture[..., 0].astype(float), 1, mode="reflect")
+    around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
+    assert images.features(doubled)["sharpness"] == pytest.approx(np.var(around - 4 * gray[1:-1, 1:-1]), rel=1e-6)
+
+
+def test_blur_takes_sharpness_away_and_leaves_the_rest():
+    sharp = checkerboard()
+    levels = [images.features(cv2.GaussianBlur(sharp, (0, 0), sigma))["sharpness"] for sigma in (1, 2, 4, 8, 16)]
+    assert images.features(sharp)["sharpness"] > levels[0]
+    assert levels == sorted(levels, reverse=True)
+    assert levels[0] > 20 * levels[-2]
+    blurred = images.features(cv2.GaussianBlur(sharp, (0, 0), 4))
+    assert blurred["brightness"] == pytest.approx(0.5, abs=0.02)
+    assert blurred["saturation"] == 0
+
+
+def test_brightness_follows_the_light(pictures):
+    for picture in pictures.values():
+        found = [images.features((picture * light).astype(np.uint8)) for light in (0, 0.2, 0.4, 0.6, 0.8, 1)]
+        levels = [one["brightness"] for one in found]
+        assert levels == sorted(set(levels))
+        assert levels[2] == pytest.approx(0.4 * levels[5], abs=0.01)
+        assert found[2]["contrast"] == pytest.approx(0.4 * found[5]["contrast"], abs=0.01)
+
+
+def test_the_same_scene_has_much_the_same_features_at_any_resolution(pictures):
+    for name, picture in pictures.items():
+        if min(picture.shape[:2]) < 470:
+            continue
+        found = [
+            images.features(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+            for scale in (0.6, 0.75, 0.9, 1, 1.5, 2, 3)
+        ]
+        for feature in ("brightness", "contrast", "saturation"):
+            levels = [one[feature] for one in found]
+            assert max(levels) - min(levels) < 0.02, (name, feature)
+        levels = [one["sharpness"] for one in found]
+        assert max(levels) < 1.6 * min(levels), name
+
+
+@pytest.mark.parametrize("shape", [(576, 768), (480, 640), (1536, 2048), (2100, 1300)])
+def test_detail_too_fine_to_be_seen_is_averaged_and_not_picked_from(shape):
+    """A picture of noise, against OpenCV's average over every pixel; taking one pixel in so many would show the noise."""
+    grain = noise(*shape, 3)
+    averaged = cv2.cvtColor(cv2.resize(grain, (128, 128), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY)
+    expected = cv2.Laplacian(averaged, cv2.CV_64F).var()
+    assert 0.5 * expected < images.features(grain)["sharpness"] < 2.5 * expected
+
+
+@pytest.mark.parametrize("height", [1, 2, 127, 767, 769, 3000])
+@pytest.mark.parametrize("width", [1, 3, 128, 768])
+def test_features_are_finite_and_in_range_whatever_the_size(height, width):
+    for picture in (noise(height, width, 3), flat(0, height=height, width=width)):
+        found = images.features(picture)
+        assert all(type(value) is float and np.isfinite(value) for value in found.values())
+        assert (found["width"], found["height"]) == (width, height)
+        assert 0 <= found["brightness"] <= 1
+        assert 0 <= found["contrast"] <= 0.5
+        assert 0 <= found["saturation"] <= 1
+        assert found["sharpness"] >= 0
+
+
+def test_features_leave_the_picture_as_it_is():
+    picture = noise(900, 800, 3)
+    before = picture.copy()
+    images.features(picture)
+    np.testing.assert_array_equal(picture, before)
