@@ -4,13 +4,14 @@ PORT ?= 8000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help env weights lab serve test lock clean
+.PHONY: help env weights lab serve test bench lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make lab     the notebooks, in JupyterLab"
 	@echo "make serve   only the API, on port $(PORT)"
 	@echo "make test    everything, as CI runs it"
+	@echo "make bench   how fast it is, beside the lab's handler; written to benchmarks/RESULTS.md"
 	@echo "make env     only the environment, in .venv"
 	@echo "make lock    choose the locked versions anew, within the ranges of pyproject.toml"
 	@echo "make clean   remove .venv and what the lab wrote (the weights stay)"
@@ -45,6 +46,9 @@ test: weights
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: weights
+	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 lock: env
 	$(BIN)/python -m pip --quiet --disable-pip-version-check install --target .venv/uv uv

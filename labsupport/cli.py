@@ -48,22 +48,25 @@ def models(names: Annotated[list[str] | None, typer.Argument(help="models to bri
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from outside")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from outside: needs LAB_TOKEN")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 for any free port")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="processes; one already keeps every core busy")] = 1,
     root_path: Annotated[str, typer.Option(help="the prefix that a proxy in front adds, such as /serve")] = "",
     keep_uploads: Annotated[bool, typer.Option(help="keep annotated pictures in images_uploaded")] = False,
+    precision: Annotated[str | None, typer.Option(help="f32 or bf16; unless given, what this CPU is best at")] = None,
+    log: Annotated[str | None, typer.Option(help="where predictions are written down; '' for nowhere")] = None,
 ) -> None:
     """Run the API until interrupted."""
-    import signal
+    from labsupport import models, paths, running, security
 
-    from labsupport import models, serving
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to stop is no failure
+    log = f"sqlite:///{paths.root() / 'predictions.db'}" if log is None else log
+    options = {"host": host, "log": log, "precision": precision, "root_path": root_path, "keep_uploads": keep_uploads}
     try:
+        security.required_token(host)
         models.ensure("yolov3-tiny")
-        api = serving.create_app(root_path=root_path, keep_uploads=keep_uploads)
-        serving.serve(api, host, port, block=True)
-    except (models.ModelUnavailable, serving.PortTaken) as error:
+        models.network("yolov3-tiny")  # once, before several workers ask for it
+        running.run(options, port, workers)
+    except (models.ModelUnavailable, running.PortTaken, security.TokenMissing) as error:
         raise _stop(error) from None
 
 

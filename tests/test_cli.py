@@ -60,7 +60,7 @@ def blind(monkeypatch):
     """A detector that sees nothing and costs nothing."""
     from labsupport.detection import Detector
 
-    monkeypatch.setattr(Detector, "load", lambda *args: Detector("blind", "none", "f32", None))
+    monkeypatch.setattr(Detector, "load", lambda *args: Detector("blind", "none", "f32", 1, None))
 
 
 def test_detect_refuses_what_is_no_picture(blind, tmp_path):

@@ -1,0 +1,121 @@
+"""Clients for a server under test: each sends a picture, waits for the answer, and sends the next.
+
+Written on bare sockets, because the clients share the machine with the server: every millisecond they spend is one that the
+server does not get. Loopback only, bounded in time.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from labsupport import paths
+
+PICTURES = ("street_1.jpg", "street_2.jpg", "person_dog.jpg", "fruits.jpg")
+SIZES = {"street_1.jpg": (576, 768), "street_2.jpg": (576, 768), "person_dog.jpg": (424, 640), "fruits.jpg": (480, 512)}
+HOST = "127.0.0.1"
+
+
+@dataclass
+class Result:
+    """What the clients of one run saw. A good answer is a 200 with a whole JPEG of the size of the picture sent."""
+
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)  # of good answers, in seconds
+    refused: int = 0  # 503 with Retry-After
+    failed: int = 0  # everything else: another status, a wrong picture, a cut connection
+
+    @property
+    def rate(self) -> float:
+        return len(self.latencies) / self.seconds
+
+    def percentile(self, share: float) -> float:
+        """In milliseconds; NaN where nothing was answered."""
+        return float(np.percentile(self.latencies, share) * 1000) if self.latencies else float("nan")
+
+
+def request(name: str, filename: str, path: str = "/predict?model=yolov3-tiny") -> bytes:
+    """The bytes of one upload as a browser would send them."""
+    picture = (paths.IMAGES / name).read_bytes()
+    head = (
+        f'--x\r\nContent-Disposition: form-data; name="file"; filename="{filename}"\r\nContent-Type: image/jpeg\r\n\r\n'
+    )
+    body = head.encode() + picture + b"\r\n--x--\r\n"
+    headers = f"POST {path} HTTP/1.1\r\nHost: lab\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    return f"{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def run(port: int, clients: int, seconds: float, path: str = "/predict?model=yolov3-tiny") -> Result:
+    """`clients` at once, each under a file name of its own, for `seconds`."""
+    return asyncio.run(_run(port, clients, seconds, path))
+
+
+async def _run(port: int, clients: int, seconds: float, path: str) -> Result:
+    result = Result()
+    started = time.perf_counter()
+    work = [_client(port, number, started + seconds, path, result) for number in range(clients)]
+    await asyncio.gather(*work)
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+async def _client(port: int, number: int, until: float, path: str, result: Result) -> None:
+    requests = [(name, request(name, f"client{number}.jpg", path)) for name in PICTURES]
+    connection, turn = None, number
+    while (sent := time.perf_counter()) < until:
+        name, message = requests[turn % len(requests)]
+        turn += 1
+        try:
+            connection = connection or await asyncio.open_connection(HOST, port)
+            status, headers, body = await asyncio.wait_for(_exchange(*connection, message), 60)
+        except (TimeoutError, OSError, EOFError, ValueError):
+            result.failed += 1
+            connection = None
+            continue
+        if status == 200 and jpeg_size(body) == SIZES[name]:
+            result.latencies.append(time.perf_counter() - sent)
+        elif status == 503 and b"retry-after" in headers:
+            result.refused += 1
+        else:
+            result.failed += 1
+        if b"connection: close" in headers:
+            connection[1].close()
+            connection = None
+    if connection:
+        connection[1].close()
+
+
+async def _exchange(reader, writer, message: bytes) -> tuple[int, bytes, bytes]:
+    writer.write(message)
+    headers = (await reader.readuntil(b"\r\n\r\n")).lower()
+    status = int(headers.split(b" ", 2)[1])
+    if b"transfer-encoding: chunked" in headers:
+        return status, headers, await _chunks(reader)
+    length = int(headers.split(b"content-length: ")[1].split(b"\r\n")[0])
+    return status, headers, await reader.readexactly(length)
+
+
+async def _chunks(reader) -> bytes:
+    body = b""
+    while size := int(await reader.readline(), 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    await reader.readline()
+    return body
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width in the frame header of a whole JPEG, else None.
+
+    >>> jpeg_size((paths.IMAGES / "fruits.jpg").read_bytes())
+    (480, 512)
+    """
+    if not data.startswith(b"\xff\xd8") or not data.endswith(b"\xff\xd9"):
+        return None
+    at = 2
+    while at < len(data) - 9:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        if marker in (0xC0, 0xC1, 0xC2):
+            return int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
+        at += 2 + length
+    return None

@@ -1,0 +1,76 @@
+"""One structured line for each request on the console: what was asked, how it went, how long it took, which version.
+
+Readable for a person, JSON for a machine; never a picture, a parameter or a token. In a notebook nothing is printed until
+somebody asks for it: a line would land in whichever cell is running.
+"""
+
+import json
+import logging
+import sys
+import time
+
+logger = logging.getLogger("labsupport.access")
+FIELDS = ("id", "method", "route", "status", "latency", "version")
+
+
+class AccessLog:
+    """Logs each request when it has been answered; `route` is the route's template, never the path that was sent."""
+
+    def __init__(self, app) -> None:
+        self.app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http" or not logger.isEnabledFor(logging.INFO):
+            return await self.app(scope, receive, send)
+        started, seen = time.perf_counter(), {"status": 500}
+
+        async def watched(message) -> None:
+            if message["type"] == "http.response.start":
+                headers = dict(message.get("headers", ()))
+                seen["status"] = message["status"]
+                seen["id"] = headers.get(b"x-prediction-id", b"").decode() or None
+                seen["version"] = headers.get(b"x-model-version", b"").decode() or None
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        finally:
+            route = getattr(scope.get("route"), "path", None)
+            latency = round(time.perf_counter() - started, 6)
+            fields = {**seen, "method": scope["method"], "route": route, "latency": latency}
+            logger.info("request", extra={"fields": {name: fields.get(name) for name in FIELDS}})
+
+
+class Readable(logging.Formatter):
+    """`12:00:01 POST /predict 200 11.3 ms yolov3-tiny/openvino-bf16 4f0c...`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if not (fields := getattr(record, "fields", None)):
+            return super().format(record)
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        words = [
+            clock,
+            fields["method"],
+            fields["route"] or "-",
+            fields["status"],
+            f"{fields['latency'] * 1000:.1f} ms",
+        ]
+        return " ".join(str(word) for word in [*words, fields["version"] or "", fields["id"] or ""]).rstrip()
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line; `time` in seconds since the epoch, `latency` in seconds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", None) or {"level": record.levelname, "message": super().format(record)}
+        return json.dumps({"time": round(record.created, 3), **fields})
+
+
+def show(stream=None) -> None:
+    """Print a line for each request from now on: readable where a person looks, JSON where none does (no terminal)."""
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(Readable() if stream.isatty() else JsonLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
