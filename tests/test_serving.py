@@ -259,7 +259,7 @@ serve(fastapi.FastAPI(lifespan=lifespan), port=0)
 def test_serving_in_the_foreground_stops_when_interrupted(detector):
     """`labsupport serve` says where it listens, answers, and on SIGINT or SIGTERM stops with exit code 0."""
     for signal_ in (signal.SIGINT, signal.SIGTERM):
-        command = [sys.executable, "-u", "-m", "labsupport", "serve", "--port", "0"]
+        command = [sys.executable, "-u", "-m", "labsupport", "serve", "--port", "0", "--log", ""]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             url = next(word for line in process.stdout for word in line.split() if word.startswith("http"))
             assert requests.get(url + "/ready", timeout=5).ok
