@@ -110,8 +110,8 @@ def create_app(
     if root_path:
         app.add_middleware(Prefix, root_path=root_path.rstrip("/"))
     _explain_errors(app)
-    _add_status_routes(app, detectors)
     _add_prediction_routes(app, desk)
+    _add_status_routes(app, detectors)
     return app
 
 
