@@ -1,5 +1,6 @@
 """What people see: the notebooks in JupyterLab and the docs page, in a browser that is cut off from the internet."""
 
+import ctypes.util
 import http.server
 import json
 import os
@@ -37,9 +38,11 @@ AS_MAKE_LAB = re.findall(r"--LabApp\S+", (paths.root() / "Makefile").read_text()
 @pytest.fixture(scope="module")
 def chromium():
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    missing = pytest.fail if "LAB_REQUIRE_BROWSER" in os.environ else pytest.skip
     if program is None:
-        missing = pytest.fail if "LAB_REQUIRE_BROWSER" in os.environ else pytest.skip
         missing(f"no browser, none of {', '.join(BROWSERS)}: apt-get install chromium")
+    if sys.platform == "linux" and ctypes.util.find_library("atomic") is None:
+        missing("Playwright's driver needs libatomic: apt-get install libatomic1")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         yield browser
