@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-WAITING_PER_SLOT = 20  # at 50 to 200 pictures a second, an accepted one waits well under a second
+WAITING_PER_SLOT = 12  # an accepted picture waits about a second at the worst, at f32
 RETRY_AFTER = {"Retry-After": "1"}
 BODY_SECONDS = 30  # for a whole upload to arrive
 OVERLOADED = "the server is busy: send it again in a second"
