@@ -57,7 +57,7 @@ def serve(
     log: Annotated[str | None, typer.Option(help="where predictions are written down; '' for nowhere")] = None,
 ) -> None:
     """Run the API until interrupted."""
-    from labsupport import models, paths, running, security
+    from labsupport import models, monitoring, paths, running, security
 
     log = f"sqlite:///{paths.root() / 'predictions.db'}" if log is None else log
     options = {"host": host, "log": log, "precision": precision, "root_path": root_path, "keep_uploads": keep_uploads}
@@ -66,7 +66,14 @@ def serve(
         models.ensure("yolov3-tiny")
         models.network("yolov3-tiny")  # once, before several workers ask for it
         running.run(options, port, workers)
-    except (models.ModelUnavailable, running.PortTaken, security.TokenMissing) as error:
+    except (
+        models.ModelUnavailable,
+        monitoring.LogUnavailable,
+        monitoring.UnknownSchema,
+        running.PortTaken,
+        security.TokenMissing,
+        ValueError,  # a precision or a log's address that there is not
+    ) as error:
         raise _stop(error) from None
 
 

@@ -277,8 +277,8 @@ class PredictionLog:
 
 
 def _open(url: str) -> sql.Engine:
-    address = sql.make_url(url)
-    if address.get_backend_name() != "sqlite" or address.database in (None, "", ":memory:"):
+    address = sql.make_url(url) if url.startswith("sqlite:///") else None
+    if address is None or address.database in (None, "", ":memory:"):
         raise ValueError(f"{url}: name a SQLite file, as in sqlite:///predictions.db")
     file = Path(address.database).absolute()
     if not file.parent.is_dir():

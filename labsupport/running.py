@@ -37,7 +37,7 @@ class RunningServer:
     {'status': 'alive'}
     """
 
-    def __init__(self, app, listening: socket.socket, root_path: str = "") -> None:
+    def __init__(self, app, listening: socket.socket) -> None:
         self.host, self.port = listening.getsockname()[:2]
         self.url = f"http://{self.host}:{self.port}"
         self._server = uvicorn.Server(_config(app))

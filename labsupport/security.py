@@ -62,7 +62,7 @@ class TokenGuard:
         self.app, self.expected = app, f"Bearer {token}".encode()
 
     async def __call__(self, scope, receive, send) -> None:
-        if scope["type"] == "http" and not scope["path"].endswith(OPEN):
+        if scope["type"] == "http" and scope["path"] not in OPEN:
             given = Headers(scope=scope).get("authorization", "").encode()
             if not hmac.compare_digest(given, self.expected):
                 detail = "send the server's token in the header Authorization: Bearer ..."

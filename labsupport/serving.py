@@ -5,6 +5,8 @@ looked at, drawn or counted in one of the slots, and what happened is written do
 the client says ever names a file. `serve` and `RunningServer`, which run the app, are in `running`; import them from here.
 """
 
+import asyncio
+import contextlib
 import json
 import os
 import time
@@ -100,6 +102,7 @@ def create_app(
         swagger_ui_parameters={"defaultModelsExpandDepth": -1},
         form_limits=FORM_LIMITS,
         responses={status: {"model": Problem, "description": text} for status, text in ERRORS.items()},
+        lifespan=_flushing(log),
     )
     desk = Desk(detectors, Slots(slots and slots + 1), log, Uploads() if keep_uploads else None)
     # the last one added is the first to see a request
@@ -113,6 +116,18 @@ def create_app(
     _add_prediction_routes(app, desk)
     _add_status_routes(app, detectors)
     return app
+
+
+def _flushing(log: PredictionLog | None):
+    """The app's life, at whose end the log is written out: a worker process ends without further notice."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI):
+        yield
+        if log:
+            await asyncio.to_thread(log.flush)
+
+    return lifespan
 
 
 def app_from_environment():

@@ -1,8 +1,10 @@
 """Holding under load: a bounded queue, a quick no past it, and nothing lost of what was let in."""
 
 import asyncio
+import contextlib
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -209,3 +211,6 @@ def test_on_sigterm_what_is_under_way_is_answered_and_the_exit_code_is_0(workers
             except requests.ConnectionError as error:  # not let in any more: refused, not cut off in the middle
                 assert "refused" in str(error) or "RemoteDisconnected" in repr(error) or "reset" in str(error)
         assert set(statuses) == {200} and len(statuses) >= 10
+    with contextlib.closing(sqlite3.connect(tmp_path / "predictions.db")) as log:
+        (worked_on,) = log.execute("SELECT count(*) FROM predictions").fetchone()
+    assert worked_on == len(statuses) + 1  # whatever a slot worked on reached the client that asked; one asked first

@@ -1,6 +1,8 @@
 """The labsupport command, as a person types it: answers on stdout, trouble in one line on stderr, and no traceback."""
 
 import socket
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -107,3 +109,18 @@ def test_serve_says_when_its_model_cannot_be_brought(monkeypatch):
 def test_without_a_command_it_explains_itself():
     _, out, err = labsupport()
     assert all(command in out + err for command in ("check", "models", "serve", "detect"))
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--precision", "f64"], "labsupport: no runtime 'openvino' at precision 'f64'"),
+        (["--log", "sqlite:////no/such/folder/predictions.db"], "labsupport: "),
+        (["--log", "predictions.db"], "labsupport: "),
+    ],
+)
+def test_serve_says_in_a_line_what_it_cannot_do(options, said):
+    command = [sys.executable, "-m", "labsupport", "serve", "--port", "0", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert said in done.stderr and "Traceback" not in done.stderr
