@@ -11,7 +11,7 @@ help:
 	@echo "make lab     the notebooks, in JupyterLab"
 	@echo "make serve   only the API, on port $(PORT)"
 	@echo "make test    everything, as CI runs it"
-	@echo "make bench   how fast it is, beside the lab's handler; written to benchmarks/RESULTS.md"
+	@echo "make bench   how fast it is, beside the lab's handler and other engines; written to benchmarks/RESULTS.md"
 	@echo "make env     only the environment, in .venv"
 	@echo "make lock    choose the locked versions anew, within the ranges of pyproject.toml"
 	@echo "make clean   remove .venv and what the lab wrote (the weights stay)"
@@ -47,14 +47,23 @@ test: weights
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: weights
+bench: weights .venv-bench/installed
 	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+# what the server is measured beside, in an environment of its own: several hundred megabytes that nobody else needs
+.venv-bench/installed: requirements-bench.lock
+	$(PYTHON) -m venv --clear .venv-bench
+	.venv-bench/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes --requirement requirements-bench.lock
+	touch $@
+
+LOCK := .venv/uv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	--no-emit-index-url --upgrade --quiet pyproject.toml
 
 lock: env
 	$(BIN)/python -m pip --quiet --disable-pip-version-check install --target .venv/uv uv
-	.venv/uv/bin/uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-annotate --no-header \
-		--no-emit-index-url --upgrade --quiet --output-file requirements.lock pyproject.toml
+	$(LOCK) --extra lab --extra edge --extra test --output-file requirements.lock
+	$(LOCK) --extra bench --output-file requirements-bench.lock
 
 clean:
-	rm -rf .venv *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench *.egg-info .pytest_cache .ruff_cache
 	find images_with_boxes images_uploaded -type f ! -name .gitignore -delete

@@ -5,34 +5,42 @@ median is printed. The clients run on the same machine and take their share of i
 """
 
 import argparse
+import json
 import os
 import platform
-import signal
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
 
+import psutil
 import requests
 from tqdm import tqdm
 
-from benchmarks import load
+from benchmarks import load, runtimes
+from labsupport import paths
+from labsupport.runtimes import RUNTIMES, best_precision
 
 ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / ".venv-bench" / "bin" / "python"
 CLIENTS = (1, 8, 32)
 LAB = "the lab's handler"
 OURS = "labsupport serve"
-OURS_F32 = "labsupport serve, f32"
 CEILING = "in-process ceiling"
 
-SERVERS = {  # name -> command; {port} is filled in
-    LAB: "{python} -m uvicorn benchmarks.lab_handler:app --port {port} --log-level warning",
-    OURS: "{python} -m labsupport serve --port {port} --log sqlite:///{scratch}/bf16.db",
-    OURS_F32: "{python} -m labsupport serve --port {port} --precision f32 --log sqlite:///{scratch}/f32.db",
+SERVERS = {  # name -> the command, but for its port
+    LAB: [sys.executable, "-m", "uvicorn", "benchmarks.lab_handler:app", "--log-level", "warning", "--port"],
+    OURS: [sys.executable, "-m", "labsupport", "serve", "--port"],
+    "labsupport serve, f32": [sys.executable, "-m", "labsupport", "serve", "--precision", "f32", "--port"],
+    "BentoML": [PEERS, "-m", "bentoml", "serve", "benchmarks.peers.bentoml_service:Service", "--port"],
+    "LitServe": [PEERS, "-m", "benchmarks.peers.litserve_server"],
+    "Ray Serve": [PEERS, "-m", "benchmarks.peers.ray_server"],
 }
+SILENT = {"BENTOML_DO_NOT_TRACK": "True", "RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1"}  # nobody reports home
 
 
 def main() -> None:
@@ -40,14 +48,21 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--seconds", type=float, default=8)
     options = arguments.parse_args()
-    rows = measure(options.rounds, options.seconds)
-    text = report(rows, options)
+    measured = measure(options.rounds, options.seconds)
+    about = [
+        "# Benchmarks",
+        "",
+        f"`make bench`, {options.rounds} rounds of {options.seconds:g} s a point, servers in turn; medians over the rounds.",
+        f"{os.cpu_count()} cores, {cpu()}, Python {platform.python_version()}. The clients run on the same cores.",
+    ]
+    text = "\n".join([*about, *served(measured), *share(measured), *compared(measure_runtimes())]) + "\n"
     print(text)
-    (ROOT / "benchmarks" / "RESULTS.md").write_text(text)
+    with paths.whole(ROOT / "benchmarks" / "RESULTS.md") as partial:
+        partial.write_text(text)
 
 
 def measure(rounds: int, seconds: float) -> dict[str, list[dict]]:
-    """For each server, what each round measured."""
+    """For each server, and for the ceiling, what each round measured."""
     rows = defaultdict(list)
     with tqdm(total=rounds * (len(SERVERS) + 1)) as bar:
         for _ in range(rounds):
@@ -56,37 +71,50 @@ def measure(rounds: int, seconds: float) -> dict[str, list[dict]]:
                 rows[name].append(measure_server(command, seconds))
                 bar.update()
             bar.set_description(CEILING)
-            rows[CEILING].append({"ceiling": ceiling(seconds)})
+            rows[CEILING].append(measure_ceiling(seconds))
             bar.update()
     return rows
 
 
-def measure_server(command: str, seconds: float) -> dict:
-    """Start it, wait for its first answer, load it with 1, 8 and 32 clients, weigh it, stop it."""
-    port, scratch = free_port(), os.environ.get("TMPDIR", "/tmp")
-    words = command.format(python=sys.executable, port=port, scratch=scratch).split()
-    started = time.perf_counter()
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+def measure_server(command: list, seconds: float) -> dict:
+    """Start it, wait for its first answer, load it with 1, 8 and 32 clients, weigh it, stop it.
+
+    It writes what it writes into a folder of its own.
+    """
+    port = free_port()
+    with tempfile.TemporaryDirectory() as scratch, open(Path(scratch, "console"), "wb") as console:
+        for folder in ("images", "notebooks", "images_uploaded"):  # an empty lab
+            Path(scratch, folder).mkdir()
+        started = time.perf_counter()
+        environment = {**os.environ, **SILENT, "LAB_ROOT": scratch}
+        process = psutil.Popen([*command, str(port)], cwd=ROOT, env=environment, stdout=console, stderr=console)
         try:
             first_answer(port, process)
-            row = {"start": time.perf_counter() - started}
+            row: dict = {"start": time.perf_counter() - started}
             load.run(port, 2, 2)  # warm
             for clients in CLIENTS:
                 row[clients] = load.run(port, clients, seconds)
-            row["memory"] = memory(process.pid)
+            row["memory"] = memory(process)
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            stop(process)
     return row
 
 
-def ceiling(seconds: float) -> float:
-    """Pictures a second without HTTP: decode, detect, draw, encode on every core, in a process of its own."""
+def measure_ceiling(seconds: float) -> dict:
+    """Pictures a second without HTTP, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.ceiling", str(seconds)]
-    return float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    return {"rate": float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)}
+
+
+def measure_runtimes() -> list[dict]:
+    """One row for each runtime and precision; bf16 only where the CPU computes in it."""
+    kinds = [(runtime, precision) for runtime, precisions in RUNTIMES.items() for precision in precisions]
+    rows = []
+    for kind in tqdm([kind for kind in kinds if kind[1] != "bf16" or best_precision() == "bf16"], desc="runtimes"):
+        command = [sys.executable, "-m", "benchmarks.runtimes", *kind]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+    return rows
 
 
 def free_port() -> int:
@@ -95,78 +123,88 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def first_answer(port: int, process: subprocess.Popen, limit: float = 180) -> None:
+def first_answer(port: int, process: psutil.Popen, limit: float = 180) -> None:
     until = time.monotonic() + limit
     picture = {"file": ("start.jpg", (ROOT / "images" / "fruits.jpg").read_bytes())}
     while time.monotonic() < until and process.poll() is None:
         try:
-            if requests.post(f"http://{load.HOST}:{port}/predict?model=yolov3-tiny", files=picture, timeout=60).ok:
+            if requests.post(f"http://{load.HOST}:{port}{load.PREDICT}", files=picture, timeout=60).ok:
                 return
         except requests.RequestException:
             time.sleep(0.05)
-    raise RuntimeError(f"no answer from {' '.join(process.args)} within {limit} s")
+    raise RuntimeError(f"no answer from {' '.join(map(str, process.args))} within {limit} s")
 
 
-def memory(pid: int) -> float:
+def memory(process: psutil.Popen) -> float:
     """MB that the process and its children hold: their proportional set sizes, so that shared pages count once."""
-    children = {int(p.name): _parent(p) for p in Path("/proc").iterdir() if p.name.isdigit()}
-    family = {pid}
-    while grown := {child for child, parent in children.items() if parent in family} - family:
-        family |= grown
-    return sum(_pss(member) for member in family) / 1000
+    return sum(member.memory_full_info().pss for member in family(process)) / 1e6
 
 
-def _parent(process: Path) -> int:
-    try:
-        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
+def family(process: psutil.Popen) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
 
 
-def _pss(pid: int) -> float:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return next(float(line.split()[1]) for line in lines if line.startswith("Pss:"))
+def stop(process: psutil.Popen) -> None:
+    """Politely; and whatever of its family is still there after that, for good."""
+    members = family(process) if process.is_running() else []
+    process.terminate()
+    _, left = psutil.wait_procs(members, timeout=20)
+    for member in left:
+        member.kill()
 
 
-def report(rows: dict[str, list[dict]], options) -> str:
-    heading = ["answers/s", "p50 ms", "p99 ms", "failed"]
+def served(measured: dict[str, list[dict]]) -> list[str]:
+    """The table of servers."""
     lines = [
-        "# Benchmarks",
         "",
-        f"`make bench`, {options.rounds} rounds of {options.seconds:g} s a point, servers in turn; medians over the rounds.",
-        f"{os.cpu_count()} cores, {cpu()}, Python {platform.python_version()}. The clients run on the same cores.",
+        "A good answer is, to the byte, the picture that a lone client gets; wrong: another picture; failed: no picture.",
         "",
-        "| server | clients | " + " | ".join(heading) + " | x the lab's answers/s | MB | first answer s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| server | clients | good answers/s | p50 ms | p99 ms | wrong | failed | x the lab's | MB | first answer s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, measured in rows.items():
-        if name == CEILING:
-            continue
+    for name in SERVERS:
+        rounds = measured[name]
         for clients in CLIENTS:
-            points = [row[clients] for row in measured]
-            ratios = [row[clients].rate / lab[clients].rate for row, lab in zip(measured, rows[LAB], strict=True)]
-            cells = [
-                f"{middle([point.rate for point in points]):.1f}",
-                f"{middle([point.percentile(50) for point in points]):.0f}",
-                f"{middle([point.percentile(99) for point in points]):.0f}",
-                f"{sum(point.failed for point in points)}",
-                f"{middle(ratios):.1f}",
-                f"{middle([row['memory'] for row in measured]):.0f}",
-                f"{middle([row['start'] for row in measured]):.1f}",
-            ]
-            lines.append(f"| {name} | {clients} | " + " | ".join(cells) + " |")
-    shares = [row[8].rate / top["ceiling"] for row, top in zip(rows[OURS], rows[CEILING], strict=True)]
-    top = middle([row["ceiling"] for row in rows[CEILING]])
-    lines += [
+            points = [row[clients] for row in rounds]
+            lab = [row[clients].rate for row in measured[LAB]]
+            ratio = middle([point.rate / base for point, base in zip(points, lab, strict=True)])
+            speed = [f"{middle([point.rate for point in points]):.1f}"]
+            speed += [f"{middle([point.percentile(share) for point in points]):.0f}" for share in (50, 99)]
+            bad = [sum(point.wrong for point in points), sum(point.failed + point.refused for point in points)]
+            weight = f"{middle([row['memory'] for row in rounds]):.0f} | {middle([row['start'] for row in rounds]):.1f}"
+            cells = [name, clients, *speed, *bad, f"{ratio:.1f}", weight]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
+def share(measured: dict[str, list[dict]]) -> list[str]:
+    """How much of the ceiling survives HTTP."""
+    shares = [row[8].rate / top["rate"] for row, top in zip(measured[OURS], measured[CEILING], strict=True)]
+    top = middle([row["rate"] for row in measured[CEILING]])
+    return [
         "",
         f"Without HTTP (decode, detect, draw, encode on {os.cpu_count()} threads) this machine does {top:.0f} pictures/s; "
         f"{middle(shares):.0%} of that survives HTTP at 8 clients, with checks, log and the clients' own share taken off.",
-        "",
     ]
-    return "\n".join(lines)
+
+
+def compared(rows: list[dict]) -> list[str]:
+    """The table of runtimes."""
+    reference = next(row["answers"] for row in rows if row["version"].endswith("openvino-f32"))
+    objects = sum(map(len, reference))
+    lines = [
+        "",
+        f"The runtimes on {len(reference)} pictures (`images/`, 40 street frames), in which f32 finds {objects} objects at "
+        "confidence 0.5:",
+        "",
+        "| runtime | ms, one core | ms, every core | MB | MB on disk | found of f32, IoU > 0.8 | found, IoU > 0.9 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        shares = [f"{runtimes.found(row['answers'], reference, bar):.1%}" for bar in runtimes.BARS]
+        numbers = f"{row['one']:.1f} | {row['all']:.1f} | {row['memory']:.0f} | {row['disk']:.1f}"
+        lines.append(f"| {row['version'].partition('/')[2]} | {numbers} | {' | '.join(shares)} |")
+    return lines
 
 
 def middle(numbers: list[float]) -> float:

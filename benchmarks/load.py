@@ -10,21 +10,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from labsupport import paths
+from labsupport import images, paths
 
 PICTURES = ("street_1.jpg", "street_2.jpg", "person_dog.jpg", "fruits.jpg")
-SIZES = {"street_1.jpg": (576, 768), "street_2.jpg": (576, 768), "person_dog.jpg": (424, 640), "fruits.jpg": (480, 512)}
+JPEG_START = b"\xff\xd8"
 HOST = "127.0.0.1"
+PREDICT = "/predict?model=yolov3-tiny"
 
 
 @dataclass
 class Result:
-    """What the clients of one run saw. A good answer is a 200 with a whole JPEG of the size of the picture sent."""
+    """What the clients of one run saw. A good answer is, to the byte, the one that a lone client gets for that picture."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)  # of good answers, in seconds
+    wrong: int = 0  # 200, with other content: somebody else's boxes, a cut picture
     refused: int = 0  # 503 with Retry-After
-    failed: int = 0  # everything else: another status, a wrong picture, a cut connection
+    failed: int = 0  # everything else: another status, a cut connection
 
     @property
     def rate(self) -> float:
@@ -35,7 +37,7 @@ class Result:
         return float(np.percentile(self.latencies, share) * 1000) if self.latencies else float("nan")
 
 
-def request(name: str, filename: str, path: str = "/predict?model=yolov3-tiny") -> bytes:
+def request(name: str, filename: str, path: str = PREDICT) -> bytes:
     """The bytes of one upload as a browser would send them."""
     picture = (paths.IMAGES / name).read_bytes()
     head = (
@@ -46,21 +48,27 @@ def request(name: str, filename: str, path: str = "/predict?model=yolov3-tiny") 
     return f"{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def run(port: int, clients: int, seconds: float, path: str = "/predict?model=yolov3-tiny") -> Result:
-    """`clients` at once, each under a file name of its own, for `seconds`."""
+def run(port: int, clients: int, seconds: float, path: str = PREDICT) -> Result:
+    """`clients` at once, each under a file name of its own, for `seconds`; before that, one client asks alone."""
     return asyncio.run(_run(port, clients, seconds, path))
 
 
 async def _run(port: int, clients: int, seconds: float, path: str) -> Result:
-    result = Result()
+    result, alone = Result(), {}
+    for name in PICTURES:
+        connection = await asyncio.open_connection(HOST, port)
+        status, _, alone[name] = await asyncio.wait_for(_exchange(*connection, request(name, name, path)), 60)
+        connection[1].close()
+        if status != 200 or not alone[name].startswith(JPEG_START) or not alone[name].endswith(images.JPEG_END):
+            raise RuntimeError(f"a lone client asked about {name} and got no picture, but status {status}")
     started = time.perf_counter()
-    work = [_client(port, number, started + seconds, path, result) for number in range(clients)]
+    work = [_client(port, number, started + seconds, path, alone, result) for number in range(clients)]
     await asyncio.gather(*work)
     result.seconds = time.perf_counter() - started
     return result
 
 
-async def _client(port: int, number: int, until: float, path: str, result: Result) -> None:
+async def _client(port: int, number: int, until: float, path: str, alone: dict[str, bytes], result: Result) -> None:
     requests = [(name, request(name, f"client{number}.jpg", path)) for name in PICTURES]
     connection, turn = None, number
     while (sent := time.perf_counter()) < until:
@@ -73,8 +81,10 @@ async def _client(port: int, number: int, until: float, path: str, result: Resul
             result.failed += 1
             connection = None
             continue
-        if status == 200 and jpeg_size(body) == SIZES[name]:
+        if status == 200 and body == alone[name]:
             result.latencies.append(time.perf_counter() - sent)
+        elif status == 200:
+            result.wrong += 1
         elif status == 503 and b"retry-after" in headers:
             result.refused += 1
         else:
@@ -102,20 +112,3 @@ async def _chunks(reader) -> bytes:
         body += (await reader.readexactly(size + 2))[:-2]
     await reader.readline()
     return body
-
-
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width in the frame header of a whole JPEG, else None.
-
-    >>> jpeg_size((paths.IMAGES / "fruits.jpg").read_bytes())
-    (480, 512)
-    """
-    if not data.startswith(b"\xff\xd8") or not data.endswith(b"\xff\xd9"):
-        return None
-    at = 2
-    while at < len(data) - 9:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
-        if marker in (0xC0, 0xC1, 0xC2):
-            return int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-        at += 2 + length
-    return None

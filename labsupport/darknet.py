@@ -15,6 +15,7 @@ import numpy as np
 
 SIZE = 416  # the lab feeds every model pictures of 416 x 416, whatever size its cfg was trained for
 HEADER_BYTES = 20  # three int32 for the version, one int64 for the pictures seen in training
+FILES = {"openvino": "openvino.xml", "litert": "litert.tflite"}  # runtime -> what is written for it
 EPSILON = 1e-6  # Darknet's batch-norm epsilon; Keras would take 1e-3
 
 
@@ -93,7 +94,23 @@ def to_openvino(cfg: str, weights: bytes, folder: Path) -> None:
     picture = steps.input().tensor()
     picture.set_element_type(ov.Type.u8).set_color_format(ColorFormat.BGR)
     steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ColorFormat.RGB).scale(255.0)
-    ov.save_model(steps.build(), folder / "openvino.xml", compress_to_fp16=False)
+    ov.save_model(steps.build(), folder / FILES["openvino"], compress_to_fp16=False)
+
+
+def to_litert(cfg: str, weights: bytes, folder: Path) -> None:
+    """Write `litert.tflite` into `folder`: the same network with its weights in 8 bits, a quarter of the size.
+
+    Input: (1, 416, 416, 3), float32, BGR, 0 to 255. Order and scale go into the first convolution, which costs nothing.
+    """
+    import tensorflow as tf
+
+    network = to_keras(cfg, weights)
+    first = next(layer for layer in network.layers if layer.weights)
+    kernel, bias = first.get_weights()
+    first.set_weights([kernel[:, :, ::-1] / 255, bias])
+    converter = tf.lite.TFLiteConverter.from_keras_model(network)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]  # dynamic range: weights in int8, one scale for each filter
+    (folder / FILES["litert"]).write_bytes(converter.convert())
 
 
 class _Floats:
@@ -137,6 +154,7 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-if __name__ == "__main__":  # python -m labsupport.darknet CFG WEIGHTS FOLDER
-    cfg_file, weights_file, out = map(Path, sys.argv[1:])
-    to_openvino(cfg_file.read_text(), weights_file.read_bytes(), out)
+if __name__ == "__main__":  # python -m labsupport.darknet CFG WEIGHTS RUNTIME FOLDER
+    cfg_file, weights_file, runtime, out = sys.argv[1:]
+    write = {"openvino": to_openvino, "litert": to_litert}[runtime]
+    write(Path(cfg_file).read_text(), Path(weights_file).read_bytes(), Path(out))

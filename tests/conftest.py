@@ -16,6 +16,12 @@ def pictures():
 
 
 @pytest.fixture(scope="session")
+def street():
+    """The forty frames of a street."""
+    return [images.decode(path.read_bytes()) for path in sorted((paths.IMAGES / "street").iterdir())]
+
+
+@pytest.fixture(scope="session")
 def detector():
     return Detector.load("yolov3-tiny", precision="f32")
 

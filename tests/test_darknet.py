@@ -86,6 +86,7 @@ WORKSHOP = """if True:
     heads = network(picture[None, :, :, ::-1].astype("float32") / 255)
     np.savez(folder / "keras.npz", *[np.asarray(head) for head in heads])
     darknet.to_openvino(cfg, weights, folder)
+    darknet.to_litert(cfg, weights, folder)
 
     def refusal(cfg, weights):
         try:
@@ -145,6 +146,18 @@ def test_openvino_computes_the_same_from_a_picture_as_opencv_holds_it(workshop, 
     network = ov.Core().compile_model(workshop[0] / "openvino.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     answer = network(PICTURE[np.newaxis])
     assert_same([answer[index] for index in range(len(answer))], expected)
+
+
+def test_litert_computes_nearly_the_same_with_weights_of_a_byte_each(workshop, expected):
+    from ai_edge_litert.interpreter import Interpreter
+
+    small = Interpreter(str(workshop[0] / "litert.tflite"))
+    small.allocate_tensors()
+    small.set_tensor(small.get_input_details()[0]["index"], PICTURE[np.newaxis].astype(np.float32))
+    small.invoke()
+    heads = [small.get_tensor(output["index"]) for output in small.get_output_details()]
+    for head, oracle in zip(sorted(heads, key=np.size), expected, strict=True):
+        assert 1e-6 < np.abs(head - oracle).mean() < 0.03 * oracle.std()  # 8 bits are not exact, and not far off
 
 
 @pytest.mark.parametrize(

@@ -430,7 +430,7 @@ def cached(tmp_path) -> list[Path]:
     return [path for path in (tmp_path / "cache").rglob("*") if path.name != "labsupport"]
 
 
-def make_network(files, out):
+def make_network(files, runtime, out):
     (out / "openvino.xml").write_text("<net/>")
     (out / "openvino.bin").write_text("")
 
@@ -441,6 +441,15 @@ def test_a_network_is_converted_once_and_kept(installed, monkeypatch):
     assert made.read_text() == "<net/>"
     monkeypatch.setattr(models, "_convert", lambda *args: pytest.fail("converted again"))
     assert models.network("toy") == made
+
+
+def test_each_runtime_has_a_network_of_its_own(installed, monkeypatch):
+    asked = []
+    monkeypatch.setattr(models, "_convert", lambda files, runtime, out: asked.append(runtime))
+    small, fast = models.network("toy", "litert"), models.network("toy")
+    assert (small.name, fast.name) == ("litert.tflite", "openvino.xml")
+    assert small.parent != fast.parent
+    assert asked == ["litert", "openvino"]
 
 
 @pytest.mark.parametrize("part", ["weights", "converter"])
@@ -489,8 +498,8 @@ def test_a_cache_that_cannot_be_written_is_a_model_unavailable(installed, tmp_pa
 def test_two_conversions_at_once_make_one_network(installed, monkeypatch, tmp_path):
     both, made = threading.Barrier(2, timeout=30), []
 
-    def convert(files, out):
-        make_network(files, out)
+    def convert(files, runtime, out):
+        make_network(files, runtime, out)
         both.wait()  # neither was quicker
 
     monkeypatch.setattr(models, "_convert", convert)

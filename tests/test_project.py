@@ -16,6 +16,9 @@ from packaging.specifiers import SpecifierSet
 
 LAB = Path(__file__).parent.parent
 PROJECT = tomllib.loads((LAB / "pyproject.toml").read_text())["project"]
+PEERS = PROJECT["optional-dependencies"].pop(
+    "bench"
+)  # what make bench measures us beside, in an environment of its own
 DECLARED = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
 REQUIREMENTS = [Requirement(line) for line in DECLARED]
 

@@ -1,0 +1,22 @@
+"""BentoML around our detector, one worker process a core. Run: bentoml serve benchmarks.peers.bentoml_service:Service"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import bentoml
+from bentoml.validators import ContentType
+
+from labsupport import images
+from labsupport.detection import Detector, draw_boxes
+
+
+@bentoml.service(workers=os.cpu_count(), traffic={"timeout": 60})
+class Service:
+    def __init__(self):
+        self.detector = Detector.load(slots=1)
+
+    @bentoml.api(route="/predict")
+    def predict(self, file: Path, context: bentoml.Context) -> Annotated[bytes, ContentType("image/jpeg")]:
+        image = images.decode(file.read_bytes())
+        return images.encode(draw_boxes(image, self.detector.detect(image)))

@@ -1,0 +1,29 @@
+"""LitServe around our detector: one worker process a core. Run: python -m benchmarks.peers.litserve_server PORT"""
+
+import os
+import sys
+
+import litserve
+from fastapi import Response
+
+from labsupport import images
+from labsupport.detection import Detector, draw_boxes
+
+
+class Api(litserve.LitAPI):
+    def setup(self, device):
+        self.detector = Detector.load(slots=1)
+
+    def decode_request(self, request):
+        return images.decode(request["file"].file.read())
+
+    def predict(self, image):
+        return images.encode(draw_boxes(image, self.detector.detect(image)))
+
+    def encode_response(self, content):
+        return Response(content, media_type="image/jpeg")
+
+
+if __name__ == "__main__":
+    server = litserve.LitServer(Api(api_path="/predict"), accelerator="cpu", workers_per_device=os.cpu_count())
+    server.run(host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", generate_client_file=False)

