@@ -1,5 +1,8 @@
 """The other side of the API: the same `detect` over HTTP, and the two helpers of the client notebook."""
 
+import math
+import random
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,6 +13,8 @@ from labsupport import images, paths
 from labsupport.detection import Box, Detection
 
 TIMEOUT = 60  # seconds
+TRIES = 4
+PATIENCE = 5  # seconds: a server that asks for more wants something done first, a model installed for example
 
 
 class ServerError(RuntimeError):
@@ -30,20 +35,29 @@ class Client:
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
         """The objects in a picture (uint8, (H, W, 3), BGR); sent as PNG, so that no pixel changes on the way.
 
-        Afterwards `version` is the model version that answered. Raises `ServerError`, and what requests raises when
-        nobody answers at all.
+        Afterwards `version` is the model version that answered. A server that is busy (a 503 with a `Retry-After` of at most
+        `PATIENCE` seconds) is asked again, `TRIES` times in all, after the time it names and up to a second more. Raises
+        `ServerError` if it stays busy and at any other refusal, and what requests raises when nobody answers at all.
         """
-        response = self._session.post(
+        response = self._post(
             f"{self.url}/detect",
             params={"model": self.model, "confidence": confidence},
             files={"file": ("picture.png", images.encode(image, "png"), "image/png")},
-            timeout=TIMEOUT,
         )
         if not response.ok:
             raise ServerError(f"{response.status_code}: {_detail(response)}")
         answer = response.json()
         self.version = answer["version"]
         return [Detection(d["label"], d["confidence"], Box(**d["box"])) for d in answer["detections"]]
+
+    def _post(self, url: str, **request) -> requests.Response:
+        """Not `urllib3.util.Retry`: it would wait for a minute if asked to, and it has no jitter for `Retry-After`."""
+        for _ in range(TRIES - 1):
+            response = self._session.post(url, timeout=TIMEOUT, **request)
+            if (wait := _busy_for(response)) > PATIENCE:
+                return response
+            time.sleep(wait + random.random())  # else all who were refused at once would come back at once
+        return self._session.post(url, timeout=TIMEOUT, **request)
 
 
 def find_server(port: int | None = None) -> str | None:
@@ -89,3 +103,9 @@ def _detail(response: requests.Response) -> str:
         return str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):
         return response.text[:200]
+
+
+def _busy_for(response: requests.Response) -> float:
+    """After how many seconds a server that is busy asks to be asked again; for ever, if that is not what it says."""
+    asked = response.headers.get("Retry-After", "")
+    return int(asked) if response.status_code == 503 and asked.isdecimal() else math.inf

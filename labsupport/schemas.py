@@ -37,12 +37,37 @@ class Problem(BaseModel):
     detail: str = Field(description="what is wrong, and what to do")
 
 
-ERRORS = {
-    400: "the body is no form that can be read",
-    401: "the token is missing or wrong, where the server demands one",
-    408: "the upload took too long",
-    413: "too many bytes or pixels",
-    415: "not a JPEG or PNG picture, judged by its content",
-    422: "a parameter is missing or out of range",
-    503: "the model is not installed, or the server is overloaded",
+def _header(description: str, kind: str = "string") -> dict:
+    return {"description": description, "required": True, "schema": {"type": kind}}
+
+
+def _refusal(description: str, **headers: dict) -> dict:
+    return {"model": Problem, "description": description, "headers": headers}
+
+
+TOKEN = _header("how to send the token")
+PATIENCE = _header("after how many seconds another try is worth it", "integer")
+PREDICTED = {
+    "X-Prediction-Id": _header("the prediction's id, as in the log"),
+    "X-Model-Version": _header("the model version that answered"),
 }
+
+# what every route may answer, and what one that takes an upload may answer besides
+GUARDED = {401: _refusal("the token is missing or wrong, where the server demands one", **{"WWW-Authenticate": TOKEN})}
+ERRORS = {
+    400: _refusal("the body is no form that can be read, or one of too many fields"),
+    408: _refusal("the upload took too long"),
+    413: _refusal("too many bytes or pixels"),
+    415: _refusal("not a JPEG or PNG picture, judged by its content"),
+    422: _refusal("a parameter is missing or out of range"),
+    503: _refusal("the model is not installed, or the server is overloaded", **{"Retry-After": PATIENCE}),
+}
+
+# what FastAPI cannot know of the form: which files are worth sending
+PICTURE = {"encoding": {"file": {"contentType": "image/jpeg, image/png"}}}
+UPLOAD = {"requestBody": {"content": {"multipart/form-data": PICTURE}}}
+
+
+def answers(**prediction) -> dict:
+    """The answers of a route that takes an upload: a prediction, in FastAPI's words, or a refusal."""
+    return {200: {**prediction, "headers": PREDICTED}, **ERRORS}

@@ -28,7 +28,7 @@ from labsupport.admission import Admission, Overloaded, Slots
 from labsupport.detection import Detection, Detector, draw_boxes
 from labsupport.monitoring import PredictionLog
 from labsupport.running import PortTaken, RunningServer, guarded, serve
-from labsupport.schemas import ERRORS, CountOut, PredictionOut, Problem
+from labsupport.schemas import GUARDED, UPLOAD, CountOut, PredictionOut, answers
 from labsupport.uploads import Uploads
 
 __all__ = ["PortTaken", "RunningServer", "create_app", "serve"]
@@ -101,7 +101,7 @@ def create_app(
         redoc_url=None,  # a second page with the same content, which fetches its logo from the internet
         swagger_ui_parameters={"defaultModelsExpandDepth": -1},
         form_limits=FORM_LIMITS,
-        responses={status: {"model": Problem, "description": text} for status, text in ERRORS.items()},
+        responses=GUARDED,
         lifespan=_flushing(log),
     )
     desk = Desk(detectors, Slots(slots and slots + 1), log, Uploads() if keep_uploads else None)
@@ -267,7 +267,8 @@ def _add_prediction_routes(app: FastAPI, desk: Desk) -> None:
         tags=["predictions"],
         summary="The picture with boxes drawn",
         response_class=Response,
-        responses={200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}},
+        responses=answers(content={"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}),
+        openapi_extra=UPLOAD,
     )
     async def predict(question: Question) -> Response:
         def render(prediction: Prediction) -> Response:
@@ -282,7 +283,8 @@ def _add_prediction_routes(app: FastAPI, desk: Desk) -> None:
         "/detect",
         tags=["predictions"],
         summary="The objects as JSON",
-        responses={200: {"model": PredictionOut}},
+        responses=answers(model=PredictionOut),
+        openapi_extra=UPLOAD,
     )
     async def detect(question: Question) -> Response:
         def render(p: Prediction) -> Response:
@@ -301,7 +303,8 @@ def _add_counting_route(app: FastAPI, desk: Desk, plural: str, label: str) -> No
         f"/count-{plural}",
         tags=["predictions"],
         summary=f"How many {plural}?",
-        responses={200: {"model": CountOut}},
+        responses=answers(model=CountOut),
+        openapi_extra=UPLOAD,
         name=f"count_{plural}",
     )
     async def count(question: Annotated[Asked, Depends(asked)]) -> Response:

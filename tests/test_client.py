@@ -1,12 +1,35 @@
 """A server seen from its clients."""
 
+import concurrent.futures
 import io
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import requests
 
-from labsupport import client, images, paths
+from labsupport import admission, client, images, paths
 from labsupport.client import Client, ServerError
+from labsupport.serving import create_app, serve
+from test_admission import Gated, fill
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """How long the client would have waited each time; it does not wait in fact."""
+    waited = []
+    monkeypatch.setattr(client, "time", SimpleNamespace(sleep=waited.append))
+    return waited
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A server whose slots and queue are taken, its detector, and those who wait for that to be let go on."""
+    monkeypatch.setattr(admission, "WAITING_PER_SLOT", 1)
+    detector = Gated()
+    with serve(create_app(detector, slots=1), port=0) as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        yield server, detector, fill(detector, server, pool)
+        detector.gate.set()
 
 
 def test_a_client_answers_what_the_detector_behind_the_server_answers(server, detector, pictures):
@@ -16,12 +39,36 @@ def test_a_client_answers_what_the_detector_behind_the_server_answers(server, de
     assert remote.version == detector.version
 
 
-def test_a_client_passes_on_what_the_server_says(server, pictures, monkeypatch, tmp_path):
+def test_a_client_comes_back_to_a_busy_server_when_asked_to(full, pictures, monkeypatch):
+    server, detector, waiting = full
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        detector.gate.set()
+        concurrent.futures.wait(waiting, timeout=30)
+
+    monkeypatch.setattr(client, "time", SimpleNamespace(sleep=sleep))
+    assert [found.label for found in Client(server.url).detect(pictures["clock.png"])] == ["clock"]
+    assert len(waits) == 1 and 1 <= waits[0] <= 2
+
+
+def test_a_client_gives_up_on_a_server_that_stays_busy_and_says_what_it_said(full, waits):
+    """With as many bytes as a picture may have: the server refuses while the client is still sending."""
+    server, _, _ = full
+    noise = np.random.default_rng(1).integers(0, 256, (2500, 2600, 3), np.uint8)
+    with pytest.raises(ServerError, match="503: the server is busy: send it again in a second"):
+        Client(server.url).detect(noise)
+    assert len(set(waits)) == client.TRIES - 1 and all(1 <= wait <= 2 for wait in waits)  # never twice the same
+
+
+def test_a_client_passes_on_what_the_server_says_at_once(server, pictures, waits, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ServerError, match="503: yolov3 is not installed"):
         Client(server.url, model="yolov3").detect(pictures["clock.png"])
     with pytest.raises(ServerError, match="404"):
         Client(server.url + "/nowhere").detect(pictures["clock.png"])
+    assert waits == []
 
 
 def test_find_server_knows_ours_and_is_not_fooled(server, monkeypatch):

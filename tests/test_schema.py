@@ -1,0 +1,94 @@
+"""The server against its own OpenAPI document: schemathesis asks what it allows and what it forbids, and judges the answers.
+
+All its checks are on. What is forbidden includes other methods and headers that do not fit. Chains of calls are left out:
+no route takes what another one answers.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import schemathesis
+from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
+from schemathesis.checks import not_a_server_error
+from schemathesis.config import SchemathesisConfig
+
+from labsupport import admission, images, models, paths
+from labsupport.admission import Slots
+from labsupport.security import TokenGuard
+from labsupport.serving import FORM_LIMITS, create_app, serve
+
+CONFIG = {
+    "seed": 1,
+    "generation": {"max-examples": 20, "database": "none"},
+    "suppress-health-check": ["too_slow"],  # that judges the machine
+}
+
+set_hypothesis_home_dir(Path(tempfile.gettempdir(), "hypothesis"))  # its caches: else they would be in the checkout
+
+
+def pictures_as(kind: str, suffix: str):
+    """The lab's own pictures of a kind, and black ones of any small size."""
+    ours = [path.read_bytes() for path in sorted(paths.IMAGES.glob(f"*{suffix}"))]
+    sizes = st.tuples(st.integers(1, 99), st.integers(1, 99), st.just(3))
+    return st.sampled_from(ours) | sizes.map(lambda size: images.encode(np.zeros(size, np.uint8), kind))
+
+
+schemathesis.openapi.media_type("image/jpeg", pictures_as("jpeg", ".jpg"))
+schemathesis.openapi.media_type("image/png", pictures_as("png", ".png"))
+schema = schemathesis.openapi.from_dict(create_app({}).openapi(), config=SchemathesisConfig.from_dict(CONFIG))
+
+
+@schema.hook
+def filter_body(context, form) -> bool:
+    """OpenAPI has no word for how many fields a form may have besides the picture; `test_security.py` sends too many."""
+    fields = getattr(form, "body", form)
+    values = fields.values() if isinstance(fields, dict) else []
+    return sum(len(value) if isinstance(value, list) else 1 for value in values) <= FORM_LIMITS["max_fields"]
+
+
+@pytest.fixture(scope="module")
+def both_models(detector):
+    """A server on which every model in the document answers, the big one in name only: what fits must not be refused."""
+    with serve(create_app({"yolov3-tiny": detector, "yolov3": detector}), port=0) as running:
+        yield running
+
+
+@schema.parametrize()
+def test_every_route_keeps_to_the_document(case, both_models):
+    case.call_and_validate(base_url=both_models.url)
+
+
+@schema.include(method="POST").given(content=st.binary())
+@schema.include(method="POST").parametrize()
+def test_whatever_is_no_picture_is_refused_as_documented(case, both_models, content):
+    case.body = {"file": content}
+    assert case.call_and_validate(base_url=both_models.url).status_code in (415, 422)
+
+
+@pytest.mark.parametrize(
+    "status, model, change",
+    [
+        (408, "yolov3-tiny", (admission, "BODY_SECONDS", 0)),
+        (413, "yolov3-tiny", (images, "MAX_PIXELS", 1)),
+        (503, "yolov3-tiny", (Slots, "full", True)),
+        (503, "yolov3", (models, "missing", lambda name: ["its weights"])),
+    ],
+    ids=["too slow", "too large", "busy", "not installed"],
+)
+def test_what_happens_only_at_times_is_documented_too(server, monkeypatch, status, model, change):
+    monkeypatch.setattr(*change)
+    picture = {"file": (paths.IMAGES / "clock.png").read_bytes()}
+    case = schema["/detect"]["POST"].Case(query={"model": model}, body=picture, media_type="multipart/form-data")
+    # excluded because here a 503 is the right answer
+    answer = case.call_and_validate(base_url=server.url, excluded_checks=[not_a_server_error])
+    assert answer.status_code == status
+
+
+def test_that_a_token_is_missing_is_documented_everywhere(detector):
+    with serve(TokenGuard(create_app(detector), "0123456789abcdef"), port=0) as guarded:
+        for route in schema.get_all_operations():
+            answer = route.ok().Case().call_and_validate(base_url=guarded.url)
+            assert answer.status_code == (200 if route.ok().path == "/health" else 401)
