@@ -270,6 +270,16 @@ def test_more_pixels_than_allowed_are_refused_and_the_limit_itself_is_not(monkey
         images.decode(pillow(np.zeros((49, 80, 3), np.uint8), "jpeg"))
 
 
+@pytest.mark.parametrize("shape", [(65_500, 1), (1, 65_500)])
+def test_more_pixels_either_way_than_a_jpeg_can_have_are_refused_and_the_limit_itself_comes_out_as_one(shape):
+    picture = images.decode(opencv(noise(*shape), "png"))
+    assert picture.shape == (*shape, 3)
+    assert images.decode(images.encode(picture)).shape == (*shape, 3)
+    longer = noise(*(side + (side > 1) for side in shape))
+    with pytest.raises(ImageTooLarge, match=r"65,501.* pixels: send at most 65,500 either way"):
+        images.decode(opencv(longer, "png"))
+
+
 def test_the_largest_picture_that_is_let_in_decodes():
     assert images.MAX_PIXELS == 25_000_000
     assert images.decode(black_png(5_000, 5_000)).shape == (5_000, 5_000, 3)
@@ -304,9 +314,44 @@ def test_a_bomb_is_refused_before_it_goes_off(width, tmp_path):
     assert done.stderr == ""  # no warning reaches the server's terminal
 
 
-def test_odd_exif_prints_nothing(tmp_path):
-    picture = tmp_path / "odd.jpg"
-    picture.write_bytes(pillow(corners(), "jpeg", exif=exif_of_nonsense()))
+def with_scans(count: int, kind: str) -> bytes:
+    """A progressive JPEG whose last scan comes again and again: 11 bytes each, which go over every pixel once more."""
+    out = io.BytesIO()
+    several = {"save_all": True, "append_images": [Image.new("L", (8, 8))]} if kind == "MPO" else {}
+    Image.new("L", (16, 16)).save(out, kind, progressive=True, **several)
+    data = out.getvalue()
+    end = data.index(b"\xff\xd9")
+    start = data.rindex(b"\xff\xda", 0, end)
+    wanted = count - data.count(b"\xff\xda")
+    return data[:end] + wanted * data[start:end] + data[end:]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
+def test_a_jpeg_that_goes_over_its_pixels_too_often_is_refused_and_the_limit_itself_is_not(kind):
+    assert images.decode(with_scans(100, kind)).shape == (16, 16, 3)
+    with pytest.raises(UnsupportedImage, match="a JPEG in 101 scans: save it again in at most 100"):
+        images.decode(with_scans(101, kind))
+
+
+def test_what_looks_like_the_start_of_a_scan_is_none_in_a_png():
+    data = pillow(corners(), "png")
+    end = data.index(b"IEND") - 4
+    data = data[:end] + chunk(b"prVt", 1_000 * b"\xff\xda\0") + data[end:]
+    np.testing.assert_array_equal(images.decode(data), corners())
+
+
+# libjpeg has its own word on each of these
+DAMAGED_AND_READ = {
+    "odd EXIF": pillow(corners(), "jpeg", exif=exif_of_nonsense()),
+    "a JPEG whose pixels end too soon": cut(pillow(noise(60, 60, 3), "jpeg"), 0.5) + b"\xff\xd9",
+    "a JPEG with bytes behind its pixels": pillow(corners(), "jpeg")[:-2] + bytes(20) + b"\xff\xd9",
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED_AND_READ)
+def test_what_is_damaged_and_can_be_read_prints_nothing(what, tmp_path):
+    picture = tmp_path / "damaged.jpg"
+    picture.write_bytes(DAMAGED_AND_READ[what])
     program = "import sys; from labsupport import images; images.decode(open(sys.argv[1], 'rb').read())"
     done = subprocess.run([sys.executable, "-c", program, picture], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
