@@ -39,6 +39,10 @@ class Detection:
     box: Box
 
 
+class UnknownVersion(ValueError):
+    """No version of that name is known here."""
+
+
 class Detector:
     """A model that finds objects in pictures. Made by `Detector.load`.
 
@@ -74,6 +78,19 @@ class Detector:
         slots = (slots or os.cpu_count() or 1) if runtime != "opencv" else 1  # OpenCV's net takes one at a time
         precision, forward = runtimes.load(name, runtime, precision, slots)
         return cls(name, runtime, precision, slots, forward)
+
+    @classmethod
+    def named(cls, version: str) -> "Detector":
+        """Load a model by its version's name. Raises `UnknownVersion` for what is no such name, and what `load` raises.
+
+        >>> Detector.named("yolov3-tiny/openvino-f32")
+        <Detector yolov3-tiny/openvino-f32>
+        """
+        name, _, kind = version.partition("/")
+        runtime, _, precision = kind.partition("-")
+        if name not in models.MODELS or precision not in runtimes.RUNTIMES.get(runtime, ()):
+            raise UnknownVersion(f"no version is called {version!r}: one is yolov3-tiny/openvino-f32")
+        return cls.load(name, runtime, precision)
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
         """The objects in a picture (uint8, (H, W, 3), BGR), the surest first, each with more than `confidence` (0 to 1)."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sql
 from sqlalchemy.exc import DatabaseError
 
+from labsupport import agreement
 from labsupport.detection import Box, Detection
 
 if TYPE_CHECKING:
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 QUEUE, BATCH = 10_000, 500  # rows that wait in memory, rows that are written in one transaction: at most
 DELAY, BUSY = 0.2, 2.0  # seconds: a row waits for others to be written with; SQLite waits for another writer
 YEAR_10000 = 253_402_300_800  # in seconds since the epoch: a later time was meant in milliseconds
-SCHEMA, NEW = 1, (0, None)  # what a file of ours has as SQLite's user_version; version and tables of an empty file
+SCHEMA = 2  # what a file of ours has as SQLite's user_version
+NEW, OLD = (
+    (0, None),
+    (1, "predictions"),
+)  # version and tables of an empty file, and of one from before shadow and feedback
 
 FEATURES = ("brightness", "contrast", "sharpness", "saturation", "width", "height")  # what `images.features` gives
 COLUMNS = {
@@ -45,14 +50,31 @@ COLUMNS = {
     **dict.fromkeys(("mean_confidence", "max_confidence", "min_confidence"), sql.Float),
     "error": sql.String,
     "status": sql.Integer,
+    "shadow": sql.Boolean,  # nobody was given this answer: a candidate was shown the picture, too
 }
+SAID = {"correct": sql.Boolean, "labels": sql.Text, "retry": sql.Boolean}  # by a user, of an answer; labels as JSON
+TABLES = sql.MetaData()
 PREDICTIONS = sql.Table(
     "predictions",
-    sql.MetaData(),
+    TABLES,
     sql.Column("row", sql.Integer, primary_key=True),
     *(sql.Column(name, kind, index=name in ("time", "id")) for name, kind in COLUMNS.items()),
 )
-DTYPES = {sql.Float: "float64", sql.Integer: "Int64", sql.String: "string", sql.Text: "object"}  # pandas', with nulls
+FEEDBACK = sql.Table(
+    "feedback",
+    TABLES,
+    sql.Column("row", sql.Integer, primary_key=True),
+    sql.Column("time", sql.Float),
+    sql.Column("id", sql.String, index=True),  # the prediction's
+    *(sql.Column(name, kind) for name, kind in SAID.items()),
+)
+DTYPES = {
+    sql.Float: "float64",
+    sql.Integer: "Int64",
+    sql.String: "string",
+    sql.Text: "object",
+    sql.Boolean: "boolean",
+}  # pandas', with nulls
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +85,13 @@ class LogUnavailable(OSError):
 
 class UnknownSchema(RuntimeError):
     """The file is of a newer version of the lab, or of another program."""
+
+
+class UnknownPrediction(KeyError):
+    """No prediction of that id was recorded here."""
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 class NotWritten(TimeoutError):
@@ -115,12 +144,14 @@ class PredictionLog:
         bytes: int | None = None,
         status: int | None = 200,
         error: str | None = None,
+        shadow: bool = False,
         time: datetime | float | None = None,
     ) -> None:
         """Note one request. Takes some microseconds, whatever the disk does, and opens a closed log again.
 
         `latency` in seconds; `features` from `images.features`; `key` is what the caller is routed by; `bytes` the size of
-        the upload; `error` the kind of a failure. `detections` and `features` are None where nothing was looked at.
+        the upload; `error` the kind of a failure; `shadow` marks what nobody was given as an answer. `detections` and
+        `features` are None where nothing was looked at.
         `time` is now, unless given as an aware datetime or in seconds since the epoch.
         Raises ValueError for a feature that has no column, and for a time that is naive or out of range.
         """
@@ -130,7 +161,7 @@ class PredictionLog:
         now = clock.time() if time is None else _seconds(time)
         found = None if detections is None else tuple(detections)  # a copy: the caller may go on with its list
         row = dict(seen, time=now, id=id, key=key, version=version, latency=latency, bytes=bytes)
-        row.update(detections=found, error=error, status=status)
+        row.update(detections=found, error=error, status=status, shadow=shadow)
         with self._changed:
             self._number += 1
             self._queue.append((self._number, row))
@@ -141,6 +172,32 @@ class PredictionLog:
                 self._start()
             if len(self._queue) in (1, BATCH):
                 self._changed.notify_all()
+
+    def feedback(
+        self, id: str, correct: bool | None = None, labels: Sequence[str] | None = None, retry: bool = False
+    ) -> None:
+        """Note what a user says of an answer: it was correct or not, what is in the picture instead, or "try again".
+
+        Labels are a correction. Of several remarks on one prediction the last counts. Written when this returns. Raises
+        `UnknownPrediction`, ValueError if nothing is said, and `NotWritten` if the disk does not take it.
+        """
+        if correct is None and labels is None and not retry:
+            raise ValueError("say something: correct=True or False, labels=[...] or retry=True")
+        wrong = False if labels is not None else correct
+        said = {"correct": wrong, "labels": None if labels is None else json.dumps(list(labels)), "retry": retry}
+        if not self._recorded(id):
+            self.flush()  # it may wait to be written
+            if not self._recorded(id):
+                raise UnknownPrediction(f"no prediction {id!r} is in {self.url}: take the id from X-Prediction-Id")
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(sql.insert(FEEDBACK).values(time=clock.time(), id=id, **said))
+        except DatabaseError as error:
+            raise NotWritten(f"{self.url} cannot be written: {error.orig}") from error
+
+    def _recorded(self, id: str) -> bool:
+        with self._engine.connect() as connection:
+            return connection.execute(sql.select(PREDICTIONS.c.row).where(PREDICTIONS.c.id == id)).first() is not None
 
     def flush(self, timeout: float = 5) -> None:
         """Wait until everything recorded so far is written. Raises `NotWritten` after `timeout` seconds."""
@@ -177,31 +234,81 @@ class PredictionLog:
     def __repr__(self) -> str:
         return f"<PredictionLog {self.url}>"
 
-    def frame(
-        self, since: datetime | timedelta | float | None = None, until: datetime | float | None = None
-    ) -> "pd.DataFrame":
-        """The rows with since <= time < until, by time: those that are in the file, whichever process wrote them.
+    def columns(
+        self,
+        *names: str,
+        since: datetime | timedelta | float | None = None,
+        until: datetime | float | None = None,
+        shadow: bool = False,
+    ) -> dict[str, list]:
+        """Some columns of the rows with since <= time < until, by time: of those in the file, whichever process wrote them.
 
         `since` and `until` are aware datetimes or seconds since the epoch; `since=timedelta(minutes=5)` is the last five
-        minutes. Columns: those of `COLUMNS`, with `time` as datetime64 in UTC and `detections` as lists of `Detection`.
+        minutes. `names` are those of `COLUMNS` and, for what the user said last, of `SAID`; values are SQLite's own, None
+        where there is none. `shadow=True` gives what candidates in shadow said, instead of the answers.
         Raises ValueError for a naive datetime.
         """
-        import pandas as pd
-
-        table = PREDICTIONS.c
-        query = sql.select(*(table[name] for name in COLUMNS)).order_by(table.time, table.row)
+        table, said = PREDICTIONS.c, FEEDBACK.c
+        each = FEEDBACK.alias().c
+        last = sql.select(sql.func.max(each.row)).where(each.id == table.id).correlate(PREDICTIONS).scalar_subquery()
+        query = sql.select(*(table[name] if name in COLUMNS else said[name] for name in names))
+        query = query.select_from(PREDICTIONS.outerjoin(FEEDBACK, said.row == last)).order_by(table.time, table.row)
+        query = query.where(table.shadow.is_(shadow))
         if since is not None:
             query = query.where(table.time >= _seconds(since))
         if until is not None:
             query = query.where(table.time < _seconds(until))
         with self._engine.connect() as connection:
             rows = connection.execute(query).all()
-        frame = pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
-        frame = frame.astype({name: DTYPES[kind] for name, kind in COLUMNS.items()})
+        return dict(zip(names, map(list, zip(*rows, strict=True)) if rows else [[] for _ in names], strict=True))
+
+    def frame(
+        self,
+        since: datetime | timedelta | float | None = None,
+        until: datetime | float | None = None,
+        shadow: bool = False,
+    ) -> "pd.DataFrame":
+        """The rows with since <= time < until, by time, as `columns` chooses them.
+
+        Columns: those of `COLUMNS` and `SAID`, with `time` as datetime64 in UTC, `detections` as lists of `Detection` and
+        `labels` as lists of strings. Raises ValueError for a naive datetime.
+        """
+        import pandas as pd
+
+        kinds = {**COLUMNS, **SAID}
+        rows = self.columns(*kinds, since=since, until=until, shadow=shadow)
+        frame = pd.DataFrame(rows, columns=list(kinds), dtype=object)
+        frame = frame.astype({name: DTYPES[kind] for name, kind in kinds.items()})
         microseconds = (frame["time"] * 1e6).round().astype("int64")
         frame["time"] = pd.to_datetime(microseconds, unit="us", utc=True).dt.as_unit("us")
         frame["detections"] = frame["detections"].map(_from_json, na_action="ignore")
-        return frame
+        frame["labels"] = frame["labels"].map(json.loads, na_action="ignore")
+        return frame.drop(columns="shadow")
+
+    def pairs(
+        self, since: datetime | timedelta | float | None = None, until: datetime | float | None = None
+    ) -> "pd.DataFrame":
+        """Each picture that a candidate saw in shadow: what it said beside the answer, and how far the two agree.
+
+        Columns: `time`, `id`, `key`, `version`, `candidate`, `latency`, `candidate_latency`, `detections`,
+        `candidate_detections`, `candidate_error`, and `matched`, `relabelled`, `missed`, `extra` and `agreement` as
+        `agreement.compare` counts them, with the answer as the reference; these are missing where the candidate failed.
+        """
+        import pandas as pd
+
+        answers, others = self.frame(since, until), self.frame(since, None, shadow=True)
+        seen = ["version", "latency", "detections", "error"]
+        others = others[["id", *seen]].rename(columns={"version": "candidate"})
+        others = others.rename(columns={name: f"candidate_{name}" for name in seen})
+        answers = answers[["time", "id", "key", "version", "latency", "detections"]]
+        pairs = answers.merge(others, on="id", validate="one_to_many")
+        both = pairs["detections"].notna() & pairs["candidate_detections"].notna()
+        counts = [
+            {**vars(verdict), "agreement": verdict.share}
+            for verdict in map(agreement.compare, pairs["candidate_detections"][both], pairs["detections"][both])
+        ]
+        names = ["matched", "relabelled", "missed", "extra", "agreement"]
+        return pairs.join(pd.DataFrame(counts, index=pairs.index[both], columns=names, dtype="float64"))
 
     def _start(self) -> None:
         self._closing = False
@@ -295,12 +402,14 @@ def _open(url: str) -> sql.Engine:
 
 
 def _prepare(connection: sql.Connection, file: Path) -> None:
-    """Make the table if the file is new, once, whoever else opens it now; refuse a file that is not ours."""
-    if _schema(connection) == NEW:
+    """Make the tables if the file is new or old, once, whoever else opens it now; refuse a file that is not ours."""
+    if _schema(connection) in (NEW, OLD):
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # kept in the file, as the version is
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        if _schema(connection) == NEW:
-            PREDICTIONS.metadata.create_all(connection)
+        if (found := _schema(connection)) in (NEW, OLD):
+            if found == OLD:
+                connection.exec_driver_sql("ALTER TABLE predictions ADD COLUMN shadow BOOLEAN DEFAULT 0")
+            TABLES.create_all(connection)
             connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA}")
         connection.exec_driver_sql("COMMIT")
     version, tables = _schema(connection)
@@ -345,4 +454,4 @@ def _from_json(text: str) -> list[Detection]:
     return [Detection(found["label"], found["confidence"], Box(*found["box"])) for found in json.loads(text)]
 
 
-PLAIN = {sql.Float: float, sql.Integer: int, sql.String: str, sql.Text: _to_json}
+PLAIN = {sql.Float: float, sql.Integer: int, sql.String: str, sql.Text: _to_json, sql.Boolean: bool}

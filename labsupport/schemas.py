@@ -1,6 +1,10 @@
 """What the API's answers look like, in the words of its documentation."""
 
-from pydantic import BaseModel, Field
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from labsupport.gate import METRICS
 
 
 class BoxOut(BaseModel):
@@ -31,6 +35,80 @@ class CountOut(BaseModel):
     detections: list[DetectionOut]
 
 
+_SAID = [
+    {"required": ["correct"], "properties": {"correct": {"type": "boolean"}}},
+    {"required": ["labels"], "properties": {"labels": {"type": "array"}}},
+    {"required": ["retry"], "properties": {"retry": {"const": True}}},
+]
+
+
+class FeedbackIn(BaseModel):
+    """What a user says of an answer; at least one of the three."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"anyOf": _SAID})
+
+    prediction_id: str = Field(max_length=64, description="from the answer's X-Prediction-Id")
+    correct: bool | None = None
+    labels: list[str] | None = Field(None, max_length=1_000, description="what is in the picture instead")
+    retry: bool = Field(False, description="the user asked again")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "FeedbackIn":
+        if self.correct is None and self.labels is None and not self.retry:
+            raise ValueError("say correct, labels or retry")
+        return self
+
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Limit = tuple[float | None, float | None]
+
+
+class GateIn(BaseModel):
+    """When a ramp goes on, waits or turns back."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    thresholds: dict[Literal[METRICS], Limit] = Field(default_factory=dict, description="metric -> least, most")
+    ratios: dict[Literal[METRICS], Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="metric -> at most so many times the stable version's"
+    )
+    min_requests: int = Field(200, ge=1, le=1_000_000_000)
+    alpha: float = Field(0.05, gt=0, lt=1)
+    failure_limit: int = Field(3, ge=0, le=1_000_000_000)
+
+
+class RolloutIn(BaseModel):
+    """A change of who answers. Only what the action needs is looked at."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    action: Literal["shadow", "canary", "blue_green", "ramp", "switch", "promote", "pause", "resume", "rollback"]
+    candidate: str | None = Field(None, max_length=100, examples=["yolov3-tiny/openvino-f32"])
+    percent: Percent = Field(100, description="of pictures that a candidate in shadow sees")
+    weight: Percent = Field(5, description="percent of requests that a canary answers")
+    steps: list[Percent] = Field([5, 25, 50, 100], description="the ramp's weights", min_length=1, max_length=100)
+    gate: GateIn = Field(default_factory=GateIn)
+    interval: float = Field(1, ge=0.01, le=86_400, description="seconds between two looks of the ramp's gate")
+    reason: str = Field("", max_length=1_000)
+
+
+class RolloutOut(BaseModel):
+    """Who answers now, and what led there."""
+
+    phase: Literal["Healthy", "Progressing", "Paused", "Degraded"]
+    stable: str
+    candidate: str | None
+    previous: str | None
+    mode: Literal["stable", "shadow", "canary", "blue_green"]
+    share: float = Field(description="percent of requests that the candidate answers or sees")
+    paused: bool
+    action: str
+    reason: str
+    time: float = Field(description="of the last change, in seconds since the epoch")
+    figures: dict[str, float]
+    versions: list[str]
+
+
 class Problem(BaseModel):
     """What every error looks like."""
 
@@ -52,7 +130,7 @@ PREDICTED = {
     "X-Model-Version": _header("the model version that answered"),
 }
 
-# what every route may answer, and what one that takes an upload may answer besides
+# what every route may answer, and what some may answer besides
 GUARDED = {401: _refusal("the token is missing or wrong, where the server demands one", **{"WWW-Authenticate": TOKEN})}
 ERRORS = {
     400: _refusal("the body is no form that can be read, or one of too many fields"),
@@ -66,6 +144,15 @@ ERRORS = {
 # what FastAPI cannot know of the form: which files are worth sending
 PICTURE = {"encoding": {"file": {"contentType": "image/jpeg, image/png"}}}
 UPLOAD = {"requestBody": {"content": {"multipart/form-data": PICTURE}}}
+
+
+def refusals(*statuses: int) -> dict:
+    """What a route may refuse with; 404 and 409 are those of rollouts and feedback."""
+    more = {
+        404: _refusal("no prediction or version of that name is known"),
+        409: _refusal("not possible in the present state"),
+    }
+    return {status: {**ERRORS, **more}[status] for status in statuses}
 
 
 def answers(**prediction) -> dict:

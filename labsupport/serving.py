@@ -1,7 +1,7 @@
 """The model behind a web API.
 
-`create_app` puts anything that answers `detect(image, confidence)` behind HTTP: an upload is let in (`admission`), decoded,
-looked at, drawn or counted in one of the slots, and what happened is written down (`monitoring.PredictionLog`). Nothing
+`create_app` puts anything that answers `detect(image, confidence)` behind HTTP: an upload is let in (`admission`), becomes
+a prediction (`desk`), and goes back drawn, listed or counted; who answers can be looked at and changed (`rollout`). Nothing
 the client says ever names a file. `serve` and `RunningServer`, which run the app, are in `running`; import them from here.
 """
 
@@ -9,26 +9,26 @@ import asyncio
 import contextlib
 import json
 import os
-import time
-import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
 import cv2
-import numpy as np
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
+from starlette.routing import Match
 
-from labsupport import admission, console, images, models
+from labsupport import admission, console, images, models, paths, schemas, security
 from labsupport.admission import Admission, Overloaded, Slots
+from labsupport.desk import Asked, Desk, Prediction, status_of
 from labsupport.detection import Detection, Detector, draw_boxes
-from labsupport.monitoring import PredictionLog
+from labsupport.journal import JournalUnavailable
+from labsupport.monitoring import NotWritten, PredictionLog, UnknownPrediction
+from labsupport.rollout import Gate, Ramps, Router, UnknownVersion, WrongMoment
 from labsupport.running import PortTaken, RunningServer, guarded, serve
-from labsupport.schemas import GUARDED, UPLOAD, CountOut, PredictionOut, answers
+from labsupport.schemas import GUARDED, UPLOAD, CountOut, FeedbackIn, PredictionOut, RolloutIn, RolloutOut, answers
 from labsupport.uploads import Uploads
 
 __all__ = ["PortTaken", "RunningServer", "create_app", "serve"]
@@ -41,42 +41,23 @@ COUNTED = {"cars": "car", "apples": "apple", "plants": "pottedplant"}  # endpoin
 ModelName = StrEnum("ModelName", {name.replace("-", "_"): name for name in models.MODELS})
 
 
-REFUSALS = {  # what the inside raises -> status, headers
-    images.UnsupportedImage: (415, {}),
-    images.ImageTooLarge: (413, {}),
-    models.ModelUnavailable: (503, {"Retry-After": "60"}),
-    Overloaded: (503, admission.RETRY_AFTER),
+RETRY = {  # what may pass, and after how many seconds
+    models.ModelUnavailable: {"Retry-After": "60"},
+    Overloaded: admission.RETRY_AFTER,
+    NotWritten: admission.RETRY_AFTER,
+    JournalUnavailable: admission.RETRY_AFTER,
+}
+REFUSALS = {  # what the inside raises -> status
+    **{kind: status_of(kind()) for kind in (images.UnsupportedImage, images.ImageTooLarge, models.ModelUnavailable)},
+    **dict.fromkeys((Overloaded, NotWritten, JournalUnavailable), 503),
+    UnknownPrediction: 404,
+    UnknownVersion: 404,
+    WrongMoment: 409,
 }
 
 
-@dataclass
-class Asked:
-    """One request for a prediction, as it came in."""
-
-    upload: bytes
-    model: str
-    confidence: float
-    key: str | None
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One picture that was looked at: by which version, how fast, and what was found."""
-
-    id: str
-    version: str
-    latency: float  # seconds
-    image: np.ndarray
-    detections: list[Detection]
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"X-Prediction-Id": self.id, "X-Model-Version": self.version}
-
-
 def create_app(
-    detectors: Mapping[str, Detector] | Detector | None = None,
+    detectors: Mapping[str, Detector | Router] | Detector | Router | None = None,
     root_path: str = "",
     keep_uploads: bool = False,
     log: PredictionLog | None = None,
@@ -84,8 +65,8 @@ def create_app(
 ) -> FastAPI:
     """The HTTP API around detectors, which are looked up by the name in `?model=`.
 
-    `detectors` is a mapping from model name to detector, one detector that answers as yolov3-tiny, or None: then every
-    installed model is loaded now, so that the first request is as fast as the next. `root_path` is the prefix that a
+    `detectors` is a mapping from model name to detector or router, one of them that answers as yolov3-tiny, or None: then
+    every installed model is loaded now, so that the first request is as fast as the next. `root_path` is the prefix that a
     proxy in front puts before every path. With `keep_uploads` annotated pictures are kept in `images_uploaded`, the newest
     of them. Every prediction is written to `log`, if there is one. `slots` pictures are worked on at once, by default one
     a core.
@@ -95,6 +76,10 @@ def create_app(
         detectors = _load_installed(slots)
     elif not isinstance(detectors, Mapping):
         detectors = {"yolov3-tiny": detectors}
+    routers = {name: one if isinstance(one, Router) else Router(one) for name, one in detectors.items()}
+    for router in routers.values():
+        router.log = router.log or log
+    ramps = Ramps(routers)
     app = FastAPIOffline(
         title="Object detection, deployed",
         description="Send a picture, get back what is in it. Everything on this page works without the internet.",
@@ -102,9 +87,9 @@ def create_app(
         swagger_ui_parameters={"defaultModelsExpandDepth": -1},
         form_limits=FORM_LIMITS,
         responses=GUARDED,
-        lifespan=_flushing(log),
+        lifespan=_life(log, ramps),
     )
-    desk = Desk(detectors, Slots(slots and slots + 1), log, Uploads() if keep_uploads else None)
+    desk = Desk(routers, Slots(slots and slots + 1), log, Uploads() if keep_uploads else None)
     # the last one added is the first to see a request
     app.add_middleware(
         Admission, slots=desk.slots, max_bytes=images.MAX_BYTES + MULTIPART_OVERHEAD, too_large=TOO_MANY_BYTES
@@ -114,16 +99,21 @@ def create_app(
         app.add_middleware(Prefix, root_path=root_path.rstrip("/"))
     _explain_errors(app)
     _add_prediction_routes(app, desk)
-    _add_status_routes(app, detectors)
+    _add_feedback_route(app, log)
+    _add_rollout_routes(app, desk, ramps)
+    _add_status_routes(app, routers)
     return app
 
 
-def _flushing(log: PredictionLog | None):
-    """The app's life, at whose end the log is written out: a worker process ends without further notice."""
+def _life(log: PredictionLog | None, ramps: Ramps):
+    """The app's life: ramps that were under way go on, and at its end the log is written out, for a worker process ends
+    without further notice."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI):
+        ramps.go_on()
         yield
+        await asyncio.to_thread(ramps.stop)
         if log:
             await asyncio.to_thread(log.flush)
 
@@ -137,7 +127,11 @@ def app_from_environment():
     console.show()
     cv2.setNumThreads(1)  # the slots keep every core busy: more threads for one picture would only get in their way
     detectors = _load_installed(options["slots"], precision)
-    return guarded(create_app(detectors, log=PredictionLog(log) if log else None, **options), host)
+    routers = {
+        name: Router(detector, load=Detector.named, journal=paths.root() / f"rollout-{name}.db")
+        for name, detector in detectors.items()
+    }
+    return guarded(create_app(routers, log=PredictionLog(log) if log else None, **options), host)
 
 
 class Prefix:
@@ -154,46 +148,6 @@ class Prefix:
         await self.app(scope, receive, send)
 
 
-class Desk:
-    """Where uploads become predictions: picks the detector, works in a slot, writes down what happened."""
-
-    def __init__(self, detectors, slots: Slots, log: PredictionLog | None, uploads: Uploads | None) -> None:
-        self.detectors, self.slots, self.log, self.uploads = detectors, slots, log, uploads
-
-    async def answer(self, asked: Asked, render: Callable):
-        """What `render` makes of the prediction. Raises what `REFUSALS` lists."""
-        return await self.slots.run(self._work, asked, render)
-
-    def _work(self, asked: Asked, render: Callable):
-        """In a slot's thread: decode, detect, render, write down."""
-        started, version = time.perf_counter(), None
-        try:
-            detector = self._detector(asked.model)
-            version = detector.version
-            image = images.decode(asked.upload)
-            detections = detector.detect(image, asked.confidence)
-            latency = time.perf_counter() - started
-            answer = render(Prediction(asked.id, version, latency, image, detections))
-        except Exception as error:
-            status, _ = REFUSALS.get(type(error), (500, None))
-            failed = {"detections": None, "features": None, "status": status, "error": type(error).__name__}
-            self._record(asked, version, time.perf_counter() - started, **failed)
-            raise
-        self._record(asked, version, latency, detections=detections, features=images.features(image))
-        return answer
-
-    def _detector(self, model: str):
-        if detector := self.detectors.get(model):
-            return detector
-        models.locate(model)  # raises if it is not installed
-        raise models.ModelUnavailable(f"{model} was installed after this server started: start the server again")
-
-    def _record(self, asked: Asked, version: str | None, latency: float, **seen) -> None:
-        if self.log:
-            size = len(asked.upload)
-            self.log.record(id=asked.id, version=version, latency=latency, key=asked.key, bytes=size, **seen)
-
-
 def _load_installed(slots: int | None, precision: str | None = None) -> dict[str, Detector]:
     installed = [name for name in models.MODELS if not models.missing(name)]
     if not installed:
@@ -205,8 +159,12 @@ def _explain_errors(app: FastAPI) -> None:
     """Every error is `{"detail": text}`, with a text that says what to do."""
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
-        status, headers = REFUSALS[type(error)]
-        return JSONResponse({"detail": str(error)}, status, headers)
+        return JSONResponse({"detail": str(error)}, REFUSALS[type(error)], RETRY.get(type(error)))
+
+    async def refuse_method(request: Request, error: HTTPException) -> JSONResponse:
+        fitting = [route for route in app.routes if route.matches(request.scope)[0] != Match.NONE]
+        methods = sorted({method for route in fitting for method in route.methods})
+        return JSONResponse({"detail": f"ask with {' or '.join(methods)}"}, 405, {"Allow": ", ".join(methods)})
 
     async def refuse_parameters(request: Request, error: RequestValidationError) -> JSONResponse:
         problems = [f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
@@ -215,13 +173,14 @@ def _explain_errors(app: FastAPI) -> None:
     async def apologise(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": "the server failed, and its log says how: send it again"}, 500)
 
+    app.add_exception_handler(405, refuse_method)
     for kind in REFUSALS:
         app.add_exception_handler(kind, refuse)
     app.add_exception_handler(RequestValidationError, refuse_parameters)
     app.add_exception_handler(Exception, apologise)
 
 
-def _add_status_routes(app: FastAPI, detectors: Mapping[str, Detector]) -> None:
+def _add_status_routes(app: FastAPI, routers: Mapping[str, Router]) -> None:
     @app.get("/", tags=["status"], summary="Say hello")
     async def hello(request: Request) -> dict[str, str]:
         docs = request.scope.get("root_path", "") + "/docs"
@@ -229,7 +188,7 @@ def _add_status_routes(app: FastAPI, detectors: Mapping[str, Detector]) -> None:
 
     @app.get("/models", tags=["status"], summary="Which models are installed, and which answer")
     def list_models() -> list[dict[str, str | bool | None]]:
-        versions = {name: detector.version for name, detector in detectors.items()}
+        versions = {name: router.version for name, router in routers.items()}
         return [
             {"name": name, "about": model.about, "installed": not models.missing(name), "version": versions.get(name)}
             for name, model in models.MODELS.items()
@@ -241,7 +200,7 @@ def _add_status_routes(app: FastAPI, detectors: Mapping[str, Detector]) -> None:
 
     @app.get("/ready", tags=["status"], summary="Are the models loaded?")
     async def ready() -> dict[str, str | list[str]]:
-        return {"status": "ready", "versions": [detector.version for detector in detectors.values()]}
+        return {"status": "ready", "versions": [router.version for router in routers.values()]}
 
 
 async def asked(
@@ -318,3 +277,62 @@ def _add_counting_route(app: FastAPI, desk: Desk, plural: str, label: str) -> No
 
 def _as_json(detections: list[Detection]) -> list[dict]:
     return [{"label": d.label, "confidence": d.confidence, "box": d.box._asdict()} for d in detections]
+
+
+def _add_feedback_route(app: FastAPI, log: PredictionLog | None) -> None:
+    @app.post(
+        "/feedback",
+        tags=["predictions"],
+        summary="Say whether an answer was right",
+        status_code=204,
+        responses=schemas.refusals(400, 404, 422, 503),
+    )
+    def feedback(said: FeedbackIn) -> None:
+        if log is None:
+            raise UnknownPrediction("this server keeps no log of its predictions: it cannot note what you say of them")
+        log.feedback(said.prediction_id, said.correct, said.labels, said.retry)
+
+
+def _add_rollout_routes(app: FastAPI, desk: Desk, ramps: Ramps) -> None:
+    @app.get(
+        "/rollout",
+        tags=["rollout"],
+        summary="Who answers, and since when",
+        responses=schemas.refusals(422, 503),
+    )
+    def show(model: ModelName = ModelName.yolov3_tiny) -> RolloutOut:
+        return RolloutOut(**desk.router(model.value).status())
+
+    @app.put(
+        "/rollout",
+        tags=["rollout"],
+        summary="Change who answers",
+        description="Only with the server's token, wherever it is bound.",
+        dependencies=[Depends(token_shown)],
+        responses=schemas.refusals(400, 404, 409, 422, 503),
+    )
+    def change(wanted: RolloutIn, model: ModelName = ModelName.yolov3_tiny) -> RolloutOut:
+        router = desk.router(model.value)
+        name = wanted.candidate
+        if wanted.action in ("shadow", "canary", "blue_green", "ramp") and not name:
+            raise HTTPException(422, f"candidate: {wanted.action} needs one, by its version's name")
+        match wanted.action:
+            case "shadow":
+                router.shadow(name, wanted.percent, wanted.reason)
+            case "canary":
+                router.canary(name, wanted.weight, wanted.reason)
+            case "blue_green":
+                router.blue_green(name, wanted.reason)
+            case "ramp":
+                if router.log is None:
+                    raise HTTPException(409, "this server keeps no log of its predictions, and a gate reads one")
+                ramps.start(model.value, name, wanted.steps, Gate(**wanted.gate.model_dump()), wanted.interval)
+            case action:
+                getattr(router, action)(wanted.reason)
+        return RolloutOut(**router.status())
+
+
+def token_shown(request: Request) -> None:
+    """Raises a 401 unless the request carries the server's token. Without a token nobody changes the server's state."""
+    if not security.carries(request.headers, security.token()):
+        raise HTTPException(401, security.HOW, {"WWW-Authenticate": "Bearer"})

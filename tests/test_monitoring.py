@@ -16,11 +16,12 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from labsupport import images, monitoring
 from labsupport.detection import Box, Detection
-from labsupport.monitoring import LogUnavailable, NotWritten, PredictionLog, UnknownSchema
+from labsupport.monitoring import LogUnavailable, NotWritten, PredictionLog, UnknownPrediction, UnknownSchema
 
 CAT, DOG = Detection("cat", 0.9, Box(10, 20, 110, 120)), Detection("dog", 1 / 3, Box(-3, 0, 640, 480))
 FEATURES = {name: 0.1 * number for number, name in enumerate(monitoring.FEATURES, 1)}
@@ -110,7 +111,7 @@ def test_a_frame_holds_what_was_recorded(log):
         record(log, **row)
     log.flush()
     frame = log.frame()
-    assert list(frame.columns) == list(monitoring.COLUMNS)
+    assert list(frame.columns) == [name for name in (*monitoring.COLUMNS, *monitoring.SAID) if name != "shadow"]
     defaults = {"version": "v1", "latency": 0.01, "detections": [CAT], "key": None, "bytes": None, "status": 200}
     for expected, (_, read) in zip(recorded, frame.iterrows(), strict=True):
         expected = {**defaults, "error": None, "features": FEATURES, **expected}
@@ -314,6 +315,7 @@ def test_a_reader_beside_the_writer_sees_only_whole_rows_and_is_never_locked_out
     reader = """
 connection = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)  # 0: a lock is an error at once
 seen = reads = 0
+print("ready", flush=True)
 while seen < 3000:
     rows = connection.execute("SELECT id, latency, detections, n_detections, height FROM predictions").fetchall()
     assert len(rows) >= seen
@@ -323,6 +325,7 @@ while seen < 3000:
 print(reads)
 """
     program = run(reader, file)
+    assert program.stdout.readline() == "ready\n"
     for number in range(3000):
         record_number(log, number)
         if number % 10 == 0:
@@ -591,7 +594,7 @@ def test_a_file_that_is_no_database_is_named_and_left_alone(file):
 @pytest.mark.parametrize(
     ("script", "what"),
     [
-        ("CREATE TABLE predictions (id); PRAGMA user_version=2", r"holds schema 2 \(tables: predictions\)"),
+        ("CREATE TABLE predictions (id); PRAGMA user_version=3", r"holds schema 3 \(tables: predictions\)"),
         ("PRAGMA user_version=-1", r"holds schema -1 \(tables: None\)"),
         ("CREATE TABLE songs (id)", r"holds schema 0 \(tables: songs\)"),
         ("CREATE TABLE songs (id); PRAGMA user_version=1", r"holds schema 1 \(tables: songs\)"),
@@ -601,7 +604,7 @@ def test_a_file_of_a_newer_lab_or_of_another_program_is_refused_and_left_alone(f
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(script)
     before = file.read_bytes()
-    with pytest.raises(UnknownSchema, match=what + ", this labsupport reads 1: update it, or name another file"):
+    with pytest.raises(UnknownSchema, match=what + ", this labsupport reads 2: update it, or name another file"):
         PredictionLog(f"sqlite:///{file}")
     assert file.read_bytes() == before
 
@@ -620,3 +623,81 @@ def test_importing_it_loads_neither_pandas_nor_the_server():
     loaded = set(program.communicate(timeout=20)[0].split())
     assert "labsupport.monitoring" in loaded
     assert not loaded & {"pandas", "fastapi", "starlette", "uvicorn", "labsupport.serving", "openvino", "IPython"}
+
+
+def test_a_file_from_before_shadow_and_feedback_is_read_and_goes_on(file):
+    columns = [name for name in monitoring.COLUMNS if name != "shadow"]
+    with sqlite3.connect(file) as connection:
+        connection.execute(f'CREATE TABLE predictions ("row" INTEGER PRIMARY KEY, {", ".join(columns)})')
+        connection.execute("INSERT INTO predictions (time, id, detections) VALUES (1.5, 'old', '[]')")
+        connection.execute("PRAGMA user_version=1")
+    connection.close()
+    with PredictionLog(f"sqlite:///{file}") as log:
+        log.feedback("old", correct=True)
+        log.record(id="new", version="v", latency=0.1, detections=[], features=None)
+        log.flush()
+        assert [*log.frame()["id"]] == ["old", "new"]
+        assert log.columns("id", "correct") == {"id": ["old", "new"], "correct": [True, None]}
+
+
+# what candidates in shadow say, and what users say
+
+
+def detections(*labels):
+    return [Detection(label, 0.9, Box(100 * place, 0, 100 * place + 50, 50)) for place, label in enumerate(labels)]
+
+
+def test_what_a_candidate_says_in_shadow_is_no_answer_and_stands_beside_it(log):
+    said = {"a": ("cat", "dog"), "b": ("cat", "cow"), "c": ("cat",), "d": None}
+    for id, labels in said.items():
+        log.record(id=id, version="v1", latency=0.1, detections=detections("cat", "dog"), features=None)
+        found, error = (None, "ValueError") if labels is None else (detections(*labels), None)
+        log.record(id=id, version="v2", latency=0.3, detections=found, features=None, error=error, shadow=True)
+    log.record(id="e", version="v1", latency=0.1, detections=[], features=None)  # not shown to the candidate
+    log.flush()
+    assert set(log.frame()["version"]) == {"v1"}
+    assert set(log.frame(shadow=True)["version"]) == {"v2"}
+    pairs = log.pairs().set_index("id")
+    assert [*pairs.index] == list("abcd")
+    assert set(pairs["candidate"]) == {"v2"} and set(pairs["candidate_latency"]) == {0.3}
+    counts = pairs[["matched", "relabelled", "missed", "extra"]]
+    assert counts.loc["a":"c"].to_numpy().tolist() == [[2, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0]]
+    assert pairs["agreement"]["a":"c"].tolist() == [1, 0.5, 0.5]
+    assert counts.loc["d"].isna().all() and pairs["candidate_error"]["d"] == "ValueError"
+
+
+def test_without_a_candidate_there_are_no_pairs(log):
+    log.record(id="a", version="v1", latency=0.1, detections=[], features=None)
+    log.flush()
+    assert len(log.pairs()) == 0
+    assert "agreement" in log.pairs().columns
+
+
+def test_of_what_a_user_says_the_last_counts(log):
+    for id in "abcd":
+        log.record(id=id, version="v", latency=0.1, detections=detections("cat"), features=None)
+    log.feedback("a", correct=True)  # at once: the row may still wait to be written
+    log.feedback("b", correct=True)
+    log.feedback("b", labels=["dog", "dog"])
+    log.feedback("c", retry=True)
+    frame = log.frame().set_index("id")
+    assert [None if value is pd.NA else bool(value) for value in frame["correct"]] == [True, False, None, None]
+    assert frame["labels"]["b"] == ["dog", "dog"] and frame["labels"].isna()["a"]
+    assert [bool(value) for value in frame["retry"].fillna(False)] == [False, False, True, False]
+
+
+def test_what_is_said_of_no_prediction_or_says_nothing_is_refused(log):
+    log.record(id="a", version="v", latency=0.1, detections=[], features=None)
+    with pytest.raises(UnknownPrediction, match="X-Prediction-Id"):
+        log.feedback("b", correct=True)
+    with pytest.raises(ValueError, match="say something"):
+        log.feedback("a")
+    assert log.frame()["correct"].isna().all()
+
+
+def test_columns_are_those_of_the_frame_without_its_cost(log):
+    for number in range(5):
+        log.record(id=str(number), version="v", latency=number / 10, detections=[], features=None, time=number + 1)
+    log.flush()
+    assert log.columns("id", "latency", since=2, until=4) == {"id": ["1", "2"], "latency": [0.1, 0.2]}
+    assert log.columns("id", since=100) == {"id": []}

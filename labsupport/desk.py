@@ -1,0 +1,94 @@
+"""Where an upload becomes a prediction: the version is chosen, the picture looked at, and what happened is written down.
+
+`serving` knows HTTP, this module does not: a request comes as `Asked`, and what `render` makes of a `Prediction` goes back.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from labsupport import images, models
+from labsupport.admission import Slots
+from labsupport.detection import Detection
+from labsupport.monitoring import PredictionLog
+from labsupport.router import Router
+from labsupport.uploads import Uploads
+
+
+@dataclass
+class Asked:
+    """One request for a prediction, as it came in."""
+
+    upload: bytes
+    model: str
+    confidence: float
+    key: str | None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One picture that was looked at: by which version, how fast, and what was found."""
+
+    id: str
+    version: str
+    latency: float  # seconds
+    image: np.ndarray
+    detections: list[Detection]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"X-Prediction-Id": self.id, "X-Model-Version": self.version}
+
+
+class Desk:
+    """Picks the version, works in a slot, shows the picture to a candidate in shadow, writes down what happened."""
+
+    def __init__(
+        self, routers: Mapping[str, Router], slots: Slots, log: PredictionLog | None, uploads: Uploads | None
+    ) -> None:
+        self.routers, self.slots, self.log, self.uploads = routers, slots, log, uploads
+
+    async def answer(self, asked: Asked, render: Callable):
+        """What `render` makes of the prediction. Raises what goes wrong, `Overloaded` if the queue is full."""
+        return await self.slots.run(self._work, asked, render)
+
+    def _work(self, asked: Asked, render: Callable):
+        """In a slot's thread: decode, detect, render, write down."""
+        started, version = time.perf_counter(), None
+        try:
+            router = self.router(asked.model)
+            chosen = router.choose(asked.key)
+            version = chosen.version
+            image = images.decode(asked.upload)
+            detections = chosen.detect(image, asked.confidence)
+            latency = time.perf_counter() - started
+            answer = render(Prediction(asked.id, version, latency, image, detections))
+        except Exception as error:
+            failed = {"detections": None, "features": None, "status": status_of(error), "error": type(error).__name__}
+            self._record(asked, version, time.perf_counter() - started, **failed)
+            raise
+        self._record(asked, version, latency, detections=detections, features=images.features(image))
+        router.mirror(asked.id, image, asked.confidence, asked.key)
+        return answer
+
+    def router(self, model: str) -> Router:
+        """Who answers for a model. Raises `models.ModelUnavailable`."""
+        if router := self.routers.get(model):
+            return router
+        models.locate(model)  # raises if it is not installed
+        raise models.ModelUnavailable(f"{model} was installed after this server started: start the server again")
+
+    def _record(self, asked: Asked, version: str | None, latency: float, **seen) -> None:
+        if self.log:
+            size = len(asked.upload)
+            self.log.record(id=asked.id, version=version, latency=latency, key=asked.key, bytes=size, **seen)
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status that an error in `Desk` comes to."""
+    statuses = {images.UnsupportedImage: 415, images.ImageTooLarge: 413, models.ModelUnavailable: 503}
+    return statuses.get(type(error), 500)
