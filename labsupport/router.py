@@ -69,9 +69,12 @@ class Router:
         self._journal = Journal(journal, State(stable=stable.version))
         self._turn = itertools.count()
         self._shadow = _Shadow()
-        state = self._journal.state
-        for name in filter(None, (state.stable, state.candidate, state.previous)):
+        if self.state.action == "start" and self.state.stable != stable.version:  # nothing was ever rolled out
+            self.change("start", lambda state: replace(state, stable=stable.version))
+        for name in filter(None, (self.state.stable, self.state.candidate, self.state.previous)):
             self._known(name)
+        if self.version != stable.version:
+            logger.warning("%s answers, as the journal says, and not %s", self.version, stable.version)
 
     @property
     def version(self) -> str:

@@ -278,6 +278,12 @@ def test_a_router_goes_on_where_its_journal_says(tmp_path):
     assert Router(Version("v1"), Version("v2"), journal=journal).version == "v2"
 
 
+def test_where_nothing_was_rolled_out_another_stable_version_may_be_started_with(tmp_path):
+    Router(Version("v1"), journal=tmp_path / "rollout.db")
+    router = Router(Version("v2"), journal=tmp_path / "rollout.db")
+    assert (who(router), router.version) == ("v2", "v2")
+
+
 def test_a_journal_that_names_a_version_we_do_not_have_is_no_start(tmp_path):
     Router(Version("v1"), journal=tmp_path / "rollout.db").canary(Version("v2"))
     with pytest.raises(UnknownVersion, match="'v2'"):
