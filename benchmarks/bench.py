@@ -146,7 +146,9 @@ def family(process: psutil.Popen) -> list[psutil.Process]:
 
 def stop(process: psutil.Popen) -> None:
     """Politely; and whatever of its family is still there after that, for good."""
-    members = family(process) if process.is_running() else []
+    if process.poll() is not None:
+        return
+    members = family(process)
     process.terminate()
     _, left = psutil.wait_procs(members, timeout=20)
     for member in left:

@@ -15,6 +15,7 @@ from labsupport import images, paths
 PICTURES = ("street_1.jpg", "street_2.jpg", "person_dog.jpg", "fruits.jpg")
 JPEG_START = b"\xff\xd8"
 HOST = "127.0.0.1"
+BUFFER = 1 << 20  # bytes: a whole answer, so that reading it costs the machine little
 PREDICT = "/predict?model=yolov3-tiny"
 
 
@@ -56,7 +57,7 @@ def run(port: int, clients: int, seconds: float, path: str = PREDICT) -> Result:
 async def _run(port: int, clients: int, seconds: float, path: str) -> Result:
     result, alone = Result(), {}
     for name in PICTURES:
-        connection = await asyncio.open_connection(HOST, port)
+        connection = await asyncio.open_connection(HOST, port, limit=BUFFER)
         status, _, alone[name] = await asyncio.wait_for(_exchange(*connection, request(name, name, path)), 60)
         connection[1].close()
         if status != 200 or not alone[name].startswith(JPEG_START) or not alone[name].endswith(images.JPEG_END):
@@ -75,7 +76,7 @@ async def _client(port: int, number: int, until: float, path: str, alone: dict[s
         name, message = requests[turn % len(requests)]
         turn += 1
         try:
-            connection = connection or await asyncio.open_connection(HOST, port)
+            connection = connection or await asyncio.open_connection(HOST, port, limit=BUFFER)
             status, headers, body = await asyncio.wait_for(_exchange(*connection, message), 60)
         except (TimeoutError, OSError, EOFError, ValueError):
             result.failed += 1

@@ -120,7 +120,8 @@ class Admission:
         async def bounded():
             nonlocal received
             try:
-                message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    message = await receive()
             except TimeoutError:
                 raise HTTPException(408, f"the upload took more than {BODY_SECONDS} seconds: send it again") from None
             received += len(message.get("body", b""))

