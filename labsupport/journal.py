@@ -79,7 +79,9 @@ class Journal:
                     _, before = self._look()
                     state = change(before)
                     if state is not before:
-                        self._file.execute("INSERT INTO states (state) VALUES (?)", [json.dumps(asdict(state))])
+                        text = json.dumps(asdict(state))
+                        self._file.execute("INSERT INTO states (state) VALUES (?)", [text])
+                        state = State(**json.loads(text))  # as everybody else will read it
                     self._file.execute("COMMIT")
                 except BaseException:
                     self._file.execute("ROLLBACK")

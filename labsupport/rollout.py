@@ -14,7 +14,11 @@ from labsupport.gate import Gate, Judgement, Outcomes
 from labsupport.journal import State
 from labsupport.router import Router, UnknownVersion, WrongMoment, calm, let_in
 
-__all__ = ["Gate", "Judgement", "Ramps", "Rollout", "Router", "UnknownVersion", "WrongMoment"]
+__all__ = ["Gate", "Judgement", "Ramps", "Rollout", "Router", "UnknownVersion", "WrongMoment", "WrongRamp"]
+
+
+class WrongRamp(ValueError):
+    """These steps are no ramp, or there is no log that its gate could read."""
 
 
 class Rollout:
@@ -22,7 +26,7 @@ class Rollout:
 
     The gate reads what the router's log holds about the requests since the ramp began. What it decides, the router does, and
     writes down with the figures; how far the ramp is stands in the router's journal, so `Rollout.resumed` goes on where
-    another process stopped. Raises ValueError for a router without a log, and steps that do not grow to 100.
+    another process stopped. Raises `WrongRamp` for a router without a log, and steps that do not grow to 100.
     """
 
     def __init__(
@@ -34,9 +38,9 @@ class Rollout:
         interval: float = 1.0,
     ) -> None:
         if router.log is None:
-            raise ValueError("the gate reads a log: Router(..., log=PredictionLog(...))")
+            raise WrongRamp("the gate reads a log: Router(..., log=PredictionLog(...))")
         if not steps or list(steps) != sorted({*steps}) or steps[0] <= 0 or steps[-1] != 100:
-            raise ValueError(f"steps {list(steps)}: give percentages that grow to 100")
+            raise WrongRamp(f"steps {list(steps)}: give percentages that grow to 100")
         self.router, self.gate, self.interval = router, gate or Gate(), interval
         name, now = router.add(candidate), time.time()
         ramp = {"steps": list(steps), "gate": asdict(self.gate), "began": now, "since": now, "failures": 0}

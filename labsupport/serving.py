@@ -27,7 +27,7 @@ from labsupport.desk import Asked, Desk, Prediction, status_of
 from labsupport.detection import Detection, Detector, draw_boxes
 from labsupport.journal import JournalUnavailable
 from labsupport.monitoring import NotWritten, PredictionLog, UnknownPrediction
-from labsupport.rollout import Gate, Ramps, Router, UnknownVersion, WrongMoment
+from labsupport.rollout import Gate, Ramps, Router, UnknownVersion, WrongMoment, WrongRamp
 from labsupport.running import PortTaken, RunningServer, guarded, serve
 from labsupport.schemas import GUARDED, UPLOAD, CountOut, FeedbackIn, PredictionOut, RolloutIn, RolloutOut, answers
 from labsupport.uploads import Uploads
@@ -55,6 +55,7 @@ REFUSALS = {  # what the inside raises -> status
     UnknownPrediction: 404,
     UnknownVersion: 404,
     WrongMoment: 409,
+    WrongRamp: 422,
 }
 
 
@@ -336,8 +337,6 @@ def _add_rollout_routes(app: FastAPI, desk: Desk, ramps: Ramps) -> None:
             case "blue_green":
                 router.blue_green(name, wanted.reason)
             case "ramp":
-                if router.log is None:
-                    raise HTTPException(409, "this server keeps no log of its predictions, and a gate reads one")
                 ramps.start(model.value, name, wanted.steps, Gate(**wanted.gate.model_dump()), wanted.interval)
             case action:
                 getattr(router, action)(wanted.reason)

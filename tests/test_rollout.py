@@ -1,0 +1,248 @@
+"""The ramp: a good candidate goes up, a bad one comes back down, and a crash in between forgets nothing. And all of it over
+HTTP."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import requests
+
+from labsupport import images, monitoring
+from labsupport.gate import Gate
+from labsupport.monitoring import PredictionLog
+from labsupport.rollout import Rollout, Router, outcomes_since
+from labsupport.serving import create_app, serve
+from test_router import PICTURE, Version, until, who
+
+TOKEN = "0123456789abcdef"
+GATE = Gate(thresholds={"error_rate": (None, 0.05)}, min_requests=20)
+
+
+@pytest.fixture
+def log(tmp_path):
+    with PredictionLog(f"sqlite:///{tmp_path}/predictions.db") as log:
+        yield log
+
+
+def answered(log, version, count, failed=0, **seen):
+    """Note so many requests that a version answered, the last ones with an error."""
+    for number in range(count):
+        bad = number >= count - failed
+        found = None if bad else []
+        status, error = (500, "ValueError") if bad else (200, None)
+        seen = {"latency": 0.01, **seen}
+        log.record(
+            id=f"{time.time_ns()}", version=version, detections=found, features=None, status=status, error=error, **seen
+        )
+    log.flush()
+
+
+def test_a_good_candidate_climbs_every_step_and_becomes_stable(log):
+    router = Router(Version("v1"), log=log)
+    ramp = Rollout(router, Version("v2"), steps=[5, 50, 100], gate=GATE)
+    shares = []
+    while not ramp.done:
+        shares.append(router.state.share)
+        assert ramp.look().verdict == "hold"  # nothing has happened at this step yet
+        answered(log, "v1", 40)
+        answered(log, "v2", 20)
+        assert ramp.look().verdict == "promote"
+    assert shares == [5, 50, 100]
+    assert (who(router), router.state.previous) == ("v2", "v1")
+    assert [state.action for state in router.history()] == ["start", "ramp", "promote", "promote", "promote"]
+    assert all(state.figures["requests"] == 20 and state.reason for state in router.history()[2:])
+    router.rollback()
+    assert who(router) == "v1"
+
+
+def test_a_candidate_that_fails_is_rolled_back_with_the_figures_it_was_decided_on(log):
+    router = Router(Version("v1"), log=log)
+    ramp = Rollout(router, Version("v2"), gate=GATE)
+    for _ in range(30):
+        answered(log, "v1", 19)
+        answered(log, "v2", 1, failed=1)
+        if ramp.look().verdict == "rollback":
+            break
+    assert ramp.done and who(router) == "v1" and router.status()["phase"] == "Degraded"
+    state = router.state
+    assert state.figures["error_rate"] == 1 and state.figures["e_value"] >= 20
+    assert "goes wrong more often than v1" in state.reason
+    assert state.figures["requests"] < 20  # evidence enough before the sample that promotion needs
+
+
+def test_failed_checks_are_counted_and_remembered(log):
+    gate = Gate(thresholds={"latency_p95": (None, 0.1)}, min_requests=5, failure_limit=1)
+    router = Router(Version("v1"), log=log)
+    ramp = Rollout(router, Version("v2"), gate=gate)
+    answered(log, "v2", 5, latency=0.5)
+    assert ramp.look().verdict == "hold"
+    assert router.state.action == "check failed" and router.state.ramp["failures"] == 1
+    assert Rollout.resumed(router).look().verdict == "rollback"
+
+
+def test_bad_uploads_are_the_clients_fault_and_shadows_are_no_answers(log):
+    seen = {"latency": 0.1, "detections": None, "features": None}
+    log.record(id="a", version="v2", status=415, error="UnsupportedImage", **seen)
+    log.record(id="b", version="v2", status=500, error="ValueError", **seen)
+    log.record(id="c", version="v2", status=500, error="ValueError", shadow=True, **seen)
+    log.record(id="d", version="v1", latency=0.2, detections=[], features=None)
+    log.feedback("d", correct=False)
+    outcomes = outcomes_since(log, 0)
+    assert outcomes.version.tolist() == ["v2", "v1"]
+    assert outcomes.failed.tolist() == [True, False]
+    assert outcomes.null.tolist() == [False, True]
+    assert outcomes.corrected.tolist() == [False, True]
+
+
+def test_a_pause_holds_whatever_the_figures_and_what_a_person_does_ends_the_ramp(log):
+    router = Router(Version("v1"), log=log)
+    ramp = Rollout(router, Version("v2"), gate=GATE)
+    answered(log, "v2", 50)
+    router.pause("lunch")
+    assert ramp.look().reason == "paused" and router.state.share == 5
+    router.resume()
+    assert ramp.look().verdict == "promote" and router.state.share == 25
+    router.rollback("I have seen enough")
+    assert ramp.done and ramp.look().reason == "the ramp is over"
+
+
+def test_what_was_seen_is_no_ground_once_somebody_changed_something(log):
+    router = Router(Version("v1"), log=log)
+    ramp = Rollout(router, Version("v2"), gate=GATE)
+    answered(log, "v2", 50)
+    seen = router.state
+    judgement = ramp.gate.judge(outcomes_since(log, 0), "v1", "v2")
+    router.rollback("at the same moment")
+    ramp._act(judgement, seen)
+    assert who(router) == "v1" and router.state.action == "rollback"
+
+
+@pytest.mark.parametrize("steps", [[], [50, 5, 100], [5, 50], [0, 100], [5, 5, 100]])
+def test_steps_that_do_not_lead_to_100_are_refused(steps, log):
+    with pytest.raises(ValueError, match="grow to 100"):
+        Rollout(Router(Version("v1"), log=log), Version("v2"), steps=steps)
+
+
+def test_without_a_log_there_is_no_ramp():
+    with pytest.raises(ValueError, match="reads a log"):
+        Rollout(Router(Version("v1")), Version("v2"))
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[2])
+from test_rollout import GATE, Version, answered
+from labsupport.monitoring import PredictionLog
+from labsupport.rollout import Rollout, Router
+log = PredictionLog(f"sqlite:///{sys.argv[1]}/predictions.db")
+router = Router(Version("v1"), Version("v2"), journal=f"{sys.argv[1]}/rollout.db", log=log)
+ramp = Rollout(router, "v2", gate=GATE)
+answered(log, "v2", 20)
+ramp.look()
+print(router.state.share, *[key for key in range(300) if router.choose(str(key)).version == "v2"], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_in_the_middle_of_a_ramp_it_goes_on_at_the_recorded_step_with_the_same_keys(tmp_path, request):
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(request.path.parent)]
+    share, *keys = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.split()
+    assert share == "25" and 40 < len(keys) < 110
+    with PredictionLog(f"sqlite:///{tmp_path}/predictions.db") as log:
+        router = Router(Version("v1"), Version("v2"), journal=tmp_path / "rollout.db", log=log)
+        ramp = Rollout.resumed(router)
+        assert [key for key in range(300) if router.choose(str(key)).version == "v2"] == [int(key) for key in keys]
+        assert (router.state.share, ramp.gate.min_requests) == (25, 20)
+        answered(log, "v2", 20)
+        assert ramp.look().verdict == "promote" and router.state.share == 50
+
+
+# over HTTP
+
+
+@pytest.fixture
+def live(log, monkeypatch):
+    """A server with two versions, and a function that asks it to change who answers."""
+    monkeypatch.setenv("LAB_TOKEN", TOKEN)
+    router = Router(Version("v1"), Version("v2"), log=log)
+    with serve(create_app(router, log=log), port=0) as server:
+
+        def change(token=TOKEN, **wanted):
+            headers = {"Authorization": f"Bearer {token}"}
+            return requests.put(server.url + "/rollout", json=wanted, headers=headers, timeout=30)
+
+        def ask(key=None, picture=None):
+            picture = picture or images.encode(PICTURE)
+            headers = {"X-Client-Key": key} if key else {}
+            response = requests.post(server.url + "/detect", files={"file": picture}, headers=headers, timeout=30)
+            assert response.headers["X-Model-Version"] == response.json()["detections"][0]["label"]
+            return response
+
+        yield server.url, change, ask
+
+
+def test_who_answers_is_shown_and_changed_with_the_token(live):
+    url, change, ask = live
+    assert requests.get(url + "/rollout", timeout=30).json()["phase"] == "Healthy"
+    answer = change(action="canary", candidate="v2", weight=100, reason="a try")
+    assert (answer.status_code, answer.json()["candidate"], answer.json()["share"]) == (200, "v2", 100)
+    assert ask("me").headers["X-Model-Version"] == "v2"
+    assert change(action="rollback").json()["phase"] == "Degraded"
+    assert ask("me").headers["X-Model-Version"] == "v1"
+
+
+@pytest.mark.parametrize(
+    "status, wanted",
+    [
+        (401, {"token": "0123456789abcdeX", "action": "rollback"}),
+        (409, {"action": "rollback"}),
+        (409, {"action": "canary", "candidate": "v1"}),
+        (404, {"action": "canary", "candidate": "v3"}),
+        (422, {"action": "canary"}),
+        (422, {"action": "canary", "candidate": "v2", "weight": 101}),
+        (422, {"action": "ramp", "candidate": "v2", "steps": [50, 5]}),
+        (422, {"action": "explode"}),
+    ],
+)
+def test_what_cannot_be_done_says_why_and_changes_nothing(live, status, wanted):
+    url, change, _ = live
+    answer = change(**wanted)
+    assert answer.status_code == status and answer.json()["detail"]
+    assert requests.get(url + "/rollout", timeout=30).json()["action"] == "start"
+
+
+def test_without_a_token_in_its_environment_a_server_changes_for_nobody(live, monkeypatch):
+    _, change, _ = live
+    monkeypatch.delenv("LAB_TOKEN")
+    answer = change(action="canary", candidate="v2")
+    assert answer.status_code == 401 and "LAB_TOKEN" in answer.json()["detail"]
+
+
+def test_a_ramp_on_a_live_server_ends_in_a_promotion(live):
+    _, change, ask = live
+    gate = {"min_requests": 3, "thresholds": {"error_rate": [None, 0.1]}}
+    answer = change(action="ramp", candidate="v2", steps=[50, 100], gate=gate, interval=0.02)
+    assert answer.json()["phase"] == "Progressing"
+    until(lambda: ask().headers["X-Model-Version"] == "v2" and change(action="resume").json()["stable"] == "v2")
+
+
+def test_users_feedback_is_noted_and_unknown_answers_are_not(live, log):
+    url, _, ask = live
+    id = ask().headers["X-Prediction-Id"]
+    for said in ({"correct": False}, {"labels": ["cat"]}, {"retry": True}):
+        assert requests.post(url + "/feedback", json={"prediction_id": id, **said}, timeout=30).status_code == 204
+    assert requests.post(url + "/feedback", json={"prediction_id": "x", "retry": True}, timeout=30).status_code == 404
+    assert requests.post(url + "/feedback", json={"prediction_id": id}, timeout=30).status_code == 422
+    assert bool(log.frame()["retry"][0]) and monitoring.SAID.keys() <= set(log.frame().columns)
+
+
+def test_pictures_in_shadow_are_paired_on_a_live_server(live, log):
+    _, change, ask = live
+    change(action="shadow", candidate="v2", percent=100)
+    ids = {
+        ask(picture=images.encode(np.full((9, 9, 3), shade, np.uint8))).headers["X-Prediction-Id"] for shade in (1, 2)
+    }
+    until(lambda: len(log.columns("id", shadow=True)["id"]) == 2)
+    assert set(log.pairs()["id"]) == ids
