@@ -24,13 +24,19 @@ class Result:
     """What the clients of one run saw. A good answer is, to the byte, the one that a lone client gets for that picture."""
 
     seconds: float = 0.0
-    latencies: list[float] = field(default_factory=list)  # of good answers, in seconds
-    wrong: int = 0  # 200, with other content: somebody else's boxes, a cut picture
+    latencies: list[float] = field(default_factory=list)  # of answers with status 200, in seconds
+    wrong: int = 0  # of these, with other content: somebody else's boxes, a cut picture
     refused: int = 0  # 503 with Retry-After
     failed: int = 0  # everything else: another status, a cut connection
 
     @property
     def rate(self) -> float:
+        """Good answers a second."""
+        return (len(self.latencies) - self.wrong) / self.seconds
+
+    @property
+    def any_rate(self) -> float:
+        """Answers with status 200 a second, good or wrong."""
         return len(self.latencies) / self.seconds
 
     def percentile(self, share: float) -> float:
@@ -82,10 +88,9 @@ async def _client(port: int, number: int, until: float, path: str, alone: dict[s
             result.failed += 1
             connection = None
             continue
-        if status == 200 and body == alone[name]:
+        if status == 200:
             result.latencies.append(time.perf_counter() - sent)
-        elif status == 200:
-            result.wrong += 1
+            result.wrong += body != alone[name]
         elif status == 503 and b"retry-after" in headers:
             result.refused += 1
         else:

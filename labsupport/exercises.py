@@ -7,10 +7,12 @@ a notebook that is run from top to bottom.
 from collections.abc import Callable
 from functools import wraps
 
+import numpy as np
 import requests
 
 from labsupport import images, paths
 from labsupport.detection import Detector
+from labsupport.gate import Gate, Outcomes
 from labsupport.running import serve
 
 
@@ -95,6 +97,37 @@ def confidence_challenge(app, ask: Callable[[str, str, float], requests.Response
         if _post(f"{url}?confidence=2", "fruits.jpg").status_code != 422:
             return "the server takes confidence=2: Query(ge=0, le=1) refuses it with 422"
     return None
+
+
+@check
+def canary_risk(answer: float) -> str | None:
+    """deployment_patterns.ipynb: the share of answers that are errors: a third of a canary's 10 %."""
+    if answer is None:
+        return "give a number between 0 and 1"
+    if abs(answer - 1 / 3) < 0.01:
+        return "that is the share among the candidate's answers: how many of all answers are its own?"
+    return None if abs(answer - 1 / 30) < 0.002 else f"{answer} is not it: 10 % of the answers, a third of those"
+
+
+@check
+def null_gate(gate: Gate) -> str | None:
+    """deployment_patterns.ipynb: a gate that rolls back who finds nothing much more often than the stable version."""
+    if gate.min_requests < 50:
+        return f"it decides on {gate.min_requests} requests: min_requests=50 at least"
+    if (verdict := gate.judge(_nulls(0.1), "v1", "v2").verdict) != "promote":
+        return f"to a candidate as good as the stable version it says {verdict}, not promote"
+    if (verdict := gate.judge(_nulls(0.5), "v1", "v2").verdict) != "rollback":
+        return f"to one that finds nothing in half of its pictures it says {verdict}: which metric, and which failure_limit?"
+    return None
+
+
+def _nulls(share: float) -> Outcomes:
+    """1,000 requests of v1, which finds nothing in one of ten, and as many of v2, which finds nothing in this share."""
+    number = np.arange(2_000)
+    version = np.where(number % 2, "v2", "v1")
+    null = number // 2 % 10 < np.where(number % 2, 10 * share, 1)
+    fine = np.zeros(2_000, bool)
+    return Outcomes(number.astype(float), version, fine, np.full(2_000, 0.01), null, fine)
 
 
 def _post(url: str, name: str) -> requests.Response:

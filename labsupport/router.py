@@ -257,6 +257,7 @@ class _Shadow:
     def _work(self) -> None:
         if sys.platform == "linux":  # where a thread has a priority of its own
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        said: set[tuple[str, str]] = set()
         while True:
             candidate, id, image, confidence, key, log = self._waiting.get()
             started, found, error = time.perf_counter(), None, None
@@ -264,7 +265,9 @@ class _Shadow:
                 found = candidate.detect(image, confidence)
             except Exception as raised:
                 error = type(raised).__name__
-                logger.warning("%s in shadow: %r", candidate.version, raised)
+                if (candidate.version, error) not in said:  # once, not with every picture
+                    said.add((candidate.version, error))
+                    logger.warning("%s in shadow: %r", candidate.version, raised)
             _note(log, id, candidate, key, time.perf_counter() - started, found, error)
 
 

@@ -8,6 +8,7 @@ from fastapi import FastAPI, HTTPException, Query, Response, UploadFile
 
 from labsupport import exercises, images, models, paths
 from labsupport.detection import draw_boxes
+from labsupport.gate import Gate
 
 
 @pytest.mark.parametrize(
@@ -100,4 +101,32 @@ LIMITED = Annotated[float, Query(ge=0, le=1)]
 )
 def test_confidence_challenge(takes, asks, verdict, detector, capsys):
     exercises.confidence_challenge(lab_app(detector, takes), asks)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [(1 / 30, "Right."), (0.033, "Right."), (None, "give a number"), (0.33, "of all answers"), (0.1, "is not it")],
+)
+def test_canary_risk(answer, verdict, capsys):
+    exercises.canary_risk(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "gate, verdict",
+    [
+        (Gate(thresholds={"null_rate": (None, 0.2)}, min_requests=50, failure_limit=0), "Right."),
+        (Gate(ratios={"null_rate": 2}, min_requests=50, failure_limit=0), "Right."),
+        (Gate(thresholds={"null_rate": (None, 0.2)}, min_requests=50), "it says hold"),
+        (
+            Gate(thresholds={"null_rate": (None, 0.05)}, failure_limit=0),
+            "as good as the stable version it says rollback",
+        ),
+        (Gate(), "half of its pictures it says promote"),
+        (Gate(min_requests=1), "min_requests=50 at least"),
+    ],
+)
+def test_null_gate(gate, verdict, capsys):
+    exercises.null_gate(gate)
     assert verdict in capsys.readouterr().out

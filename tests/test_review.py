@@ -1,0 +1,378 @@
+"""What a person answered is a label, whoever asks at the same time, and whoever is killed meanwhile.
+
+The independent reader is Python's own sqlite3 module, and the files' bytes.
+"""
+
+import gc
+import inspect
+import random
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from labsupport import review
+from labsupport.automation import Degree, Thresholds, choose_thresholds, decide
+from labsupport.detection import Box, Detection
+from labsupport.monitoring import PredictionLog
+from labsupport.review import QueueUnavailable, ReviewItem, ReviewQueue, UnknownItem
+
+UNSURE = Thresholds(low=0.1, high=0.8)
+SCRATCH = Detection("scratch", np.float32(0.6), Box(10, 20, 60, 30))
+ASSISTED = decide([SCRATCH], Degree.ASSISTANCE, UNSURE)
+SHADOWED = decide([SCRATCH], Degree.SHADOW, UNSURE)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "review.db"
+
+
+@pytest.fixture
+def queue(file):
+    with ReviewQueue(file) as opened:
+        yield opened
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """The queue's clock, which stands still until it is moved: now[0] += seconds."""
+    moment = [1_750_000_000.0]
+    monkeypatch.setattr(review.clock, "time", lambda: moment[0])
+    return moment
+
+
+def rows(file, query: str) -> list[tuple]:
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def drain(queue, answer: bool) -> None:
+    """Take item after item and say its id once it is safe: what a process of its own does."""
+    while item := queue.next():
+        if answer:
+            queue.answer(item.id, "good" if int(item.id) % 2 else "defect", person="p1")
+        print(item.id, flush=True)
+
+
+def run(file, answer: bool) -> subprocess.Popen:
+    program = f"import sys\nfrom labsupport.review import ReviewQueue\n{inspect.getsource(drain)}"
+    program += "queue = ReviewQueue(sys.argv[1])\nprint('ready', flush=True)\nsys.stdin.readline()\n"
+    program += f"drain(queue, {answer})\n"
+    command = [sys.executable, "-W", "error", "-c", program, str(file)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def start(process: subprocess.Popen) -> None:
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+# what is asked and answered
+
+
+def test_what_was_answered_is_a_label(queue, now):
+    queue.add("a", ASSISTED)
+    queue.add("b", SHADOWED)
+    queue.add("c", decide([], Degree.HUMAN_ONLY))
+    queue.add("d", decide([], Degree.FULL, UNSURE))
+    for id, label in [("c", "defect"), ("a", "good"), ("b", "defect")]:
+        now[0] += 1
+        queue.answer(id, label, person="p7" if id == "a" else None)
+    frame = queue.labels()
+    assert frame["id"].tolist() == ["a", "b", "c"]  # in the order in which they came; d was not answered
+    assert frame["label"].tolist() == ["good", "defect", "defect"]
+    assert frame["confidence"].tolist()[:2] == [float(SCRATCH.confidence)] * 2
+    assert np.isnan(frame["confidence"][2])
+    assert frame["opinion"].tolist()[:2] == ["defect", "defect"]
+    assert frame["opinion"].isna().tolist() == [False, False, True]
+    assert frame["shown"].isna().tolist() == [False, True, True]
+    assert frame["degree"].tolist() == ["assistance", "shadow", "human_only"]
+    assert frame["person"][0] == "p7"
+    assert [moment.timestamp() - now[0] for moment in frame["time"]] == [-1, 0, -2]
+    assert frame["answers"].tolist() == [1, 1, 1]
+
+
+def test_without_answers_the_frame_is_empty_and_has_its_columns(queue):
+    queue.add("a", ASSISTED)
+    frame = queue.labels()
+    expected = ["id", "confidence", "label", "opinion", "shown", "degree", "person", "time", "answers"]
+    assert (len(frame), list(frame.columns)) == (0, expected)
+    assert (frame["confidence"].dtype, str(frame["time"].dt.tz)) == (float, "UTC")
+
+
+def test_in_shadow_mode_and_in_an_audit_a_person_sees_nothing_of_the_model(queue):
+    decisions = {"assisted": ASSISTED, "shadowed": SHADOWED, "audited": decide([SCRATCH], Degree.FULL, UNSURE)}
+    for id, decision in decisions.items():
+        queue.add(id, decision, picture=id.encode())
+    seen = Detection("scratch", float(SCRATCH.confidence), SCRATCH.box)
+    assert queue.next() == ReviewItem("assisted", "defect", (seen,), b"assisted")
+    assert queue.next() == ReviewItem("shadowed", None, (), b"shadowed")
+    assert queue.next() == ReviewItem("audited", None, (), b"audited")
+
+
+def test_another_answer_corrects_and_both_are_kept(file, queue, now):
+    queue.add("a", ASSISTED)
+    queue.answer("a", "good", person="p1")
+    now[0] += 60
+    queue.answer("a", "defect", person="p2")
+    assert queue.labels()[["label", "person", "answers"]].to_numpy().tolist() == [["defect", "p2", 2]]
+    kept = rows(file, "SELECT label, person, time FROM review_answers ORDER BY row")
+    assert kept == [("good", "p1", now[0] - 60), ("defect", "p2", now[0])]
+    assert queue.waiting() == 0
+
+
+def test_shadow_labels_choose_thresholds(queue):
+    rng = np.random.default_rng(0)
+    confidences = rng.random(250).round(3)
+    for number, confidence in enumerate(confidences):
+        queue.add(str(number), decide([Detection("scratch", confidence, SCRATCH.box)], Degree.SHADOW))
+        queue.answer(str(number), "defect" if confidence > 0.5 else "good")
+    queue.add("seen", ASSISTED)
+    queue.answer("seen", "good")
+    frame = queue.labels().query("degree == 'shadow'")
+    chosen = choose_thresholds(frame["label"] == "defect", frame["confidence"], max_error=0.05)
+    assert chosen == choose_thresholds(confidences > 0.5, confidences, max_error=0.05)
+
+
+# one person at a time
+
+
+def test_the_oldest_comes_first_and_to_one_person_only(queue, file):
+    for number in range(3):
+        queue.add(str(number), ASSISTED)
+    other = ReviewQueue(file)
+    assert [queue.next().id, other.next().id, queue.next().id] == ["0", "1", "2"]
+    assert queue.next() is other.next() is None
+    assert queue.waiting() == 3
+
+
+def test_an_item_that_nobody_answered_in_time_is_handed_out_again(file, now):
+    queue, patient = ReviewQueue(file, lease=60), ReviewQueue(file, lease=600)
+    for id in "ab":
+        queue.add(id, ASSISTED)
+    assert (queue.next().id, patient.next().id) == ("a", "b")
+    now[0] += 59.9
+    assert queue.next() is None
+    now[0] += 0.1
+    assert queue.next().id == "a"
+    now[0] += 540
+    assert [queue.next().id, queue.next().id, queue.next()] == ["a", "b", None]
+
+
+def test_what_was_answered_is_not_handed_out_again(queue, now):
+    queue.add("a", ASSISTED)
+    queue.add("b", ASSISTED)
+    queue.next()
+    queue.answer("a", "good")
+    queue.answer("b", "good")  # without having been handed out
+    now[0] += 10_000
+    assert queue.next() is None
+    assert queue.waiting() == 0
+
+
+def test_an_answer_that_comes_late_counts(queue, now):
+    queue.add("a", ASSISTED)
+    queue.next()
+    now[0] += 601
+    queue.next()
+    queue.answer("a", "defect", person="late")
+    now[0] += 601
+    assert queue.next() is None
+    assert queue.labels()["person"].tolist() == ["late"]
+
+
+def test_processes_share_the_queue_and_none_gets_what_another_has(file, queue):
+    for number in range(120):
+        queue.add(str(number), ASSISTED)
+    processes = [run(file, answer=number == 0) for number in range(3)]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            start(process)
+        handed = [process.communicate(timeout=60)[0].split() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert sum(map(len, handed)) == 120
+    assert set().union(*handed) == {str(number) for number in range(120)}
+    assert sorted(queue.labels()["id"]) == sorted(handed[0])
+
+
+def test_threads_share_a_queue(queue):
+    for number in range(60):
+        queue.add(str(number), ASSISTED)
+
+    def take(_) -> str:
+        item = queue.next()
+        queue.answer(item.id, "good")
+        return item.id
+
+    with ThreadPoolExecutor(8) as pool:
+        handed = Counter(pool.map(take, range(60)))
+    assert set(handed.values()) == {1}
+    assert len(queue.labels()) == 60
+
+
+def test_many_may_open_a_new_file_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(10):
+            opened = list(pool.map(ReviewQueue, [tmp_path / f"{number}.db"] * 8))
+            opened[0].add("a", ASSISTED)
+            assert {queue.waiting() for queue in opened} == {1}
+
+
+# nothing is lost
+
+
+def test_kill_9_loses_nothing_that_was_answered(file, queue):
+    for number in range(1000):
+        queue.add(str(number), ASSISTED)
+    many, answered = random.Random(7), []
+    for _ in range(3):
+        with run(file, answer=True) as process:
+            assert process.stdout.readline() == "ready\n"
+            start(process)
+            said = "".join(process.stdout.readline() for _ in range(many.randint(1, 20)))
+            process.kill()  # SIGKILL
+            said += process.stdout.read()
+        assert process.returncode == -9
+        answered += said[: said.rfind("\n") + 1].split()
+        frame = queue.labels()
+        kept = dict(zip(frame["id"], frame["label"], strict=True))
+        assert {id: kept.get(id) for id in answered} == {id: "good" if int(id) % 2 else "defect" for id in answered}
+        assert len(kept) - len(answered) <= 3  # answered, and killed before it could say so
+        assert queue.waiting() == 1000 - len(kept)
+        assert rows(file, "PRAGMA integrity_check") == [("ok",)]
+    assert 3 <= len(answered) < 1000
+    assert queue.next().id not in kept
+    assert rows(file, "SELECT count(*) FROM review_items WHERE waiting AND leased_until > 0")[0][0] <= 4
+
+
+def test_to_add_the_same_again_changes_nothing_and_something_else_is_refused(queue):
+    queue.add("a", ASSISTED, b"picture")
+    queue.answer("a", "good")
+    queue.add("a", ASSISTED, b"picture")
+    assert (queue.waiting(), len(queue.labels())) == (0, 1)
+    for other in [(SHADOWED, b"picture"), (ASSISTED, b"another"), (ASSISTED, None)]:
+        with pytest.raises(ValueError, match="a is in the queue already"):
+            queue.add("a", *other)
+
+
+def test_a_call_that_fails_leaves_nothing_behind(file, queue, monkeypatch):
+    queue.add("a", ASSISTED)
+    monkeypatch.setattr(review.clock, "time", lambda: None)  # time may not be NULL
+    with pytest.raises(QueueUnavailable, match="NOT NULL"):
+        queue.answer("a", "good")
+    assert rows(file, "SELECT waiting FROM review_items") == [(1,)]
+
+
+# privacy
+
+
+def test_a_picture_is_kept_only_if_given_and_is_gone_once_forgotten(tmp_path, file, queue):
+    secret = random.Random(1).randbytes(50_000)
+    queue.add("a", ASSISTED, picture=secret)
+    queue.add("b", ASSISTED)
+    queue.answer("a", "good", person="somebody-17")
+    assert (queue.picture("a"), queue.picture("b")) == (secret, None)
+    queue.forget("a")
+    queue.forget("never there")
+    left = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert file.name in {path.name for path in tmp_path.iterdir()}
+    for trace in (secret[:64], secret[30_000:30_064], secret[-64:], b"somebody-17"):
+        assert trace not in left
+    assert (queue.next().id, len(queue.labels())) == ("b", 0)
+    with pytest.raises(UnknownItem, match="a is not in"):
+        queue.picture("a")
+
+
+def test_a_new_file_is_its_owners_only(file, queue):
+    queue.add("a", ASSISTED)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+# bad input and bad files
+
+
+@pytest.mark.parametrize("label", ["Good", "", None, True])
+def test_another_label_is_refused(queue, label):
+    queue.add("a", ASSISTED)
+    with pytest.raises(ValueError, match="say good or defect"):
+        queue.answer("a", label)
+    assert queue.waiting() == 1
+
+
+def test_what_is_not_in_the_queue_cannot_be_answered(queue, file):
+    with pytest.raises(UnknownItem, match="x is not in"):
+        queue.answer("x", "good")
+    assert rows(file, "SELECT * FROM review_answers") == []
+
+
+def test_a_picture_is_bytes(queue):
+    with pytest.raises(TypeError, match="picture is a ndarray: give the bytes"):
+        queue.add("a", ASSISTED, picture=np.zeros((2, 2, 3), np.uint8))
+    assert queue.waiting() == 0
+
+
+@pytest.mark.parametrize("lease", [0, -1, float("nan")])
+def test_a_lease_is_some_time(file, lease):
+    with pytest.raises(ValueError, match="lease"):
+        ReviewQueue(file, lease)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(QueueUnavailable, match=r"nowhere/review.db: No such file or directory: name a file"):
+        ReviewQueue(tmp_path / "nowhere" / "review.db")
+
+
+def test_what_is_no_sqlite_file_is_refused_and_left_as_it_is(file):
+    file.write_bytes(b"not a database, and longer than SQLite's header of a hundred bytes " * 3)
+    before = file.read_bytes()
+    with pytest.raises(QueueUnavailable, match="not a database"):
+        ReviewQueue(file)
+    assert file.read_bytes() == before
+
+
+def test_another_programs_file_is_refused_and_left_as_it_is(file):
+    with PredictionLog(f"sqlite:///{file}"):
+        pass
+    before = rows(file, "SELECT name FROM sqlite_master")
+    with pytest.raises(QueueUnavailable, match="another program"):
+        ReviewQueue(file)
+    assert rows(file, "SELECT name FROM sqlite_master") == before
+
+
+def test_a_newer_queue_is_refused(file, queue):
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    with pytest.raises(QueueUnavailable, match="newer version"):
+        ReviewQueue(file)
+
+
+def test_a_queue_lets_go_of_its_file_when_nobody_holds_it(tmp_path, file):
+    ReviewQueue(file).add("a", ASSISTED)
+    gc.collect()
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]  # the last to close tidies the log away
+
+
+def test_a_queue_that_another_process_keeps_locked_says_so(file, queue, monkeypatch):
+    monkeypatch.setattr(review, "BUSY", 0.05)
+    impatient = ReviewQueue(file)
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises(QueueUnavailable, match="locked"):
+            impatient.add("a", ASSISTED)
+    impatient.add("a", ASSISTED)
+    assert queue.next().id == "a"
+    impatient.close()
+    impatient.close()
+    with pytest.raises(QueueUnavailable, match="closed"):
+        impatient.next()
