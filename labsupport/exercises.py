@@ -11,6 +11,7 @@ import numpy as np
 import requests
 
 from labsupport import images, paths
+from labsupport.automation import error_bound
 from labsupport.detection import Detector
 from labsupport.gate import Gate, Outcomes
 from labsupport.running import serve
@@ -107,6 +108,16 @@ def canary_risk(answer: float) -> str | None:
     if abs(answer - 1 / 3) < 0.01:
         return "that is the share among the candidate's answers: how many of all answers are its own?"
     return None if abs(answer - 1 / 30) < 0.002 else f"{answer} is not it: 10 % of the answers, a third of those"
+
+
+@check
+def error_free_decisions(answer: int) -> str | None:
+    """automation.ipynb: how many decisions without an error promise at most 1 % errors with 95 % confidence."""
+    if not isinstance(answer, int):
+        return "give a whole number"
+    if (bound := error_bound(0, answer)) > 0.01:
+        return f"{answer} decisions without an error may still hide an error rate of {bound:.2%}"
+    return None if error_bound(0, answer - 1) > 0.01 else "that is enough, and so is one less"
 
 
 @check

