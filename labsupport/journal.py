@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from labsupport.sqlite import write_ahead
+
 
 class JournalUnavailable(OSError):
     """The file cannot be opened or written, or it is no journal."""
@@ -50,7 +52,7 @@ class Journal:
         self._lock = threading.Lock()
         try:
             self._file = sqlite3.connect(path or ":memory:", timeout=5, isolation_level=None, check_same_thread=False)
-            self._file.execute("PRAGMA journal_mode=WAL")
+            write_ahead(self._file)
             self._file.execute("CREATE TABLE IF NOT EXISTS states (number INTEGER PRIMARY KEY, state TEXT NOT NULL)")
             self._seen, self._state = self._look()
             if self._state is None:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DatabaseError
 
 from labsupport import agreement
 from labsupport.detection import Box, Detection
+from labsupport.sqlite import write_ahead
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -404,7 +405,7 @@ def _open(url: str) -> sql.Engine:
 def _prepare(connection: sql.Connection, file: Path) -> None:
     """Make the tables if the file is new or old, once, whoever else opens it now; refuse a file that is not ours."""
     if _schema(connection) in (NEW, OLD):
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # kept in the file, as the version is
+        write_ahead(connection.connection.driver_connection)  # kept in the file, as the version is
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         if (found := _schema(connection)) in (NEW, OLD):
             if found == OLD:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from labsupport.automation import Decision
 from labsupport.detection import Box, Detection
+from labsupport.sqlite import write_ahead
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -221,7 +222,7 @@ class ReviewQueue:
             if connection.execute(FOUND).fetchone() not in (NEW, OURS):
                 raise QueueUnavailable(f"{self.path} is of another program or of a newer version: name another file")
             connection.execute("PRAGMA secure_delete=ON")
-            connection.execute("PRAGMA journal_mode=WAL")
+            write_ahead(connection)
             connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
 
     @contextmanager

@@ -80,7 +80,8 @@ def test_whatever_is_no_picture_is_refused_as_documented(case, both_models, cont
 )
 def test_what_happens_only_at_times_is_documented_too(server, monkeypatch, status, model, change):
     monkeypatch.setattr(*change)
-    picture = {"file": (paths.IMAGES / "clock.png").read_bytes()}
+    # with 2 MB of nothing behind it: that cannot have arrived as a whole before the first clock is looked at
+    picture = {"file": (paths.IMAGES / "clock.png").read_bytes() + bytes(2_000_000)}
     case = schema["/detect"]["POST"].Case(query={"model": model}, body=picture, media_type="multipart/form-data")
     # excluded because here a 503 is the right answer
     answer = case.call_and_validate(base_url=server.url, excluded_checks=[not_a_server_error])
