@@ -42,12 +42,12 @@ lab: weights
 serve: weights
 	$(BIN)/labsupport serve --port $(PORT)
 
-test: weights
+test: weights .venv-oracle/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: weights .venv-bench/installed
+bench: weights .venv-bench/installed .venv-oracle/installed
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 # what the server is measured beside, in an environment of its own: several hundred megabytes that nobody else needs
@@ -56,14 +56,21 @@ bench: weights .venv-bench/installed
 	.venv-bench/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes --requirement requirements-bench.lock
 	touch $@
 
+# what the drift helpers are checked and measured beside
+.venv-oracle/installed: requirements-oracle.lock
+	$(PYTHON) -m venv --clear .venv-oracle
+	.venv-oracle/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes --requirement requirements-oracle.lock
+	touch $@
+
 LOCK := .venv/uv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-	--no-emit-index-url --upgrade --quiet pyproject.toml
+	--no-emit-index-url --upgrade --quiet
 
 lock: env
 	$(BIN)/python -m pip --quiet --disable-pip-version-check install --target .venv/uv uv
-	$(LOCK) --extra lab --extra edge --extra test --output-file requirements.lock
-	$(LOCK) --extra bench --output-file requirements-bench.lock
+	$(LOCK) pyproject.toml --extra lab --extra edge --extra test --output-file requirements.lock
+	$(LOCK) pyproject.toml --extra bench --output-file requirements-bench.lock
+	$(LOCK) --group oracle --output-file requirements-oracle.lock
 
 clean:
-	rm -rf .venv .venv-bench *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-oracle *.egg-info .pytest_cache .ruff_cache
 	find images_with_boxes images_uploaded -type f ! -name .gitignore -delete

