@@ -1,232 +1,316 @@
-"""Small worlds that are made up by a program, so that the truth is known and the drift happens when we say.
+"""Small worlds that are made up by a program, so that the truth is known and the world changes when we say.
 
-`inspection` is the factory of the lectures: a camera above a line takes pictures of phones, and some phones are scratched.
-What the world looks like may change (*data drift*: `lighting`, `scratch_size`), and what counts as a defect may change
-(*concept drift*: `smallest_defect`). None of it was measured anywhere: it shows how methods behave, not how phones are.
+*Data drift*: the inputs x change, and what y is, given x, stays. *Concept drift*: what y is, given x, changes, and x stays
+(virtual and real drift in Gama et al., 2014, "A survey on concept drift adaptation"). A world does one, both or none, at a
+row and a speed that we choose (`When`), and says what it did (`Stream`). The same seed gives the same chances in all of
+them: with concept drift x is the very same as with none. `inspection`, the factory of the lectures, is drawn in `phones`.
+Nothing here was measured anywhere: the numbers were chosen by us, and show how methods behave, not how houses, customers
+or spammers do.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
-import cv2
 import numpy as np
 
-from labsupport.detection import Box
+from labsupport import images, paths
+from labsupport.phones import SIZE, Inspection, Scratch, inspection
 
-SIZE = 128  # pixels: pictures are square
-NOISE = 4.0  # gray levels of 0 to 255: standard deviation of what the sensor adds to each channel of each pixel
-BODIES = (
-    (205, 203, 200),
-    (45, 43, 42),
-    (140, 172, 198),
-    (150, 105, 62),
-    (62, 58, 150),
-)  # silver, black, gold, blue, red
-GRID = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), axis=2).astype(np.float32)  # x and y of every pixel
+if TYPE_CHECKING:
+    import pandas as pd
 
+__all__ = ["SIZE", "Inspection", "Photos", "Scratch", "Stream", "When", "churn", "fraud"]
+__all__ += ["house_prices", "inspection", "photos", "spam", "vocabulary"]
 
-@dataclass(frozen=True)
-class Scratch:
-    """One scratch: the points (K, 2), x and y in pixels, between which its line runs."""
-
-    line: np.ndarray
-    width: float  # pixels
-
-    @property
-    def length(self) -> float:
-        """Pixels along the line."""
-        return float(np.linalg.norm(np.diff(self.line, axis=0), axis=1).sum())
-
-    @property
-    def box(self) -> Box:
-        """The box that holds every pixel of it, the blur of the lens included."""
-        margin = self.width / 2 + 2
-        left, top = np.floor(self.line.min(axis=0) - margin).clip(0).astype(int).tolist()
-        right, bottom = np.ceil(self.line.max(axis=0) + margin + 1).clip(max=SIZE).astype(int).tolist()
-        return Box(left, top, right, bottom)
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """Pictures of phones, and the truth about them. Made by `inspection`."""
-
-    images: np.ndarray  # uint8, (N, 128, 128, 3), BGR
-    scratches: list[list[Scratch]]  # of each picture
-    smallest_defect: float  # pixels: the definition; `dataclasses.replace` gives the same pictures another one
-
-    @property
-    def boxes(self) -> list[list[Box]]:
-        """The boxes of each picture's scratches, whether they count or not."""
-        return [[scratch.box for scratch in scratches] for scratches in self.scratches]
-
-    @property
-    def lengths(self) -> list[list[float]]:
-        """The lengths of each picture's scratches, in pixels."""
-        return [[scratch.length for scratch in scratches] for scratches in self.scratches]
-
-    @property
-    def truth(self) -> np.ndarray:
-        """Bool, (N,): is this phone a defect, by the definition in force?"""
-        return np.array([max(lengths, default=-1.0) >= self.smallest_defect for lengths in self.lengths], bool)
+KINDS, SPEEDS = ("none", "data", "concept", "both"), ("sudden", "gradual", "recurring")
+COMMON, WORDS, LONGEST = 10, 500, 40  # of `vocabulary`: words that say nothing, words known before, words in a text
+STYLES = {  # of `spam`: which words the mails are made of
+    "offer": ["free", "prize", "cash", "discount", "bonus", "credit", "click", "winner", "deal", "cheap"],
+    "work": ["meeting", "report", "budget", "project", "invoice", "draft", "deadline", "agenda", "contract", "office"],
+    "chat": ["hello", "dinner", "weekend", "photo", "birthday", "holiday", "match", "music", "kids", "thanks"],
+}
+STYLE = {True: np.array([0.8, 0.1, 0.1]), False: np.array([0.1, 0.5, 0.4])}  # share of each among spam and honest mail
+OBJECTS = {  # of `photos`: what is to be seen in each, whether a detector finds it or not
+    "apple.jpg": ("apple",),
+    "cat.png": ("cat",),
+    "clock.png": ("clock",),
+    "far_stop_sign.png": ("stop sign",),
+    "fruits.jpg": ("banana", "orange"),
+    "gallery.jpg": ("apple", "cat", "cup", "orange", "person"),
+    "grace_hopper.jpg": ("person", "tie"),
+    "oranges.png": ("orange",),
+    "person_dog.jpg": ("dog", "horse", "person"),
+    "photographer.png": ("person",),
+    "stop_sign.png": ("stop sign",),
+    "street_1.jpg": ("car", "person"),
+    "street_2.jpg": ("car", "person"),
+    "traffic_light.png": ("traffic light",),
+    "two_clocks.png": ("clock",),
+}  # red_ball.png is left out: detectors call it an apple, and we cannot call that the truth
+STREET = ("car", "person")  # in every frame of images/street; besides a van, which is a car or a truck as one likes
 
 
-def inspection(
-    count: int,
-    seed: int = 0,
-    *,
-    lighting: float | tuple[float, float, float] = 1.0,
-    scratch_share: float = 0.3,
-    scratch_size: float = 1.0,
-    smallest_defect: float = 0.0,
-    noise: float = NOISE,
-) -> Inspection:
-    """Draw `count` pictures of phones, about `scratch_share` (0 to 1) of them scratched.
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """N rows in the order of time, and the truth about them. A model may see `frame`, and `target` once it is known.
 
-    - `lighting`: how much light there is, 1.0 as it should be; three numbers (blue, green, red) for lamps of another colour
-    - `scratch_size`: a factor on the length of scratches (usually 12 to 45 pixels) and on their width
-    - `smallest_defect`: pixels; a phone is a defect if it has a scratch at least this long, at 0.0 if it has any
-    - `noise`: standard deviation of the sensor's noise, in gray levels
-
-    A seed gives the same pictures every time, and the first ones of a longer series are those of a shorter one. The seed
-    settles phone, dust, scratch and noise separately: change one of the other parameters and all else in the picture
-    stays as it was. Glare, dust, hairs and lint are on most phones and are no defects. About 1 ms a picture.
-    Raises ValueError for a number out of range.
-
-    >>> day = inspection(200, seed=1)
-    >>> day.images.shape, int(day.truth.sum())
-    ((200, 128, 128, 3), 57)
-    >>> from dataclasses import replace
-    >>> int(replace(day, smallest_defect=20).truth.sum())  # concept drift: the same pictures, fewer defects
-    28
-    >>> night = inspection(200, seed=1, lighting=0.5)  # data drift: other pictures, the same truth
-    >>> round(float(night.images.mean() / day.images.mean()), 1), bool((night.truth == day.truth).all())
-    (0.5, True)
+    >>> stream = churn(4000, seed=1, drift="concept")
+    >>> error = np.abs(stream.expected - stream.before)  # of a model that knew all there was to know before the change
+    >>> [round(float(part.mean()), 2) for part in np.split(error, stream.drifts)]
+    [0.0, 0.1]
     """
-    light = np.broadcast_to(np.asarray(lighting, np.float32), 3)
-    if count < 0 or not 0 <= scratch_share <= 1 or scratch_size <= 0 or noise < 0 or (light < 0).any():
-        raise ValueError("count, lighting and noise are never negative, scratch_share is 0 to 1, scratch_size above 0")
-    pictures, scratches = np.empty((count, SIZE, SIZE, 3), np.uint8), []
-    for index in range(count):
-        scene, damage, sensor = (np.random.default_rng([seed, index, part]) for part in range(3))
-        phone = _Phone(scene)
-        scratches.append(phone.scratch(damage, scratch_size) if damage.random() < scratch_share else [])
-        pictures[index] = _photograph(phone.image, light * np.float32(phone.exposure), noise, sensor)
-    return Inspection(pictures, scratches, smallest_defect)
+
+    frame: "pd.DataFrame"  # the features x, one row a sample
+    target: np.ndarray  # (N,): y
+    drifts: list[int]  # the rows at which the world changes, or begins to
+    kind: str  # what changes: "none", "data", "concept", "both"; in `spam` "prior" in place of "data"
+    regime: np.ndarray  # bool, (N,): is the row from the new world?
+    before: np.ndarray  # (N,): E[y|x] as it was in the old world; for classes that is P(y|x)
+    after: np.ndarray  # (N,): E[y|x] as it is in the new world; the same unless the concept changes
+
+    @property
+    def expected(self) -> np.ndarray:
+        """E[y|x] in the world that each row is from, (N,): no model can know more of y than this."""
+        return np.where(self.regime, self.after, self.before)
 
 
-class _Phone:
-    """A phone on the line, drawn from the belt upwards: `image`, float32, (128, 128, 3), gray levels in good light."""
+class When(TypedDict, total=False):
+    """When a world changes. Every world takes these by name, and raises ValueError where they make no sense.
 
-    def __init__(self, random: np.random.Generator) -> None:
-        self.exposure = random.normal(1, 0.05)  # no two pictures are lit quite alike
-        self.half = random.uniform(52, 58) * np.array([0.52, 1.0])  # half of width and height, pixels
-        self.centre = SIZE / 2 + random.normal(0, 1.5, 2)
-        self.angle = np.radians(random.uniform(-7, 7))
-        self.image = _belt(random)
-        self._body(random)
-        self._glare(random)
-        self._litter(random)
+    - `speed`: "sudden" (the default): the rows from `at` on are from the new world. "gradual": the share of such rows grows
+      in `width` equal steps from 0 before row `at` to 1. "recurring": from `at` on the new world and the old one
+      take turns, `period` rows each.
+    - `at`: a row, counted from 0, which may itself be 0; in the middle if not given
+    - `width`, `period`: rows
 
-    def scratch(self, random: np.random.Generator, size: float) -> list[Scratch]:
-        """Draw one scratch, sometimes two or three."""
-        scratches = []
-        for _ in range(1 + random.binomial(2, 0.12)):
-            line, width = self._place(self._crack(random, size)), random.uniform(1.1, 2.0) * size
-            fading = random.uniform(0.4, 1, len(line) - 1)  # a scratch is not equally deep everywhere
-            _stroke(self.image, line, width, random.uniform(60, 140), fading)
-            scratches.append(Scratch(line, width))
-        return scratches
+    >>> fraud(10, drift="data", at=4, speed="recurring", period=2).regime.astype(int).tolist()
+    [0, 0, 0, 0, 1, 1, 0, 0, 1, 1]
+    """
 
-    def _crack(self, random: np.random.Generator, size: float) -> np.ndarray:
-        """The points of a scratch, seen from the middle of the phone: jagged, bent, and no further than the phone's edge."""
-        length = np.exp(random.uniform(np.log(12), np.log(45))) * size
-        steps = max(2, round(length / 4))
-        bend = np.linspace(-1, 1, steps) * random.normal(0, 0.5)
-        heading = random.uniform(0, 2 * np.pi) + bend + random.normal(0, 0.35, steps)
-        moves = length / steps * np.stack([np.cos(heading), np.sin(heading)], axis=1)
-        start = random.uniform(-0.85, 0.85, 2) * self.half
-        points = np.vstack([start, start + moves.cumsum(axis=0)])
-        outside = (np.abs(points) > 0.97 * self.half).any(axis=1)
-        return points[: max(2, outside.argmax())] if outside.any() else points
-
-    def _place(self, points: np.ndarray) -> np.ndarray:
-        """From the phone's coordinates, whose origin is its middle, to the picture's."""
-        cosine, sine = np.cos(self.angle), np.sin(self.angle)
-        return points @ np.array([[cosine, sine], [-sine, cosine]]) + self.centre
-
-    def _body(self, random: np.random.Generator) -> None:
-        """Frame, rim and screen; speaker and camera."""
-        rim = np.array(BODIES[random.integers(len(BODIES))]) * random.uniform(0.85, 1.1)
-        glass = random.uniform(18, 38) * np.array([1.12, 1.0, 0.94])
-        for inset, radius, tone in ((-1.2, 11, rim * 0.45), (0, 10, rim), (3.2, 7, glass)):
-            _fill(self.image, self._rounded(self.half - inset, radius), tone)
-        self.image = self.image.astype(np.float32)
-        upper = self._place(np.array([[-5.0, 8], [5, 8], [10, 8], [9.6, 7.6]]) - (0, self.half[1]))
-        _stroke(self.image, upper[:2], 1.8, 30)
-        _stroke(self.image, upper[[2, 2]], 5, -16)
-        _stroke(self.image, upper[[3, 3]], 1, 80)
-
-    def _rounded(self, half: np.ndarray, radius: float) -> np.ndarray:
-        """The outline, in the picture, of a rectangle with round corners around the phone's middle."""
-        turns = np.radians(np.arange(7.5, 360, 15))
-        arc = np.stack([np.cos(turns), np.sin(turns)], axis=1)
-        return self._place(np.sign(arc) * (half - radius) + arc * radius)
-
-    def _glare(self, random: np.random.Generator) -> None:
-        """Lamps mirrored in the glass: bands across it, some as narrow as a scratch, but straight and soft."""
-        glow = np.zeros((SIZE, SIZE), np.float32)
-        wide, narrow = random.binomial(2, (0.6, 0.25))
-        for width in (*random.uniform(5, 18, wide), *random.uniform(0.3, 1.5, narrow)):
-            angle = self.angle + random.uniform(0.5, 1.1) * random.choice([-1, 1])
-            across = np.array([np.cos(angle), np.sin(angle)], np.float32)
-            place = self.centre + random.uniform(-0.6, 0.6, 2) * self.half
-            away = np.abs((GRID - place.astype(np.float32)) @ across)
-            glow += random.uniform(10, 45) * (1 - (away - float(width)) / random.uniform(1.5, 4)).clip(0, 1)
-        glow *= _fill(np.zeros((SIZE, SIZE), np.uint8), self._rounded(self.half - 3.2, 7), [1])  # the screen
-        self.image += cv2.merge([glow] * 3)
-
-    def _litter(self, random: np.random.Generator) -> None:
-        """Dust, hairs (dark) and lint (light): nothing that a cloth would not take away."""
-        specks = random.poisson(8)
-        rows, columns = random.integers(SIZE, size=(2, specks))
-        self.image[rows, columns] += random.uniform(30, 140, (specks, 1))
-        for _ in range(random.binomial(3, 0.3)):
-            start, end = random.uniform(10, SIZE - 10, (2, 2))
-            knee = (start + end) / 2 + random.normal(0, 22, 2)
-            t = np.linspace(0, random.uniform(0.3, 0.6), 10)[:, np.newaxis]
-            curl = (1 - t) ** 2 * start + 2 * t * (1 - t) * knee + t**2 * end  # part of a Bezier curve
-            _stroke(self.image, curl, random.uniform(0.8, 1.3), random.choice([-45, 18, 30]))
+    speed: str
+    at: int
+    width: int
+    period: int
 
 
-def _belt(random: np.random.Generator) -> np.ndarray:
-    """The belt under the phones, uint8: dark rubber with ribs."""
-    rows = np.arange(SIZE) + random.uniform(0, 12)
-    ribs = random.uniform(70, 95) + 6 * np.sin(rows * 2 * np.pi / 12)
-    return np.broadcast_to(ribs[:, np.newaxis, np.newaxis], (SIZE, SIZE, 3)).astype(np.uint8)
+class _Plan(NamedTuple):
+    share: np.ndarray  # (N,): how likely each row is to be from the new world
+    regime: np.ndarray  # bool, (N,): whether it is
+    drifts: list[int]
+    moved: np.ndarray  # bool, (N,): whether its x is
+    concept: bool  # whether what y is, given x, changes
 
 
-def _fill(image: np.ndarray, outline: np.ndarray, tone: Sequence[float]) -> np.ndarray:
-    """Paint the inside of an outline (K, 2) into a picture of uint8."""
-    sixteenths = np.rint(outline * 16).astype(np.int32)  # OpenCV takes whole numbers; four bits may be the fraction
-    return cv2.fillPoly(image, [sixteenths], [float(t) for t in tone], cv2.LINE_AA, shift=4)
+def _plan(count: int, seed: int, drift: str, kinds: tuple = KINDS, **when: Unpack[When]) -> _Plan:
+    """Which rows are from the new world. Raises ValueError for what makes no sense."""
+    if drift not in kinds:
+        raise ValueError(f"drift={drift!r}: in this world there is {', '.join(kinds)}")
+    share, drifts = _share(count, **when)
+    if drift == "none":
+        share, drifts = np.zeros(count), []
+    regime = np.random.default_rng([seed, 0]).random(count) < share
+    return _Plan(share, regime, drifts, regime & (drift != "concept"), drift in ("concept", "both"))
 
 
-def _stroke(
-    image: np.ndarray, line: np.ndarray, width: float, strength: float, fading: np.ndarray | float = 1.0
-) -> None:
-    """Add a line (K, 2) to a picture: `strength` gray levels, times `fading` (0 to 1), one number for each piece of it."""
-    left, top = np.floor(line.min(axis=0) - width).clip(0, SIZE).astype(int)
-    right, bottom = np.ceil(line.max(axis=0) + width + 1).clip(0, SIZE).astype(int)
-    start, piece = line[:-1].astype(np.float32), np.diff(line, axis=0).astype(np.float32)
-    pixels = GRID[top:bottom, left:right, np.newaxis] - start
-    along = (pixels * piece).sum(axis=3) / ((piece**2).sum(axis=1) + np.float32(1e-9))
-    off = pixels - along.clip(0, 1)[..., np.newaxis] * piece
-    cover = (width / 2 + 0.5 - np.hypot(off[..., 0], off[..., 1])).clip(0, 1) * fading
-    image[top:bottom, left:right] += strength * cover.max(axis=2, keepdims=True)
+def _share(count, *, speed="sudden", at=None, width=None, period=None) -> tuple[np.ndarray, list[int]]:
+    """How likely each row is to be from the new world, and where that changes."""
+    rows = {"count": count, "at": at, "width": width, "period": period}
+    if wrong := [name for name, value in rows.items() if not isinstance(value, int | np.integer | None)]:
+        raise ValueError(f"{', '.join(wrong)}: give a whole number of rows")
+    at = count // 2 if at is None else at
+    if not 0 <= at < count:
+        raise ValueError(f"count={count}, at={at}: give at least one row, and let the world change at one of them")
+    if speed not in SPEEDS:
+        raise ValueError(f"speed={speed!r}: a world changes {', '.join(SPEEDS)}")
+    for name, value, needs in (("width", width, "gradual"), ("period", period, "recurring")):
+        if value is not None and speed != needs:
+            raise ValueError(f"{name}={value} goes with speed={needs!r}, not with {speed!r}")
+        if speed == needs and (value is None or value < 1):
+            raise ValueError(f"speed={speed!r}, {name}={value}: give the {name}, 1 row or more")
+    since = np.arange(count) - at
+    if speed == "gradual":
+        return ((since + 1) / width).clip(0, 1), [at]
+    if speed == "recurring":
+        return ((since >= 0) & (since // period % 2 == 0)).astype(float), list(range(at, count, period))
+    return (since >= 0).astype(float), [at]
 
 
-def _photograph(scene: np.ndarray, light: np.ndarray, noise: float, random: np.random.Generator) -> np.ndarray:
-    """What the camera makes of it, uint8: a lens that is not quite sharp, light, a sensor's noise."""
-    seen = cv2.transform(cv2.GaussianBlur(scene, (3, 3), 0.6), np.diag(light))
-    grain = np.float32(noise) * random.standard_normal(scene.shape, np.float32)
-    return cv2.add(seen, grain, dtype=cv2.CV_8U)  # rounds, and stays within 0 to 255
+def _stream(x: dict, y: np.ndarray, plan: _Plan, drift: str, before: np.ndarray, after: np.ndarray) -> Stream:
+    import pandas as pd
+
+    return Stream(pd.DataFrame(x), y, plan.drifts, drift, plan.regime, before, after)
+
+
+def _generators(seed: int, count: int) -> list[np.random.Generator]:
+    """One for each thing that is drawn, so that no other change moves it, and a longer series begins with a shorter one."""
+    return [np.random.default_rng([seed, part]) for part in range(1, count + 1)]
+
+
+def _sigmoid(logit: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logit))
+
+
+def house_prices(count: int, seed: int = 0, *, drift: str = "both", **when: Unpack[When]) -> Stream:
+    """Houses and what each was sold for, in euros.
+
+    size = 90 exp(0.3 z) square metres; rooms = size / 25 + 0.8 z, rounded, at least 1; age from 0 to 60 years and distance
+    to the centre from 0 to 20 kilometres, both uniform; price = E[price|x] (1 + 0.1 z), each z standard normal, with
+    E[price|x] = 50,000 + 2,500 size + 5,000 rooms - 500 age - 2,000 distance.
+
+    Data drift: houses are 1.3 times as large. Concept drift: inflation, the same house costs 1.25 times as much.
+
+    >>> stream = house_prices(4000, seed=1, drift="concept", at=3000)
+    >>> stream.drifts, [round(float(part.mean()), -3) for part in np.split(stream.target, stream.drifts)]
+    ([3000], [268000.0, 338000.0])
+    """
+    plan = _plan(count, seed, drift, **when)
+    size, rooms, age, distance, noise = _generators(seed, 5)
+    frame = {"size": 90 * np.exp(0.3 * size.standard_normal(count)) * np.where(plan.moved, 1.3, 1)}
+    frame["rooms"] = np.rint(frame["size"] / 25 + 0.8 * rooms.standard_normal(count)).clip(1).astype(int)
+    frame |= {"age": age.uniform(0, 60, count), "distance": distance.uniform(0, 20, count)}
+    worth = np.array([2500, 5000, -500, -2000])
+    before = 50_000 + sum(each * column for each, column in zip(worth, frame.values(), strict=True))
+    after = before * (1.25 if plan.concept else 1)
+    price = np.where(plan.regime, after, before) * (1 + 0.1 * noise.standard_normal(count))
+    return _stream(frame, price, plan, drift, before, after)
+
+
+def fraud(count: int, seed: int = 0, *, drift: str = "both", **when: Unpack[When]) -> Stream:
+    """Payments before and after covid, and whether each was a fraud: far more of them than in life, to be seen in few rows.
+
+    amount = 40 exp(z) euros; online: 30 % of payments; hour: at an odd one (0 to 5) 10 % of what is bought online and 2 %
+    of the rest; logit P(fraud|x) = -4 + 0.8 ln(amount / 40) + 1.5 if online + 2.5 if the hour is odd.
+
+    Data drift: people stay at home; online 70 %, and 35 % of that at odd hours. Concept drift: to buy online or at night
+    becomes normal, and only the amount remains suspicious: logit P(fraud|x) = -2.5 + 0.8 ln(amount / 40). With data
+    drift alone a model makes more errors and is no worse than before: so would one that knew `expected`.
+
+    >>> stream = fraud(4000, seed=1)
+    >>> [round(float(part.mean()), 2) for part in np.split(stream.frame["online"], stream.drifts)]
+    [0.29, 0.69]
+    """
+    plan = _plan(count, seed, drift, **when)
+    amount, online, odd, hour, noise = _generators(seed, 5)
+    frame = {"amount": 40 * np.exp(amount.standard_normal(count))}
+    frame["online"] = online.random(count) < np.where(plan.moved, 0.7, 0.3)
+    at_night = odd.random(count) < np.where(frame["online"], np.where(plan.moved, 0.35, 0.1), 0.02)
+    frame["hour"] = (hour.random(count) * np.where(at_night, 6, 18) + np.where(at_night, 0, 6)).astype(int)
+    large = 0.8 * np.log(frame["amount"] / 40)
+    before = _sigmoid(-4 + large + 1.5 * frame["online"] + 2.5 * at_night)
+    after = _sigmoid(-2.5 + large) if plan.concept else before
+    return _stream(frame, noise.random(count) < np.where(plan.regime, after, before), plan, drift, before, after)
+
+
+def churn(count: int, seed: int = 0, *, drift: str = "both", **when: Unpack[When]) -> Stream:
+    """Customers, and whether each leaves.
+
+    age = 45 + 13 z years, kept within 18 and 90; months as a customer from 0 to 60, uniform; calls to the hotline: Poisson,
+    mean 1; logit P(leaves|x) = -1.5 + 0.6 calls - 0.04 months, whatever the age.
+
+    Data drift: customers get younger, by 12 years. Concept drift: those below 35 begin to leave, + 2.5 on their logit.
+
+    >>> stream = churn(4000, seed=1, drift="concept")
+    >>> young = stream.frame["age"] < 35
+    >>> [round(float(part.mean()), 2) for part in (stream.before[young], stream.after[young], stream.after[~young])]
+    [0.13, 0.57, 0.13]
+    """
+    plan = _plan(count, seed, drift, **when)
+    age, months, calls, noise = _generators(seed, 4)
+    frame = {"age": (45 + 13 * age.standard_normal(count) - 12 * plan.moved).clip(18, 90)}
+    frame |= {"months": months.uniform(0, 60, count), "calls": calls.poisson(1, count)}
+    logit = -1.5 + 0.6 * frame["calls"] - 0.04 * frame["months"]
+    before = _sigmoid(logit)
+    after = _sigmoid(logit + 2.5 * (frame["age"] < 35)) if plan.concept else before
+    return _stream(frame, noise.random(count) < np.where(plan.regime, after, before), plan, drift, before, after)
+
+
+def vocabulary(count: int, seed: int = 0, *, drift: str = "data", **when: Unpack[When]) -> Stream:
+    """Reviews, column text, and whether the writer is content: people come to use words that nobody used before.
+
+    A text has 4 words, and on average nearly 8 more (exponential, cut off at 40 in all), drawn from w0 to w499 with
+    frequencies that fall as 1 / rank (Zipf). w0 to w9 say nothing; of the others the even ones are kind and the odd ones
+    are not; logit P(content|x) = kind words - unkind words, whether they are old or new.
+
+    Data drift: each word is with probability 0.3 a new one, w500 to w999, as frequent and as telling as the one 500 below
+    it, and texts are 1.5 times as long beyond their first 4 words. There is no concept drift. A model that learned on old
+    texts may lose by it all the same, since it does not know the new words.
+
+    >>> vocabulary(2, seed=262).frame["text"].tolist()
+    ['w0 w0 w74 w50', 'w726 w679 w608 w7']
+    """
+    plan = _plan(count, seed, drift, ("none", "data"), **when)
+    length, word, new, noise = _generators(seed, 4)
+    lengths = 4 + (length.exponential(8, count) * np.where(plan.moved, 1.5, 1)).astype(int).clip(max=LONGEST - 4)
+    rank = np.floor((WORDS + 1) ** word.random((count, LONGEST))).astype(int) - 1
+    ids = rank + WORDS * (plan.moved[:, None] & (new.random((count, LONGEST)) < 0.3))
+    says = np.where(rank < COMMON, 0, 1 - 2 * (rank % 2)) * (np.arange(LONGEST) < lengths[:, None])
+    p = _sigmoid(says.sum(axis=1))
+    texts = [" ".join(f"w{id}" for id in row[:size]) for row, size in zip(ids.tolist(), lengths, strict=True)]
+    return _stream({"text": texts}, noise.random(count) < p, plan, drift, p, p)
+
+
+def spam(count: int, seed: int = 0, *, drift: str = "concept", **when: Unpack[When]) -> Stream:
+    """Mails, column text, and whether each is spam: spammers change their words, or send more.
+
+    A mail is written in one style, offer, work or chat: of spam 80, 10 and 10 %, of honest mail 10, 50 and 40 %. Its 6 words
+    are with probability 0.5 from the ten of its style and else from all thirty. 30 % of mail is spam. P(spam|x) is
+    Bayes' theorem over the styles that the words may come from.
+
+    Concept drift: spammers learn to chat and shops send the offers: P(spam|offer) and P(spam|chat) change places. Both
+    styles make up 31 % of mail, so the mails look as they did. "prior": a campaign, 60 % is spam, and spam and honest mail
+    look each as before (prior probability shift; Moreno-Torres et al., 2012); x and P(y|x) change both. "both": both.
+
+    >>> stream = spam(4000, seed=1, drift="prior")
+    >>> [round(float(part.mean()), 2) for part in np.split(stream.target, stream.drifts)]
+    [0.29, 0.6]
+    """
+    plan = _plan(count, seed, drift, ("none", "prior", "concept", "both"), **when)
+    style, own, word, noise = _generators(seed, 4)
+    old = np.array([0.7 * STYLE[False], 0.3 * STYLE[True]])  # P(y, style), (2, 3)
+    spams, order = 0.6 if drift in ("prior", "both") else 0.3, [2, 1, 0] if plan.concept else [0, 1, 2]
+    new = np.array([(1 - spams) * STYLE[False][order], spams * STYLE[True][order]])
+    u = style.random(count)
+    styles = np.where(plan.moved, *(np.searchsorted(world.sum(axis=0).cumsum()[:2], u) for world in (new, old)))
+    ids = word.integers(30, size=(count, 6))
+    ids = np.where(own.random((count, 6)) < 0.5, 10 * styles[:, None] + ids % 10, ids)
+    likely = 4.0 ** (ids[:, :, None] // 10 == np.arange(3)).sum(axis=1)  # a word is (1/2 + 1/6) / (1/6) times as likely
+    before, after = (likely @ world[1] / (likely @ world.sum(axis=0)) for world in (old, new))
+    of_style = np.where(plan.regime, *((world[1] / world.sum(axis=0))[styles] for world in (new, old)))
+    words = np.array([word for words in STYLES.values() for word in words])
+    texts = [" ".join(row) for row in words[ids].tolist()]
+    return _stream({"text": texts}, noise.random(count) < of_style, plan, drift, before, after)
+
+
+@dataclass(frozen=True, eq=False)
+class Photos(Stream):
+    """Photos in the order of time: `frame` has the columns file and light, `target` the objects. Made by `photos`."""
+
+    def picture(self, row: int) -> np.ndarray:
+        """The photo of a row, read and darkened when it is asked for: uint8, (H, W, 3), BGR."""
+        file, light = self.frame.iloc[row]
+        return np.rint(images.decode((paths.IMAGES / file).read_bytes()) * np.float32(light)).astype(np.uint8)
+
+
+def photos(count: int, seed: int = 0, *, drift: str = "data", light: float = 0.4, **when: Unpack[When]) -> Photos:
+    """The lab's own photos, drawn at random, forty frames of a street and fifteen others; they get darker.
+
+    Data drift: each gray level is multiplied by `light`, 0 to 1, and rounded. If gradual, the photos get darker little by
+    little, in `width` equal steps (incremental drift in Gama et al.), and `regime` is True from the first of them on. The
+    truth stays: `target` has a tuple for each photo, the labels of the objects that are to be seen, as we saw them. A photo
+    is read when it is asked for, and not kept. Raises ValueError for a `light` out of range.
+
+    >>> stream = photos(6, seed=1, speed="gradual", at=2, width=3)
+    >>> stream.frame["light"].round(1).tolist()
+    [1.0, 1.0, 0.8, 0.6, 0.4, 0.4]
+    >>> stream.target[0], stream.picture(0).shape
+    (('car', 'person'), (576, 768, 3))
+    """
+    if not 0 <= light <= 1:
+        raise ValueError(f"light={light}: give 0, which is black, to 1, which is no change")
+    plan = _plan(count, seed, drift, ("none", "data"), **when)
+    street = sorted(f"street/{path.name}" for path in (paths.IMAGES / "street").glob("*.jpg"))
+    files = [*OBJECTS, *street]
+    drawn = [files[index] for index in np.random.default_rng([seed, 1]).integers(len(files), size=count)]
+    truth = np.fromiter((OBJECTS.get(file, STREET) for file in drawn), object, count)
+    dark = _stream({"file": drawn, "light": 1 - (1 - light) * plan.share}, truth, plan, drift, truth, truth)
+    return Photos(**vars(dark) | {"regime": plan.share > 0})

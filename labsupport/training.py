@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from labsupport import paths, scenarios
+from labsupport import paths, phones
 from labsupport.models import ModelUnavailable
 
 CELL, PIECE = 8, 64  # pixels: what one answer is about, and the side of the square pieces that are learned from
@@ -55,7 +55,7 @@ def networks(recipes: Mapping[str, Recipe] = RECIPES, progress: bool = True) -> 
     Raises `ModelUnavailable` if TensorFlow is not installed, or what was trained cannot be stored.
     """
     asked = json.dumps({name: asdict(recipe) for name, recipe in recipes.items()}, sort_keys=True)
-    sources = b"".join(Path(module).read_bytes() for module in (__file__, scenarios.__file__))
+    sources = b"".join(Path(module).read_bytes() for module in (__file__, phones.__file__))
     made = paths.cache() / f"scratches-{hashlib.sha256(sources + asked.encode()).hexdigest()[:16]}"
     if not made.exists():
         try:
@@ -109,16 +109,16 @@ def train(recipe: Recipe, file: Path) -> None:
     keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    world = scenarios.inspection(recipe.pictures, recipe.seed, lighting=recipe.lighting, scratch_share=SCRATCHED)
+    world = phones.inspection(recipe.pictures, recipe.seed, lighting=recipe.lighting, scratch_share=SCRATCHED)
     seen, truth, network = contrast(world.images), cells(world), _untrained(recipe)
     random = np.random.default_rng(recipe.seed)
     for _ in range(recipe.epochs):
         network.fit(*_pieces(seen, truth, random), batch_size=BATCH, verbose=0)
         print(EPOCH, end="", flush=True)
-    fresh = scenarios.inspection(CALIBRATION, recipe.seed + 1, lighting=recipe.lighting)
+    fresh = phones.inspection(CALIBRATION, recipe.seed + 1, lighting=recipe.lighting)
     surest = network.predict(contrast(fresh.images), verbose=0).max(axis=(1, 2, 3))
     logits = keras.layers.Rescaling(*calibrate(surest, fresh.truth))
-    given = keras.Input((scenarios.SIZE, scenarios.SIZE, 1), batch_size=1)
+    given = keras.Input((phones.SIZE, phones.SIZE, 1), batch_size=1)
     _write(keras.Model(given, keras.ops.sigmoid(logits(network(given)))), file)
 
 
@@ -153,18 +153,18 @@ def _untrained(recipe: Recipe):
     return network
 
 
-def cells(world: scenarios.Inspection) -> np.ndarray:
+def cells(world: phones.Inspection) -> np.ndarray:
     """The truth for each cell of each picture, does a scratch run through it: (N, 16, 16, 1), 0.0 or 1.0.
 
-    >>> world = scenarios.inspection(20, seed=1)
+    >>> world = phones.inspection(20, seed=1)
     >>> truth = cells(world)
     >>> truth.shape, bool((truth.max(axis=(1, 2, 3)) == world.truth).all())
     ((20, 16, 16, 1), True)
     """
-    side = scenarios.SIZE // CELL
+    side = phones.SIZE // CELL
     truth = np.zeros((len(world.images), side, side, 1), np.float32)
     for picture, scratches in enumerate(world.scratches):
-        drawn = np.zeros((scenarios.SIZE, scenarios.SIZE), np.uint8)
+        drawn = np.zeros((phones.SIZE, phones.SIZE), np.uint8)
         cv2.polylines(drawn, [np.rint(scratch.line).astype(np.int32) for scratch in scratches], False, 1)
         truth[picture, ..., 0] = drawn.reshape(side, CELL, side, CELL).max(axis=(1, 3))
     return truth
