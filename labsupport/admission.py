@@ -99,8 +99,11 @@ class Admission:
     """Refuses an upload before its body is read when it is too large or the slots' queue is full, and while it is read when
     it grows too large or takes too long."""
 
-    def __init__(self, app, slots: Slots, max_bytes: int, too_large: str) -> None:
-        self.app, self.slots, self.max_bytes, self.too_large = app, slots, max_bytes, too_large
+    def __init__(
+        self, app, slots: Slots, max_bytes: int, too_large: str, refused: Callable[[], None] = lambda: None
+    ) -> None:
+        """`refused` is called for each upload that finds the queue full."""
+        self.app, self.slots, self.max_bytes, self.too_large, self.refused = app, slots, max_bytes, too_large, refused
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -110,6 +113,7 @@ class Admission:
             refusal = JSONResponse({"detail": f"{int(length):,} bytes: {self.too_large}"}, 413)
             return await refusal(scope, receive, send)
         if self.slots.full:
+            self.refused()
             return await JSONResponse({"detail": OVERLOADED}, 503, RETRY_AFTER)(scope, receive, send)
         await self.app(scope, self._bounded(receive), send)
 

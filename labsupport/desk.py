@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from labsupport import images, models
-from labsupport.admission import Slots
+from labsupport.admission import Overloaded, Slots
 from labsupport.detection import Detection
+from labsupport.metrics import Metrics
 from labsupport.monitoring import PredictionLog
 from labsupport.router import Router
 from labsupport.uploads import Uploads
@@ -47,9 +48,14 @@ class Desk:
     """Picks the version, works in a slot, shows the picture to a candidate in shadow, writes down what happened."""
 
     def __init__(
-        self, routers: Mapping[str, Router], slots: Slots, log: PredictionLog | None, uploads: Uploads | None
+        self,
+        routers: Mapping[str, Router],
+        slots: Slots,
+        log: PredictionLog | None,
+        uploads: Uploads | None,
+        metrics: Metrics,
     ) -> None:
-        self.routers, self.slots, self.log, self.uploads = routers, slots, log, uploads
+        self.routers, self.slots, self.log, self.uploads, self.metrics = routers, slots, log, uploads, metrics
 
     async def answer(self, asked: Asked, render: Callable):
         """What `render` makes of the prediction. Raises what goes wrong, `Overloaded` if the queue is full."""
@@ -74,6 +80,12 @@ class Desk:
         router.mirror(id, image, asked.confidence, asked.key)
         return answer
 
+    def refused(self) -> None:
+        """Write down that an upload found the queue full: else the log would look best when all goes worst."""
+        if self.log:
+            unseen = {"version": None, "latency": None, "detections": None, "features": None}
+            self.log.record(id=uuid.uuid4().hex, status=503, error=Overloaded.__name__, **unseen)
+
     def router(self, model: str) -> Router:
         """Who answers for a model. Raises `models.ModelUnavailable`."""
         if router := self.routers.get(model):
@@ -81,10 +93,11 @@ class Desk:
         models.locate(model)  # raises if it is not installed
         raise models.ModelUnavailable(f"{model} was installed after this server started: start the server again")
 
-    def _record(self, id: str, asked: Asked, version: str | None, latency: float, **seen) -> None:
+    def _record(self, id: str, asked: Asked, version: str | None, latency: float, status: int = 200, **seen) -> None:
+        self.metrics.predicted(version, latency, seen["detections"], seen["features"], status)
         if self.log:
             size = len(asked.upload)
-            self.log.record(id=id, version=version, latency=latency, key=asked.key, bytes=size, **seen)
+            self.log.record(id=id, version=version, latency=latency, key=asked.key, bytes=size, status=status, **seen)
 
 
 def status_of(error: Exception) -> int:

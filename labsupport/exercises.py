@@ -6,15 +6,21 @@ a notebook that is run from top to bottom.
 
 from collections.abc import Callable
 from functools import wraps
+from typing import TYPE_CHECKING
 
 import numpy as np
 import requests
 
 from labsupport import images, paths
+from labsupport.alerts import AlertRule
 from labsupport.automation import error_bound
+from labsupport.cusum import cusum_run_length
 from labsupport.detection import Detector
 from labsupport.gate import Gate, Outcomes
 from labsupport.running import serve
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def check(question: Callable[..., str | None]) -> Callable[..., None]:
@@ -118,6 +124,83 @@ def error_free_decisions(answer: int) -> str | None:
     if (bound := error_bound(0, answer)) > 0.01:
         return f"{answer} decisions without an error may still hide an error rate of {bound:.2%}"
     return None if error_bound(0, answer - 1) > 0.01 else "that is enough, and so is one less"
+
+
+@check
+def drifted_columns(answer: set[str]) -> str | None:
+    """drift.ipynb: which columns of the shop have changed."""
+    if not isinstance(answer, set | frozenset | list | tuple):
+        return "give a set of column names"
+    if extra := set(answer) - {"price"}:
+        return f"{', '.join(sorted(extra))} comes from the same distribution as before: is its adjusted p-value below 0.05?"
+    return None if answer else "one column has changed: drift.compare(last_week, today).features"
+
+
+@check
+def cheapest_limit(answer: float) -> str | None:
+    """drift.ipynb: the CUSUM's limit with the lowest cost in 10,000 samples, of false alarms and of one shift's delay."""
+    if not isinstance(answer, int | float) or not 0 < answer <= 20:
+        return "give a number between 0 and 20"
+
+    def cost(h: float) -> float:
+        return 10_000 / cusum_run_length(0.0, 0.5, h) + cusum_run_length(1.0, 0.5, h) / 20
+
+    best = min(np.arange(0.5, 20.5, 0.5), key=cost)
+    if abs(answer - best) <= 0.25:
+        return None
+    wrong = "a lower" if answer > best else "a higher"
+    return f"{answer} costs {cost(answer):.2f} hours in 10,000 samples: {wrong} limit costs less"
+
+
+@check
+def own_detector(is_drift: Callable[[np.ndarray, np.ndarray], bool]) -> str | None:
+    """drift.ipynb: at most 5 % false alarms on 10 columns, and 80 % of the shifts by half a standard deviation found."""
+    random = np.random.default_rng(9)
+    false, found = 0, 0
+    for _ in range(200):
+        reference, current = random.normal(size=(2, 200, 10))
+        false += bool(is_drift(reference, current))
+        current[:, random.integers(10)] += 0.5
+        found += bool(is_drift(reference, current))
+    if false > 0.05 * 200 + 7:  # two standard errors more than is allowed
+        return f"it alarms in {false} of 200 windows in which nothing has changed: correct for the ten columns"
+    return None if found >= 160 else f"it finds {found} of 200 shifts: at least 160 are wanted"
+
+
+@check
+def bright_rule(rule: AlertRule) -> str | None:
+    """monitoring.ipynb: an alarm for a camera that looks into the sun."""
+    if not isinstance(rule, AlertRule):
+        return "give an AlertRule"
+    wanted = {"name": "Bright", "metric": "brightness_mean", "above": 0.8, "window": 600, "hold": 120, "clear": 0.7}
+    wanted["severity"] = "ticket"
+    wrong = [f"{name} is {getattr(rule, name)!r}" for name, value in wanted.items() if getattr(rule, name) != value]
+    return f"{', '.join(wrong)}: read the exercise again" if wrong else None
+
+
+def two_windows() -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    """monitoring.ipynb: what a log might say of two hours; in the second one users correct more."""
+    import pandas as pd
+
+    windows = []
+    for seed, content in ((1, 0.97), (2, 0.85)):
+        random = np.random.default_rng(seed)
+        columns = {"brightness": random.normal(0.45, 0.08, 600), "objects": random.poisson(3, 600)}
+        columns |= {"confidence": 0.5 + 0.5 * random.beta(3, 2, 600), "correct": random.random(600) < content}
+        windows.append(pd.DataFrame(columns))
+    return windows[0], windows[1]
+
+
+@check
+def whose_fault(answer: str) -> str | None:
+    """monitoring.ipynb: is it the pictures, the model, or what users expect of it?"""
+    if answer not in ("input", "model", "concept"):
+        return 'give "input", "model" or "concept"'
+    hints = {
+        "input": "compare brightness: if the pictures had changed, it would show",
+        "model": "compare objects and confidence: what the model says is what it used to say",
+    }
+    return hints.get(answer)
 
 
 @check

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 
@@ -162,6 +163,8 @@ def run(options: dict, port: int, workers: int) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         config = _config("labsupport.serving:app_from_environment", factory=True, workers=workers)
         if workers > 1:
-            Multiprocess(config, sockets=[listening]).run()
+            with tempfile.TemporaryDirectory(prefix="labsupport-metrics-") as folder:
+                os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where every worker counts
+                Multiprocess(config, sockets=[listening]).run()
         else:
             uvicorn.Server(config).run([listening])

@@ -26,6 +26,7 @@ from labsupport.admission import Admission, Overloaded, Slots
 from labsupport.desk import Asked, Desk, Prediction, status_of
 from labsupport.detection import Detection, Detector, draw_boxes
 from labsupport.journal import JournalUnavailable
+from labsupport.metrics import CONTENT_TYPE, Metrics, Watch
 from labsupport.monitoring import NotWritten, PredictionLog, UnknownPrediction
 from labsupport.rollout import Gate, Ramps, Router, UnknownVersion, WrongMoment, WrongRamp
 from labsupport.running import PortTaken, RunningServer, guarded, serve
@@ -92,19 +93,23 @@ def create_app(
         responses=GUARDED,
         lifespan=_life(log, ramps),
     )
-    desk = Desk(routers, Slots(slots and slots + 1), log, Uploads() if keep_uploads else None)
+    metrics, handlers = Metrics(), set()
+    desk = Desk(routers, Slots(slots and slots + 1), log, Uploads() if keep_uploads else None, metrics)
+    metrics.places.set(desk.slots.limit)
     # the last one added is the first to see a request
-    app.add_middleware(
-        Admission, slots=desk.slots, max_bytes=images.MAX_BYTES + MULTIPART_OVERHEAD, too_large=TOO_MANY_BYTES
-    )
+    limits = {"max_bytes": images.MAX_BYTES + MULTIPART_OVERHEAD, "too_large": TOO_MANY_BYTES}
+    app.add_middleware(Admission, slots=desk.slots, refused=desk.refused, **limits)
     app.add_middleware(console.AccessLog)
+    app.add_middleware(Watch, metrics=metrics, handlers=handlers)
     if root_path:
         app.add_middleware(Prefix, root_path=root_path.rstrip("/"))
     _explain_errors(app)
     _add_prediction_routes(app, desk)
-    _add_feedback_route(app, log)
+    _add_feedback_route(app, log, metrics)
     _add_rollout_routes(app, desk, ramps)
     _add_status_routes(app, routers)
+    _add_metrics_route(app, desk)
+    handlers.update(route.path for route in app.routes)
     return app
 
 
@@ -216,6 +221,21 @@ def _add_status_routes(app: FastAPI, routers: Mapping[str, Router]) -> None:
         return {"status": "ready", "versions": [router.version for router in routers.values()]}
 
 
+def _add_metrics_route(app: FastAPI, desk: Desk) -> None:
+    @app.get(
+        "/metrics",
+        tags=["status"],
+        summary="What Prometheus reads",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    def metrics() -> Response:
+        if desk.log:
+            desk.metrics.dropped(desk.log.dropped)
+        answering = [(name, router.version) for name, router in desk.routers.items()]
+        return Response(desk.metrics.text(answering), media_type=CONTENT_TYPE)
+
+
 async def asked(
     request: Request,
     file: UploadFile,
@@ -292,7 +312,7 @@ def _as_json(detections: list[Detection]) -> list[dict]:
     return [{"label": d.label, "confidence": d.confidence, "box": d.box._asdict()} for d in detections]
 
 
-def _add_feedback_route(app: FastAPI, log: PredictionLog | None) -> None:
+def _add_feedback_route(app: FastAPI, log: PredictionLog | None, metrics: Metrics) -> None:
     @app.post(
         "/feedback",
         tags=["predictions"],
@@ -304,6 +324,7 @@ def _add_feedback_route(app: FastAPI, log: PredictionLog | None) -> None:
         if log is None:
             raise UnknownPrediction("this server keeps no log of its predictions: it cannot note what you say of them")
         log.feedback(said.prediction_id, said.correct, said.labels, said.retry)
+        metrics.said(said.correct, said.labels, said.retry)
 
 
 def _add_rollout_routes(app: FastAPI, desk: Desk, ramps: Ramps) -> None:

@@ -45,6 +45,7 @@ RECIPES = {
     "stable": Recipe(pictures=1200, epochs=8, filters=8),
     "better": Recipe(pictures=2400, epochs=10, filters=8),
     "worse": Recipe(pictures=800, epochs=8, filters=8, lighting=1.8),
+    "evening": Recipe(pictures=1200, epochs=8, filters=8, lighting=0.6),
 }
 
 

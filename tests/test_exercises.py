@@ -1,12 +1,15 @@
 """Each check cell passes a right answer, and says what is wrong with others."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import pytest
 import requests
 from fastapi import FastAPI, HTTPException, Query, Response, UploadFile
+from scipy import stats
 
-from labsupport import exercises, images, models, paths
+from labsupport import drift, exercises, images, models, paths
+from labsupport.alerts import AlertRule
 from labsupport.detection import draw_boxes
 from labsupport.gate import Gate
 
@@ -139,3 +142,81 @@ def test_null_gate(gate, verdict, capsys):
 def test_error_free_decisions(answer, verdict, capsys):
     exercises.error_free_decisions(answer)
     assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        ({"price"}, "Right."),
+        (["price"], "Right."),
+        (None, "give a set"),
+        (set(), "one column has changed"),
+        ({"price", "hour"}, "hour comes from the same distribution"),
+    ],
+)
+def test_drifted_columns(answer, verdict, capsys):
+    exercises.drifted_columns(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [(10.5, "Right."), (None, "between 0 and 20"), (2, "a higher limit costs less"), (15, "a lower limit costs less")],
+)
+def test_cheapest_limit(answer, verdict, capsys):
+    exercises.cheapest_limit(answer)
+    assert verdict in capsys.readouterr().out
+
+
+def corrected(reference, current):
+    return min(stats.ks_2samp(a, b).pvalue for a, b in zip(reference.T, current.T, strict=True)) < 0.05 / 10
+
+
+def uncorrected(reference, current):
+    return min(stats.ks_2samp(a, b).pvalue for a, b in zip(reference.T, current.T, strict=True)) < 0.05
+
+
+@pytest.mark.parametrize(
+    "is_drift, verdict",
+    [
+        (corrected, "Right."),
+        (uncorrected, "correct for the ten columns"),
+        (lambda reference, current: False, "it finds 0 of 200 shifts"),
+        (None, "it raised TypeError"),
+    ],
+)
+def test_own_detector(is_drift, verdict, capsys):
+    exercises.own_detector(is_drift)
+    assert verdict in capsys.readouterr().out
+
+
+BRIGHT = AlertRule("Bright", "brightness_mean", above=0.8, clear=0.7, window=600, hold=120)
+
+
+@pytest.mark.parametrize(
+    "rule, verdict",
+    [
+        (BRIGHT, "Right."),
+        (None, "give an AlertRule"),
+        (replace(BRIGHT, severity="page"), "severity is 'page'"),
+        (replace(BRIGHT, clear=None), "clear is None"),
+    ],
+)
+def test_bright_rule(rule, verdict, capsys):
+    exercises.bright_rule(rule)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [("concept", "Right."), ("input", "compare brightness"), ("model", "compare objects"), (None, 'give "input"')],
+)
+def test_whose_fault(answer, verdict, capsys):
+    exercises.whose_fault(answer)
+    assert verdict in capsys.readouterr().out
+
+
+def test_only_what_users_say_differs_between_the_two_windows():
+    before, now = exercises.two_windows()
+    report = drift.compare(before, now)
+    assert report.features.query("drifted").feature.tolist() == ["correct"]

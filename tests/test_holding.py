@@ -70,7 +70,12 @@ def test_of_2000_requests_at_four_times_the_capacity_each_is_right_or_refused_an
         answered = sum(answer.status == 200 for answer in answers)
         print(f"\n{rate:.0f} a second, {answered:,} of 2,000 answered; {before:.1f} MB, afterwards {grown:+.1f}")
     ids = [answer.id for answer in (*right.values(), *steady, *first, *answers, *after) if answer.status == 200]
-    assert sorted(server.rows("id, status, error")) == sorted((id, 200, None) for id in ids)
+    rows = server.rows("id, status, error")
+    assert sorted(row for row in rows if row[1] == 200) == sorted((id, 200, None) for id in ids)
+    refused = [row for row in rows if row[1] != 200]  # written down, too: else overload would look like silence
+    assert {row[1:] for row in refused} == {(503, "Overloaded")}
+    every = (*steady, *first, *answers, *after)
+    assert len(refused) == sum(answer.status == 503 for answer in every)
 
 
 def assert_right_or_refused(sent: list[bytes], answers: list[Answer | None], right: dict[bytes, Answer]) -> None:

@@ -396,8 +396,10 @@ def test_a_flat_gray_has_its_brightness_and_nothing_else(gray):
         "contrast": 0,
         "sharpness": 0,
         "saturation": 0,
+        "noise": 0,
         "width": 768,
         "height": 576,
+        "aspect": 4 / 3,
     }
 
 
@@ -491,11 +493,56 @@ def test_features_are_finite_and_in_range_whatever_the_size(height, width):
     for picture in (noise(height, width, 3), flat(0, height=height, width=width)):
         found = images.features(picture)
         assert all(type(value) is float and np.isfinite(value) for value in found.values())
-        assert (found["width"], found["height"]) == (width, height)
+        assert (found["width"], found["height"], found["aspect"]) == (width, height, width / height)
+        assert found["noise"] >= 0
         assert 0 <= found["brightness"] <= 1
         assert 0 <= found["contrast"] <= 0.5
         assert 0 <= found["saturation"] <= 1
         assert found["sharpness"] >= 0
+
+
+def grainy(scene: np.ndarray, sigma: float) -> np.ndarray:
+    """The scene (H, W) in gray, with normal noise of so many gray levels."""
+    grain = np.random.default_rng(1).normal(0, sigma, scene.shape)
+    return np.repeat(np.clip(np.round(scene + grain), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+ROWS, ACROSS = np.indices((480, 640))
+SCENES = {
+    "flat": np.full((480, 640), 128.0),
+    "slope": 60 + 0.2 * ACROSS,
+    "edges": 90 + 70.0 * (ACROSS // 80 % 2),  # straight up and down: the filter leaves nothing of them
+    "waves": 128 + 40 * np.sin(ROWS / 25) * np.cos(ACROSS / 30),
+}
+
+
+@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize("sigma", [1, 2, 5, 10, 20])
+def test_noise_is_the_standard_deviation_of_what_was_added(scene, sigma):
+    sigma_after_rounding = np.sqrt(sigma**2 + 1 / 12)
+    assert images.features(grainy(SCENES[scene], sigma))["noise"] * 255 == pytest.approx(sigma_after_rounding, rel=0.04)
+
+
+def test_noise_is_immerkaers_sum_over_the_middle_192_x_192_pixels():
+    """His formula written out: sqrt(pi / 2) / (6 (W - 2) (H - 2)) times the sum of absolute values."""
+    picture = np.repeat(noise(300, 400, 1), 3, axis=2)
+    gray = picture[54:246, 104:296, 0].astype(int)
+    across = gray[:, :-2] - 2 * gray[:, 1:-1] + gray[:, 2:]
+    both = across[:-2] - 2 * across[1:-1] + across[2:]
+    assert both.shape == (190, 190)
+    expected = np.sqrt(np.pi / 2) * np.abs(both).sum() / (6 * 190 * 190) / 255
+    assert images.features(picture)["noise"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_noise_is_seen_that_sharpness_cannot_see(pictures):
+    """At 768 x 576 and above squeezing averages it away."""
+    scene = cv2.resize(pictures["fruits.jpg"], (1536, 1152))
+    grain = np.random.default_rng(1).normal(0, 8, scene.shape[:2])[..., None]
+    noisy = np.clip(np.round(scene + grain), 0, 255).astype(np.uint8)
+    before, after = images.features(scene), images.features(noisy)
+    assert after["sharpness"] == pytest.approx(before["sharpness"], rel=0.1)
+    assert after["noise"] * 255 == pytest.approx(8, rel=0.1)
+    assert before["noise"] * 255 < 1.5
 
 
 def test_features_leave_the_picture_as_it_is():

@@ -98,5 +98,5 @@ def test_loading_an_inspector_loads_no_tensorflow():
 
 
 def test_an_inspector_there_is_not_is_refused():
-    with pytest.raises(ValueError, match="choose from stable, better, worse"):
+    with pytest.raises(ValueError, match="choose from stable, better, worse, evening"):
         Inspector.load("perfect")

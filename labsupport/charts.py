@@ -1,0 +1,68 @@
+"""The charts that more than one module draws: colours that survive colour blindness, and no state left behind."""
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BEFORE, NOW, ALARM = "#4477aa", "#ee7733", "#aa3377"  # after Paul Tol's schemes
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure, inches wide and high, that a notebook shows whether or not it has imported pyplot.
+
+    >>> new_figure(1, 1)._repr_png_()[1:4]
+    b'PNG'
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure._repr_png_ = lambda: _png(figure)  # IPython asks for it; with pyplot imported, pyplot's own way comes first
+    return figure
+
+
+def _png(figure: "Figure") -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return picture.getvalue()
+
+
+def distributions(panels: list[tuple[str, list, np.ndarray, np.ndarray, bool]], columns: int = 3) -> "Figure":
+    """A small chart for each panel: title, bins' edges or classes, shares before, shares now, and whether to mark it.
+
+    >>> figure = distributions([("size", [0, 1, 2], np.array([0.5, 0.5]), np.array([0.1, 0.9]), True)])
+    >>> [axes.get_title() for axes in figure.axes]
+    ['size']
+    """
+    columns = max(1, min(columns, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
+    figure = new_figure(4 * columns, 2.4 * rows)
+    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axis, (title, bins, before, now, marked) in zip(axes, panels, strict=False):
+        draw = _steps if len(bins) > len(before) else _bars
+        draw(axis, bins, before, now)
+        colour, weight = (ALARM, "bold") if marked else ("black", "normal")
+        axis.set_title(title, fontsize=10, color=colour, fontweight=weight, parse_math=False)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_yticks([])
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    if panels:
+        axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _steps(axis, edges: list, before: np.ndarray, now: np.ndarray) -> None:
+    axis.stairs(before, edges, fill=True, color=BEFORE, alpha=0.45, label="reference")
+    axis.stairs(now, edges, color=NOW, linewidth=2, label="current")
+
+
+def _bars(axis, classes: list[str], before: np.ndarray, now: np.ndarray) -> None:
+    place = np.arange(len(classes))
+    axis.bar(place - 0.2, before, 0.4, color=BEFORE, alpha=0.45, label="reference")
+    axis.bar(place + 0.2, now, 0.4, color="none", edgecolor=NOW, linewidth=2, label="current")
+    slanted = {"rotation": 45, "ha": "right"} if max(map(len, classes)) * len(classes) > 40 else {}
+    axis.set_xticks(place, classes, parse_math=False, fontsize=8, **slanted)

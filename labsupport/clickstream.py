@@ -1,0 +1,114 @@
+"""A recommender, from clicks to an offer: what somebody reads says whether they own a car, and that says what we offer.
+
+The visitors are made up by a program, and so are all numbers: it is known who owns a car, and the visitors, the logging,
+the profile model and the recommender change when we say. The recommender is a table of rules, for not every stage learns.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache, partial
+
+import numpy as np
+
+from labsupport.pipeline import UNKNOWN, Pipeline, Stage
+
+PAGES = ("home", "search", "news", "sport", "family", "travel", "cars", "insurance")
+READ = {  # how often each page is read, by those who own a car and by those who do not
+    True: np.array([0.18, 0.14, 0.16, 0.12, 0.10, 0.08, 0.14, 0.08]),
+    False: np.array([0.18, 0.14, 0.20, 0.14, 0.13, 0.14, 0.04, 0.03]),
+}
+OFFERS = {  # what is offered, and how often: some exploration is always left
+    "yes": {"winter tyres": 0.6, "car insurance": 0.3, "train ticket": 0.1},
+    "no": {"train ticket": 0.6, "bicycle": 0.3, "car insurance": 0.1},
+    UNKNOWN: {"gift card": 0.8, "train ticket": 0.1, "car insurance": 0.1},
+}
+OFFERS_2 = OFFERS | {"yes": {"winter tyres": 0.35, "car insurance": 0.55, "train ticket": 0.1}}
+
+
+@dataclass(frozen=True, eq=False)
+class Visits:
+    """N visits, each a list of the pages in the order in which they were read, and whether that visitor owns a car."""
+
+    clicks: list[list[str]]
+    owns_car: np.ndarray
+
+
+def visits(count: int, seed, news: float = 1.0, lost: float = 0.0) -> Visits:
+    """So many visits. `news` is how many times as often as usual news are read; `lost` the share of clicks that the logging
+    loses. The same seed gives the same visitors in all of them.
+
+    >>> some = visits(100, seed=1)
+    >>> some.clicks[0][:4], bool(some.owns_car[0])
+    (['home', 'sport', 'news', 'home'], False)
+    """
+    random = np.random.default_rng(seed)
+    owns_car = random.random(count) < 0.5
+    return Visits(
+        [_visit(owns, news, lost, one) for owns, one in zip(owns_car, random.spawn(count), strict=True)], owns_car
+    )
+
+
+def _visit(owns_car: bool, news: float, lost: float, random: np.random.Generator) -> list[str]:
+    shares = READ[bool(owns_car)] * np.where(np.array(PAGES) == "news", news, 1)
+    length = 5 + random.geometric(1 / 20)
+    read = np.searchsorted(np.cumsum(shares / shares.sum()), random.random(length))
+    return [PAGES[page] for page in read[random.random(length) >= lost]]
+
+
+def count(clicks: list[str]) -> dict[str, int]:
+    """How often each page was read; all that the profile looks at.
+
+    >>> {page: often for page, often in count(["home", "cars", "cars"]).items() if often}
+    {'home': 1, 'cars': 2}
+    """
+    found = Counter(clicks)
+    return {page: found[page] for page in PAGES}
+
+
+class Profile:
+    """Does this visitor own a car? Logistic regression on the counts, learned from 2,000 visitors who told us."""
+
+    def __init__(self, seed: int = 0) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        known = visits(2_000, seed=(7, seed))
+        model = LogisticRegression(max_iter=500).fit(
+            [list(count(clicks).values()) for clicks in known.clicks], known.owns_car
+        )
+        self._weights, self._bias = model.coef_[0], model.intercept_[0]
+
+    def owns_car(self, clicks: list[str], sure: float = 0.7) -> str:
+        """ "yes" or "no" if the model is that `sure`, 0.5 to 1; else "unknown"."""
+        probability = 1 / (1 + np.exp(-self._weights @ list(count(clicks).values()) - self._bias))
+        return "yes" if probability >= sure else "no" if probability <= 1 - sure else UNKNOWN
+
+
+@cache
+def profile() -> Profile:
+    """The one that is in use. Trained on first use, in a second."""
+    return Profile()
+
+
+class Recommender:
+    """Offers after `offers`: profile -> offer -> how often. The `seed` settles the chances."""
+
+    def __init__(self, offers: dict[str, dict[str, float]], seed=0) -> None:
+        self.offers, self._random = offers, np.random.default_rng(seed)
+
+    def recommend(self, owns_car: str) -> str:
+        """One offer."""
+        offers = self.offers[owns_car]
+        return str(self._random.choice(list(offers), p=list(offers.values())))
+
+
+def pipeline(sure: float = 0.7, offers: dict[str, dict[str, float]] = OFFERS, seed=0) -> Pipeline:
+    """The two stages, "profile" and "recommender".
+
+    >>> pipeline().run(["home", *["cars"] * 5, "insurance"])
+    'car insurance'
+    """
+    steps = [
+        Stage("profile", partial(profile().owns_car, sure=sure)),
+        Stage("recommender", Recommender(offers, seed).recommend),
+    ]
+    return Pipeline(steps, count)

@@ -1,0 +1,47 @@
+"""Several tests at once: p-values, adjusted for their number, so that one level holds for all of them together.
+
+Of twenty tests at .05 without any effect, one is expected to alarm, and the chance that any does is .64.
+"""
+
+import numpy as np
+
+
+def bonferroni(p_values: np.ndarray) -> np.ndarray:
+    """Each p-value times their number. Holds the chance of any false alarm, however the tests depend on each other.
+
+    >>> bonferroni(np.array([0.01, 0.02, 0.5])).round(2).tolist()
+    [0.03, 0.06, 1.0]
+    """
+    return np.minimum(1.0, len(p_values) * p_values)
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """The same promise, and never less power: the smallest times K, the next times K - 1, and so on (Holm, 1979).
+
+    >>> holm(np.array([0.01, 0.02, 0.5])).round(2).tolist()
+    [0.03, 0.04, 0.5]
+    """
+    order = np.argsort(p_values, kind="stable")
+    stepped = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(1.0, stepped)
+    return adjusted
+
+
+def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
+    """Holds the share of false alarms among all alarms, on average (Benjamini and Hochberg, 1995).
+
+    For tests that are independent, or go along with each other; without any effect it holds the chance of any false alarm.
+
+    >>> benjamini_hochberg(np.array([0.01, 0.02, 0.5])).round(2).tolist()
+    [0.03, 0.03, 0.5]
+    """
+    order = np.argsort(-p_values, kind="stable")
+    stepped = np.minimum.accumulate(p_values[order] * len(p_values) / np.arange(len(p_values), 0, -1))
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(1.0, stepped)
+    return adjusted
+
+
+CORRECTIONS = {"holm": holm, "bonferroni": bonferroni, "bh": benjamini_hochberg}
+LEVELS = {"holm": "family-wise level", "bonferroni": "family-wise level", "bh": "false-discovery rate"}

@@ -1,0 +1,205 @@
+"""Where limits come from: chosen, with a reason, or learned from a healthy period, with a promise about false alarms."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from labsupport.alerts import AlertRule
+from labsupport.measures import Drift, as_numbers
+
+if TYPE_CHECKING:
+    from labsupport.predictions import PredictionLog
+
+WEEK = 7 * 86_400.0
+FEWEST = 10  # windows: a spread estimated from fewer is hardly known, and the limit would lie far out
+
+# What a service like this one may be held to when nothing is known of it yet. Learned limits are closer.
+DEFAULT_RULES = (
+    # software: answers fail to come, or come late. In health one in a thousand fails, so one in twenty is no accident
+    AlertRule(
+        "ModelFails",
+        "error_ratio",
+        above=0.05,
+        clear=0.02,
+        severity="page",
+        cure="See the log's columns error and version: if it is a new version that fails, roll back (PUT /rollout).",
+    ),
+    AlertRule(
+        "Overloaded",
+        "refused_ratio",
+        above=0.05,
+        clear=0.01,
+        severity="page",
+        cure="Add a machine, or shed load: the requests of one client may be most of them.",
+    ),
+    # the queue may take a second; who waits for two goes away
+    AlertRule(
+        "SlowAnswers",
+        "latency_p95",
+        above=1.0,
+        clear=0.8,
+        severity="page",
+        cure="See whether other programs take the cores, whether pictures grew, and whether the version changed.",
+    ),
+    # input: the world or the cameras changed. Answers get worse, but nobody is turned away
+    AlertRule(
+        "UndecodableFiles",
+        "undecodable_ratio",
+        above=0.1,
+        clear=0.05,
+        cure="Find out who sends them: an app that now saves HEIC or WebP, or a proxy that cuts uploads short.",
+    ),
+    # streets by day have a brightness of 0.3 to 0.6
+    AlertRule(
+        "Dark",
+        "brightness_mean",
+        below=0.2,
+        clear=0.25,
+        cure="Look at some of the pictures: is a lamp out, a lens covered, or is it night?",
+    ),
+    # output: the model says what it did not use to say. Some pictures are empty, most of them should not be
+    AlertRule(
+        "NothingFound",
+        "empty_ratio",
+        above=0.5,
+        clear=0.4,
+        cure="Compare the versions in the log: if it is the new one only, roll back; if not, look at the pictures.",
+    ),
+    AlertRule(
+        "TooManyFound",
+        "detections_mean",
+        above=15.0,
+        clear=10.0,
+        cure="See whether overlapping boxes are still thinned out, and whether clients ask for a very low confidence.",
+    ),
+    # what is reported has a confidence of 0.5 or more: with a mean of 0.6 most of it is hardly above that
+    AlertRule(
+        "UnsureAnswers",
+        "confidence_mean",
+        below=0.6,
+        clear=0.65,
+        cure="Look at the pictures: what is new about them? Label some, and retrain.",
+    ),
+    # users: only some of them say so, and they say it later. Hence the longer window
+    AlertRule(
+        "UsersCorrect",
+        "wrong_ratio",
+        above=0.05,
+        clear=0.03,
+        window=600.0,
+        severity="page",
+        cure="Read the corrections (column labels): is one class taken for another? Roll back, or retrain on them.",
+    ),
+    AlertRule(
+        "UsersRetry",
+        "retry_ratio",
+        above=0.05,
+        clear=0.03,
+        window=600.0,
+        cure="Send some of their pictures again: does a second try help, and why?",
+    ),
+    # drift: by chance a p-value below 1e-5 comes once in half a year, looked at every half window (if rows are independent)
+    AlertRule(
+        "Drift",
+        "drift",
+        below=1e-5,
+        clear=1e-3,
+        min_rows=100,
+        cure="Plot drift.compare(reference, current): is it the world that changed, or a camera?",
+    ),
+)
+
+
+def learned(
+    rule: AlertRule,
+    log: "PredictionLog",
+    since: float,
+    until: float,
+    every: float = 15.0,
+    false_alarms: float = 1.0,
+    period: float = WEEK,
+) -> AlertRule:
+    """The rule with limits learned from a healthy period of the log, since <= time < until in seconds since the epoch.
+
+    The promise: looked at every `every` seconds, a service that stays as it was raises at most `false_alarms` in `period`
+    seconds, a week unless it is said. It holds on average over healthy periods, while windows that do not overlap are
+    independent of each other; so the healthy period has to hold what is normal: a whole day if nights are different. What
+    one waits for (`hold`) only makes it rarer. `clear` goes halfway back to the healthy mean, and windows with less than
+    half the rows of the emptiest healthy one are not judged. See `learn_limit` for how. Raises ValueError for fewer than 10
+    windows with something to measure, and for the drift rule, whose limit is a probability already.
+    """
+    if isinstance(rule.measure, Drift):
+        raise ValueError(f"{rule.name}: {rule.metric} is a p-value: its limit is the false-alarm rate, choose it")
+    values, rows = _windows(rule, log, since, until)
+    fewest = max(rule.min_rows, int(min(rows, default=0)) // 2)
+    counts = (rows, fewest) if rule.measure.unit == "ratio" else None
+    upper = rule.above is not None
+    limit = learn_limit(values, false_alarms * every / period, upper, counts)
+    limits = {"above" if upper else "below": limit, "clear": (limit + float(np.mean(values))) / 2}
+    return replace(rule, **limits, min_rows=fewest)
+
+
+def learn_limit(
+    values: Sequence[float],
+    rate: float,
+    upper: bool = True,
+    counts: tuple[Sequence[int], int] | None = None,
+) -> float:
+    """The limit that the next value passes with probability `rate` at most, if all is as it was; at least 10 `values`.
+
+    Values are taken to be independent and normal, as means over windows are that do not overlap: the limit is the one-sided
+    prediction bound with Student's t, which allows for both mean and spread being estimates (Hahn, 1969, "Factors for
+    calculating two-sided prediction intervals for samples from a normal distribution", Journal of the American Statistical
+    Association 64, one-sided). A look at overlapping windows passes it with the same probability each, so with N looks
+    there are N times `rate` alarms on average at most, however much looks hang together.
+
+    Values that are shares of a few rare rows are not normal. With `counts`, the rows of each value and the fewest that a
+    later one may have, the bound is also that of the beta-binomial distribution of the next count (Jeffreys' prior), and
+    the looser of the two counts. Shares stay within 0 and 1.
+
+    >>> healthy = np.random.default_rng(0).normal(0.5, 0.01, 50)
+    >>> round(learn_limit(healthy, 1e-4), 2), round(learn_limit(healthy, 1e-4, upper=False), 2)
+    (0.54, 0.46)
+    >>> learn_limit([0.0] * 12, 1e-4, counts=([600] * 12, 300))  # nothing was wrong, and yet 2 in 300 are no alarm
+    0.006666666666666667
+    """
+    from scipy import stats
+
+    values = np.asarray(values, float)
+    if len(values) < FEWEST or not np.isfinite(values).all():
+        raise ValueError(f"{len(values)} windows to learn from: give at least {FEWEST}, with finite values")
+    if not 0 < rate < 0.5:
+        raise ValueError(f"{rate:g} false alarms at each look: give a rate between 0 and 0.5")
+    k = len(values)
+    reach = stats.t.isf(rate, k - 1) * values.std(ddof=1) * math.sqrt(1 + 1 / k)
+    limit = values.mean() + (reach if upper else -reach)
+    if counts is not None:
+        share = _next_share(values, *counts, rate, upper)
+        limit = np.clip(max(limit, share) if upper else min(limit, share), 0, 1)
+    return float(limit)
+
+
+def _next_share(values: np.ndarray, rows: Sequence[int], fewest: int, rate: float, upper: bool) -> float:
+    from scipy import stats
+
+    hits, every = float(values @ np.asarray(rows)), float(np.sum(rows))
+    coming = stats.betabinom(fewest, hits + 0.5, every - hits + 0.5)
+    return (coming.isf(rate) if upper else coming.ppf(rate)) / fewest
+
+
+def _windows(rule: AlertRule, log, since: float, until: float) -> tuple[np.ndarray, np.ndarray]:
+    """Value and rows of each whole window, one after the other."""
+    columns = log.columns("time", *rule.measure.columns, since=since, until=until)
+    columns = {name: as_numbers(name, column) for name, column in columns.items()}
+    starts = since + rule.window * np.arange(int((until - since) / rule.window))
+    readings = []
+    for start in starts:
+        first, last = np.searchsorted(columns["time"], [start, start + rule.window])
+        window = {name: columns[name][first:last] for name in rule.measure.columns}
+        readings.append(rule.measure.read(window, rule.window))
+    found = [(value, reading.rows) for reading in readings if (value := rule.judged(reading)) is not None]
+    values, rows = np.array(found, float).reshape(-1, 2).T
+    return values, rows

@@ -1,0 +1,229 @@
+"""What the server counts as it goes, for Prometheus: the four golden signals, and what comes in, goes out and is said of it.
+
+Names and units follow Prometheus' conventions, and labels are few: a route's template, a status class, a model version.
+Every app has a registry of its own, so one that is made again in a notebook cell starts at zero and counts right. Several
+workers write into one folder (`PROMETHEUS_MULTIPROC_DIR`), and whichever of them is asked answers for all.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from labsupport.detection import Detection
+
+CONTENT_TYPE = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+PROMISED = 1.0  # seconds: a boundary lies on it, so that the share of answers within it is exact
+# each 1.5 times the one before, which keeps a quantile's error below an eighth
+SECONDS = sorted({*(round(0.01 * 1.5**k, 4) for k in range(17)), PROMISED})
+SHARES = [round(0.05 * k, 2) for k in range(1, 20)]
+COUNTS = [0, 1, 2, 3, 5, 8, 13, 21, 34]
+PIXELS = [10_000 * 4**k for k in range(8)]
+UPLOADS = ("/predict", "/detect", "/count-")  # what the templates of the routes that take pictures begin with
+REJECTED = {
+    408: "too slow",
+    413: "too large",
+    415: "not a picture",
+    422: "bad parameters",
+    503: "unavailable",  # the queue is full, or the model is not installed
+}
+VERDICTS = ("correct", "wrong", "corrected", "retry")
+
+
+class Metrics:
+    """The metrics of one app. Counting takes some microseconds, from any thread.
+
+    >>> metrics = Metrics()
+    >>> metrics.answered("/predict", "POST", 200, seconds=0.02)
+    >>> [line for line in metrics.text().splitlines() if line.startswith("http_requests_total")]
+    ['http_requests_total{handler="/predict",method="POST",status="2xx"} 1.0']
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        kept = {"registry": self.registry}
+        route = ["handler", "method", "status"]
+        self.requests = Counter("http_requests_total", "Requests answered.", route, **kept)
+        self.seconds = Histogram(
+            "http_request_duration_seconds", "From request to answer.", ["handler", "status"], buckets=SECONDS, **kept
+        )
+        self.in_progress = Gauge(
+            "http_requests_in_progress", "Requests under way.", multiprocess_mode="livesum", **kept
+        )
+        self.places = Gauge(
+            "slots_limit",
+            "Pictures that may be under way: above, uploads get 503.",
+            multiprocess_mode="livesum",
+            **kept,
+        )
+        self.inference = Histogram(
+            "inference_duration_seconds", "Decoding and detecting.", ["version"], buckets=SECONDS, **kept
+        )
+        self.rejected = Counter("input_rejected_total", "Uploads that were refused, by reason.", ["reason"], **kept)
+        self.brightness = Histogram("input_image_brightness_ratio", "Mean luma, 0 to 1.", buckets=SHARES, **kept)
+        self.pixels = Histogram("input_image_pixels", "Width times height.", buckets=PIXELS, **kept)
+        self.predictions = Counter("predictions_total", "Pictures looked at.", ["version"], **kept)
+        self.errors = Counter("prediction_errors_total", "Pictures on which the model failed.", ["version"], **kept)
+        self.empty = Counter("predictions_empty_total", "Pictures in which nothing was found.", ["version"], **kept)
+        self.found = Histogram("detections_per_picture", "Objects found.", ["version"], buckets=COUNTS, **kept)
+        self.confidence = Histogram(
+            "prediction_confidence_ratio", "Of the surest object in a picture.", ["version"], buckets=SHARES, **kept
+        )
+        self.feedback = Counter("feedback_total", "What users said of answers.", ["verdict"], **kept)
+        self.lost = Counter("log_rows_dropped_total", "Predictions that could not be written down.", **kept)
+        started = Gauge(
+            "process_start_time_seconds", "When the oldest worker started.", multiprocess_mode="livemin", **kept
+        )
+        started.set(time.time())
+        self._lost, self._lock = 0, threading.Lock()
+        # a series that begins at its first count never rose, as far as Prometheus can see: we begin with zeros
+        for reason in REJECTED.values():
+            self.rejected.labels(reason)
+        for verdict in VERDICTS:
+            self.feedback.labels(verdict)
+
+    def answered(self, handler: str, method: str, status: int, seconds: float) -> None:
+        """A request was answered. `handler` is the route's template."""
+        kind = f"{status // 100}xx"
+        self.requests.labels(handler, method, kind).inc()
+        self.seconds.labels(handler, kind).observe(seconds)
+        if handler.startswith(UPLOADS) and method == "POST" and (reason := REJECTED.get(status)):
+            self.rejected.labels(reason).inc()
+
+    def predicted(
+        self,
+        version: str | None,
+        latency: float,
+        detections: Sequence[Detection] | None,
+        features: Mapping[str, float] | None,
+        status: int = 200,
+    ) -> None:
+        """A picture was looked at, or not: then `detections` is None, and it is an error if the model failed on it."""
+        version = version or "none"
+        if detections is None:
+            if status >= 500 and status not in REJECTED:
+                self.errors.labels(version).inc()
+            return
+        self.predictions.labels(version).inc()
+        self.inference.labels(version).observe(latency)
+        self.found.labels(version).observe(len(detections))
+        if detections:
+            self.confidence.labels(version).observe(max(float(found.confidence) for found in detections))
+        else:
+            self.empty.labels(version).inc()
+        if features:
+            self.brightness.observe(features["brightness"])
+            self.pixels.observe(features["width"] * features["height"])
+
+    def said(self, correct: bool | None, labels: Sequence[str] | None, retry: bool) -> None:
+        """A user spoke."""
+        verdict = "corrected" if labels is not None else {True: "correct", False: "wrong", None: None}[correct]
+        for what in filter(None, (verdict, "retry" if retry else None)):
+            self.feedback.labels(what).inc()
+
+    def dropped(self, rows: int) -> None:
+        """So many rows has the log dropped so far."""
+        with self._lock:
+            self.lost.inc(max(0, rows - self._lost))
+            self._lost = max(rows, self._lost)
+
+    def text(self, versions: Iterable[tuple[str, str]] = ()) -> str:
+        """Everything, of every worker, in Prometheus' text format. `versions`: pairs of a model's name and what answers."""
+        versions = set(versions)
+        for _, version in versions:
+            for metric in (self.predictions, self.errors, self.empty, self.inference, self.found, self.confidence):
+                metric.labels(version)
+        folder = os.environ.get(FOLDER)
+        workers = _workers(Path(folder)) if folder else [os.getpid()]
+        counted = MultiProcessCollector(None).collect() if folder else self.registry.collect()
+        return prometheus_client.generate_latest(_Families([*counted, *_now(versions, workers)])).decode()
+
+
+class _Families:
+    """Metrics that were collected, as a registry gives them; without the times at which series began, which nobody reads
+    and which would double their number."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self.families = families
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self.families:
+            family.samples = [one for one in family.samples if one.name != f"{family.name}_created"]
+            yield family
+
+
+class Watch:
+    """Counts each request of an app when it has been answered, and those under way.
+
+    A path that the app does not have counts as "other": whoever calls must not be able to make new series.
+    """
+
+    def __init__(self, app, metrics: Metrics, handlers: set[str]) -> None:
+        self.app, self.metrics, self.handlers = app, metrics, handlers
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        started, status = time.perf_counter(), 500
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        handler = path if path in self.handlers else "other"
+        method = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "HEAD") else "other"
+
+        async def watched(message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        self.metrics.in_progress.inc()
+        try:
+            await self.app(scope, receive, watched)
+        finally:
+            self.metrics.in_progress.dec()
+            self.metrics.answered(handler, method, status, time.perf_counter() - started)
+
+
+def _now(versions: set[tuple[str, str]], workers: list[int]) -> Iterator[Metric]:
+    """What is not counted, but so when it is asked. No worker keeps it: another one's answer would linger."""
+    answering = GaugeMetricFamily("model_info", "1 for a version that answers.", labels=["name", "version"])
+    for pair in sorted(versions):
+        answering.add_metric(pair, 1)
+    yield answering
+    if memory := sum(map(_resident, workers)):
+        yield GaugeMetricFamily("process_resident_memory_bytes", "Of all workers together.", memory)
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory that a process holds; 0 where the system does not say."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def _workers(folder: Path) -> list[int]:
+    """The workers that live. What an ended one had under way is under way no longer; what it counted stays counted."""
+    living = []
+    for pid in sorted({int(file.stem.rsplit("_", 1)[1]) for file in folder.glob("*.db")}):
+        if _lives(pid):
+            living.append(pid)
+        else:
+            with suppress(FileNotFoundError):  # another worker, asked at the same time, was faster
+                mark_process_dead(pid, str(folder))
+    return living
+
+
+def _lives(pid: int) -> bool:
+    """Is this process alive? One of another user has our worker's old number, and is none of ours."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True

@@ -1,0 +1,262 @@
+"""One feature, two windows: has it changed, and by how much?
+
+Numbers get the Kolmogorov-Smirnov test; classes, truth values and numbers of few distinct values get a test of counts, for
+which KS would be far too timid. Beside the p-value, which says whether there is a change, stand effect sizes, which say
+how large it is. Rows that resemble their neighbours are counted as fewer rows.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import stats
+
+BINS = 10  # deciles of the reference, for PSI and for Jensen-Shannon
+FEW_VALUES = 20  # numbers with at most as many distinct values are counted like classes
+EXPECTED = 5.0  # a class expected less often than that, in either window, joins the other rare ones (Cochran, 1954)
+PERMUTE_BELOW = 200  # rows: above, PSI's chi-square approximation holds
+PERMUTATIONS = 2_000
+EXACT_TO = 1_000  # rows: KS p-values are exact up to there, and asymptotic above
+LOOKED_AT = 20_000  # rows that are enough to see whether neighbours are alike
+
+
+@dataclass(frozen=True)
+class TwoSampleTest:
+    """A two-sample test's name, statistic and p-value."""
+
+    name: str
+    statistic: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Psi:
+    """A population stability index, and what it would have to be for an alarm: `limit`, for these numbers of rows.
+
+    `noise` is what it comes to on average, at these numbers of rows, without any drift.
+    """
+
+    value: float
+    limit: float
+    p_value: float
+    noise: float = 0.0
+
+    @property
+    def drifted(self) -> bool:
+        return self.value > self.limit
+
+    def __float__(self) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often each class, or each bin, occurs in the two windows. Arrays of whole numbers, (K,)."""
+
+    reference: np.ndarray
+    current: np.ndarray
+    labels: list = field(default_factory=list)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return int(self.reference.sum()), int(self.current.sum())
+
+
+def kolmogorov_smirnov(
+    reference: np.ndarray, current: np.ndarray, alike: tuple[float, float] = (1.0, 1.0)
+) -> TwoSampleTest:
+    """The two-sample test of Kolmogorov and Smirnov, of two arrays of finite numbers, (N,) and (M,).
+
+    `alike`: how many neighbouring rows carry as much as one independent row, in each window (see `inefficiency`). Exact
+    for up to `EXACT_TO` independent rows, asymptotic for more (Hodges, 1958). Statistic and p-value are SciPy's.
+
+    >>> test = kolmogorov_smirnov(np.arange(30.0), np.arange(30.0) + 9)
+    >>> test.name, round(test.statistic, 3), round(test.p_value, 3)
+    ('KS', 0.3, 0.135)
+    """
+    return ks_p_value(distance(reference, current)[0], reference, current, alike)
+
+
+def ks_p_value(
+    statistic: float, reference: np.ndarray, current: np.ndarray, alike: tuple[float, float]
+) -> TwoSampleTest:
+    """The same for a statistic that is known already."""
+    n, m = len(reference), len(current)
+    if n == m and statistic < 1.5 / n:  # no two samples are closer; SciPy gets a little more than 1, and warns
+        return TwoSampleTest("KS", statistic, 1.0)
+    if alike == (1.0, 1.0) and max(n, m) <= EXACT_TO:
+        return TwoSampleTest("KS", statistic, float(stats.ks_2samp(reference, current, method="exact").pvalue))
+    n, m = n / alike[0], m / alike[1]
+    p_value = stats.distributions.kstwo.sf(statistic, max(1, round(n * m / (n + m))))
+    return TwoSampleTest("KS", statistic, float(np.clip(p_value, 0, 1)))
+
+
+def distance(reference: np.ndarray, current: np.ndarray) -> tuple[float, float]:
+    """The KS statistic and the Wasserstein-1 distance (in the feature's unit): both from one sort.
+
+    >>> statistic, wasserstein = distance(np.array([1.0, 2, 3]), np.array([2.0, 3, 4]))
+    >>> round(statistic, 3), round(wasserstein, 3)
+    (0.333, 1.0)
+    """
+    n, m = len(reference), len(current)
+    runs = np.concatenate([ascending(reference), ascending(current)])
+    order = np.argsort(runs, kind="stable")  # merges the two: far quicker than a search for every value
+    steps = np.diff(runs[order])
+    gap = np.abs(np.cumsum(np.where(order < n, m, -n))[:-1]) / (n * m)
+    # between equal values neither distribution function has got to where it is going
+    return float(gap.max(where=steps > 0, initial=0.0)), float(gap @ steps)
+
+
+def ascending(values: np.ndarray) -> np.ndarray:
+    return np.sort(values, kind="stable")  # next to no work for what is in order already, as it is in `drift`
+
+
+def chi_square(counts: Counts, alike: tuple[float, float] = (1.0, 1.0)) -> TwoSampleTest:
+    """Are the two windows' shares of each class the same? Pearson's chi-square test, or Fisher's for two classes.
+
+    Classes that are expected fewer than five times in the smaller window are counted together. With `alike` as in
+    `kolmogorov_smirnov` the counts are scaled down to those of independent rows (after Rao and Scott, 1981).
+
+    >>> test = chi_square(Counts(np.array([50, 30, 20]), np.array([30, 30, 40])))
+    >>> test.name, round(test.statistic, 2), round(test.p_value, 4)
+    ('chi-square', 11.67, 0.0029)
+    """
+    table = _without_rare(np.array([counts.reference / alike[0], counts.current / alike[1]]))
+    if table.shape[1] < 2:
+        return TwoSampleTest("chi-square", 0.0, 1.0)
+    if table.shape[1] == 2:
+        odds, p_value = stats.fisher_exact(np.rint(table).astype(int))
+        return TwoSampleTest("Fisher", float(odds), float(p_value))
+    result = stats.chi2_contingency(table, correction=False)
+    return TwoSampleTest("chi-square", float(result.statistic), float(result.pvalue))
+
+
+def _without_rare(table: np.ndarray) -> np.ndarray:
+    """(2, K): rare classes together in the last column, and with the next rarest if even together they are too few."""
+    table = table[:, np.argsort(-table.sum(axis=0), kind="stable")]
+    expected = table.sum(axis=0) * table.sum(axis=1).min() / table.sum()
+    kept = int((expected >= EXPECTED).sum())
+    if kept < len(expected) and expected[kept:].sum() < EXPECTED and kept > 1:
+        kept -= 1
+    kept = max(1, kept)
+    return np.column_stack([table[:, :kept], table[:, kept:].sum(axis=1)])[:, : kept + (kept < len(expected))]
+
+
+def deciles(reference: np.ndarray, current: np.ndarray) -> Counts:
+    """Counts in `BINS` bins, each of which holds the same share of the reference; fewer if values repeat.
+
+    >>> deciles(np.arange(100), np.arange(50, 150)).current.tolist()
+    [0, 0, 0, 0, 0, 10, 10, 10, 10, 60]
+    """
+    ordered = ascending(reference), ascending(current)
+    edges = np.unique(quantiles(ordered[0], np.linspace(0, 1, BINS + 1)[1:-1]))
+    return Counts(*(in_bins(values, edges, "right") for values in ordered))
+
+
+def quantiles(ordered: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """NumPy's quantiles of numbers that are in ascending order already, which saves the time to look for them."""
+    place = levels * (len(ordered) - 1)
+    low = place.astype(int)
+    above = ordered[np.minimum(low + 1, len(ordered) - 1)]
+    return ordered[low] + (place - low) * (above - ordered[low])
+
+
+def in_bins(ordered: np.ndarray, edges: np.ndarray, side: str) -> np.ndarray:
+    """How many of the ordered numbers lie in each bin between the edges; `side`: "right" if an edge is its bin's last."""
+    return np.diff(np.concatenate([[0], np.searchsorted(ordered, edges, side), [len(ordered)]]))
+
+
+def population_stability(
+    counts: Counts, alpha: float = 0.05, alike: tuple[float, float] = (1.0, 1.0), seed: int = 0
+) -> Psi:
+    """The population stability index of counts, and the limit that counts without any drift exceed in a share `alpha`.
+
+    PSI is the sum over the bins of (q - p) ln(q / p). The rule of thumb reads it without asking for the number of rows:
+    below 0.1 stable, above 0.25 changed. Without any drift it is about (1/n + 1/m) times a chi-square of K - 1 degrees
+    (Yurdakul and Naranjo, 2020), which gives the limit; below 200 rows we permute. Half a row is added to every bin, so an
+    empty one gives no infinity.
+
+    >>> round(population_stability(Counts(np.full(10, 100), np.arange(55, 155, 10))).value, 3)
+    0.086
+    """
+    n, m = counts.sizes
+    value = float(_psi(counts.reference, counts.current))
+    spread, degrees = alike[0] / n + alike[1] / m, len(counts.reference) - 1
+    if degrees < 1:
+        return Psi(0.0, 0.0, 1.0)
+    if min(n, m) >= PERMUTE_BELOW or max(alike) > 1:
+        limit, p_value = spread * stats.chi2.isf(alpha, degrees), stats.chi2.sf(value / spread, degrees)
+        return Psi(value, float(limit), float(p_value), float(spread * degrees))
+    pooled = counts.reference + counts.current
+    drawn = np.random.default_rng(seed).multivariate_hypergeometric(pooled, m, PERMUTATIONS, method="marginals")
+    clean = np.sort(_psi(pooled - drawn, drawn))
+    rank = int(np.ceil((1 - alpha) * (PERMUTATIONS + 1)))
+    p_value = (1 + (clean >= value - 1e-12).sum()) / (PERMUTATIONS + 1)
+    return Psi(value, float(clean[min(rank, PERMUTATIONS) - 1]), float(p_value), float(clean.mean()))
+
+
+def _psi(reference: np.ndarray, current: np.ndarray) -> np.ndarray:
+    """Of counts (..., K)."""
+    p, q = (_shares(counts) for counts in (reference, current))
+    return ((q - p) * np.log(q / p)).sum(axis=-1)
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    return (counts + 0.5) / (counts.sum(axis=-1, keepdims=True) + counts.shape[-1] / 2)
+
+
+def jensen_shannon(counts: Counts) -> float:
+    """The Jensen-Shannon distance, 0 (the same shares) to 1 (nothing in common): Endres and Schindelin, 2003.
+
+    >>> jensen_shannon(Counts(np.array([5, 0]), np.array([0, 5])))
+    1.0
+    """
+    p, q = counts.reference / counts.reference.sum(), counts.current / counts.current.sum()
+    middle = (p + q) / 2
+    divergence = (stats.entropy(p, middle, base=2) + stats.entropy(q, middle, base=2)) / 2
+    return float(np.sqrt(max(0.0, divergence)))
+
+
+def resemblance(indicators: np.ndarray) -> float:
+    """The first autocorrelation of truth values, (N,) or (N, K), together, in standard errors: of independent rows about
+    standard normal. Of a stream we look at the last `LOOKED_AT` rows.
+
+    >>> resemblance(np.tile([True, False], 50)) < -9
+    True
+    """
+    seen = _centred(indicators)
+    spread = np.linalg.norm(seen.T @ seen)  # the sum of the lagged products of independent rows has this / sqrt(N)
+    return float((seen[1:] * seen[:-1]).sum() / spread * np.sqrt(len(seen))) if len(seen) > 2 and spread else 0.0
+
+
+def _centred(indicators: np.ndarray) -> np.ndarray:
+    """Of the last rows, as numbers (N, K) of mean 0."""
+    seen = indicators[-LOOKED_AT:].astype(float)
+    seen = seen[:, np.newaxis] if seen.ndim == 1 else seen
+    return seen - seen.mean(axis=0) if len(seen) else seen
+
+
+def inefficiency(indicators: np.ndarray) -> float:
+    """How many rows, in their order, carry as much as one independent row: at least 1. Of truth values, (N,) or (N, K).
+
+    One plus twice the sum of the autocorrelations, taken in pairs for as long as these stay positive (Geyer, 1992), of the
+    columns together. It is 1 unless the first of them is significant (see `resemblance`) at 1 %. Of truth values we take
+    those whose shares a test compares: see `below`.
+
+    >>> numbers = np.random.default_rng(0).normal(size=1000)
+    >>> inefficiency(below(numbers)), round(inefficiency(below(numbers.repeat(3))), 1)
+    (1.0, 3.2)
+    """
+    if resemblance(indicators) < stats.norm.isf(0.01):
+        return 1.0
+    seen = _centred(indicators)
+    padded = np.fft.rfft(seen, 2 * len(seen), axis=0)
+    correlation = np.fft.irfft((np.abs(padded) ** 2).sum(axis=1))[: len(seen)] / (seen**2).sum()
+    pairs = correlation[: len(seen) // 2 * 2].reshape(-1, 2).sum(axis=1)  # of lags 0 and 1, 2 and 3, ...
+    ends = np.flatnonzero(pairs <= 0)
+    return float(max(1.0, 2 * pairs[: ends[0] if len(ends) else None].sum() - 1))
+
+
+def below(values: np.ndarray) -> np.ndarray:
+    """Bool, (N, 3): is each of the last `LOOKED_AT` numbers at or below their quartiles? KS compares such shares."""
+    values = values[-LOOKED_AT:]
+    return values[:, np.newaxis] <= np.quantile(values, (0.25, 0.5, 0.75))

@@ -1,0 +1,254 @@
+"""Does the data still look as it did? A test for each window of a stream, whose false-alarm rate holds for one reference.
+
+Two-sample tests keep their level on average over references. But a monitor has one, for years, and where it lies a little
+off, every window is compared with the wrong thing. So we take off first what the reference may be wrong by, and only then
+ask whether the window differs: the promise holds window after window, on the reference that one happens to have.
+"""
+
+import math
+import numbers
+import warnings
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from labsupport.cusum import finite
+
+UNLUCKY = 0.01  # share of references for which the promise is not made
+FEWEST = 30  # rows in a window
+TIMES = 10  # how many windows long a reference is at least
+SCOUTS = 10  # every tenth row of the reference says which values there are, the others how often they come
+NUMBERS = 10  # more distinct numbers than these are a distribution, fewer are classes
+CLASSES = 20  # the most frequent ones are told apart, the rest are one
+
+
+class SerialCorrelation(UserWarning):
+    """The rows hang together, so what a monitor promises of its false alarms does not hold."""
+
+
+class DataDriftMonitor:
+    """Compares each window of `window` rows with the reference, every feature of it, and alarms when one has changed.
+
+    `reference` holds the rows of a healthy period, at least 10 windows of them: a pandas or polars frame, a dict of columns,
+    or an array (rows, features), or (rows,) if there is one. `update` takes a row as a mapping from feature to value, as
+    a sequence in the order of the features, or as a bare value if there is one. Features are numbers, bools or texts; None
+    and NaN are missing. Windows do not overlap, and each is looked at once, when it is full.
+
+    The promise: while rows are independent and come from where the reference came from, a window raises an alarm with
+    probability `false_alarm_rate` at most, whatever came before. So the first false alarm takes 1 / `false_alarm_rate`
+    windows or more on average, and in N windows there is one with probability N times that rate at most. How the values
+    are distributed does not matter, nor how the features hang together. We promise it for 99 of 100 references; the other
+    one may be so far off that alarms are more frequent. It is a bound: the rate that is seen is usually far lower. A longer
+    reference takes less off, and so lets smaller changes be seen.
+
+    - Numbers: the largest distance between the two distribution functions, as in the Kolmogorov-Smirnov test, less the one
+      by which the reference may miss the truth, both by the inequality of Dvoretzky, Kiefer and Wolfowitz with the constant
+      of Massart (1990, "The tight constant in the Dvoretzky-Kiefer-Wolfowitz inequality"). What is missing counts as lowest.
+    - Texts, bools and other numbers of few values: the share of each of the 20 most frequent, and of all others together, by
+      a binomial test against the interval of Clopper and Pearson (1934) for the reference's share.
+    - Several features: Bonferroni, for the windows and for the reference.
+
+    `drift_detected`, and `reasons`, the features that changed, worst first, speak of the last row: only one that fills
+    a window can raise an alarm. `p_values` are those of the last window, and `p_value` is what they come to together; None
+    before the first. `n` counts rows, `windows` windows, and `alarms` lists the indices of the rows that raised one.
+
+    Rows that hang together in time (video, a sensor read every second) break the promise. If the reference has its rows in
+    their order and shows it, we warn: `SerialCorrelation`. Raises ValueError for a reference that is too short, or whose
+    columns differ in length or hold neither numbers nor texts, and for a window or rate that makes no sense.
+
+    >>> random = np.random.default_rng(0)
+    >>> monitor = DataDriftMonitor({"brightness": random.normal(0.5, 0.1, 2000)}, window=100)
+    >>> for brightness in np.concatenate([random.normal(0.5, 0.1, 1000), random.normal(0.4, 0.1, 200)]):
+    ...     if monitor.update({"brightness": brightness}).drift_detected:
+    ...         print(f"row {monitor.n}: {monitor.reasons} p={monitor.p_value:.0e}")
+    row 1100: ('brightness',) p=5e-11
+    row 1200: ('brightness',) p=4e-08
+    """
+
+    def __init__(self, reference: Any, window: int, false_alarm_rate: float = 0.01) -> None:
+        if window != int(window) or window < FEWEST:
+            raise ValueError(f"window={window}: give at least {FEWEST} rows, fewer can show next to nothing")
+        if not 0 < false_alarm_rate < 1:
+            raise ValueError(f"false_alarm_rate={false_alarm_rate}: give the share of clean windows that may alarm")
+        self.window, self.false_alarm_rate = int(window), false_alarm_rate
+        columns = _columns(reference)
+        if (rows := len(next(iter(columns.values())))) < TIMES * window:
+            raise ValueError(f"{rows} reference rows: give at least {TIMES} windows, {TIMES * self.window} rows")
+        self._features = {name: _feature(name, values, UNLUCKY / len(columns)) for name, values in columns.items()}
+        for name, values in columns.items():
+            _check_order(name, self._features[name].order(values))
+        self._rows: list[list[float]] = []
+        self.n = self.windows = 0
+        self.alarms: list[int] = []
+        self.reasons: tuple[Hashable, ...] = ()
+        self.p_values: dict[Hashable, float] | None = None
+
+    def update(self, row: Any) -> "DataDriftMonitor":
+        """Take the next row in; returns the monitor.
+
+        Raises ValueError for other features than those of the reference, infinity, text where there were numbers, and
+        numbers where there was text. Nothing is changed then.
+        """
+        self._rows.append(self._read(row))
+        self.n, self.reasons = self.n + 1, ()
+        if len(self._rows) == self.window:
+            self._judge()
+        return self
+
+    @property
+    def drift_detected(self) -> bool:
+        """Whether the last row filled a window that raised the alarm."""
+        return bool(self.reasons)
+
+    @property
+    def p_value(self) -> float | None:
+        """Of the last full window, over all its features; an alarm at `false_alarm_rate` or below."""
+        return None if self.p_values is None else min(1.0, len(self.p_values) * min(self.p_values.values()))
+
+    def __repr__(self) -> str:
+        return (
+            f"<DataDriftMonitor of {len(self._features)} features: {self.windows} windows, {len(self.alarms)} alarms>"
+        )
+
+    def _judge(self) -> None:
+        columns, self._rows = np.array(self._rows).T, []
+        pairs = zip(self._features.items(), columns, strict=True)
+        self.p_values = {name: feature.p_value(column) for (name, feature), column in pairs}
+        self.windows += 1
+        worst = sorted(self.p_values, key=self.p_values.__getitem__)
+        level = self.false_alarm_rate / len(self._features)
+        self.reasons = tuple(name for name in worst if self.p_values[name] <= level)
+        if self.reasons:
+            self.alarms.append(self.n - 1)
+
+    def _read(self, row: Any) -> list[float]:
+        features = self._features
+        if isinstance(row, Mapping):
+            if odd := row.keys() ^ features.keys():
+                raise ValueError(f"{', '.join(map(str, odd))}: in the row or in the reference, but not in both")
+            return [feature.read(row[name]) for name, feature in features.items()]
+        values = row if isinstance(row, Sequence | np.ndarray) and not isinstance(row, str) else [row]
+        if len(values) != len(features):
+            raise ValueError(f"a row of {len(values)} values: give {len(features)}, one for each feature")
+        return [feature.read(value) for value, feature in zip(values, features.values(), strict=True)]
+
+
+class _Numbers:
+    """A feature of many numbers: its distribution function, and how far that may be from the true one."""
+
+    def __init__(self, name: Hashable, rest: list, unlucky: float) -> None:
+        self.name = name
+        self.sorted = np.sort([self.read(value) for value in rest])
+        self.margin = math.sqrt(math.log(2 / unlucky) / (2 * len(rest)))
+
+    def read(self, value: Any) -> float:
+        if _kind(self.name, value) == "text":
+            raise ValueError(f"{self.name}: {value!r} is no number, as those of the reference are")
+        return -math.inf if _missing(value) else float(value)
+
+    def order(self, values: list) -> np.ndarray:
+        return np.array([self.read(value) for value in values])
+
+    def p_value(self, window: np.ndarray) -> float:
+        window, steps = np.sort(window), np.arange(len(window) + 1) / len(window)
+        upto, below = (np.searchsorted(self.sorted, window, side) / len(self.sorted) for side in ("right", "left"))
+        distance = max((steps[1:] - upto).max(), (below - steps[:-1]).max())
+        return min(1.0, 2 * math.exp(-2 * len(window) * max(0.0, distance - self.margin) ** 2))
+
+
+class _Classes:
+    """A feature of few values: the share of each, and the interval in which the true one lies."""
+
+    def __init__(self, name: Hashable, scouts: list, rest: list, kind: str, unlucky: float) -> None:
+        from scipy import special
+
+        self.name, self.kind = name, kind
+        frequent = Counter(None if _missing(value) else value for value in scouts).most_common(CLASSES)
+        self.codes = {value: code for code, (value, _) in enumerate(frequent)}
+        count = self._count(np.array([self.read(value) for value in rest]))
+        tail, some, most = unlucky / len(count) / 2, count > 0, count < len(rest)
+        self.low, self.high = np.zeros(len(count)), np.ones(len(count))
+        self.low[some] = special.betaincinv(count[some], len(rest) - count[some] + 1, tail)
+        self.high[most] = special.betaincinv(count[most] + 1, len(rest) - count[most], 1 - tail)
+
+    def read(self, value: Any) -> float:
+        if _kind(self.name, value) not in (self.kind, None):
+            raise ValueError(f"{self.name}: {value!r} is no {self.kind}, as those of the reference are")
+        return float(self.codes.get(None if _missing(value) else value, len(self.codes)))
+
+    def order(self, values: list) -> np.ndarray:
+        return np.array([self.read(value) == 0 for value in values])  # is it the most frequent one?
+
+    def p_value(self, window: np.ndarray) -> float:
+        from scipy import special
+
+        count = self._count(window)
+        many = special.bdtrc(count - 1, len(window), self.high)
+        few = special.bdtr(count, len(window), self.low)
+        return float(min(1.0, len(count) * 2 * np.minimum(many, few).min()))
+
+    def _count(self, codes: np.ndarray) -> np.ndarray:
+        return np.bincount(codes.astype(int), minlength=len(self.codes) + 1).astype(float)
+
+
+def _feature(name: Hashable, values: list, unlucky: float) -> _Numbers | _Classes:
+    """The scouts settle what is compared, and are left out of the rest: else a choice would be tested on what made it."""
+    kinds = {_kind(name, value) for value in values} - {None}
+    if len(kinds) != 1:
+        raise ValueError(f"{name}: {' and '.join(sorted(kinds)) or 'nothing'} in the reference; give numbers or texts")
+    (kind,), scouts, rest = kinds, values[::SCOUTS], [value for row, value in enumerate(values) if row % SCOUTS]
+    if kind == "number" and len({value for value in scouts if not _missing(value)}) > NUMBERS:
+        return _Numbers(name, rest, unlucky)
+    return _Classes(name, scouts, rest, kind, unlucky)
+
+
+def _kind(name: Hashable, value: Any) -> str | None:
+    """None for a missing value. Raises ValueError for what is no feature, infinity among it."""
+    if isinstance(value, str):
+        return "text"
+    if _missing(value):
+        return None
+    try:
+        finite(value)
+    except ValueError:
+        raise ValueError(f"{name}: {value!r} is neither a finite number nor a text") from None
+    return "number"
+
+
+def _missing(value: Any) -> bool:
+    if isinstance(value, numbers.Real):
+        return value != value
+    return value is None or type(value).__name__ in ("NAType", "NaTType")  # of pandas, which equal not even themselves
+
+
+def _columns(reference: Any) -> dict[Hashable, list]:
+    """Frame, mapping or array as columns of Python values. Raises ValueError."""
+    if isinstance(reference, Mapping):
+        columns = {name: list(values) for name, values in reference.items()}
+    elif hasattr(reference, "columns"):
+        columns = {name: reference[name].to_list() for name in reference.columns}
+    else:
+        table = np.asarray(reference)
+        if table.ndim not in (1, 2):
+            raise ValueError(f"a reference of shape {table.shape}: give (rows, features) or (rows,)")
+        columns = dict(enumerate((table if table.ndim == 2 else table[:, None]).T.tolist()))
+    if len({len(values) for values in columns.values()}) != 1:
+        raise ValueError(f"a reference with the columns {list(columns)}: give one or more, of one length")
+    return columns
+
+
+def _check_order(name: Hashable, values: np.ndarray) -> None:
+    """Warn if neighbours are more alike than independent rows would be: the lag-1 correlation of ranks."""
+    ranked = np.sort(values)
+    ranks = np.searchsorted(ranked, values, "left") + np.searchsorted(ranked, values, "right") - float(len(values))
+    alike = ranks[1:] @ ranks[:-1] / max(ranks @ ranks, 1.0)
+    if alike > max(0.1, 4 / math.sqrt(len(values))):  # 4: by chance once in 30,000 features
+        apart = math.ceil(math.log(0.05) / math.log(min(alike, 0.999)))
+        text = (
+            f"{name}: neighbours in the reference correlate by {alike:.2f}. If those in the stream do, false alarms are"
+        )
+        warnings.warn(
+            f"{text} more than promised: keep one row in {apart}, there and here", SerialCorrelation, stacklevel=3
+        )

@@ -1,0 +1,175 @@
+"""Is the stage that changed named, and nobody else?"""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from labsupport import clickstream, speech
+from labsupport.diagnosis import diagnose
+from labsupport.frames import TooFewRows
+from labsupport.pipeline import Pipeline, Stage
+
+STAGES = ["double", "word"]
+
+
+def window(seed, rows=150, shift=0.0, factor=2.0, limit=1.0, latency=(0.01, 0.01), errors=0.0, nulls=0.0):
+    """A number is doubled, with some noise; then it is called large or small. As a pipeline would write it down."""
+    random = np.random.default_rng(seed)
+    x = random.normal(shift, 1, rows)
+    failed, null = random.random(rows) < errors, random.random(rows) < nulls
+    y = np.where(failed | null, np.nan, factor * x + 0.3 * random.normal(size=rows))
+    asked = ~(failed | null)
+    word = np.where(y + random.normal(size=rows) > limit, "large", "small").astype(object)
+    took = [seconds * random.lognormal(0, 0.2, rows) for seconds in latency]
+    noted = {"double.asked": True, "double.latency": took[0], "double.error": np.where(failed, "OSError", None)}
+    noted |= {"double.null": null, "double.value": y, "word.asked": asked, "word.latency": took[1]}
+    noted |= {"word.error": None, "word.null": False, "word.value": np.where(asked, word, None)}
+    return pd.DataFrame({"time": np.arange(rows, dtype=float), "input.value": x, **noted})
+
+
+def verdicts(current, **options):
+    report = diagnose(window(1), current, STAGES, **options)
+    return report.entered, report.stages["verdict"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "entered", "found"),
+    [
+        ({}, None, ["unchanged", "unchanged", "unchanged"]),
+        ({"shift": 1.0}, "input", ["changed", "inherited", "inherited"]),
+        ({"factor": 3.5}, "double", ["unchanged", "changed", None]),
+        ({"limit": -0.5}, "word", ["unchanged", "unchanged", "changed"]),
+        ({"errors": 0.15}, "double", ["unchanged", "changed", "unchanged"]),
+        ({"nulls": 0.15}, "double", ["unchanged", "changed", "unchanged"]),
+        ({"errors": 0.95}, "double", ["unchanged", "changed", "unclear"]),
+        ({"latency": (0.01, 0.02)}, "word", ["unchanged", "unchanged", "changed"]),
+        ({"latency": (0.02, 0.02)}, None, ["unchanged", "unchanged", "unchanged"]),  # the machine's
+        ({"latency": (0.02, 0.06)}, "word", ["unchanged", "unchanged", "changed"]),
+        ({"latency": (0.01, 0.013)}, None, ["unchanged", "unchanged", "unchanged"]),  # too little
+        ({"shift": 1.0, "limit": -1.0}, "input", ["changed", "inherited", "changed"]),
+        ({"shift": 9.0}, "input", ["changed", "unclear", "unclear"]),
+    ],
+)
+def test_where_a_change_entered(options, entered, found):
+    named, said = verdicts(window(2, **options))
+    assert named == entered
+    assert [v for v, expected in zip(said, found, strict=True) if expected] == [v for v in found if v]
+
+
+def test_nobody_is_named_without_a_change_but_for_a_share_alpha():
+    named = [diagnose(window((s, 1), 60), window((s, 2), 60), STAGES).entered for s in range(150)]
+    assert sum(name is not None for name in named) <= 0.05 * 150 + 3 * np.sqrt(0.05 * 0.95 * 150)
+
+
+def test_stages_that_only_inherit_are_not_named():
+    named = [diagnose(window((s, 1), 100), window((s, 2), 100, shift=1.0), STAGES) for s in range(100)]
+    assert all(report.entered == "input" for report in named)
+    assert sum(len(report.named("changed")) > 1 for report in named) <= 0.05 * 100 + 3 * np.sqrt(0.05 * 0.95 * 100)
+
+
+def test_the_machine_is_said_to_be_slower():
+    report = diagnose(window(1), window(2, latency=(0.02, 0.02)), STAGES)
+    assert report.slower == pytest.approx(2, abs=0.2)
+    assert "every stage takes 2" in report.summary()
+
+
+def test_milliseconds_are_not_counted():
+    before, now = window(1, latency=(1e-5, 1e-5)), window(2, latency=(1e-5, 1e-4))
+    assert diagnose(before, now, STAGES).entered is None
+
+
+def test_numbers_that_have_become_classes():
+    now = window(2)
+    now["double.value"] = np.where(now["double.value"] > 0, "high", "low")
+    report = diagnose(window(1), now, STAGES)
+    assert report.entered == "double"
+    assert report.stages["figure"][1] == "value"
+
+
+def test_the_report_shows_itself():
+    report = diagnose(window(1), window(2, limit=-0.5), STAGES)
+    assert repr(report).startswith("<Diagnosis: the change entered at word: value was ")
+    assert "(family-wise level 0.05, 150 and 150 runs)" in repr(report)
+    assert "<table" in report._repr_html_() and "changed" in report._repr_html_()
+    texts = [text.get_text() for axis in report.plot().axes for text in axis.texts]
+    assert [text for text in texts if text in ("changed", "unchanged")] == ["unchanged", "unchanged", "changed"]
+
+
+def test_the_same_windows_give_the_same_report():
+    first, second = (diagnose(window(1), window(2, shift=0.3), STAGES) for _ in range(2))
+    pd.testing.assert_frame_equal(first.stages, second.stages)
+
+
+def test_frames_survive_a_file(tmp_path):
+    before, now = window(1), window(2, limit=-0.5)
+    before.to_parquet(tmp_path / "before.parquet")
+    report = diagnose(pd.read_parquet(tmp_path / "before.parquet"), now, STAGES)
+    pd.testing.assert_frame_equal(report.stages, diagnose(before, now, STAGES).stages)
+
+
+def test_what_is_refused():
+    with pytest.raises(TooFewRows, match="the current window has 19 runs: at least 20"):
+        diagnose(window(1), window(2, rows=19), STAGES)
+    with pytest.raises(ValueError, match="the reference window has no other.asked, other.latency"):
+        diagnose(window(1), window(2), ["other"])
+    with pytest.raises(ValueError, match="alpha is a share"):
+        diagnose(window(1), window(2), STAGES, alpha=5)
+
+
+def test_an_input_of_which_nothing_is_described_is_unclear():
+    pipeline = Pipeline([Stage("size", len)], describe=lambda text: {})
+    for number in range(60):
+        pipeline.run("x" * (number % 7))
+    report = pipeline.diagnose(pipeline.frame()[:30], pipeline.frame()[30:])
+    assert report.stages["verdict"].tolist() == ["unclear", "unchanged"]
+
+
+# the two worked examples: smaller than the full runs, which name the true stage in at least 95 of 100
+
+
+def heard(seed, version="1", vad=None, **microphone):
+    pipeline = speech.pipeline(version, **(vad or {}))
+    for sound in speech.clips(200, seed, **microphone).sound:
+        pipeline.run(sound)
+    return pipeline.frame()
+
+
+@pytest.mark.parametrize(
+    ("options", "entered"),
+    [
+        ({}, None),
+        ({"noise_db": -44}, "input"),
+        ({"gain_db": -4}, "input"),
+        ({"vad": {"margin_db": 14.0, "lead": 0.03}}, "vad"),
+        ({"version": "2"}, "recogniser"),
+    ],
+)
+def test_spoken_words(options, entered):
+    for seed in (20, 21):
+        report = diagnose(heard((seed, 1)), heard((seed, 2), **options), ["vad", "recogniser"])
+        assert report.entered == entered, report
+        if entered == "vad":
+            assert report.stages["verdict"][2] != "changed"
+
+
+def offered(seed, sure=0.7, offers=clickstream.OFFERS, **world):
+    pipeline = clickstream.pipeline(sure, offers, seed)
+    for clicks in clickstream.visits(300, seed, **world).clicks:
+        pipeline.run(clicks)
+    return pipeline.frame()
+
+
+@pytest.mark.parametrize(
+    ("options", "entered"),
+    [
+        ({}, None),
+        ({"news": 2.0}, "input"),
+        ({"lost": 0.35}, "input"),
+        ({"sure": 0.85}, "profile"),
+        ({"offers": clickstream.OFFERS_2}, "recommender"),
+    ],
+)
+def test_offers(options, entered):
+    for seed in (20, 21, 22):
+        report = diagnose(offered((seed, 1)), offered((seed, 2), **options), ["profile", "recommender"])
+        assert report.entered == entered, report

@@ -1,0 +1,191 @@
+"""Databases of older versions, of newer ones, of other programs, and addresses that lead to none.
+
+The older files are made by the SQL that the older versions themselves left behind (sqlite3's iterdump of their files).
+"""
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from labsupport import tables
+from labsupport.detection import Box, Detection
+from labsupport.predictions import PredictionLog
+from labsupport.tables import LogUnavailable, UnknownSchema
+
+CAT = Detection("cat", 0.9, Box(10, 20, 110, 120))
+FIRST = """
+CREATE TABLE predictions (
+    "row" INTEGER NOT NULL, time FLOAT, id VARCHAR, "key" VARCHAR, version VARCHAR, latency FLOAT, brightness FLOAT,
+    contrast FLOAT, sharpness FLOAT, saturation FLOAT, width FLOAT, height FLOAT, bytes INTEGER, detections TEXT,
+    n_detections INTEGER, mean_confidence FLOAT, max_confidence FLOAT, min_confidence FLOAT, error VARCHAR, status INTEGER,
+    {shadow} PRIMARY KEY ("row")
+);
+INSERT INTO "predictions" VALUES(1,1750000000.25,'a1','k','v1',0.012,0.4,0.2,100.5,0.3,640.0,480.0,12345,
+    '[{{"label":"cat","confidence":0.9,"box":[10,20,110,120]}}]',1,0.9,0.9,0.9,NULL,200{no});
+INSERT INTO "predictions" VALUES(2,1750000001.0,'a2',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,
+    NULL,NULL,'UnsupportedImage',415{no});
+CREATE INDEX ix_predictions_time ON predictions (time);
+CREATE INDEX ix_predictions_id ON predictions (id);
+"""
+SECOND = """
+CREATE TABLE feedback (
+    "row" INTEGER NOT NULL, time FLOAT, id VARCHAR, correct BOOLEAN, labels TEXT, retry BOOLEAN, PRIMARY KEY ("row")
+);
+INSERT INTO "feedback" VALUES(1,1750000009.0,'a1',0,'["dog"]',0);
+INSERT INTO "predictions" VALUES(3,1750000000.5,'a1',NULL,'v2',0.03,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'[]',0,NULL,NULL,
+    NULL,NULL,200,1);
+CREATE INDEX ix_feedback_id ON feedback (id);
+"""
+OLD = {
+    1: FIRST.format(shadow="", no="") + "PRAGMA user_version=1;",
+    2: FIRST.format(shadow="shadow BOOLEAN,", no=",0") + SECOND + "PRAGMA user_version=2;",
+}
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "predictions.db"
+
+
+def make_old(file, version: int) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.executescript(OLD[version])
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_a_file_of_an_older_version_is_read_and_goes_on(file, version):
+    make_old(file, version)
+    with PredictionLog(f"sqlite:///{file}") as log:
+        log.record(
+            id="new", version="v3", latency=0.1, detections=[], features={"noise": 0.02, "width": 3, "height": 2}
+        )
+        log.flush()
+        log.feedback("a2", correct=True)
+        frame = log.frame().set_index("id")
+    assert [*frame.index] == ["a1", "a2", "new"]
+    first = {"key": "k", "version": "v1", "latency": 0.012, "sharpness": 100.5, "aspect": 640 / 480, "bytes": 12345}
+    assert frame.loc["a1", [*first]].to_dict() == first
+    assert frame["detections"]["a1"] == [CAT] and frame["error"]["a2"] == "UnsupportedImage"
+    assert frame["time"]["a1"].timestamp() == 1_750_000_000.25
+    assert frame["noise"].isna().tolist() == [True, True, False]
+    assert frame["labels"]["a1"] == ["dog"] if version == 2 else frame["labels"].isna().all()
+    assert bool(frame["correct"]["a2"])
+    assert len(log.frame(shadow=True)) == version - 1
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (tables.SCHEMA,)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_a_file_that_was_brought_up_to_date_has_the_columns_and_indexes_of_a_new_one(file, tmp_path, version):
+    make_old(file, version)
+    new = tmp_path / "new.db"
+    tables.open_database(f"sqlite:///{file}")
+    tables.open_database(f"sqlite:///{new}")
+    assert layout(file) == layout(new)
+
+
+def layout(file) -> tuple[set, set]:
+    """Each table's columns with their types, and what is indexed."""
+    with closing(sqlite3.connect(file)) as connection:
+        columns = {
+            (table, name, kind)
+            for table in ("predictions", "feedback")
+            for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})")
+        }
+        indexes = connection.execute("SELECT name, tbl_name FROM sqlite_master WHERE type = 'index'").fetchall()
+    return columns, set(indexes)
+
+
+def test_processes_that_bring_files_up_to_date_at_once_do_it_once(tmp_path):
+    files = {version: tmp_path / f"{version}.db" for version in (0, *OLD)}  # 0: nobody has made it yet
+    for version in OLD:
+        make_old(files[version], version)
+    program = """
+import sys
+from labsupport.predictions import PredictionLog
+for file in sys.argv[2:]:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    with PredictionLog(f"sqlite:///{file}") as log:
+        log.record(id=sys.argv[1], version="v", latency=0.1, detections=[], features={"noise": 0.5})
+    assert not log.dropped
+"""
+    names = ["p0", "p1", "p2"]
+    commands = [[sys.executable, "-W", "error", "-c", program, name, *map(str, files.values())] for name in names]
+    pipes = {"text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    processes = [subprocess.Popen(command, **pipes) for command in commands]
+    for _ in files:
+        assert [process.stdout.readline() for process in processes] == ["ready\n"] * 3
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+    for version, file in files.items():
+        found = PredictionLog(f"sqlite:///{file}").columns("id", "noise")
+        assert sorted(found["id"]) == [*(["a1", "a2"] if version else []), *names]
+        assert found["noise"].count(0.5) == 3
+
+
+@pytest.mark.parametrize(
+    ("script", "what"),
+    [
+        ("CREATE TABLE predictions (id); PRAGMA user_version=4", r"holds schema 4 \(tables: predictions\)"),
+        ("PRAGMA user_version=-1", r"holds schema -1 \(tables: None\)"),
+        ("CREATE TABLE songs (id)", r"holds schema 0 \(tables: songs\)"),
+        ("CREATE TABLE songs (id); PRAGMA user_version=1", r"holds schema 1 \(tables: songs\)"),
+        ("CREATE TABLE songs (id); PRAGMA user_version=3", r"holds schema 3 \(tables: songs\)"),
+    ],
+)
+def test_a_file_of_a_newer_lab_or_of_another_program_is_refused_and_left_alone(file, script, what):
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript(script)
+    before = file.read_bytes()
+    with pytest.raises(UnknownSchema, match=what + ", this labsupport reads 3: update it, or name another database"):
+        PredictionLog(f"sqlite:///{file}")
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://localhost/lab", "sqlite+other:///a.db"])
+def test_a_url_that_names_no_database_of_ours_is_refused(url):
+    with pytest.raises(ValueError, match=r"name a SQLite file, as in sqlite:///predictions\.db, or a PostgreSQL"):
+        PredictionLog(url)
+
+
+# passwords
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://lab:s3cret@localhost/lab",  # no database of ours
+        "postgresql://lab:s3cret/more@localhost:5432/lab",  # what should be percent-encoded is taken for a port
+        "postgresql://lab:s3cret@127.0.0.1:1/lab",  # nobody listens
+        "postgresql+psycopg://127.0.0.1:1/lab?user=lab&password=s3cret",
+        "postgresql+psycopg://lab:s3cret@127.0.0.1:1/lab?nonsense=1",
+        "s3cret",
+    ],
+)
+def test_no_message_shows_a_password(url):
+    with pytest.raises((ValueError, LogUnavailable)) as raised:
+        PredictionLog(url)
+    told = [str(raised.value), repr(raised.value), str(raised.value.__cause__), repr(raised.value.__cause__)]
+    assert "s3cret" not in " ".join(told)
+    assert raised.value.__context__ is raised.value.__cause__ or raised.value.__suppress_context__
+
+
+def test_a_server_that_nobody_runs_is_named():
+    with pytest.raises(LogUnavailable, match=r"lab:\*\*\*@127.0.0.1:1/lab: .*refused.*: is the server running"):
+        PredictionLog("postgresql://lab:s3cret@127.0.0.1:1/lab")
+
+
+def test_without_psycopg_the_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(LogUnavailable, match=r"postgresql://lab:\*\*\*@db/lab needs the package psycopg: pip install"):
+        PredictionLog("postgresql://lab:s3cret@db/lab")

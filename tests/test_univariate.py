@@ -1,0 +1,214 @@
+"""One feature: every statistic beside SciPy's, or beside its definition written out; the alarms by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.spatial import distance as spatial
+
+from labsupport import univariate
+from labsupport.univariate import Counts
+
+SIZES = [(5, 5), (20, 20), (7, 300), (97, 101), (250, 60), (500, 499), (1000, 1000), (1500, 40), (20_000, 3000)]
+DRAWS = {
+    "normal": lambda random, size: random.normal(size=size),
+    "moved": lambda random, size: random.normal(0.3, 1.2, size=size),
+    "ties": lambda random, size: random.normal(size=size).round(1),
+    "counts": lambda random, size: random.poisson(4, size=size).astype(float),
+    "heavy tails": lambda random, size: random.standard_cauchy(size=size),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize(("n", "m"), SIZES)
+def test_ks_and_wasserstein_are_scipys(name, n, m):
+    random = np.random.default_rng([n, m])
+    reference, current = DRAWS["normal" if name == "moved" else name](random, n), DRAWS[name](random, m)
+    method = "exact" if max(n, m) <= univariate.EXACT_TO else "asymp"
+    theirs, ours = stats.ks_2samp(reference, current, method=method), univariate.kolmogorov_smirnov(reference, current)
+    assert ours.statistic == pytest.approx(theirs.statistic, abs=1e-9)
+    assert ours.p_value == pytest.approx(theirs.pvalue, abs=1e-9)
+    wasserstein = univariate.distance(reference, current)[1]
+    assert wasserstein == pytest.approx(stats.wasserstein_distance(reference, current), rel=1e-9, abs=1e-9)
+
+
+def test_tiny_p_values_are_scipys_too():
+    reference, current = np.arange(200.0), np.arange(200.0) + 60
+    theirs = stats.ks_2samp(reference, current, method="exact").pvalue
+    assert theirs < 1e-7
+    assert univariate.kolmogorov_smirnov(reference, current).p_value == pytest.approx(theirs, rel=1e-9)
+
+
+def test_equal_samples_are_no_distance_apart_and_apart_ones_are_all_of_it():
+    same = np.full(30, 7.0)
+    assert univariate.distance(same, same) == (0.0, 0.0)
+    assert univariate.kolmogorov_smirnov(same, same).p_value == 1.0
+    assert univariate.distance(same, same + 3) == (1.0, 3.0)
+
+
+def test_rows_that_are_alike_count_as_fewer():
+    random = np.random.default_rng(0)
+    reference, current = random.normal(size=500), random.normal(0.2, 1, size=300)
+    test = univariate.kolmogorov_smirnov(reference, current, alike=(5.0, 3.0))
+    expected = stats.kstwo.sf(test.statistic, round(100 * 100 / 200))
+    assert test.p_value == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("classes", [3, 5, 12])
+@pytest.mark.parametrize(("n", "m"), [(200, 200), (3000, 150), (100_000, 90_000)])
+def test_chi_square_is_scipys(classes, n, m):
+    random = np.random.default_rng([classes, n])
+    table = np.array([random.multinomial(size, np.full(classes, 1 / classes)) for size in (n, m)])
+    ours, theirs = univariate.chi_square(Counts(*table)), stats.chi2_contingency(table, correction=False)
+    assert ours.name == "chi-square"
+    assert (ours.statistic, ours.p_value) == pytest.approx((theirs.statistic, theirs.pvalue), abs=1e-9)
+
+
+def test_without_rare_classes_chi_square_is_that_of_the_table_with_them_together():
+    reference, current = np.array([3, 500, 2, 400, 60]), np.array([1, 60, 0, 30, 9])
+    together = [[500, 400, 60, 5], [60, 30, 9, 1]]  # 1 of the last is too few by itself: it joins the next rarest
+    together = [[row[0], row[1], row[2] + row[3]] for row in together]
+    theirs = stats.chi2_contingency(together, correction=False)
+    ours = univariate.chi_square(Counts(reference, current))
+    assert (ours.statistic, ours.p_value) == pytest.approx((theirs.statistic, theirs.pvalue), abs=1e-12)
+
+
+@pytest.mark.parametrize("table", [((3, 17), (12, 8)), ((0, 30), (9, 40)), ((500_000, 400_000), (5_000, 4_300))])
+def test_two_classes_get_fishers_exact_test(table):
+    ours, theirs = univariate.chi_square(Counts(*map(np.array, table))), stats.fisher_exact(table)
+    assert ours.name == "Fisher"
+    assert ours.p_value == pytest.approx(theirs.pvalue, abs=1e-9)
+
+
+def test_fishers_tea_tasting():
+    """R. A. Fisher, The Design of Experiments (1935): 3 of 4 cups right, one-sided 17/70; two-sided 34/70."""
+    assert univariate.chi_square(Counts(np.array([30, 10]), np.array([10, 30]))).p_value < 1e-4
+    assert stats.fisher_exact([[3, 1], [1, 3]]).pvalue == pytest.approx(34 / 70)
+
+
+def test_one_class_alone_has_nothing_to_be_tested():
+    assert univariate.chi_square(Counts(np.array([40]), np.array([70]))).p_value == 1.0
+
+
+def test_jensen_shannon_is_scipys():
+    random = np.random.default_rng(0)
+    for classes in (2, 5, 40):
+        for p, q in random.multinomial(300, random.dirichlet(np.ones(classes)), size=(20, 2)):
+            theirs = spatial.jensenshannon(p, q, base=2)
+            assert univariate.jensen_shannon(Counts(p, q)) == pytest.approx(0 if np.isnan(theirs) else theirs, abs=1e-9)
+
+
+@pytest.mark.parametrize("ties", [None, 1, 0])
+def test_quantiles_and_bins_are_numpys(ties):
+    values = np.random.default_rng(1).normal(0, 2, size=337)
+    values = np.sort(values if ties is None else values.round(ties))
+    levels = np.linspace(0, 1, 11)
+    assert univariate.quantiles(values, levels) == pytest.approx(np.quantile(values, levels), abs=1e-12)
+    edges = np.unique(np.quantile(values, levels[1:-1]))
+    for side, mirrored in (("right", "left"), ("left", "right")):
+        expected = np.bincount(np.searchsorted(edges, values, mirrored), minlength=len(edges) + 1)
+        assert univariate.in_bins(values, edges, side).tolist() == expected.tolist()
+
+
+# the population stability index
+
+
+def naive_psi(p, q) -> float:
+    p = [(count + 0.5) / (sum(p) + len(p) / 2) for count in p]
+    q = [(count + 0.5) / (sum(q) + len(q) / 2) for count in q]
+    return sum((b - a) * math.log(b / a) for a, b in zip(p, q, strict=True))
+
+
+def population_psi(shift: float) -> float:
+    edges = stats.norm.ppf(np.linspace(0, 1, 11))
+    q = np.diff(stats.norm.cdf(edges - shift))
+    return float(((q - 0.1) * np.log(q / 0.1)).sum())
+
+
+@pytest.mark.parametrize(("shift", "published"), [(0.1, 0.010), (0.25, 0.060), (0.3, 0.086), (0.5, 0.238), (1, 0.926)])
+def test_psi_of_a_shift_by_deciles_is_the_populations(shift, published):
+    assert population_psi(shift) == pytest.approx(published, abs=5e-4)
+    random = np.random.default_rng(3)
+    reference, current = random.normal(size=400_000), random.normal(shift, 1, size=400_000)
+    found = univariate.population_stability(univariate.deciles(reference, current))
+    assert found.value == pytest.approx(population_psi(shift), abs=0.02)
+
+
+def test_psi_is_its_definition_and_an_empty_bin_does_not_blow_it_up():
+    for p, q in (([100] * 10, [50, 150, *[100] * 8]), ([50, 50, 0], [40, 40, 20]), ([30, 0], [0, 30])):
+        found = univariate.population_stability(Counts(np.array(p), np.array(q)))
+        assert found.value == pytest.approx(naive_psi(p, q), abs=1e-12)
+        assert found.value < 10
+    # a decile that one of 300 rows should reach is empty: a thousandth more or less, not a hundred
+    counts = [np.array([30] * 10), np.array([33] * 9 + [0])]
+    assert univariate.population_stability(Counts(*counts)).value == pytest.approx(0.5, abs=0.15)
+
+
+@pytest.mark.parametrize(("n", "m", "windows"), [(100, 100, 2000), (1000, 100, 500), (250, 1000, 1000)])
+def test_psi_alarms_in_as_many_clean_windows_as_it_says(n, m, windows):
+    """At n = 100 and nominal 5 % at most 6 %. The standard error is .5 % of 2,000 windows, 1 % of 500: three are allowed."""
+    allowed = 0.06 if windows == 2000 else 0.05 + 3 * math.sqrt(0.05 * 0.95 / windows)
+    random, alarms, values, noise = np.random.default_rng(n), 0, [], []
+    for seed in range(windows):
+        counts = univariate.deciles(random.normal(size=n), random.normal(size=m))
+        found = univariate.population_stability(counts, seed=seed)
+        alarms += found.drifted
+        values.append(found.value)
+        noise.append(found.noise)
+        assert found.drifted == (found.p_value <= 0.05) or abs(found.value - found.limit) < 1e-9
+    assert 0.02 <= alarms / windows <= allowed
+    assert np.mean(noise) == pytest.approx(np.mean(values), rel=0.15)
+
+
+def test_a_rule_of_thumb_is_no_test():
+    """Above 0.1 at n = 100 on clean data: measured .85 of the time."""
+    random = np.random.default_rng(0)
+    found = [univariate.deciles(random.normal(size=100), random.normal(size=100)) for _ in range(300)]
+    assert np.mean([univariate.population_stability(counts).value > 0.1 for counts in found]) > 0.75
+
+
+# rows that resemble their neighbours
+
+
+def autoregressive(random, phi: float, rows: int) -> np.ndarray:
+    noise, values = random.normal(size=rows + 200) * math.sqrt(1 - phi**2), np.zeros(rows + 200)
+    for row in range(1, rows + 200):
+        values[row] = phi * values[row - 1] + noise[row]
+    return values[200:]
+
+
+def test_independent_rows_count_as_one_each():
+    random = np.random.default_rng(0)
+    found = [univariate.inefficiency(univariate.below(random.normal(size=400))) for _ in range(1000)]
+    assert np.mean(np.array(found) > 1) <= 0.02  # nominal .01: at most 20 of 1,000 in .999 of cases
+    assert np.mean(found) < 1.02
+
+
+@pytest.mark.parametrize("phi", [0.5, 0.8, 0.9])
+def test_the_inefficiency_of_an_autoregression_is_what_its_medians_variance_says(phi):
+    """Of the indicator of being below the median, the autocorrelation is 2/pi arcsin(phi^k)."""
+    lags = phi ** np.arange(1, 500)
+    truth = 1 + 2 * (2 / math.pi * np.arcsin(lags)).sum()
+    random = np.random.default_rng(0)
+    found = np.mean([univariate.inefficiency(autoregressive(random, phi, 4000) <= 0) for _ in range(30)])
+    assert found == pytest.approx(truth, rel=0.1)
+
+
+def test_resemblance_is_about_standard_normal_for_independent_rows():
+    random = np.random.default_rng(0)
+    found = [univariate.resemblance(univariate.below(random.normal(size=200))) for _ in range(1500)]
+    assert np.mean(found) == pytest.approx(-0.1, abs=0.1)  # less by 1/sqrt(n): the mean is the sample's own
+    assert np.std(found) == pytest.approx(1, abs=0.06)
+
+
+def test_only_a_streams_end_is_looked_at():
+    random = np.random.default_rng(0)
+    stream = np.concatenate([np.repeat(random.normal(size=5000), 10), random.normal(size=univariate.LOOKED_AT)])
+    assert univariate.inefficiency(univariate.below(stream)) < 1.05
+    assert univariate.inefficiency(stream[: -univariate.LOOKED_AT] <= 0) > 5
+
+
+def test_too_few_rows_or_equal_ones_resemble_nothing():
+    for indicators in (np.zeros(0, bool), np.array([True, False]), np.ones(50, bool)):
+        assert univariate.inefficiency(indicators) == 1.0
