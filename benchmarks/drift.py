@@ -6,6 +6,7 @@ This file is read in evidently's environment too, which has none of the lab: so 
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+SILENT = {**os.environ, "DO_NOT_TRACK": "1"}  # nobody reports home
 ORACLE = ROOT / ".venv-oracle" / "bin" / "python"
 NUMBERS, COUNTS, CLASSES = 40, 5, 5  # columns of each kind
 MOVED = 0.1  # standard deviations, the first five columns
@@ -101,7 +103,7 @@ def _timed(*paths: str) -> dict[str, float]:
 
 
 def _run(*command):
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=True, env=SILENT)
     return json.loads(done.stdout.splitlines()[-1])
 
 

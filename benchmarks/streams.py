@@ -1,6 +1,7 @@
 """What the streaming detectors and the windowed monitor do on data whose truth is known: delay, misses, false alarms, power.
 
-`python -m benchmarks.streams` prints the tables; `--seeds`, `--references` and `--windows` make them quicker and rougher, `--kswin` adds river's slowest. All is simulated.
+`python -m benchmarks.streams` prints the tables; `--seeds`, `--references` and `--windows` make them quicker and rougher,
+`--kswin` adds the slowest detector. All is simulated.
 """
 
 import argparse

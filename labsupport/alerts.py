@@ -153,7 +153,6 @@ class Alarms:
         self.history: list[Event] = []
         self.status = {rule.name: Status() for rule in rules}
         self._lock = threading.Lock()
-        self._last = -math.inf
         self._columns = tuple(dict.fromkeys(["time", *(name for rule in rules for name in rule.measure.columns)]))
 
     @property
@@ -171,9 +170,6 @@ class Alarms:
         """
         with self._lock:
             now = float(self.clock() if now is None else now)
-            if now < self._last or not self.rules:
-                return []
-            self._last = now
             rows = self._rows(now)
             found = [event for rule in self.rules if (event := self._look(rule, rows, now))]
             self.history += found
@@ -196,9 +192,9 @@ class Alarms:
 
     def _rows(self, now: float) -> dict[str, np.ndarray]:
         """Of the longest window; which is each rule's, `_look` sees."""
-        longest = max(rule.window for rule in self.rules)
+        longest = max((rule.window for rule in self.rules), default=0.0)
         columns = self.log.columns(*self._columns, since=now - longest, until=now)
-        return {name: as_numbers(name, column) for name, column in columns.items()}
+        return {name: as_numbers(column) for name, column in columns.items()}
 
     def _look(self, rule: AlertRule, rows: dict[str, np.ndarray], now: float) -> Event | None:
         status = self.status[rule.name]

@@ -43,7 +43,7 @@ def dashboard(
     """The log in since <= time < until as a figure; its attribute `alt` says in a sentence what there is to be seen.
 
     `since` and `until` as in `PredictionLog.columns`, by default the last hour; a timedelta counts back from `until`. Dots
-    are stretches of time alone, lines the window that an alarm judges; dashes are limits, and where it is shaded an alarm fires.
+    are stretches of time alone, lines the window that an alarm judges; dashes are limits, and in the shade an alarm fires.
     `alarms` are those that were looked at all the while; without them the `DEFAULT_RULES` are replayed (`timeline`), and
     drift, which needs their reference, is left out. `rollouts` is `router.history()`: changes are marked by letters.
     Raises ValueError for a window that ends before it begins, and what `log.columns` raises.

@@ -59,7 +59,11 @@ class Desk:
 
     async def answer(self, asked: Asked, render: Callable):
         """What `render` makes of the prediction. Raises what goes wrong, `Overloaded` if the queue is full."""
-        return await self.slots.run(self._work, asked, render)
+        try:
+            return await self.slots.run(self._work, asked, render)
+        except Overloaded:  # there was a place when the upload began, and none when it had arrived
+            self.refused()
+            raise
 
     def _work(self, asked: Asked, render: Callable):
         """In a slot's thread: decode, detect, render, write down."""
@@ -98,6 +102,7 @@ class Desk:
         if self.log:
             size = len(asked.upload)
             self.log.record(id=id, version=version, latency=latency, key=asked.key, bytes=size, status=status, **seen)
+            self.metrics.dropped(self.log.dropped)
 
 
 def status_of(error: Exception) -> int:

@@ -99,7 +99,7 @@ def diagnose(
     is named no more often. Each of the input and the stages gets an equal share of `alpha` (Bonferroni). Of a stage, all
     its figures are tested given those of its input, and so are nulls, errors and latency; this last counts only if medians
     differ by a factor of `SLOWER` and by a millisecond. By what factor all stages are slower, that is the machine's: it is
-    taken off, and `slower` says it. Runs that did not reach a stage are left out of its comparison.
+    taken off the latencies, and `slower` says it. Runs that did not reach a stage are left out of its comparison.
 
     Raises `TooFewRows`, and ValueError for frames that are of no such pipeline.
 
@@ -128,8 +128,7 @@ def diagnose(
     for stage, before, after in zip(stages, parts, parts[1:], strict=False):
         asked = [frame[f"{stage}.asked"].to_numpy(bool) for frame in windows]
         before, after = ([f[rows] for f, rows in zip(part, asked, strict=True)] for part in (before, after))
-        after = [after[0], after[1].assign(latency=after[1]["latency"] / machine)]
-        found.append(_stage(stage, before, after, share, seed))
+        found.append(_stage(stage, before, after, machine, share, seed))
     rows = [{**dict.fromkeys(COLUMNS, ""), "overlap": np.nan, **row} for row, _ in found]
     for row in rows:
         row["p_value"] = min(1.0, len(parts) * row["p_value"])
@@ -147,13 +146,13 @@ def _check(name: str, frame: "pd.DataFrame", stages: Sequence[str]) -> None:
 
 
 def _machine(parts: list[list["pd.DataFrame"]]) -> float:
-    """By what factor all stages have become slower, or quicker; 1 if one has not, or if there is only one."""
-    medians = np.array([[frame["latency"].median() for frame in part] for part in parts], float)
-    if len(parts) < 2 or not (medians > 0).all():
-        return 1.0
+    """By what factor all stages have become slower, or quicker; 1 if one has not, or if less than two take a millisecond."""
+    medians = np.array([[frame["latency"].median() for frame in part] for part in parts])
+    medians = medians[(medians > 0).all(axis=1) & (medians.max(axis=1) >= LEAST_SECONDS)]
     factors = np.log(medians[:, 1] / medians[:, 0])
-    alike = (factors > 0).all() or (factors < 0).all()
-    return float(np.exp(factors[np.abs(factors).argmin()])) if alike else 1.0
+    if len(factors) < 2 or not ((factors > 0).all() or (factors < 0).all()):
+        return 1.0
+    return float(np.exp(factors[np.abs(factors).argmin()]))
 
 
 def _figures(windows: Sequence["pd.DataFrame"], part: str) -> list["pd.DataFrame"]:
@@ -181,11 +180,12 @@ def _input(windows: list["pd.DataFrame"], level: float, seed: int) -> tuple[dict
 
 
 def _stage(
-    stage: str, before: list["pd.DataFrame"], after: list["pd.DataFrame"], level: float, seed: int
+    stage: str, before: list["pd.DataFrame"], after: list["pd.DataFrame"], machine: float, level: float, seed: int
 ) -> tuple[dict[str, Any], Any]:
     row = {"stage": stage, "verdict": "unclear", "p_value": 1.0}
     if (fewest := min(map(len, after))) < MIN_ROWS:
         return row | {"note": f"it was asked {fewest} times in one window"}, None
+    after = [after[0], after[1].assign(latency=after[1]["latency"] / machine)]
     quick, slow = sorted(frame["latency"].median() for frame in after)
     if slow - quick < LEAST_SECONDS or slow < SLOWER * quick:
         after = [frame.drop(columns="latency") for frame in after]
@@ -252,7 +252,8 @@ def _shape(axis: "Axes", figure: str, shape, marked: bool) -> None:
         place = np.arange(len(bins))
         axis.bar(place - 0.2, before, 0.4, color=BEFORE, alpha=0.45, label="reference")
         axis.bar(place + 0.2, now, 0.4, color="none", edgecolor=NOW, linewidth=2, label="current")
-        axis.set_xticks(place, bins, **({"rotation": 45, "ha": "right"} if len(bins) > 3 else {}))
+        step = -(-len(bins) // 8)  # more labels would run into each other
+        axis.set_xticks(place[::step], bins[::step], **({"rotation": 45, "ha": "right"} if len(bins) > 3 else {}))
     axis.set_title(figure, fontsize=10, color=ALARM if marked else "black", fontweight="bold" if marked else "normal")
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_yticks([])

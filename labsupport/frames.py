@@ -69,7 +69,8 @@ def to_frame(data) -> "pd.DataFrame":
         lengths = {name: len(column) for name, column in data.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"columns of different lengths: {lengths}")
-        data = pd.DataFrame({name: pd.Series(column).reset_index(drop=True) for name, column in data.items()})
+        columns = {name: getattr(column, "to_pandas", lambda column=column: column)() for name, column in data.items()}
+        data = pd.DataFrame({name: pd.Series(column).reset_index(drop=True) for name, column in columns.items()})
     elif not isinstance(data, pd.DataFrame):
         array = np.asarray(data)
         if array.ndim not in (1, 2):
@@ -170,7 +171,7 @@ def _classes(name, kind, reference, current, missing) -> Feature:
     if reference.dtype != current.dtype:
         known = [column.astype(object) for column in known]
     codes, labels = pd.concat(known, ignore_index=True).factorize()
-    if kind == "text" and len(labels) > max(FEW_VALUES, TEXT_SHARE * len(codes)):
+    if kind == "text" and len(labels) > max(FEW_VALUES, TEXT_SHARE * max(map(len, known))):
         lengths = [column.str.len().to_numpy(float) for column in known]
         return _few(Feature(name, "text", *lengths, missing, note="the lengths of the texts"), "text")
     order = np.argsort(-np.bincount(codes, minlength=len(labels)), kind="stable")  # the commonest first

@@ -21,7 +21,7 @@ PICTURES, PAUSE = 4, 8.0  # of one user, on average; seconds between them
 SLOTS, PLACES = 3, 39  # as in `admission`, on two cores
 SERVICE = 0.12  # seconds for a picture, on a small machine: 25 pictures a second are what it can do
 SENSED = ("brightness", "contrast", "sharpness", "saturation")
-SEEN = ("latency", *SENSED, "n_detections", "max_confidence", "correct", "labels", "retry")
+SEEN = (*SENSED, "n_detections", "max_confidence", "correct", "labels", "retry")
 Rows = dict[str, np.ndarray]
 
 
@@ -87,9 +87,9 @@ def simulate(
         now = rows["time"] >= start
         found.strike(rows, now, chance)
     _queue(rows)
-    nothing = rows["status"] != 200
+    rows["latency"][rows["status"] == 503] = np.nan
     for name in SEEN:
-        rows[name][nothing] = np.nan
+        rows[name][rows["status"] != 200] = np.nan
     silent = ~np.isfinite(rows["correct"]) & ~np.isfinite(rows["labels"]) & ~(rows["retry"] == 1)
     rows["spoken"][silent] = np.nan
     spoken = rows.pop("spoken")
@@ -208,7 +208,7 @@ def _record(log: "PredictionLog", id: str, row: dict[str, float], began: float) 
         id=id,
         time=began + row["time"],
         version="simulated",
-        latency=row["latency"] if status == 200 else None,
+        latency=None if status == 503 else row["latency"],
         detections=[Detection("car", sure, Box(0, 0, 1, 1))] * int(count) if status == 200 else None,
         features={name: row[name] for name in SENSED} if status == 200 else None,
         status=status,

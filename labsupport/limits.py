@@ -193,7 +193,7 @@ def _next_share(values: np.ndarray, rows: Sequence[int], fewest: int, rate: floa
 def _windows(rule: AlertRule, log, since: float, until: float) -> tuple[np.ndarray, np.ndarray]:
     """Value and rows of each whole window, one after the other."""
     columns = log.columns("time", *rule.measure.columns, since=since, until=until)
-    columns = {name: as_numbers(name, column) for name, column in columns.items()}
+    columns = {name: as_numbers(column) for name, column in columns.items()}
     starts = since + rule.window * np.arange(int((until - since) / rule.window))
     readings = []
     for start in starts:

@@ -67,12 +67,19 @@ class Live:
         since = until - 60 * minutes
         said = {"now": until, "since": since, "minutes": minutes, "versions": [*self._versions()], "message": None}
         if self.log is None:
-            return {**said, "message": NO_LOG, **dict.fromkeys(("rows", "alarms", "spans", "rollouts"), [])}
+            return {**said, "message": NO_LOG, **{key: [] for key in ("rows", "alarms", "spans", "rollouts")}}
         rows, known = bounded(self.log, since - reach(DEFAULT_RULES), until)
         if known > since:
-            share = f"the last {spoken(round(until - known))}"
-            said["message"] = f"So many requests came that only {share} are shown: Prometheus is made for more."
+            shown = until - known
+            shown = spoken(60 * round(shown / 60) if shown > 90 else round(shown))
+            said["message"] = (
+                f"So many requests came that only the last {shown} are shown: Prometheus is made for more."
+            )
         seen = timeline(rows, max(since, known), until)
+        if not seen.count:
+            said["message"] = (
+                f"Nothing was asked in the last {spoken(60.0 * minutes)}: send a picture, and it is seen here."
+            )
         return {
             **said,
             "last": seen.last,
@@ -82,7 +89,7 @@ class Live:
             "rows": [*_rows(seen)],
             "alarms": [_alarm(seen.alarms, rule) for rule in seen.alarms.rules],
             "spans": [span._asdict() for span in seen.spans],
-            "rollouts": [*self._changes(since, until)],
+            "rollouts": sorted(self._changes(since, until), key=lambda change: change["time"]),
         }
 
     def _versions(self) -> Iterable[dict]:
@@ -123,8 +130,7 @@ def _line(series: Series, seen: Timeline) -> dict:
     measure, now = series.measure, seen.now[series.measure.name]
     return {
         **{"measure": measure.name, "name": series.name, "about": measure.about, "unit": measure.unit},
-        **{"value": _figure(now.value), "text": "nothing" if now.value is None else measure.text(now.value)},
-        **{"limits": [*series.limits], "alarms": [rule.name for rule in series.rules]},
+        **{"value": _figure(now.value), "limits": [*series.limits], "alarms": [rule.name for rule in series.rules]},
         "below": [rule.above is None for rule in series.rules],
         "points": [_number(value) for value in series.points],
         "judged": [_number(value) for value in series.judged],
@@ -133,8 +139,9 @@ def _line(series: Series, seen: Timeline) -> dict:
 
 def _alarm(alarms: Alarms, rule: AlertRule) -> dict:
     status, text = alarms.status[rule.name], rule.measure.text
-    value = "nothing to measure" if status.reading.value is None else text(status.reading.value)
-    said = f"{rule.measure.about}: {value} over the last {spoken(rule.window)}, limit {text(rule.limit)}"
+    value = "not known" if status.reading.value is None else text(status.reading.value)
+    over = f"over the last {spoken(rule.window)}, limit {text(rule.limit)}"
+    said = f"{rule.metric} is {value} {over}: {rule.measure.about}"
     return {
         **{"name": rule.name, "severity": rule.severity, "state": status.state, "since": _figure(status.since)},
         **{"metric": rule.metric, "value": _figure(status.reading.value), "text": said, "cure": rule.cure},

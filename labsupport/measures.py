@@ -58,7 +58,7 @@ class Measure:
 
     def read(self, columns: Mapping[str, Sequence], window: float) -> Reading:
         """Of the rows of a window of so many seconds: columns as `PredictionLog.columns` gives them."""
-        values = self.values({name: as_numbers(name, columns[name]) for name in self.columns})
+        values = self.values({name: as_numbers(columns[name]) for name in self.columns})
         values = values[np.isfinite(values)]
         return Reading(self.summary(values, window) if len(values) else self.nothing, len(values))
 
@@ -96,7 +96,7 @@ class Drift(Measure):
         return Reading(None, count) if least < 20 else _compared(reference, now, count)
 
     def _rows(self, columns: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
-        columns = {name: as_numbers(name, columns[name]) for name in self.columns}
+        columns = {name: as_numbers(columns[name]) for name in self.columns}
         return {name: columns[name][_looked_at(columns)] for name in DRIFTING}
 
 
@@ -107,12 +107,10 @@ def _compared(reference: Columns, now: Columns, count: int) -> Reading:
     return Reading(float(much["p_adjusted"].min()) if len(much) else 1.0, count, ", ".join(much["feature"]))
 
 
-def as_numbers(name: str, column: Sequence) -> np.ndarray:
-    """A column as floats, NaN where there is no value. Of `labels`, which are texts, 1 where there are some."""
+def as_numbers(column: Sequence) -> np.ndarray:
+    """A column of numbers or bools as floats, NaN where there is no value."""
     if isinstance(column, np.ndarray) and column.dtype == float:
         return column
-    if name == "labels":
-        column = [None if value is None else 1.0 for value in column]
     return np.asarray(column, dtype=object).astype(float)
 
 
@@ -133,7 +131,7 @@ def _errors(rows: Columns) -> np.ndarray:
 
 
 def _wrong(rows: Columns) -> np.ndarray:
-    return _of(_looked_at(rows), (rows["correct"] == 0) | (rows["labels"] == 1))
+    return _of(_looked_at(rows), rows["correct"] == 0)  # in the log a correction says that it was wrong, too
 
 
 def _rate(metric: str, labels: str = "") -> str:
@@ -223,7 +221,7 @@ _every = (
     ),
     Measure(
         *("wrong_ratio", "answers that users called wrong or corrected", "ratio", "user"),
-        *(("status", "correct", "labels"), _wrong),
+        *(("status", "correct"), _wrong),
         **_share(_said("wrong|corrected"), ANSWERED),
     ),
     Measure(

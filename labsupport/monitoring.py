@@ -3,6 +3,7 @@
 Each part is a module of its own that can be read alone; who uses them imports them from here.
 """
 
+from labsupport.dashboard import dashboard
 from labsupport.predictions import (
     COLUMNS,
     FEATURES,
@@ -25,4 +26,5 @@ __all__ = [
     "PredictionLog",
     "UnknownPrediction",
     "UnknownSchema",
+    "dashboard",
 ]

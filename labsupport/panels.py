@@ -18,7 +18,7 @@ class Panel(NamedTuple):
 
 def _spoke(rows: Columns) -> np.ndarray:
     """Of the answers, those of which a user said anything."""
-    said = np.isfinite(rows["correct"]) | np.isfinite(rows["labels"]) | (rows["retry"] == 1)
+    said = np.isfinite(rows["correct"]) | (rows["retry"] == 1)
     return np.where(rows["status"] == 200, said, np.nan)
 
 
@@ -37,14 +37,14 @@ SIZE = Measure(
 )
 SPOKEN = Measure(
     *("feedback_ratio", "answers of which users said something", "ratio", "user"),
-    *(("status", "correct", "labels", "retry"), _spoke),
+    *(("status", "correct", "retry"), _spoke),
     promql=f'sum(rate(feedback_total{{job="{JOB}"}}[WINDOW])) / sum(rate(predictions_total{{job="{JOB}"}}[WINDOW]))',
     counted=f'sum(increase(predictions_total{{job="{JOB}"}}[WINDOW]))',
 )
 PANELS = {  # a dashboard's rows
     "software": (
         Panel("requests", (MEASURES["requests_per_second"],)),
-        Panel("failed and refused", (MEASURES["error_ratio"], MEASURES["refused_ratio"])),
+        Panel("unanswered", (MEASURES["error_ratio"], MEASURES["refused_ratio"])),
         Panel("latency", (MEASURES["latency_p95"], MEDIAN)),
     ),
     "input": (

@@ -173,7 +173,7 @@ class Pipeline:
         >>> ticks = iter(range(100))
         >>> pipeline = Pipeline([Stage("half", lambda number: number / 2 or None)], clock=lambda: float(next(ticks)))
         >>> results = [pipeline.run(number) for number in (0, 1, 2)]
-        >>> pipeline.summary()
+        >>> pipeline.summary().round(2)
           stage  asked  errors  nulls  latency_p50  latency_p95  throughput
         0  half      3     0.0   0.33          1.0          1.0         0.5
         """
@@ -187,7 +187,7 @@ class Pipeline:
             failed = mine["error"].notna()
             p50, p95 = mine["latency"].quantile([0.5, 0.95])
             rate = (~failed).sum() / span if span > 0 else np.nan
-            rows.append((stage, len(mine), failed.mean(), mine["null"].eq(True).mean().round(2), p50, p95, rate))
+            rows.append((stage, len(mine), failed.mean(), mine["null"].eq(True).mean(), p50, p95, rate))
         columns = ["stage", "asked", "errors", "nulls", "latency_p50", "latency_p95", "throughput"]
         return pd.DataFrame(rows, columns=columns)
 

@@ -11,13 +11,14 @@ import ctypes
 import json
 import os
 from collections.abc import Mapping
-from enum import StrEnum
+from enum import IntEnum, StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import cv2
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi_offline import FastAPIOffline
 from starlette.routing import Match
 
@@ -26,8 +27,9 @@ from labsupport.admission import Admission, Overloaded, Slots
 from labsupport.desk import Asked, Desk, Prediction, status_of
 from labsupport.detection import Detection, Detector, draw_boxes
 from labsupport.journal import JournalUnavailable
+from labsupport.live import MINUTES, Live
 from labsupport.metrics import CONTENT_TYPE, Metrics, Watch
-from labsupport.monitoring import NotWritten, PredictionLog, UnknownPrediction
+from labsupport.monitoring import LogUnavailable, NotWritten, PredictionLog, UnknownPrediction
 from labsupport.rollout import Gate, Ramps, Router, UnknownVersion, WrongMoment, WrongRamp
 from labsupport.running import PortTaken, RunningServer, guarded, serve
 from labsupport.schemas import GUARDED, UPLOAD, CountOut, FeedbackIn, PredictionOut, RolloutIn, RolloutOut, answers
@@ -41,7 +43,19 @@ FORM_LIMITS = {"max_files": 4, "max_fields": 4, "max_part_size": 1_000}
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
 COUNTED = {"cars": "car", "apples": "apple", "plants": "pottedplant"}  # endpoint -> label
 
+DASHBOARD = {
+    "type": "object",
+    "required": ["now", "since", "versions", "message", "rows", "alarms", "spans", "rollouts"],
+}
+PAGE = Path(__file__).parent / "static" / "dashboard.html"
+PAGE_HEADERS = {  # whatever a version's name may hold, the page talks to this server only
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+    "Cache-Control": "no-cache",
+}
+
 ModelName = StrEnum("ModelName", {name.replace("-", "_"): name for name in models.MODELS})
+Minutes = IntEnum("Minutes", {f"last_{minutes}": minutes for minutes in MINUTES})
 
 
 RETRY = {  # what may pass, and after how many seconds
@@ -49,10 +63,11 @@ RETRY = {  # what may pass, and after how many seconds
     Overloaded: admission.RETRY_AFTER,
     NotWritten: admission.RETRY_AFTER,
     JournalUnavailable: admission.RETRY_AFTER,
+    LogUnavailable: admission.RETRY_AFTER,
 }
 REFUSALS = {  # what the inside raises -> status
     **{kind: status_of(kind()) for kind in (images.UnsupportedImage, images.ImageTooLarge, models.ModelUnavailable)},
-    **dict.fromkeys((Overloaded, NotWritten, JournalUnavailable), 503),
+    **dict.fromkeys((Overloaded, NotWritten, JournalUnavailable, LogUnavailable), 503),
     UnknownPrediction: 404,
     UnknownVersion: 404,
     WrongMoment: 409,
@@ -109,6 +124,7 @@ def create_app(
     _add_rollout_routes(app, desk, ramps)
     _add_status_routes(app, routers)
     _add_metrics_route(app, desk)
+    _add_dashboard_routes(app, Live(log, routers))
     handlers.update(route.path for route in app.routes)
     return app
 
@@ -234,6 +250,30 @@ def _add_metrics_route(app: FastAPI, desk: Desk) -> None:
             desk.metrics.dropped(desk.log.dropped)
         answering = [(name, router.version) for name, router in desk.routers.items()]
         return Response(desk.metrics.text(answering), media_type=CONTENT_TYPE)
+
+
+def _add_dashboard_routes(app: FastAPI, live: Live) -> None:
+    @app.get(
+        "/dashboard",
+        tags=["status"],
+        summary="What happens here, in the browser",
+        description="One page, which needs no internet. Beyond loopback it needs the token as everything does, and a "
+        "browser sends none by itself: a proxy in front has to add the header.",
+        response_class=Response,
+        responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+    )
+    def dashboard() -> HTMLResponse:
+        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=PAGE_HEADERS)
+
+    @app.get(
+        "/dashboard/data",
+        tags=["status"],
+        summary="What the dashboard shows",
+        response_class=Response,
+        responses={200: {"content": {"application/json": {"schema": DASHBOARD}}}, **schemas.refusals(422, 503)},
+    )
+    def data(minutes: Minutes = Minutes.last_15) -> Response:
+        return Response(live.text(minutes), media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 async def asked(

@@ -80,7 +80,7 @@ class Timeline:
 def read(log: "PredictionLog", since: float, until: float) -> dict[str, np.ndarray]:
     """The columns that the measures need, as arrays of floats. Raises what `log.columns` raises."""
     columns = log.columns(*COLUMNS, since=since, until=until)
-    return {name: as_numbers(name, column) for name, column in columns.items()}
+    return {name: as_numbers(column) for name, column in columns.items()}
 
 
 def reach(rules: Sequence[AlertRule]) -> float:

@@ -81,8 +81,8 @@ def ks_p_value(
 ) -> TwoSampleTest:
     """The same for a statistic that is known already."""
     n, m = len(reference), len(current)
-    if n == m and statistic < 1.5 / n:  # no two samples are closer; SciPy gets a little more than 1, and warns
-        return TwoSampleTest("KS", statistic, 1.0)
+    if statistic**2 * n * m / (n + m) < 0.03 or (n == m and statistic < 1.5 / n):
+        return TwoSampleTest("KS", statistic, 1.0)  # to the last digit; SciPy gets a little more than 1, and warns
     if alike == (1.0, 1.0) and max(n, m) <= EXACT_TO:
         return TwoSampleTest("KS", statistic, float(stats.ks_2samp(reference, current, method="exact").pvalue))
     n, m = n / alike[0], m / alike[1]

@@ -244,7 +244,7 @@ def _check_order(name: Hashable, values: np.ndarray) -> None:
     ranked = np.sort(values)
     ranks = np.searchsorted(ranked, values, "left") + np.searchsorted(ranked, values, "right") - float(len(values))
     alike = ranks[1:] @ ranks[:-1] / max(ranks @ ranks, 1.0)
-    if alike > max(0.1, 4 / math.sqrt(len(values))):  # 4: by chance once in 30,000 features
+    if alike > max(0.1, 5 / math.sqrt(len(values))):  # 5: by chance once in 3 million features
         apart = math.ceil(math.log(0.05) / math.log(min(alike, 0.999)))
         text = (
             f"{name}: neighbours in the reference correlate by {alike:.2f}. If those in the stream do, false alarms are"

@@ -1,4 +1,5 @@
-"""What people see: the notebooks in JupyterLab and the docs page, in a browser that is cut off from the internet."""
+"""What people see: the notebooks in JupyterLab, the docs page and the dashboard, in a browser that is cut off from the
+internet."""
 
 import ctypes.util
 import http.server
@@ -6,9 +7,11 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 
 import nbformat
@@ -17,6 +20,11 @@ import requests
 from playwright.sync_api import Page, expect, sync_playwright
 
 from labsupport import paths
+from labsupport.detection import Box, Detection
+from labsupport.incidents import simulate
+from labsupport.live import NO_LOG
+from labsupport.monitoring import PredictionLog
+from labsupport.router import Router
 from labsupport.serving import create_app, serve
 from test_lab import answers, code_cells, copy_of_the_lab, outputs, pictures_in, printed, wait_until
 
@@ -220,6 +228,189 @@ def test_try_it_out_without_the_internet(page, docs):
     size = answer.locator("img").evaluate("img => img.decode().then(() => [img.naturalWidth, img.naturalHeight])")
     assert size == [768, 576]
     assert (page.outside, page.complaints) == ([], [])
+
+
+# the dashboard
+
+NOTHING = "\N{EN DASH}"
+
+
+class Cats:
+    def __init__(self, version="cats"):
+        self.version = version
+
+    def detect(self, image, confidence=0.5):
+        return [Detection("cat", 0.9, Box(0, 0, 9, 9))]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """A server whose log holds a quarter of an hour of simulated traffic, and the lamp went out seven minutes ago."""
+    with PredictionLog(f"sqlite:///{tmp_path_factory.mktemp('watched')}/log.db") as log:
+        simulate("darkness", start=780, seconds=1200).write(log, began=time.time() - 1200)
+        router = Router(Cats(), log=log)
+        router.canary(Cats("better <b>cats</b>"), 5, "to see")
+        with serve(create_app(router, log=log), port=0) as server:
+            yield server
+
+
+def shown(value: float | None, unit: str) -> str:
+    """A figure as people write it, with three digits that count."""
+    if value is None:
+        return NOTHING
+    return {"ratio": f"{100 * value:.3g} %", "1/s": f"{value:.3g} /s"}.get(unit, f"{value:.3g} {unit}".strip())
+
+
+def hold(page, url) -> dict:
+    """The page with one answer of the server, which stays the same; and that answer."""
+    data = requests.get(f"{url}/dashboard/data", timeout=30).json()
+    page.route("**/dashboard/data*", lambda route: route.fulfill(json=data))
+    page.goto(f"{url}/dashboard")
+    expect(page.locator("#status")).to_have_text("live")
+    return data
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_dashboard_shows_what_the_data_say(page, watched, width, scheme):
+    page.set_viewport_size({"width": width, "height": 844})
+    page.emulate_media(color_scheme=scheme)
+    data = hold(page, watched.url)
+    figures = data["figures"]
+    expect(page.locator("#up")).to_have_text("up")
+    expect(page.locator("#version")).to_have_text("cats (canary: better <b>cats</b> 5 %)")
+    expect(page.locator("#requests_per_second")).to_have_text(f"{figures['requests_per_second']:.3g}")
+    for name, unit in (("error_ratio", "ratio"), ("refused_ratio", "ratio"), ("latency_p95", "s")):
+        expect(page.locator(f"#{name}")).to_have_text(shown(figures[name], unit))
+    (alarm,) = [alarm for alarm in data["alarms"] if alarm["state"] == "firing"]
+    expect(page.locator("#firing")).to_have_text("1")
+    for text in ("Dark", alarm["severity"], alarm["text"], alarm["cure"]):
+        expect(page.locator("#alarms li")).to_contain_text(text)
+    panels = [panel for row in data["rows"] for panel in row["panels"]]
+    assert page.locator("figure").count() == len(panels) == 12
+    for panel in panels:
+        figure = page.locator(f"figure[data-title='{panel['title']}']")
+        for one in panel["series"]:
+            expect(figure.locator("figcaption span")).to_contain_text(shown(one["value"], one["unit"]))
+            assert shown(one["value"], one["unit"]) in figure.locator("svg").get_attribute("aria-label")
+        drawn = [one for one in panel["series"] if any(value is not None for value in one["judged"])]
+        assert figure.locator("path.line").count() == len(drawn)
+        assert figure.locator("text", has_text="nothing to measure").count() == (panel["title"] == "picture size")
+        assert figure.locator("line.limit").count() == len(
+            {limit for one in panel["series"] for limit in one["limits"]}
+        )
+        assert figure.locator("rect.shade").count() == (panel["title"] == "brightness")
+        assert figure.locator("line.rollout").count() == len(data["rollouts"]) == 2
+    expect(page.locator("#rollouts li")).to_contain_text(["start cats", "canary better <b>cats</b> 5 % (to see)"])
+    assert page.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
+    assert (page.outside, page.complaints) == ([], [])
+
+
+def test_the_dashboards_lines_are_where_the_values_are(page, watched):
+    data = hold(page, watched.url)
+    one = next(panel for row in data["rows"] for panel in row["panels"] if panel["title"] == "brightness")["series"][0]
+    drawn = page.locator("figure[data-title=brightness] path.line").get_attribute("d")
+    places = [tuple(map(float, place.split())) for place in re.findall(r"[ML]([\d.]+ [\d.]+)", drawn)]
+    ends = [end for end, value in zip(data["edges"][1:], one["judged"], strict=True) if value is not None]
+    values = [value for value in one["judged"] if value is not None]
+    assert len(places) == len(values)
+    for drawn, meant in zip(zip(*places, strict=True), (ends, values), strict=True):  # on one straight scale each
+        assert abs(statistics.correlation(drawn, meant)) > 0.9999
+    assert places[0][0] < places[-1][0] and (places[0][1] < places[-1][1]) == (values[0] > values[-1])  # y goes down
+    limit = float(page.locator("figure[data-title=brightness] line.limit").get_attribute("y1"))
+    assert all(
+        (y > limit) == (value < 0.2) for (_, y), value in zip(places, values, strict=True) if abs(y - limit) > 0.1
+    )
+
+
+def test_the_dashboard_as_a_table(page, watched):
+    data = hold(page, watched.url)
+    page.locator("summary").click()
+    lines = [one for row in data["rows"] for panel in row["panels"] for one in panel["series"]]
+    cells = [row.locator("td").all_inner_texts() for row in page.locator("tbody tr").all()]
+    assert [(row[1], row[2]) for row in cells] == [(one["about"], shown(one["value"], one["unit"])) for one in lines]
+    assert ["below 0.2", "Dark: firing"] in [row[3:] for row in cells]
+
+
+def test_pointing_at_a_chart_tells_the_value_of_that_moment(page, watched):
+    data = hold(page, watched.url)
+    one = next(panel for row in data["rows"] for panel in row["panels"] if panel["title"] == "brightness")["series"][0]
+    figure = page.locator("figure[data-title=brightness]")
+    box = figure.locator("svg").bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 12, box["y"] + 60)
+    expect(figure.locator("figcaption span")).to_have_text(re.compile(rf"\d\d:\d\d {one['judged'][-1]:.3g}"))
+    page.mouse.move(0, 0)
+    expect(figure.locator("figcaption span")).to_have_text(f"{one['value']:.3g}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_the_dashboard_says_can_be_read_by_weak_eyes(page, watched, scheme):
+    """WCAG 2.1: a contrast of 4.5 for texts, and 3 for lines."""
+    page.emulate_media(color_scheme=scheme)
+    hold(page, watched.url)
+    palette = page.evaluate(
+        "names => names.map(name => getComputedStyle(document.documentElement).getPropertyValue('--' + name).trim())",
+        ["page", "card", "text", "quiet", "alarm", "good", "first", "second"],
+    )
+    back, card, *texts, first, second = map(luminance, palette)
+    assert min(contrast(text, ground) for text in texts for ground in (back, card)) >= 4.5
+    assert min(contrast(line, card) for line in (first, second)) >= 3
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: float, other: float) -> float:
+    return (max(one, other) + 0.05) / (min(one, other) + 0.05)
+
+
+def test_the_dashboard_lives_and_notices_when_the_server_stops_and_starts(page, tmp_path):
+    picture = (paths.IMAGES / "apple.jpg").read_bytes()
+    with PredictionLog(f"sqlite:///{tmp_path}/log.db") as log:
+        with serve(create_app(Cats(), log=log), port=0) as server:
+            page.goto(f"{server.url}/dashboard")
+            expect(page.locator("#message")).to_contain_text("Nothing was asked in the last 15 minutes")
+            for _ in range(6):
+                assert requests.post(f"{server.url}/detect", files={"file": picture}, timeout=30).ok
+            expect(page.locator("#requests_per_second")).to_have_text("0.1", timeout=30_000)
+            expect(page.locator("#message")).to_be_hidden()
+            assert page.complaints == []
+        expect(page.locator("#status")).to_have_text(re.compile(r"no answer since \d\d:\d\d:\d\d"), timeout=30_000)
+        assert set(page.locator("dd:not(#up)").all_inner_texts()) == {NOTHING}
+        expect(page.locator("#up")).to_have_text("down")
+        with serve(create_app(Cats(), log=log), port=server.port):
+            expect(page.locator("#status")).to_have_text("live", timeout=30_000)
+            expect(page.locator("#version")).to_have_text("cats")
+    assert page.outside == []
+
+
+def test_without_a_log_the_dashboard_says_how_to_get_one(page):
+    with serve(create_app(Cats()), port=0) as server:
+        page.goto(f"{server.url}/dashboard")
+        expect(page.locator("#message")).to_have_text(NO_LOG)
+        expect(page.locator("#version")).to_have_text("cats")
+        assert page.locator("figure").count() == 0
+    assert page.outside == []
+
+
+@pytest.mark.parametrize(("status", "text"), [(401, "wants its token"), (503, "the database is away")])
+def test_the_dashboard_passes_on_why_there_are_no_figures(page, watched, status, text):
+    page.route(
+        "**/dashboard/data*", lambda route: route.fulfill(status=status, json={"detail": "the database is away"})
+    )
+    page.goto(f"{watched.url}/dashboard")
+    expect(page.locator("#status")).to_contain_text(text)
+
+
+@pytest.mark.parametrize("behind", ["root_path", "a proxy"])
+def test_the_dashboard_under_a_prefix(page, behind):
+    with serve(create_app(Cats(), root_path="/serve"), port=0) as server, stripping_proxy(server.url) as outside:
+        page.goto(f"{outside if behind == 'a proxy' else server.url}/serve/dashboard")
+        expect(page.locator("#status")).to_have_text("live")
+    assert page.outside == []
 
 
 def test_the_browser_is_cut_off(page, server):

@@ -220,3 +220,40 @@ def test_only_what_users_say_differs_between_the_two_windows():
     before, now = exercises.two_windows()
     report = drift.compare(before, now)
     assert report.features.query("drifted").feature.tolist() == ["correct"]
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [(0.005, "Right."), (0.05 / 9, "what else is tested?"), (0.05, "is not it"), (None, "give a share")],
+)
+def test_pipeline_level(answer, verdict, capsys):
+    exercises.pipeline_level(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "describe, verdict",
+    [
+        (lambda clicks: {"falls": clicks != sorted(clicks)}, "Right."),
+        (lambda clicks: {"clicks": len(clicks)}, "sorted clicks look like the others"),
+        (lambda clicks, seen=[]: {"number": seen.append(1) or len(seen)}, "where nothing has changed"),
+        (None, "it raised TypeError"),
+    ],
+)
+def test_order_of_clicks(describe, verdict, capsys):
+    exercises.order_of_clicks(describe)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (["input", "recogniser"], "Right."),
+        (["input"], "recogniser is missing"),
+        (["input", "vad", "recogniser"], "the detection is as it was"),
+        (None, "as a list"),
+    ],
+)
+def test_two_changes(answer, verdict, capsys):
+    exercises.two_changes(answer)
+    assert verdict in capsys.readouterr().out

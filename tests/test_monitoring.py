@@ -2,10 +2,11 @@
 
 import pytest
 
-from labsupport import monitoring, predictions, tables
+from labsupport import dashboard, monitoring, predictions, tables
+
+OWNERS = {"SCHEMA": tables, "dashboard": dashboard}
 
 
 @pytest.mark.parametrize("name", monitoring.__all__)
 def test_what_watches_the_service_is_found_under_one_name(name):
-    found = getattr(monitoring, name)
-    assert found is getattr(tables if name == "SCHEMA" else predictions, name)
+    assert getattr(monitoring, name) is getattr(OWNERS.get(name, predictions), name)

@@ -199,6 +199,24 @@ def _say(metrics: Metrics, row: dict[str, float]) -> None:
     metrics.said(correct, ["car"] if row["labels"] == 1 else None, row["retry"] == 1)
 
 
+def test_a_measure_is_the_same_number_in_prometheus_as_in_the_log(tmp_path):
+    traffic = simulate("failing model", start=300, seconds=600, rate=40, seed=3)  # more than the slots can do
+    rules = [AlertRule(f"Of_{name}", name, above=1e9) for name, measure in MEASURES.items() if measure.promql]
+    (tmp_path / "rules.yml").write_text(to_prometheus(rules))
+    near = {"s": 0.125, "ratio": 0.05}  # the buckets' width; and what users said is counted when they say it
+    expected = []
+    for rule in rules:
+        columns = traffic.columns(*rule.measure.columns, since=300, until=600)
+        value = rule.measure.read(columns, rule.window).value
+        off = 0.2 if rule.measure.group == "user" else near.get(rule.measure.unit, 0.01)
+        expr = f"abs(labsupport:{rule.metric}:{rule.name} / {value} - 1) < bool {off}"
+        expected.append({"expr": expr, "eval_time": "600s", "exp_samples": [{"labels": "{}", "value": 1}]})
+    test = {"interval": "15s", "input_series": counted(traffic, 15, 600), "promql_expr_test": expected}
+    whole = {"rule_files": ["rules.yml"], "evaluation_interval": "15s", "tests": [test]}
+    (tmp_path / "test.yml").write_text(json.dumps(whole))
+    promtool("test", "rules", tmp_path / "test.yml")
+
+
 @pytest.mark.parametrize("incident", [None, *INCIDENTS])
 def test_an_incident_is_named_in_prometheus_when_it_is_named_in_the_log(tmp_path, incident):
     traffic = simulate(incident, start=600, seconds=1200, seed=11)

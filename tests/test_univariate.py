@@ -10,7 +10,7 @@ from scipy.spatial import distance as spatial
 from labsupport import univariate
 from labsupport.univariate import Counts
 
-SIZES = [(5, 5), (20, 20), (7, 300), (97, 101), (250, 60), (500, 499), (1000, 1000), (1500, 40), (20_000, 3000)]
+SIZES = [(5, 6), (20, 20), (7, 300), (97, 101), (250, 60), (500, 499), (1000, 1000), (1500, 40), (20_000, 3000)]
 DRAWS = {
     "normal": lambda random, size: random.normal(size=size),
     "moved": lambda random, size: random.normal(0.3, 1.2, size=size),
@@ -38,6 +38,18 @@ def test_tiny_p_values_are_scipys_too():
     theirs = stats.ks_2samp(reference, current, method="exact").pvalue
     assert theirs < 1e-7
     assert univariate.kolmogorov_smirnov(reference, current).p_value == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [5, 7, 30, 200, 1000])
+def test_samples_that_could_not_be_closer_have_p_value_1(size):
+    """SciPy's exact p-value is 1 and some rounding there: it warns and takes another."""
+    reference = np.arange(size, dtype=float)
+    test = univariate.kolmogorov_smirnov(reference, reference + 0.5)
+    assert (test.statistic, test.p_value) == (pytest.approx(1 / size), 1.0)
+    if size > 100:
+        return  # and there for the next closest too
+    nearly = univariate.kolmogorov_smirnov(reference, reference + 1.5)
+    assert nearly.p_value == pytest.approx(stats.ks_2samp(reference, reference + 1.5, method="exact").pvalue, abs=1e-12)
 
 
 def test_equal_samples_are_no_distance_apart_and_apart_ones_are_all_of_it():
