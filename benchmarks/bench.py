@@ -21,7 +21,7 @@ import psutil
 import requests
 from tqdm import tqdm
 
-from benchmarks import load, runtimes, shadow
+from benchmarks import drift, load, runtimes, shadow
 from labsupport import paths
 from labsupport.runtimes import RUNTIMES, best_precision
 
@@ -55,10 +55,8 @@ def main() -> None:
         f"`make bench`, {options.rounds} rounds of {options.seconds:g} s a point, servers in turn; medians over the rounds.",
         f"{os.cpu_count()} cores, {cpu()}, Python {platform.python_version()}. The clients run on the same cores.",
     ]
-    text = (
-        "\n".join([*about, *served(measured), *share(measured), *compared(measure_runtimes()), *shadow.lines(3, 4)])
-        + "\n"
-    )
+    servers = [*served(measured), *share(measured), *compared(measure_runtimes()), *shadow.lines(3, 4)]
+    text = "\n".join([*about, *servers, *drift.lines()]) + "\n"
     print(text)
     with paths.whole(ROOT / "benchmarks" / "RESULTS.md") as partial:
         partial.write_text(text)

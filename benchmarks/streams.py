@@ -45,7 +45,7 @@ CLEAN_DATA: dict[str, Draw] = {
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seeds", type=int, default=100)
-    arguments.add_argument("--references", type=int, default=20)
+    arguments.add_argument("--references", type=int, default=5)
     arguments.add_argument("--windows", type=int, default=10_000)
     arguments.add_argument("--kswin", action="store_true", help="takes a quarter of an hour more")
     options = arguments.parse_args()

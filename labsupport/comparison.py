@@ -106,6 +106,10 @@ def _neighbours(feature: Feature) -> tuple[tuple[float, float], float]:
 
 def _serial(indicators: Sequence[np.ndarray]) -> tuple[tuple[float, float], float]:
     first, second = (univariate.inefficiency(window) for window in indicators)
+    # what the longer window shows of neighbours holds for the shorter one, too, which may not show it
+    first, second = (
+        (max(first, second), second) if len(indicators[1]) > len(indicators[0]) else (first, max(first, second))
+    )
     return (first, second), max(univariate.resemblance(window) for window in indicators)
 
 

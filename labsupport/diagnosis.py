@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INPUT = "input"
+ALPHA = 0.02  # of 50 looks at pipelines in which nothing has changed, one names somebody
 NOTED = ("asked", "latency", "error", "null")  # of every stage; the other columns are its own figures
 SLOWER, LEAST_SECONDS = 1.5, 0.001  # medians of latency that differ less are no change: machines are not that steady
 COLUMNS = ("stage", "verdict", "p_value", "figure", "before", "now", "overlap", "note")
@@ -91,7 +92,7 @@ class Diagnosis:
 
 
 def diagnose(
-    reference: "pd.DataFrame", current: "pd.DataFrame", stages: Sequence[str], alpha: float = 0.05, seed: int = 0
+    reference: "pd.DataFrame", current: "pd.DataFrame", stages: Sequence[str], alpha: float = ALPHA, seed: int = 0
 ) -> Diagnosis:
     """Where has a change entered? Two windows of runs, as `Pipeline.frame` gives them, and the stages' names in order.
 
@@ -110,7 +111,7 @@ def diagnose(
     ...     noted = {"a.asked": True, "a.latency": 0.1, "a.error": None, "a.null": False}
     ...     return pd.DataFrame({"input.x": x, **noted, "a.y": times * x + 0.1 * random.normal(size=300)})
     >>> diagnose(window(0, times=1), window(1, times=1), ["a"])
-    <Diagnosis: the change entered at input: x was -0.0358, is 0.973; a inherited (family-wise level 0.05, 300 and 300 runs)>
+    <Diagnosis: the change entered at input: x was -0.0358, is 0.973; a inherited (family-wise level 0.02, 300 and 300 runs)>
     >>> diagnose(window(0, times=1), window(0, times=2), ["a"]).entered
     'a'
     """

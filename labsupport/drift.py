@@ -162,7 +162,7 @@ def psi(reference, current, alpha: float = 0.05, seed: int = 0) -> Psi:
     >>> random = np.random.default_rng(0)
     >>> found = psi(random.normal(size=100), random.normal(size=100))
     >>> round(found.value, 2), round(found.limit, 2), found.drifted  # above 0.1, and no drift
-    (0.2, 0.34, False)
+    (0.2, 0.33, False)
     """
     feature, *more = features(to_frame(reference), to_frame(current))
     if more:

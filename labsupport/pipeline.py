@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labsupport.diagnosis import INPUT, NOTED, Diagnosis, diagnose
+from labsupport.diagnosis import ALPHA, INPUT, NOTED, Diagnosis, diagnose
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,7 +192,7 @@ class Pipeline:
         return pd.DataFrame(rows, columns=columns)
 
     def diagnose(
-        self, reference: "pd.DataFrame", current: "pd.DataFrame", alpha: float = 0.05, seed: int = 0
+        self, reference: "pd.DataFrame", current: "pd.DataFrame", alpha: float = ALPHA, seed: int = 0
     ) -> Diagnosis:
         """Where a change between two windows of `frame` entered, and who only inherited it: see `diagnosis.diagnose`."""
         return diagnose(reference, current, self._names, alpha, seed)

@@ -28,7 +28,8 @@ def window(
     >>> folder = TemporaryDirectory()
     >>> with PredictionLog(f"sqlite:///{folder.name}/predictions.db") as log:
     ...     seen = {"brightness": 0.4, "width": 640, "height": 480}
-    ...     log.record(id="a", version="v1", latency=0.01, detections=[Detection("cat", 0.9, Box(0, 0, 9, 9))], features=seen)
+    ...     cat = Detection("cat", 0.9, Box(0, 0, 9, 9))
+    ...     log.record(id="a", version="v1", latency=0.01, detections=[cat], features=seen)
     ...     log.flush()
     ...     window(log)[["brightness", "aspect", "label", "objects", "confidence"]].round(2)
        brightness  aspect label  objects  confidence

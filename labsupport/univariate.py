@@ -14,7 +14,7 @@ BINS = 10  # deciles of the reference, for PSI and for Jensen-Shannon
 FEW_VALUES = 20  # numbers with at most as many distinct values are counted like classes
 EXPECTED = 5.0  # a class expected less often than that, in either window, joins the other rare ones (Cochran, 1954)
 PERMUTE_BELOW = 200  # rows: above, PSI's chi-square approximation holds
-PERMUTATIONS = 2_000
+PERMUTATIONS = 999
 EXACT_TO = 1_000  # rows: KS p-values are exact up to there, and asymptotic above
 LOOKED_AT = 20_000  # rows that are enough to see whether neighbours are alike
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import select
 import signal
 import socket
 import sqlite3
@@ -17,6 +18,7 @@ import requests
 from labsupport import admission, paths
 from labsupport.admission import Overloaded, Slots
 from labsupport.detection import Box, Detection
+from labsupport.monitoring import PredictionLog
 from labsupport.serving import create_app, serve
 
 
@@ -214,3 +216,29 @@ def test_on_sigterm_what_is_under_way_is_answered_and_the_exit_code_is_0(workers
     with contextlib.closing(sqlite3.connect(tmp_path / "predictions.db")) as log:
         (worked_on,) = log.execute("SELECT count(*) FROM predictions").fetchone()
     assert worked_on == len(statuses) + 1  # whatever a slot worked on reached the client that asked; one asked first
+
+
+def test_uploads_that_find_no_place_once_they_have_arrived_are_written_down_too(gated, tmp_path):
+    detector, _ = gated
+    request = requests.Request("POST", "http://lab/detect", files={"file": clock()}).prepare()
+    lines = ["POST /detect HTTP/1.1", "Host: lab", *(f"{name}: {value}" for name, value in request.headers.items())]
+    message = "\r\n".join([*lines, "", ""]).encode() + request.body
+    with (
+        PredictionLog(f"sqlite:///{tmp_path}/predictions.db") as log,
+        serve(create_app(detector, log=log, slots=1), port=0) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(socket.create_connection((server.host, server.port))) for _ in range(9)]
+        for client in clients:
+            client.sendall(message[:-50])
+        while "http_requests_in_progress 10.0" not in requests.get(f"{server.url}/metrics", timeout=5).text:
+            pass  # nine uploads that were let in, and this question
+        for client in clients:
+            client.sendall(message[-50:])
+        while len(select.select(clients, [], [], 1)[0]) < 5:
+            pass  # five are refused, four have a place
+        detector.gate.set()
+        codes = [int(client.recv(65536).split()[1]) for client in clients]
+        log.flush()
+        statuses = log.columns("status")["status"]
+    assert sorted(codes) == sorted(statuses) == [200] * 4 + [503] * 5

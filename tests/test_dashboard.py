@@ -172,6 +172,11 @@ def test_each_incident_is_shaded_as_if_somebody_had_looked_all_the_while(tmp_pat
         assert other.since - late <= span.since <= other.since and span.until == other.until == 1080
 
 
+def test_an_alarm_that_fired_before_the_window_is_shaded_from_its_edge(log):
+    (span,) = seen_in(log, BEGAN + 1000).spans
+    assert (span.alarm, span.since, span.until) == ("Dark", BEGAN + 1000, BEGAN + 1200)
+
+
 def test_what_was_seen_while_it_happened_is_shaded_where_it_happened(log):
     rule = AlertRule("Dark", "brightness_mean", below=0.3, window=60, hold=0, min_rows=1)
     alarms = Alarms([rule], log)

@@ -58,13 +58,13 @@ def test_where_a_change_entered(options, entered, found):
 
 def test_nobody_is_named_without_a_change_but_for_a_share_alpha():
     named = [diagnose(window((s, 1), 60), window((s, 2), 60), STAGES).entered for s in range(20)]
-    assert sum(name is not None for name in named) <= 0.05 * 20 + 3 * np.sqrt(0.05 * 0.95 * 20)
+    assert sum(name is not None for name in named) <= 0.02 * 20 + 3 * np.sqrt(0.02 * 0.98 * 20)
 
 
 def test_stages_that_only_inherit_are_not_named():
     named = [diagnose(window((s, 1), 100), window((s, 2), 100, shift=1.0), STAGES) for s in range(12)]
     assert all(report.entered == "input" for report in named)
-    assert sum(len(report.named("changed")) > 1 for report in named) <= 0.05 * 12 + 3 * np.sqrt(0.05 * 0.95 * 12)
+    assert sum(len(report.named("changed")) > 1 for report in named) <= 0.02 * 12 + 3 * np.sqrt(0.02 * 0.98 * 12)
 
 
 def test_the_machine_is_said_to_be_slower():
@@ -89,7 +89,7 @@ def test_numbers_that_have_become_classes():
 def test_the_report_shows_itself():
     report = diagnose(window(1), window(2, limit=-0.5), STAGES)
     assert repr(report).startswith("<Diagnosis: the change entered at word: value was ")
-    assert "(family-wise level 0.05, 150 and 150 runs)" in repr(report)
+    assert "(family-wise level 0.02, 150 and 150 runs)" in repr(report)
     assert "<table" in report._repr_html_() and "changed" in report._repr_html_()
     texts = [text.get_text() for axis in report.plot().axes for text in axis.texts]
     assert [text for text in texts if text in ("changed", "unchanged")] == ["unchanged", "unchanged", "changed"]
@@ -152,7 +152,7 @@ def test_spoken_words(options, entered):
 
 def offered(seed, sure=0.7, offers=clickstream.OFFERS, **world):
     pipeline = clickstream.pipeline(sure, offers, seed)
-    for clicks in clickstream.visits(300, seed, **world).clicks:
+    for clicks in clickstream.visits(500, seed, **world).clicks:
         pipeline.run(clicks)
     return pipeline.frame()
 
@@ -168,6 +168,5 @@ def offered(seed, sure=0.7, offers=clickstream.OFFERS, **world):
     ],
 )
 def test_offers(options, entered):
-    for seed in (20, 21):
-        report = diagnose(offered((seed, 1)), offered((seed, 2), **options), ["profile", "recommender"])
-        assert report.entered == entered, report
+    report = diagnose(offered((20, 1)), offered((20, 2), **options), ["profile", "recommender"])
+    assert report.entered == entered, report

@@ -82,37 +82,44 @@ def test_the_example_of_benjamini_and_hochberg():
 # no drift, no alarm
 
 
-@pytest.mark.parametrize(
-    ("world", "columns", "n", "m", "runs"),
-    [
-        ("normal", 1, 500, 200, 150),
-        ("normal", 10, 300, 150, 60),
-        ("correlated", 10, 300, 150, 60),
-        ("mixed", 5, 30, 30, 100),
-        ("mixed", 5, 60, 40, 100),
-        ("mixed", 10, 300, 150, 40),
-        ("correlated", 100, 200, 100, 8),
-    ],
-)
-def test_no_drift_no_alarm(world, columns, n, m, runs):
-    """The share of clean pairs with any alarm is at most alpha, up to the binomial's .999 quantile, by any correction.
+WORLDS = {  # columns, rows of the reference and of the window, pairs
+    "one, normal": (lambda random, rows: random.normal(size=(rows, 1)), 500, 200, 60),
+    "10, normal": (lambda random, rows: random.normal(size=(rows, 10)), 300, 150, 20),
+    "10, correlated": (lambda random, rows: correlated(random, rows, 0.7, 10), 300, 150, 20),
+    "100, correlated": (lambda random, rows: correlated(random, rows, 0.7, 100), 200, 100, 2),
+    "5, mixed, few rows": (lambda random, rows: mixed(random, rows, 5), 60, 40, 40),
+    "one, with holes": (lambda random, rows: mixed(random, rows, 1), 30, 30, 40),
+    "10, mixed": (lambda random, rows: mixed(random, rows, 10), 300, 150, 10),
+}
 
-    At 1,000 pairs, run by hand, the shares are between .01 and .06 in each of these worlds, where chance allows .072.
-    """
-    draw = {
-        "normal": lambda random, rows: random.normal(size=(rows, columns)),
-        "correlated": lambda random, rows: correlated(random, rows, 0.7, columns),
-        "mixed": lambda random, rows: mixed(random, rows, columns),
-    }[world]
-    alarms = dict.fromkeys(CORRECTIONS, 0)
-    for seed in range(runs):
-        random = np.random.default_rng([seed, columns, n])
-        report = drift.compare(draw(random, n), draw(random, m), ALPHA)
-        p_values = pd.concat([report.features["p_value"], report.together["p_value"]]).dropna().to_numpy()
-        for name, adjust in CORRECTIONS.items():
-            alarms[name] += bool((adjust(p_values) <= ALPHA).any())
-        assert report.drifted == bool((CORRECTIONS["holm"](p_values) <= ALPHA).any())
-    assert max(alarms.values()) <= most_alarms(runs)
+
+@pytest.fixture(scope="module")
+def clean_alarms():
+    """Of each world, how many pairs of clean windows alarm, by any of the corrections, and how many there are."""
+    found = {}
+    for name, (draw, n, m, runs) in WORLDS.items():
+        alarms = dict.fromkeys(CORRECTIONS, 0)
+        for seed in range(runs):
+            random = np.random.default_rng([seed, n])
+            report = drift.compare(draw(random, n), draw(random, m), ALPHA)
+            p_values = pd.concat([report.features["p_value"], report.together["p_value"]]).dropna().to_numpy()
+            for correction, adjust in CORRECTIONS.items():
+                alarms[correction] += bool((adjust(p_values) <= ALPHA).any())
+            assert report.drifted == bool((CORRECTIONS["holm"](p_values) <= ALPHA).any())
+        found[name] = (max(alarms.values()), runs)
+    return found
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_no_drift_no_alarm(world, clean_alarms):
+    """The share of clean pairs with any alarm is at most alpha, up to the binomial's .999 quantile, by any correction."""
+    alarms, runs = clean_alarms[world]
+    assert alarms <= most_alarms(runs)
+
+
+def test_no_drift_no_alarm_in_all_worlds_together(clean_alarms):
+    alarms, runs = map(sum, zip(*clean_alarms.values(), strict=True))
+    assert alarms <= most_alarms(runs)
 
 
 @pytest.mark.parametrize("correction", CORRECTIONS)
@@ -131,23 +138,23 @@ def test_each_correction_is_used_on_features_and_whole_alike(correction):
 def test_clean_features_are_not_said_to_resemble_themselves():
     said = [
         drift.compare(*np.random.default_rng(seed).normal(size=(2, 200, 20)), multivariate=()).warnings
-        for seed in range(40)
+        for seed in range(15)
     ]
-    assert sum(map(bool, said)) <= most_alarms(40, 0.02)
+    assert sum(map(bool, said)) <= most_alarms(15, 0.02)
 
 
 # drift, alarm
 
 
 def test_a_change_in_correlation_alone_is_found_and_no_feature_is_blamed():
-    found, blamed, runs = 0, 0, 20
+    found, blamed, runs = 0, 0, 12
     for seed in range(runs):
         random = np.random.default_rng(seed)
         clean, turned = random.normal(size=(150, 2)), correlated(random, 150, 0.6, 2)
         report = drift.compare(clean, turned)
         found += report.drifted
         blamed += report.features["drifted"].any()
-    assert found >= 19
+    assert found == runs
     assert blamed <= most_alarms(runs)
     assert "correlations of 0, 1" in report.summary()
 
@@ -163,14 +170,14 @@ def test_one_moved_feature_of_ten_is_named():
 @pytest.mark.parametrize(("phi", "rows"), [(0.5, 500), (0.9, 500), (0.9, 2000)])
 def test_serial_correlation_is_said_and_allowed_for(phi, rows):
     """False alarms at most .08, where the plain test has .23 to .73; at +.5 sd a power of .9 at phi .5."""
-    runs, alarms, found, said = 60, 0, 0, 0
+    runs, alarms, found, said = 30, 0, 0, 0
     for seed in range(runs):
         random = np.random.default_rng(seed)
         reference, current = autoregressive(random, phi, rows), autoregressive(random, phi, 500)
         report = drift.compare(reference, current)
         alarms += report.drifted
         said += any("resemble their neighbours (serial correlation)" in words for words in report.warnings)
-        found += drift.compare(reference, current + 0.5).drifted
+        found += phi == 0.5 and drift.compare(reference, current + 0.5).drifted
     assert alarms <= most_alarms(runs)
     assert said == runs
     if phi == 0.5:
@@ -189,8 +196,8 @@ def test_in_a_large_sample_significant_and_relevant_are_told_apart():
 
 
 def test_a_reading_does_not_depend_on_the_number_of_rows():
-    """A shift of .4 sd has a PSI of .15, moderate; to it chance adds .18 at 100 and 100 rows, which is taken off."""
-    for rows in (100, 1000, 20_000):
+    """A shift of .4 sd has a PSI of .15, moderate; to it chance adds .06 at 300 and 300 rows, which is taken off."""
+    for rows in (300, 1000, 20_000):
         random, readings = np.random.default_rng(rows), []
         for _ in range(15):
             report = drift.compare(random.normal(size=rows), random.normal(0.4, 1, size=rows))
@@ -447,7 +454,11 @@ def test_many_rows_are_looked_at_on_every_core_with_the_same_result(monkeypatch)
         ([{"a": 1}] * 30, [{"a": 1}] * 30, "neither numbers nor classes nor texts, or several of these"),
         ([None] * 30, [None] * 30, "all missing in both windows"),
         ([10**400 + i for i in range(30)], [1.5] * 30, "whole numbers too large for floating point"),
-        (np.arange(30.0), np.r_[[np.inf] * 15, np.arange(15.0)], "15 infinite values count as missing"),
+        (
+            np.arange(30.0),
+            np.where(np.arange(30) * 7 % 30 < 15, np.inf, np.arange(30.0)),
+            "15 infinite values count as missing",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_a_row_with_a_note(reference, current, note):

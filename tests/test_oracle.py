@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks import drift as benchmark
 from benchmarks.drift import ORACLE, ROOT, SILENT
 from labsupport import drift, univariate
 from labsupport.univariate import Counts
@@ -119,3 +120,32 @@ def test_psi_of_classes_differs_by_the_half_row_that_we_add(answers):
         assert ((p - q) * np.log(p / q)).sum() == pytest.approx(found["psi"], abs=1e-9)
         ours = univariate.population_stability(table).value
         assert ours == pytest.approx(found["psi"], abs=2 * found["psi"] / min(table.sizes) * 10 + 1e-6)
+
+
+# what the benchmark measures
+
+
+def test_the_benchmarks_frames_differ_in_five_columns(tmp_path):
+    paths = [str(benchmark._write(tmp_path / f"{seed}.parquet", 20_000, seed)) for seed in (0, 1)]
+    found = benchmark._timed(*paths)
+    assert found["drifted"] == 5
+    assert found["seconds"] > 0
+    assert found["memory"] > 50
+
+
+def test_the_benchmarks_figures_are_what_they_say(monkeypatch):
+    """A tool that flags the first feature in every third window, and another one always."""
+    monkeypatch.setattr(benchmark, "WINDOWS", (50,))
+    looks = iter(range(10_000))
+
+    def flag(reference, window):
+        assert reference.shape == (500, 10)
+        assert window.shape == (50, 10)
+        return np.array([next(looks) % 3 == 2, True, *[False] * 8]), False
+
+    rows = {row["shift"]: row for row in benchmark.measure(flag, 6)}
+    assert rows[0.0]["false"] == 1.0
+    for shift in (0.25, 0.5, 1.0):
+        assert rows[shift] == {"window": 50, "shift": shift, "found": 0.0, "false": 1.0, "whole": 0.0, "delay": 3.0}
+    never = lambda reference, window: (np.zeros(10, bool), False)  # noqa: E731
+    assert benchmark.measure(never, 2)[1]["delay"] == benchmark.MOST

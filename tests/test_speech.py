@@ -41,6 +41,8 @@ def test_the_detection_finds_the_word_and_nothing_in_silence():
     spoken = speech.speak("ma")
     sound[3_000 : 3_000 + len(spoken)] += 0.3 * spoken / np.abs(spoken).max()
     found = speech.find_speech(sound)
+    start = np.flatnonzero(sound == found[0])[0]
+    assert 2_500 <= start <= 2_800  # 50 ms before the word, and it is loud at once
     assert len(spoken) < len(found) < len(spoken) + 0.22 * speech.RATE
     assert speech.describe_segment(None) == {}
 
