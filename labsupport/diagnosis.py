@@ -160,7 +160,8 @@ def _figures(windows: Sequence["pd.DataFrame"], part: str) -> list["pd.DataFrame
     """What is watched of the input or a stage, in both windows: the same columns, without the part's name."""
     start = f"{part}."
     names = dict.fromkeys(name for frame in windows for name in frame if name.startswith(start))
-    both = [frame.reindex(columns=list(names)).rename(columns=lambda name: name[len(start) :]) for frame in windows]
+    both = [frame.reindex(columns=list(names)).reset_index(drop=True) for frame in windows]
+    both = [frame.set_axis([name[len(start) :] for name in names], axis=1) for frame in both]
     if part == INPUT:
         return both
     return [

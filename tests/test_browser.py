@@ -196,8 +196,10 @@ def stripping_proxy(url: str):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), StripPrefix) as proxy:
         proxy.behind = url
         threading.Thread(target=proxy.serve_forever).start()
-        yield f"http://127.0.0.1:{proxy.server_port}"
-        proxy.shutdown()
+        try:
+            yield f"http://127.0.0.1:{proxy.server_port}"
+        finally:
+            proxy.shutdown()  # else a test that fails would never end
 
 
 @pytest.fixture(params=["plain", "with root_path", "behind a proxy"])

@@ -107,6 +107,12 @@ def test_frames_survive_a_file(tmp_path):
     pd.testing.assert_frame_equal(report.stages, diagnose(before, now, STAGES).stages)
 
 
+def test_windows_may_be_put_together_from_others():
+    before, now = window(1), window(2, limit=-0.5)
+    pieces = pd.concat([before[:70], before[70:].reset_index(drop=True)])  # row numbers occur twice
+    pd.testing.assert_frame_equal(diagnose(pieces, now, STAGES).stages, diagnose(before, now, STAGES).stages)
+
+
 def test_what_is_refused():
     with pytest.raises(TooFewRows, match="the current window has 19 runs: at least 20"):
         diagnose(window(1), window(2, rows=19), STAGES)
