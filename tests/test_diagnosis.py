@@ -107,6 +107,14 @@ def test_frames_survive_a_file(tmp_path):
     pd.testing.assert_frame_equal(report.stages, diagnose(before, now, STAGES).stages)
 
 
+@pytest.mark.parametrize("what", ["errors", "nulls"])
+def test_errors_and_nulls_are_found_where_no_output_is_described(what):
+    before, now = (frame.drop(columns="double.value") for frame in (window(1), window(2, **{what: 0.15})))
+    report = diagnose(before, now, STAGES)
+    assert report.entered == "double"
+    assert report.stages["figure"][1] == what[:-1]
+
+
 def test_windows_may_be_put_together_from_others():
     before, now = window(1), window(2, limit=-0.5)
     pieces = pd.concat([before[:70], before[70:].reset_index(drop=True)])  # row numbers occur twice
