@@ -1,4 +1,4 @@
-"""The `labsupport` command: is everything here, bring the models, serve, detect.
+"""The `labsupport` command: is everything here, bring the models, serve, detect, look at a folder.
 
 Each command imports what it needs when it runs, so that `labsupport check` can report a broken installation.
 """
@@ -94,6 +94,30 @@ def detect(
                 typer.echo(f"{picture}\t{found.label}\t{found.confidence:.3f}\t{','.join(map(str, found.box))}")
     except (models.ModelUnavailable, images.UnsupportedImage, images.ImageTooLarge, OSError) as error:
         raise _stop(error) from None
+
+
+@app.command()
+def batch(
+    folder: Annotated[Path, typer.Argument(help="a folder of pictures and videos, or one of these")],
+    out: Annotated[Path, typer.Option(help="the table to write: .parquet or .csv")],
+    model: str = "yolov3-tiny",
+    confidence: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
+    precision: Annotated[str | None, typer.Option(help="f32 or bf16; unless given, what this CPU is best at")] = None,
+    every: Annotated[int, typer.Option(min=1, help="look at one in so many frames of a video")] = 1,
+) -> None:
+    """Look at a whole folder, and write what is in it into a table. Stopped, the same command goes on where it was."""
+    from labsupport import models
+    from labsupport.batch import BatchRunning, predict_folder
+    from labsupport.detection import Detector
+
+    try:
+        done = predict_folder(folder, out, Detector.load(model, precision=precision), confidence, every)
+    except (models.ModelUnavailable, BatchRunning, OSError, ValueError) as error:
+        raise _stop(error) from None
+    except KeyboardInterrupt:
+        typer.echo("labsupport: stopped; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"{out}: {done.rows:,} rows, {done.errors:,} with an error, {done.resumed:,} from an earlier run")
 
 
 def _stop(error: Exception) -> typer.Exit:

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -86,6 +87,58 @@ def test_detect_refuses_a_confidence_out_of_range(confidence):
     assert "confidence" in err
 
 
+def test_batch_writes_a_table_and_says_what_is_in_it(tmp_path, monkeypatch):
+    from labsupport import images
+    from labsupport.detection import Detector
+
+    monkeypatch.setattr(Detector, "load", lambda *args, **options: Detector("blind", "none", "f32", 1, None))
+    monkeypatch.setattr(Detector, "detect", lambda *args: [])
+    (tmp_path / "a.png").write_bytes(images.encode(np.zeros((2, 3, 3), np.uint8), "png"))
+    (tmp_path / "b.jpg").write_text("certainly not a picture")
+    out = tmp_path / "found.csv"
+    code, said, err = labsupport("batch", tmp_path, "--out", out)
+    assert (code, said) == (0, f"{out}: 2 rows, 1 with an error, 0 from an earlier run\n")
+    assert "100%" in err
+    assert [line.split(",")[0] for line in out.read_text().splitlines()] == ["file", "a.png", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    "folder, out, said",
+    [
+        ("nowhere", "found.csv", "there is no such folder"),
+        (".", "found.csv", "no picture or video in it"),
+        (".", "found.xlsx", "name a file that ends in .parquet or .csv"),
+    ],
+)
+def test_batch_says_in_a_line_what_it_cannot_do(monkeypatch, tmp_path, folder, out, said):
+    from labsupport.detection import Detector
+
+    monkeypatch.setattr(Detector, "load", lambda *args, **options: None)
+    code, answer, err = labsupport("batch", tmp_path / folder, "--out", tmp_path / out)
+    assert (code, answer, err.count("\n")) == (1, "", 1)
+    assert err.startswith("labsupport: ") and said in err
+
+
+def test_an_interrupted_batch_says_how_it_goes_on(monkeypatch, tmp_path):
+    from labsupport import batch
+    from labsupport.detection import Detector
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Detector, "load", lambda *args, **options: None)
+    monkeypatch.setattr(batch, "predict_folder", interrupted)
+    expected = "labsupport: stopped; the same command goes on from here\n"
+    assert labsupport("batch", tmp_path, "--out", tmp_path / "found.csv") == (130, "", expected)
+
+
+@pytest.mark.parametrize("options", [[], ["--out", "x.csv", "--every", "0"], ["--out", "x.csv", "--confidence", "2"]])
+def test_batch_refuses_what_makes_no_sense(options, tmp_path):
+    code, out, err = labsupport("batch", tmp_path, *options)
+    assert (code, out) == (2, "")
+    assert (options[-2] if options else "--out") in err
+
+
 def test_serve_says_when_its_port_is_taken(monkeypatch):
     from labsupport import serving
 
@@ -108,7 +161,7 @@ def test_serve_says_when_its_model_cannot_be_brought(monkeypatch):
 
 def test_without_a_command_it_explains_itself():
     _, out, err = labsupport()
-    assert all(command in out + err for command in ("check", "models", "serve", "detect"))
+    assert all(command in out + err for command in ("check", "models", "serve", "detect", "batch"))
 
 
 @pytest.mark.parametrize(
