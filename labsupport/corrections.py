@@ -4,6 +4,7 @@ Of twenty tests at .05 without any effect, one is expected to alarm, and the cha
 """
 
 import numpy as np
+from scipy.stats import false_discovery_control
 
 
 def bonferroni(p_values: np.ndarray) -> np.ndarray:
@@ -36,11 +37,7 @@ def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
     >>> benjamini_hochberg(np.array([0.01, 0.02, 0.5])).round(2).tolist()
     [0.03, 0.03, 0.5]
     """
-    order = np.argsort(-p_values, kind="stable")
-    stepped = np.minimum.accumulate(p_values[order] * len(p_values) / np.arange(len(p_values), 0, -1))
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.minimum(1.0, stepped)
-    return adjusted
+    return false_discovery_control(p_values) if len(p_values) else p_values
 
 
 CORRECTIONS = {"holm": holm, "bonferroni": bonferroni, "bh": benjamini_hochberg}
