@@ -107,7 +107,7 @@ def clean_alarms():
         for seed in range(runs):
             random = np.random.default_rng([seed, n])
             report = drift.compare(draw(random, n), draw(random, m), ALPHA)
-            p_values = pd.concat([report.features["p_value"], report.together["p_value"]]).dropna().to_numpy()
+            p_values = pd.concat([report.features["p_value"], report.together["p_value"]]).dropna().to_numpy(float)
             for correction, adjust in CORRECTIONS.items():
                 alarms[correction] += bool((adjust(p_values) <= ALPHA).any())
             assert report.drifted == bool((CORRECTIONS["holm"](p_values) <= ALPHA).any())
