@@ -147,9 +147,10 @@ def importers(*packages: str) -> set[str]:
 
 
 def test_only_serving_imports_fastapi():
-    assert importers("fastapi", "fastapi_offline") == {"serving"}
-    parts_of_serving = {"admission", "schemas", "security"}
+    assert importers("fastapi", "fastapi_offline") == {"serving", "endpoints"}
+    parts_of_serving = {"endpoints", "admission", "schemas", "security"}
     assert importers("starlette", "pydantic") <= {"serving", *parts_of_serving}
+    assert [module for module, names in IMPORTS.items() if "labsupport.endpoints" in names] == ["serving"]
 
 
 def test_only_the_workshops_import_tensorflow_and_only_a_process_of_its_own_runs_it():
