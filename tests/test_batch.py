@@ -18,7 +18,7 @@ import pytest
 import requests
 from pyarrow import parquet
 
-from labsupport import batch, images, paths
+from labsupport import batch, images, ledger, paths, videos
 from labsupport.batch import BatchRunning, BatchUnwritable, NoPictures, predict_folder
 from labsupport.detection import Box, Detection
 
@@ -222,7 +222,7 @@ def test_a_bad_picture_is_a_row_and_not_the_end_of_the_night(folder, tmp_path, m
         "gone.jpg": "FileNotFoundError: No such file or directory",
         "pipe.jpg": "UnsupportedImage: this is no file",
     }
-    assert {table["gone.jpg"][name] for name in batch.SEEN if name not in ("error", "version")} == {None}
+    assert {table["gone.jpg"][name] for name in ledger.SEEN if name not in ("error", "version")} == {None}
     assert table["a\\xff\n.png"]["width"] == 16
 
 
@@ -287,8 +287,8 @@ def test_a_video_goes_on_where_it_was_and_is_not_opened_when_it_is_done(tmp_path
     first, second = Stopping(at=28), Seer(slots=1)
     with pytest.raises(Stopped):
         run(tmp_path, tmp_path / "out.csv", first)
-    opened, real = [], batch._decoded
-    monkeypatch.setattr(batch, "_decoded", lambda path, *rest: opened.append(path.name) or real(path, *rest))
+    opened, real = [], videos.frames
+    monkeypatch.setattr(videos, "frames", lambda path, *rest: opened.append(path.name) or real(path, *rest))
     assert run(tmp_path, tmp_path / "out.csv", second) == batch.Summary(40, 0, 27)
     assert (len(first.shown), len(second.shown), opened) == (27, 13, ["b.avi"])
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
@@ -327,7 +327,7 @@ def test_nothing_is_done_twice(folder, tmp_path):
     assert not (tmp_path / "out.csv").exists()
     assert run(folder, tmp_path / "out.csv", second) == batch.Summary(30, 0, 11)
     assert first.shown + second.shown == list(range(30))
-    assert {path.name for path in tmp_path.iterdir()} == {"pictures", "out.csv"}  # and no journal
+    assert {path.name for path in tmp_path.iterdir()} == {"pictures", "out.csv"}  # and no ledger
 
 
 def test_what_changed_meanwhile_is_looked_at_again_and_what_went_is_gone(folder, tmp_path):
@@ -343,7 +343,7 @@ def test_what_changed_meanwhile_is_looked_at_again_and_what_went_is_gone(folder,
 
 
 @pytest.mark.parametrize("other", [{"detector": Seer(version="seer/2")}, {"confidence": 0.05}, {"every": 2}])
-def test_another_question_is_not_answered_from_the_old_journal(folder, tmp_path, other):
+def test_another_question_is_not_answered_from_the_old_ledger(folder, tmp_path, other):
     with pytest.raises(Stopped):
         run(folder, tmp_path / "out.csv", Stopping(at=12))
     assert run(folder, tmp_path / "out.csv", **other).resumed == 0
@@ -363,7 +363,7 @@ batch.predict_folder(folder, out, Dying(int(at) if where == "looking" else -1, P
 
 
 def die_in_writing(at: int) -> None:
-    """Kill the process when the table is written and has not its name yet (1), or has it, and the journal is there (2)."""
+    """Kill the process when the table is written and has not its name yet (1), or has it, and the ledger is there (2)."""
     calls = []
 
     def die(path: Path) -> None:
@@ -371,7 +371,7 @@ def die_in_writing(at: int) -> None:
         if len(calls) == at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    batch._to_disk = die
+    ledger.to_disk = die
 
 
 def test_a_batch_that_is_killed_again_and_again_makes_the_table_of_one_that_was_not(tmp_path):
@@ -417,7 +417,7 @@ def test_two_batches_on_one_table_are_refused(folder, tmp_path):
             return super().detect(image, confidence)
 
     assert run(folder, tmp_path / "out.csv", Meddling(slots=1)).rows == 30
-    assert refused[0].startswith("labsupport.batch.BatchRunning: another batch is writing")
+    assert refused[0].startswith("labsupport.ledger.BatchRunning: another batch is writing")
 
 
 # every core, and no more in memory
@@ -477,7 +477,7 @@ def test_a_place_that_cannot_be_written_is_said_before_the_first_picture(folder,
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "taken.csv").mkdir()
     (tmp_path / ".partial-odd.csv").mkdir()
-    (tmp_path / ".partial-odd.csv/journal.db").write_text("not a journal, and longer than a header" * 9)
+    (tmp_path / ".partial-odd.csv/ledger.db").write_text("not a ledger, and longer than a header" * 9)
     for out in ("file/out.csv", "taken.csv", "odd.csv"):
         with pytest.raises(BatchUnwritable, match="name another file"):
             run(folder, tmp_path / out, seer := Seer())
