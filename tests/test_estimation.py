@@ -19,9 +19,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 from sklearn.naive_bayes import GaussianNB
 
+from labsupport.calibration import GROUP
 from labsupport.estimation import (
     ASSUMPTION,
-    GROUP,
     MIN_EACH,
     MIN_REFERENCE,
     MIN_WINDOW,
