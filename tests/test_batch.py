@@ -270,6 +270,13 @@ def test_a_video_that_breaks_off_keeps_its_frames_and_says_where(tmp_path):
     assert table[-1]["error"] == f"BrokenVideo: it ends after {done.rows - 1} of 20 frames"
 
 
+def test_a_video_too_large_to_serve_is_too_large_for_a_batch(tmp_path, monkeypatch):
+    film(tmp_path / "film.avi")
+    monkeypatch.setattr(images, "MAX_PIXELS", 64 * 48 - 1)
+    assert run(tmp_path, tmp_path / "out.csv") == batch.Summary(1, 1, 0)
+    assert read(tmp_path / "out.csv")[0]["error"].startswith("ImageTooLarge: 64 x 48 pixels")
+
+
 @pytest.mark.parametrize("content", [b"", b"not a video at all", None])
 def test_a_video_that_cannot_be_read_is_a_row(folder, tmp_path, content, capfd):
     cut = film(tmp_path / "cut.mp4", codec="mp4v").read_bytes()[:1000]  # its index, at the end, is missing
@@ -394,6 +401,26 @@ def test_a_batch_that_is_killed_again_and_again_makes_the_table_of_one_that_was_
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "shown", "out.parquet", "whole.parquet"}
 
 
+def test_one_thread_that_is_stopped_stops_the_others(folder, tmp_path, monkeypatch):
+    stopped, stop = threading.Event(), batch._Shared.stop
+    monkeypatch.setattr(batch._Shared, "stop", lambda items: (stop(items), stopped.set()))
+
+    class Half(Seer):
+        """Its third picture is an interrupt; whoever looks at one after that waits until the batch knows of it."""
+
+        def detect(self, image, confidence=0.5):
+            found = super().detect(image, confidence)
+            if len(self.shown) == 3:
+                raise Stopped
+            assert len(self.shown) < 3 or stopped.wait(10)
+            return found
+
+    detector = Half()
+    with pytest.raises(Stopped):
+        run(folder, tmp_path / "out.csv", detector)
+    assert len(detector.shown) <= 4  # of 30: one more was under way
+
+
 def test_two_batches_on_one_table_are_refused(folder, tmp_path):
     refused = []
 
@@ -511,5 +538,9 @@ def test_a_folder_without_pictures_is_a_named_error_and_leaves_nothing_behind(tm
 
 def test_opencvs_threads_are_as_they_were(folder, tmp_path):
     before = cv2.getNumThreads()
-    run(folder, tmp_path / "out.csv")
-    assert cv2.getNumThreads() == before
+    try:
+        cv2.setNumThreads(3)
+        run(folder, tmp_path / "out.csv")
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)

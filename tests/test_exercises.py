@@ -1,5 +1,6 @@
 """Each check cell passes a right answer, and says what is wrong with others."""
 
+import math
 from dataclasses import replace
 from typing import Annotated
 
@@ -256,4 +257,55 @@ def test_order_of_clicks(describe, verdict, capsys):
 )
 def test_two_changes(answer, verdict, capsys):
     exercises.two_changes(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("answer, verdict", [(5.56, "Right."), (20, "7,200,000 pictures"), (None, "a number of hours")])
+def test_night_hours(answer, verdict, capsys):
+    exercises.night_hours(answer)
+    assert verdict in capsys.readouterr().out
+
+
+def fewest(arrivals, per_hour, patience):
+    """What came in any span of hours has that span and the patience to be done."""
+    spans = [(first, last) for first in range(len(arrivals)) for last in range(first, len(arrivals))]
+    loads = [sum(arrivals[first : last + 1]) / (last + 1 - first + patience) for first, last in spans]
+    return math.ceil(max(loads) / per_hour)
+
+
+@pytest.mark.parametrize(
+    "machines, verdict",
+    [
+        (fewest, "Right."),
+        (
+            lambda arrivals, per_hour, patience: math.ceil(max(arrivals) / per_hour),
+            "more than it takes with patience=1",
+        ),
+        (lambda arrivals, per_hour, patience: math.ceil(sum(arrivals) / 24 / per_hour), "too few with patience=0"),
+        (lambda *given: 99, "more than it takes"),
+        (None, "it raised TypeError"),
+    ],
+)
+def test_fewest_machines(machines, verdict, capsys):
+    exercises.fewest_machines(machines)
+    assert verdict in capsys.readouterr().out
+
+
+def repeated(table, version):
+    disk = table["error"].fillna("").str.split(":").str[0].isin(["OSError", "FileNotFoundError", "PermissionError"])
+    return table["file"][disk | (table["version"] != version)].unique().tolist()
+
+
+@pytest.mark.parametrize(
+    "again, verdict",
+    [
+        (repeated, "Right."),
+        (lambda table, version: table["file"].tolist(), "a.jpg, broken.jpg would be looked at again"),
+        (lambda table, version: table["file"][table["version"] != version].tolist(), "gone.jpg, locked.jpg is missing"),
+        (lambda table, version: repeated(table, version)[::-1], "in the table's order"),
+        (lambda table, version: [*repeated(table, version), "old.jpg"], "each file once"),
+    ],
+)
+def test_files_to_repeat(again, verdict, capsys):
+    exercises.files_to_repeat(again)
     assert verdict in capsys.readouterr().out
