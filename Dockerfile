@@ -1,0 +1,47 @@
+# The server and its weights, and nothing else: no TensorFlow, no Jupyter, no compiler.
+#   docker build --tag labsupport . && docker run --read-only --tmpfs /tmp --volume predictions:/data \
+#     --env LAB_TOKEN="$(openssl rand -hex 16)" --publish 127.0.0.1:8000:8000 labsupport
+# deploy/README.md says more. What changes seldom comes first, so that a change of code rebuilds one layer.
+
+FROM python:3.11-slim-bookworm AS packages
+COPY deploy/docker/server.lock /build/
+RUN python3 -m venv /opt/lab \
+    && /opt/lab/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement /build/server.lock \
+    && /opt/lab/bin/pip uninstall --yes --quiet setuptools pip \
+    && find /opt/lab -name __pycache__ -prune -exec rm -r {} +
+
+# TensorFlow turns the weights into the network that serves, and stays behind
+FROM python:3.11-slim-bookworm AS model
+COPY deploy/docker/convert.lock /build/
+RUN python3 -m venv /opt/convert \
+    && /opt/convert/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement /build/convert.lock
+# only what the conversion reads: another change of code does not bring it about again
+COPY labsupport/__init__.py labsupport/darknet.py labsupport/models.py labsupport/paths.py /build/labsupport/
+WORKDIR /build
+ENV HOME=/home/lab
+RUN /opt/convert/bin/python -c "from labsupport import models; models.ensure('yolov3-tiny'); models.network('yolov3-tiny')"
+
+FROM python:3.11-slim-bookworm
+RUN groupadd --gid 10001 lab \
+    && useradd --uid 10001 --gid lab --home-dir /home/lab --no-create-home --shell /usr/sbin/nologin lab \
+    && install --directory --owner lab --group lab /data /data/images /data/notebooks
+COPY --from=packages /opt/lab /opt/lab
+COPY --from=model /home/lab /home/lab
+COPY labsupport /opt/lab/app/labsupport
+# LAB_ROOT is where it writes: the log of predictions, and who answers
+ENV PATH=/opt/lab/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONPATH=/opt/lab/app \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/home/lab \
+    LAB_ROOT=/data
+USER 10001:10001
+WORKDIR /data
+VOLUME /data
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=2).read()"]
+# beyond loopback it asks for LAB_TOKEN, and does not start without
+ENTRYPOINT ["python", "-m", "labsupport", "serve", "--host", "0.0.0.0", "--port", "8000"]
+CMD []
