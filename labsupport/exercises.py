@@ -5,7 +5,7 @@ a notebook that is run from top to bottom.
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,6 +127,44 @@ def error_free_decisions(answer: int) -> str | None:
 
 
 @check
+def price_of_a_look(answer: float, table: "pd.DataFrame") -> str | None:
+    """automation.ipynb: the price of a person's look from which on FULL is cheaper than PARTIAL; an error costs 5."""
+    if not isinstance(answer, int | float) or not 0 < answer < 100:
+        return "give a price, as the 0.2 that a look costs now"
+
+    def cost(degree: str, price: float) -> float:
+        row = table[table["degree"] == degree].iloc[0]
+        return price * (1 - row["by_model"]) + 5 * row["error"]
+
+    if cost("FULL", 1.02 * answer) >= cost("PARTIAL", 1.02 * answer):
+        return f"at {answer} the errors of FULL still cost more than what PARTIAL's looks do: go up"
+    return "FULL was cheaper before: go down" if cost("FULL", 0.98 * answer) < cost("PARTIAL", 0.98 * answer) else None
+
+
+@check
+def phones_saved(answer: int) -> str | None:
+    """automation.ipynb: of 4,000 phones in shadow, how many fewer does a person look at with the better model?"""
+    if not isinstance(answer, int | np.integer):
+        return "give a whole number of phones"
+    stable, better = _looks("stable"), _looks("better")
+    if abs(answer - (stable - better)) <= 5:
+        return None
+    return f"with the stable model people look at {stable} phones; with the better one it is not {stable - answer}"
+
+
+@cache
+def _looks(name: str) -> int:
+    """How many of the phones in shadow a person has to look at, with this model and thresholds of its own."""
+    from labsupport import scenarios
+    from labsupport.automation import choose_thresholds
+    from labsupport.inspection import Inspector
+
+    shadow, inspector = scenarios.inspection(4_000, seed=21), Inspector.load(name)
+    confidences = np.array([inspector.score(picture) for picture in shadow.images])
+    return int((~choose_thresholds(shadow.truth, confidences, max_error=0.02).sure(confidences)).sum())
+
+
+@check
 def drifted_columns(answer: set[str]) -> str | None:
     """drift.ipynb: which columns of the shop have changed."""
     if not isinstance(answer, set | frozenset | list | tuple):
@@ -212,6 +250,39 @@ def null_gate(gate: Gate) -> str | None:
         return f"to a candidate as good as the stable version it says {verdict}, not promote"
     if (verdict := gate.judge(_nulls(0.5), "v1", "v2").verdict) != "rollback":
         return f"to one that finds nothing in half of its pictures it says {verdict}: which metric, and which failure_limit?"
+    return None
+
+
+@check
+def ramp_by_request(url: str) -> str | None:
+    """deployment_patterns.ipynb: a server of one's own, on which a ramp was begun with PUT /rollout."""
+    if not isinstance(url, str):
+        return "give the address of your server, such as http://127.0.0.1:8123"
+    try:
+        state = requests.get(f"{url.rstrip('/')}/rollout", timeout=10).json()
+    except requests.RequestException as error:
+        return f"nobody answers there ({type(error).__name__}): does your server run?"
+    if state.get("mode") == "canary" or state.get("action") in ("promote", "rollback"):
+        return None
+    return f"it says {state.get('phase', state)}, and no candidate answers anybody: what did PUT /rollout answer?"
+
+
+@check
+def firings(calls: Callable[..., int]) -> str | None:
+    """monitoring.ipynb: how often a rule fires in an hour of traffic that is looked at every 15 seconds."""
+    from labsupport import incidents
+    from labsupport.alerts import Alarms
+
+    nervous = AlertRule("Nervous", "brightness_mean", below=0.46, window=30, hold=0, clear=0.461)
+    patient = AlertRule("Patient", "brightness_mean", below=0.46, window=30, hold=120, clear=0.461)
+    for rule, seed in ((nervous, 1), (patient, 1), (nervous, 2)):
+        traffic = incidents.simulate(seed=seed, seconds=3_600)
+        watch = Alarms([rule], traffic)
+        for now in range(0, 3_601, 15):
+            watch.evaluate(now)
+        truth = sum(event.event == "fired" for event in watch.history)
+        if (answer := calls(rule, traffic)) != truth:
+            return f"the rule {rule.name} fires {truth} times in the hour of seed {seed}, not {answer}"
     return None
 
 

@@ -21,7 +21,10 @@ STOP = 10  # seconds that an engine leaves a container to stop in
 def missing() -> list[str]:
     """What keeps this machine from building: programs, or not being root."""
     programs = [name for name in NEEDED if not shutil.which(name)]
-    if not programs and subprocess.run(["unshare", "--mount", "--pid", "--net", "true"], capture_output=True).returncode:
+    if (
+        not programs
+        and subprocess.run(["unshare", "--mount", "--pid", "--net", "true"], capture_output=True).returncode
+    ):
         return ["to be root, and allowed to make namespaces"]
     return programs
 

@@ -2,17 +2,25 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Annotated
 
+import numpy as np
+import pandas as pd
 import pytest
 import requests
 from fastapi import FastAPI, HTTPException, Query, Response, UploadFile
 from scipy import stats
 
-from labsupport import drift, exercises, images, models, paths
-from labsupport.alerts import AlertRule
-from labsupport.detection import draw_boxes
+from labsupport import drift, exercises, images, models, paths, scenarios
+from labsupport.alerts import Alarms, AlertRule
+from labsupport.automation import choose_thresholds
+from labsupport.detection import Detector, draw_boxes
 from labsupport.gate import Gate
+from labsupport.inspection import Inspector
+from labsupport.monitoring import PredictionLog
+from labsupport.rollout import Router
+from labsupport.serving import create_app, serve
 
 
 @pytest.mark.parametrize(
@@ -308,4 +316,82 @@ def repeated(table, version):
 )
 def test_files_to_repeat(again, verdict, capsys):
     exercises.files_to_repeat(again)
+    assert verdict in capsys.readouterr().out
+
+
+OUTCOMES = pd.DataFrame({"degree": ["PARTIAL", "FULL"], "by_model": [0.6, 1.0], "error": [0.02, 0.05]})
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [(0.375, "Right."), (0.3, "go up"), (0.5, "go down"), (None, "give a price"), (-1, "give a price")],
+)
+def test_price_of_a_look(answer, verdict, capsys):
+    """0.4 looks cost as much as 0.03 errors at 5 each."""
+    exercises.price_of_a_look(answer, OUTCOMES)
+    assert verdict in capsys.readouterr().out
+
+
+def test_phones_saved(monkeypatch, capsys):
+    """On 4,000 phones that are numbers, and two models of which one is surer: the real ones take half a minute."""
+    random = np.random.default_rng(0)
+    worth = {"stable": random.beta(0.3, 0.6, 4_000), "better": random.beta(0.1, 0.2, 4_000)}
+    truth = random.random(4_000) < worth["stable"]
+    worth["better"] = np.where((worth["better"] > 0.5) == truth, worth["better"], 1 - worth["better"])
+    monkeypatch.setattr(exercises, "_looks", exercises._looks.__wrapped__)
+    monkeypatch.setattr(scenarios, "inspection", lambda count, seed: SimpleNamespace(images=range(count), truth=truth))
+    monkeypatch.setattr(Inspector, "load", lambda name: SimpleNamespace(score=lambda phone: worth[name][phone]))
+
+    def looks(name):
+        chosen = choose_thresholds(truth, worth[name], max_error=0.02, confidence_level=0.95)
+        return np.count_nonzero((worth[name] >= chosen.low) & (worth[name] < chosen.high))
+
+    assert looks("stable") > looks("better")
+    for answer in (looks("stable") - looks("better"), looks("better") - looks("stable"), None):
+        exercises.phones_saved(answer)
+    right, wrong, missing = capsys.readouterr().out.splitlines()
+    assert right == "Right."
+    assert f"with the better one it is not {2 * looks('stable') - looks('better')}" in wrong
+    assert "a whole number" in missing
+
+
+def test_ramp_by_request(detector, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("LAB_TOKEN", "0123456789abcdef")
+    router = Router(detector)
+    candidate = Detector.load(runtime="opencv")
+    router.add(candidate)
+    with PredictionLog(f"sqlite:///{tmp_path}/log.db") as log, serve(create_app(router, log=log), port=0) as running:
+        exercises.ramp_by_request(running.url)
+        change = {"action": "ramp", "candidate": candidate.version, "steps": [5, 100], "interval": 60}
+        headers = {"Authorization": "Bearer 0123456789abcdef"}
+        requests.put(f"{running.url}/rollout", json=change, headers=headers, timeout=30).raise_for_status()
+        exercises.ramp_by_request(running.url)
+        requests.put(f"{running.url}/rollout", json={"action": "rollback"}, headers=headers, timeout=30)
+    exercises.ramp_by_request(running.url)
+    exercises.ramp_by_request(None)
+    before, after, gone, nothing = capsys.readouterr().out.splitlines()
+    assert "no candidate answers anybody" in before
+    assert after == "Right."
+    assert "nobody answers there" in gone
+    assert "give the address" in nothing
+
+
+def calls(rule, traffic, event="fired"):
+    watch, said = Alarms([rule], traffic), []
+    for now in range(0, 3_601, 15):
+        said += watch.evaluate(now)
+    return sum(one.event == event for one in said)
+
+
+@pytest.mark.parametrize(
+    "function, verdict",
+    [
+        (calls, "Right."),
+        (lambda rule, traffic: 0, "not 0"),
+        (lambda rule, traffic: calls(rule, traffic) + calls(rule, traffic, "cleared"), "fires"),
+        (None, "it raised TypeError"),
+    ],
+)
+def test_firings(function, verdict, capsys):
+    exercises.firings(function)
     assert verdict in capsys.readouterr().out
