@@ -30,20 +30,25 @@ def main() -> None:
     if options.folder:
         print(once(Path(options.folder)))
     else:
-        print("\n".join(compared(options.rounds, options.seconds, options.pictures)))
+        print("\n".join(lines(options.rounds, options.seconds, options.pictures)))
 
 
-def compared(rounds: int, seconds: float, pictures: int) -> list[str]:
-    """A line a round, and the median."""
-    shares, lines = [], []
+def lines(rounds: int, seconds: float, pictures: int = 1000) -> list[str]:
+    """A row for each round, and the median."""
+    shares = []
+    table = ["", "| batch, pictures/s | in-process ceiling, pictures/s | share |", "|---|---|---|"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = filled(Path(scratch), pictures)
         for turn in range(rounds):
             order = ["ceiling", "batch"] if turn % 2 == 0 else ["batch", "ceiling"]
             rate = {name: measured(name, str(seconds) if name == "ceiling" else f"--folder={folder}") for name in order}
             shares.append(rate["batch"] / rate["ceiling"])
-            lines.append(f"batch {rate['batch']:.1f}/s, ceiling {rate['ceiling']:.1f}/s: {shares[-1]:.0%}")
-    return [*lines, f"median of {rounds} rounds of {pictures} pictures: {statistics.median(shares):.0%} of the ceiling"]
+            table.append(f"| {rate['batch']:.1f} | {rate['ceiling']:.1f} | {shares[-1]:.0%} |")
+    return [
+        *table,
+        "",
+        f"A batch of {pictures} pictures does {statistics.median(shares):.0%} of what the ceiling does.",
+    ]
 
 
 def filled(folder: Path, count: int) -> Path:

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import socket
 import statistics
 import subprocess
@@ -21,7 +22,7 @@ import psutil
 import requests
 from tqdm import tqdm
 
-from benchmarks import drift, load, runtimes, shadow
+from benchmarks import batch, drift, load, log, runtimes, shadow
 from labsupport import paths
 from labsupport.runtimes import RUNTIMES, best_precision
 
@@ -43,23 +44,44 @@ SERVERS = {  # name -> the command, but for its port
 SILENT = {"BENTOML_DO_NOT_TRACK": "True", "RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1"}  # nobody reports home
 
 
+RESULTS = ROOT / "benchmarks" / "RESULTS.md"
+SECTIONS = {  # heading -> how its lines are measured
+    "Servers": lambda rounds, seconds: servers(measure(rounds, seconds)),
+    "Runtimes": lambda rounds, seconds: compared(measure_runtimes()),
+    "Shadow": lambda rounds, seconds: shadow.lines(rounds, seconds / 2),
+    "Batch": lambda rounds, seconds: batch.lines(rounds, seconds),
+    "Log": lambda rounds, seconds: log.lines(),
+    "Drift": lambda rounds, seconds: drift.lines(),
+}
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--seconds", type=float, default=8)
+    arguments.add_argument("--only", choices=SECTIONS, nargs="+", help="measure these anew, and keep the other results")
     options = arguments.parse_args()
-    measured = measure(options.rounds, options.seconds)
-    about = [
-        "# Benchmarks",
-        "",
-        f"`make bench`, {options.rounds} rounds of {options.seconds:g} s a point, servers in turn; medians over the rounds.",
-        f"{os.cpu_count()} cores, {cpu()}, Python {platform.python_version()}. The clients run on the same cores.",
-    ]
-    servers = [*served(measured), *share(measured), *compared(measure_runtimes()), *shadow.lines(3, 4)]
-    text = "\n".join([*about, *servers, *drift.lines()]) + "\n"
-    print(text)
-    with paths.whole(ROOT / "benchmarks" / "RESULTS.md") as partial:
-        partial.write_text(text)
+    for name in options.only or SECTIONS:
+        about = (
+            f"{options.rounds} rounds of {options.seconds:g} s a point, in turn; medians over the rounds. {machine()}"
+        )
+        text = "\n".join([about, *SECTIONS[name](options.rounds, options.seconds)]) + "\n"
+        print(f"## {name}\n\n{text}")
+        keep(name, text)
+
+
+def keep(name: str, text: str) -> None:
+    """Put a section in its place among the results; the others stay as they were."""
+    before = RESULTS.read_text() if RESULTS.exists() else ""
+    sections = dict(re.findall(r"^## (.+)\n\n((?:(?!^## ).*\n)*)", before, re.MULTILINE))
+    sections[name] = text.rstrip() + "\n\n"
+    known = [f"## {heading}\n\n{sections[heading]}" for heading in SECTIONS if heading in sections]
+    with paths.whole(RESULTS) as partial:
+        partial.write_text("# Benchmarks\n\nWhat `make bench` found.\n\n" + "".join(known).rstrip() + "\n")
+
+
+def machine() -> str:
+    return f"{os.cpu_count()} cores, {cpu()}, Python {platform.python_version()}; what asks runs on the same cores."
 
 
 def measure(rounds: int, seconds: float) -> dict[str, list[dict]]:
@@ -154,6 +176,10 @@ def stop(process: psutil.Popen) -> None:
     _, left = psutil.wait_procs(members, timeout=20)
     for member in left:
         member.kill()
+
+
+def servers(measured: dict[str, list[dict]]) -> list[str]:
+    return [*served(measured), *share(measured)]
 
 
 def served(measured: dict[str, list[dict]]) -> list[str]:
