@@ -191,6 +191,9 @@ def test_who_looks_and_asks_needs_no_token_and_who_changes_something_does(behind
     assert requests.put(f"{url}/rollout", headers={"Authorization": f"Bearer {TOKEN}"}, **change).status_code == 404
     assert requests.post(f"{url}/records", json={}, timeout=20).status_code == 401
     assert requests.post(f"{url}//records", json={}, timeout=20).status_code in (401, 404)
+    picture = {"files": {"file": (paths.IMAGES / "clock.png").read_bytes()}, "timeout": 20}
+    assert requests.post(f"{url}/detect", **picture).status_code == 200
+    assert requests.post(f"{url}/detect", headers={"X-Record-Id": "0" * 32}, **picture).status_code == 401
     assert TOKEN not in json.dumps(log())
 
 
