@@ -4,17 +4,18 @@ PORT ?= 8000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help env weights lab serve test bench lock clean
+.PHONY: help env weights lab serve browser test bench lock clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make lab     the notebooks, in JupyterLab"
-	@echo "make serve   only the API, on port $(PORT)"
-	@echo "make test    everything, as CI runs it"
-	@echo "make bench   how fast it is, beside the lab's handler and other engines; written to benchmarks/RESULTS.md"
-	@echo "make env     only the environment, in .venv"
-	@echo "make lock    choose the locked versions anew, within the ranges of pyproject.toml"
-	@echo "make clean   remove .venv and what the lab wrote (the weights stay)"
+	@echo "make lab      the notebooks, in JupyterLab"
+	@echo "make serve    only the API, on port $(PORT)"
+	@echo "make browser  TensorFlow.js, for the page /browser; needs npm"
+	@echo "make test     everything, as CI runs it"
+	@echo "make bench    how fast it is, beside the lab's handler and other engines; written to benchmarks/RESULTS.md"
+	@echo "make env      only the environment, in .venv"
+	@echo "make lock     choose the locked versions anew, within the ranges of pyproject.toml"
+	@echo "make clean    remove .venv and what the lab wrote (the weights stay)"
 
 env: .venv/installed
 
@@ -42,7 +43,24 @@ lab: weights
 serve: weights
 	$(BIN)/labsupport serve --port $(PORT)
 
-test: weights .venv-oracle/installed
+# npm brings it, checked against package-lock.json; what the page needs of it goes beside the page, and the rest away
+TFJS := labsupport/static/browser/tfjs
+browser: $(TFJS)
+
+$(TFJS): package.json package-lock.json
+	@command -v npm >/dev/null || { echo "npm is needed, which comes with Node.js (nodejs.org, or apt-get install npm): then make browser"; exit 1; }
+	npm ci --ignore-scripts --no-audit --no-fund
+	rm -rf $(TFJS) $(TFJS).partial
+	mkdir $(TFJS).partial
+	cp node_modules/@tensorflow/tfjs-core/dist/tf-core.es2017.min.js \
+		node_modules/@tensorflow/tfjs-backend-wasm/dist/tf-backend-wasm.es2017.min.js \
+		node_modules/@tensorflow/tfjs-backend-wasm/dist/*.wasm \
+		node_modules/@tensorflow/tfjs-backend-webgl/dist/tf-backend-webgl.es2017.min.js $(TFJS).partial
+	rm -rf node_modules
+	mv $(TFJS).partial $@
+
+# without npm the page's tests are skipped, unless LAB_REQUIRE_BROWSER asks for them
+test: weights .venv-oracle/installed $(if $(shell command -v npm),browser)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest $(ARGS)
@@ -64,13 +82,18 @@ bench: weights .venv-bench/installed .venv-oracle/installed
 
 LOCK := .venv/uv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --upgrade --quiet
+# the container takes the versions that the tests ran with
+IMAGE := deploy/docker
+ALIKE := --constraint requirements.lock --overrides $(IMAGE)/overrides.txt
 
 lock: env
 	$(BIN)/python -m pip --quiet --disable-pip-version-check install --target .venv/uv uv
-	$(LOCK) pyproject.toml --extra lab --extra edge --extra test --output-file requirements.lock
+	$(LOCK) pyproject.toml --extra lab --extra edge --extra scale --extra aws --extra test --output-file requirements.lock
 	$(LOCK) pyproject.toml --extra bench --output-file requirements-bench.lock
 	$(LOCK) --group oracle --output-file requirements-oracle.lock
+	$(LOCK) pyproject.toml $(IMAGE)/server.in $(ALIKE) --output-file $(IMAGE)/server.lock
+	$(LOCK) pyproject.toml $(IMAGE)/server.in $(IMAGE)/convert.in $(ALIKE) --output-file $(IMAGE)/convert.lock
 
 clean:
-	rm -rf .venv .venv-bench .venv-oracle *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-oracle *.egg-info .pytest_cache .ruff_cache node_modules $(TFJS)
 	find images_with_boxes images_uploaded -type f ! -name .gitignore -delete

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from labsupport import images, paths
+from labsupport.loadtest import BUFFER, exchange, upload
 
 PICTURES = ("street_1.jpg", "street_2.jpg", "person_dog.jpg", "fruits.jpg")
 JPEG_START = b"\xff\xd8"
 HOST = "127.0.0.1"
-BUFFER = 1 << 20  # bytes: a whole answer, so that reading it costs the machine little
 PREDICT = "/predict?model=yolov3-tiny"
 
 
@@ -46,13 +46,7 @@ class Result:
 
 def request(name: str, filename: str, path: str = PREDICT) -> bytes:
     """The bytes of one upload as a browser would send them."""
-    picture = (paths.IMAGES / name).read_bytes()
-    head = (
-        f'--x\r\nContent-Disposition: form-data; name="file"; filename="{filename}"\r\nContent-Type: image/jpeg\r\n\r\n'
-    )
-    body = head.encode() + picture + b"\r\n--x--\r\n"
-    headers = f"POST {path} HTTP/1.1\r\nHost: lab\r\nContent-Type: multipart/form-data; boundary=x\r\n"
-    return f"{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    return upload((paths.IMAGES / name).read_bytes(), filename, path)
 
 
 def run(port: int, clients: int, seconds: float, path: str = PREDICT) -> Result:
@@ -64,7 +58,7 @@ async def _run(port: int, clients: int, seconds: float, path: str) -> Result:
     result, alone = Result(), {}
     for name in PICTURES:
         connection = await asyncio.open_connection(HOST, port, limit=BUFFER)
-        status, _, alone[name] = await asyncio.wait_for(_exchange(*connection, request(name, name, path)), 60)
+        status, _, alone[name] = await asyncio.wait_for(exchange(*connection, request(name, name, path)), 60)
         connection[1].close()
         if status != 200 or not alone[name].startswith(JPEG_START) or not alone[name].endswith(images.JPEG_END):
             raise RuntimeError(f"a lone client asked about {name} and got no picture, but status {status}")
@@ -83,7 +77,7 @@ async def _client(port: int, number: int, until: float, path: str, alone: dict[s
         turn += 1
         try:
             connection = connection or await asyncio.open_connection(HOST, port, limit=BUFFER)
-            status, headers, body = await asyncio.wait_for(_exchange(*connection, message), 60)
+            status, headers, body = await asyncio.wait_for(exchange(*connection, message), 60)
         except (TimeoutError, OSError, EOFError, ValueError):
             result.failed += 1
             connection = None
@@ -100,21 +94,3 @@ async def _client(port: int, number: int, until: float, path: str, alone: dict[s
             connection = None
     if connection:
         connection[1].close()
-
-
-async def _exchange(reader, writer, message: bytes) -> tuple[int, bytes, bytes]:
-    writer.write(message)
-    headers = (await reader.readuntil(b"\r\n\r\n")).lower()
-    status = int(headers.split(b" ", 2)[1])
-    if b"transfer-encoding: chunked" in headers:
-        return status, headers, await _chunks(reader)
-    length = int(headers.split(b"content-length: ")[1].split(b"\r\n")[0])
-    return status, headers, await reader.readexactly(length)
-
-
-async def _chunks(reader) -> bytes:
-    body = b""
-    while size := int(await reader.readline(), 16):
-        body += (await reader.readexactly(size + 2))[:-2]
-    await reader.readline()
-    return body

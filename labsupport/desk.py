@@ -27,6 +27,7 @@ class Asked:
     model: str
     confidence: float
     key: str | None
+    record: str | None = None  # the id under which the caller itself reports what became of this
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Desk:
 
     def _work(self, asked: Asked, render: Callable):
         """In a slot's thread: decode, detect, render, write down."""
-        started, version, id = time.perf_counter(), None, uuid.uuid4().hex
+        started, version, id = time.perf_counter(), None, asked.record or uuid.uuid4().hex
         try:
             router = self.router(asked.model)
             chosen = router.choose(asked.key)
@@ -78,7 +79,7 @@ class Desk:
             answer = render(Prediction(id, version, latency, image, detections))
         except Exception as error:
             failed = {"detections": None, "features": None, "status": status_of(error), "error": type(error).__name__}
-            self._record(id, asked, version, time.perf_counter() - started, **failed)
+            self._record(uuid.uuid4().hex, asked, version, time.perf_counter() - started, **failed)
             raise
         self._record(id, asked, version, latency, detections=detections, features=images.features(image))
         router.mirror(id, image, asked.confidence, asked.key)
@@ -99,7 +100,7 @@ class Desk:
 
     def _record(self, id: str, asked: Asked, version: str | None, latency: float, status: int = 200, **seen) -> None:
         self.metrics.predicted(version, latency, seen["detections"], seen["features"], status)
-        if self.log:
+        if self.log and not (asked.record and status == 200):  # who reports it writes the one row: `records`
             size = len(asked.upload)
             self.log.record(id=id, version=version, latency=latency, key=asked.key, bytes=size, status=status, **seen)
             self.metrics.dropped(self.log.dropped)

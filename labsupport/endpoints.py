@@ -6,16 +6,26 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response, UploadFile
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
-from labsupport import images, models, schemas, security
+from labsupport import browser, images, models, schemas, security
 from labsupport.desk import Asked, Desk, Prediction
 from labsupport.detection import Detection, draw_boxes
 from labsupport.live import MINUTES, Live
 from labsupport.metrics import CONTENT_TYPE, Metrics
 from labsupport.monitoring import PredictionLog, UnknownPrediction
 from labsupport.rollout import Gate, Ramps, Router
-from labsupport.schemas import UPLOAD, CountOut, FeedbackIn, PredictionOut, RolloutIn, RolloutOut, answers
+from labsupport.schemas import (
+    UPLOAD,
+    CountOut,
+    FeedbackIn,
+    PredictionOut,
+    Records,
+    RecordsOut,
+    RolloutIn,
+    RolloutOut,
+    answers,
+)
 
 COUNTED = {"cars": "car", "apples": "apple", "plants": "pottedplant"}  # endpoint -> label
 
@@ -96,6 +106,26 @@ def add_dashboard_routes(app: FastAPI, live: Live) -> None:
         return Response(live.text(minutes), media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
+def add_browser_routes(app: FastAPI) -> None:
+    @app.get(
+        "/browser",
+        tags=["predictions"],
+        summary="The detector in the browser",
+        description="One page that detects in the browser itself: no picture is sent. After the first visit it works with "
+        "the server stopped. Needs `make browser`, and says so without it.",
+        response_class=Response,
+        responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+    )
+    def page() -> HTMLResponse:
+        return HTMLResponse(browser.page(), headers=browser.PAGE_HEADERS)
+
+    @app.get("/browser/{name:path}", include_in_schema=False)  # what that page is made of
+    def file(name: str, v: str | None = None) -> Response:
+        content, media_type, headers = browser.file(name, v)
+        kind = FileResponse if isinstance(content, Path) else Response
+        return kind(content, media_type=media_type, headers=headers)
+
+
 async def asked(
     request: Request,
     file: UploadFile,
@@ -104,11 +134,14 @@ async def asked(
     x_client_key: Annotated[
         str | None, Header(max_length=200, description="who asks, for the log and the router")
     ] = None,
+    x_record_id: Annotated[str | None, Header(pattern=schemas.RECORD_ID, include_in_schema=False)] = None,
 ) -> Asked:
     """The one picture in the form, and the parameters; what the client calls the picture does not matter."""
+    if x_record_id is not None:
+        token_shown(request)
     if len((await request.form()).getlist("file")) > 1:
         raise HTTPException(422, "file: send one picture at a time")
-    return Asked(await file.read(), model.value, confidence, x_client_key)
+    return Asked(await file.read(), model.value, confidence, x_client_key, x_record_id)
 
 
 def add_prediction_routes(app: FastAPI, desk: Desk) -> None:
@@ -185,6 +218,24 @@ def add_feedback_route(app: FastAPI, log: PredictionLog | None, metrics: Metrics
             raise UnknownPrediction("this server keeps no log of its predictions: it cannot note what you say of them")
         log.feedback(said.prediction_id, said.correct, said.labels, said.retry)
         metrics.said(said.correct, said.labels, said.retry)
+
+
+def add_records_route(app: FastAPI, log: PredictionLog | None) -> None:
+    @app.post(
+        "/records",
+        tags=["stations"],
+        summary="Hand in what a station decided",
+        description="Only with the server's token. Each id is taken once: to send again what may have arrived is safe. "
+        "The answer comes when the disk has all of it. A station that asks for a prediction sends the id of the record to "
+        "come as X-Record-Id, with the token: then the record is what is logged, and not the answer beside it.",
+        dependencies=[Depends(token_shown)],
+        responses=schemas.refusals(400, 404, 422, 503),
+    )
+    def receive(decided: Records) -> RecordsOut:
+        if log is None:
+            raise HTTPException(404, "this server keeps no log: there is nowhere to put records")
+        new = log.receive([record.model_dump() for record in decided])
+        return RecordsOut(new=new, known=len(decided) - new)
 
 
 def add_rollout_routes(app: FastAPI, desk: Desk, ramps: Ramps) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError
 
-from labsupport import agreement, rows, tables
+from labsupport import agreement, records, rows, tables
 from labsupport.detection import Detection
 from labsupport.retention import Retention
 from labsupport.rows import Moment, from_json, to_json
@@ -146,6 +146,20 @@ class PredictionLog:
             with self._engine.begin() as connection:
                 connection.execute(sql.insert(FEEDBACK).values(time=clock.time(), id=id, **said))
 
+    def receive(self, decided: Sequence[Mapping]) -> int:
+        """Take in what stations decided, each id once, in this order; how many were new. `edge` says what stations are.
+
+        Each is what `schemas.RecordIn` lets in. A decision becomes a row of `decisions`, and what a model saw one of the
+        predictions, both at once. When this returns, the disk has them: a power cut does not undo it. A second arrival
+        changes nothing. Raises `NotWritten` if the database does not take them, and then it has none of them.
+        """
+        with self._writing():
+            records.make_table(self._engine)
+            with self._engine.begin() as connection:
+                if connection.dialect.name == "sqlite":
+                    connection.exec_driver_sql("PRAGMA synchronous=FULL")
+                return records.take(connection, decided)
+
     def prune(self, older_than: timedelta | None = None, max_bytes: int | None = None) -> int:
         """Remove what is older, and then the oldest rows until the rest fits; the number of predictions removed.
 
@@ -212,6 +226,26 @@ class PredictionLog:
         frame["time"] = pd.to_datetime(microseconds, unit="us", utc=True).dt.as_unit("us")
         frame["detections"] = frame["detections"].map(from_json, na_action="ignore")
         frame["labels"] = frame["labels"].map(json.loads, na_action="ignore")
+        return frame
+
+    def decisions(self, since: Moment = None, until: datetime | float | None = None) -> "pd.DataFrame":
+        """What stations decided with since <= time < until, by time: a row for each product.
+
+        Columns: those of `records.KEPT`. `id` is that of the prediction, if a model saw the product; `latency` in
+        seconds, from the picture to the decision.
+        Raises what `columns` raises.
+        """
+        import pandas as pd
+
+        table, found = records.DECISIONS.c, []
+        query = sql.select(*(table[name] for name in records.KEPT)).order_by(table.time)
+        query = query if since is None else query.where(table.time >= rows.seconds(since))
+        query = query if until is None else query.where(table.time < rows.seconds(until))
+        with self._reading() as connection:
+            if records.exists(self._engine):
+                found = connection.execute(query).all()
+        frame = pd.DataFrame(found, columns=[*records.KEPT]).astype(dict.fromkeys(records.NUMBERS, float))
+        frame["time"] = pd.to_datetime((frame["time"] * 1e6).round().astype("int64"), unit="us", utc=True)
         return frame
 
     def pairs(self, since: Moment = None, until: datetime | float | None = None) -> "pd.DataFrame":

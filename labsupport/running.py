@@ -127,6 +127,7 @@ def _config(app, **options) -> uvicorn.Config:
         app,
         log_level="warning",  # at "info" every request would be printed into whichever cell is running
         log_config=None,  # uvicorn's own would reset the logging of the whole process, the notebook's too
+        loop="asyncio",  # and not what else happens to be installed
         http="h11",  # the one with a limit on headers
         h11_max_incomplete_event_size=MAX_HEADERS,
         timeout_graceful_shutdown=10,

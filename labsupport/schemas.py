@@ -4,7 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from labsupport import records
 from labsupport.gate import METRICS
+from labsupport.rows import YEAR_10000
+from labsupport.tables import FEATURES
 
 
 class BoxOut(BaseModel):
@@ -107,6 +110,69 @@ class RolloutOut(BaseModel):
     time: float = Field(description="of the last change, in seconds since the epoch")
     figures: dict[str, float]
     versions: list[str]
+
+
+RECORD_ID = "^[0-9a-f]{32}$"
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Moment = Annotated[Finite, Field(ge=0, lt=YEAR_10000, description="in seconds since the epoch")]
+Seconds = Annotated[Finite, Field(ge=0)]
+Pixel = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
+Text = Annotated[str, Field(max_length=1_000, pattern=r"^[^\x00]*$")]  # PostgreSQL keeps no NUL
+
+
+class BoxIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    left: Pixel
+    top: Pixel
+    right: Pixel
+    bottom: Pixel
+
+
+class DetectionIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    label: Text
+    confidence: Annotated[Finite, Field(ge=0, le=1)]
+    box: BoxIn
+
+
+class PredictionIn(BaseModel):
+    """What a model saw, wherever it ran."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Text
+    latency: Seconds = Field(description="seconds that the model took")
+    detections: list[DetectionIn] = Field(max_length=10_000)
+    features: dict[Literal[FEATURES], Finite]
+
+
+class RecordIn(BaseModel):
+    """What a station decided about one product."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(pattern=RECORD_ID, description="the same whenever this record is sent: it is taken once")
+    time: Moment
+    station: Text
+    product: Text
+    verdict: Literal["accept", "reject", "undecided"]
+    decided_by: Literal["server", "device", "nobody"]
+    version: Text | None = Field(None, description="the model version that looked")
+    latency: Seconds = Field(description="seconds from the picture to the decision")
+    reason: Text = ""
+    prediction: PredictionIn | None = Field(None, description="null if no model looked")
+
+
+Records = Annotated[list[RecordIn], Field(min_length=1, max_length=records.MOST)]
+
+
+class RecordsOut(BaseModel):
+    """All of them are in the log now; those that were known before, as they were."""
+
+    new: int
+    known: int
 
 
 class Problem(BaseModel):

@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from starlette.routing import Match
 
-from labsupport import admission, console, endpoints, images, models, paths
+from labsupport import admission, browser, console, endpoints, images, models, paths
 from labsupport.admission import Admission, Overloaded, Slots
 from labsupport.desk import Desk, status_of
 from labsupport.detection import Detector
@@ -49,6 +49,7 @@ RETRY = {  # what may pass, and after how many seconds
 REFUSALS = {  # what the inside raises -> status
     **{kind: status_of(kind()) for kind in (images.UnsupportedImage, images.ImageTooLarge, models.ModelUnavailable)},
     **dict.fromkeys((Overloaded, NotWritten, JournalUnavailable, LogUnavailable), 503),
+    browser.UnknownFile: 404,
     UnknownPrediction: 404,
     UnknownVersion: 404,
     WrongMoment: 409,
@@ -102,10 +103,12 @@ def create_app(
     _explain_errors(app)
     endpoints.add_prediction_routes(app, desk)
     endpoints.add_feedback_route(app, log, metrics)
+    endpoints.add_records_route(app, log)
     endpoints.add_rollout_routes(app, desk, ramps)
     endpoints.add_status_routes(app, routers)
     endpoints.add_metrics_route(app, desk)
     endpoints.add_dashboard_routes(app, Live(log, routers))
+    endpoints.add_browser_routes(app)
     handlers.update(route.path for route in app.routes)
     return app
 

@@ -395,3 +395,64 @@ def calls(rule, traffic, event="fired"):
 def test_firings(function, verdict, capsys):
     exercises.firings(function)
     assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [(0.8, "Right."), (0.6, "go to the others"), (0.75, "on three"), (None, "give a share"), (80, "give a share")],
+)
+def test_load_after_a_loss(answer, verdict, capsys):
+    exercises.load_after_a_loss(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "machines, verdict",
+    [
+        (lambda rate, each, lost: math.ceil(rate / (0.8 * each)) + lost, "Right."),
+        (lambda rate, each, lost: math.ceil(rate / (0.8 * each)), "too few for rate=100, each=50, lost=1"),
+        (lambda rate, each, lost: math.ceil(rate / each) + lost, "too few for rate=100, each=50, lost=0"),
+        (lambda rate, each, lost: math.ceil(rate / (0.8 * each)) * (lost + 1), "more than it takes"),
+        (None, "it raised TypeError"),
+    ],
+)
+def test_machines_with_spares(machines, verdict, capsys):
+    exercises.machines_with_spares(machines)
+    assert verdict in capsys.readouterr().out
+
+
+def asking(replicas, picture):
+    for replica in replicas:
+        try:
+            return replica(picture)
+        except ConnectionError:
+            pass
+    raise ConnectionError("nobody answers")
+
+
+def asking_whatever_is_wrong(replicas, picture):
+    for replica in replicas:
+        try:
+            return replica(picture)
+        except Exception as error:
+            raised = error
+    raise raised
+
+
+@pytest.mark.parametrize(
+    "ask, verdict",
+    [
+        (asking, "Right."),
+        (lambda replicas, picture: replicas[0](picture), "it raised ConnectionError"),
+        (lambda replicas, picture: replicas[-1](picture), "it asked alive"),
+        (asking_whatever_is_wrong, "no picture, and it answered"),
+        (
+            lambda replicas, picture: asking([*replicas, lambda picture: None], picture),
+            "all are dead, and it answered None",
+        ),
+        (None, "it raised TypeError"),
+    ],
+)
+def test_asked_again(ask, verdict, capsys):
+    exercises.asked_again(ask)
+    assert verdict in capsys.readouterr().out

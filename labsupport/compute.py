@@ -1,0 +1,260 @@
+"""How much compute? What a runtime weighs and costs, what one would have guessed, and what a server can take.
+
+`python -m labsupport.compute openvino bf16` measures one runtime in a process of its own and prints it as JSON: so its
+memory is its own, and nothing that ran before is in its way.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import requests
+
+from labsupport import agreement, darknet, images, loadtest, models, paths
+from labsupport.admission import WAITING_PER_SLOT
+from labsupport.detection import Box, Detection, Detector
+from labsupport.queueing import Server
+
+LIGHT = 0.12  # of the highest rate
+LIMIT = 120  # seconds for a process to measure, or to start
+
+
+class MeasurementFailed(RuntimeError):
+    """A process that was to measure or to serve did not; the message holds what it said."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine and its price. Raises ValueError for what is not positive.
+
+    >>> round(Machine("t3.large", cores=2, dollars_per_hour=0.0832).dollars_per_million(rate=100, utilisation=0.5), 2)
+    0.46
+    """
+
+    name: str
+    cores: int
+    dollars_per_hour: float
+
+    def __post_init__(self) -> None:
+        if self.cores < 1 or not 0 < self.dollars_per_hour < float("inf"):
+            raise ValueError(f"{self}: give at least one core, and a price above 0")
+
+    def dollars_per_million(self, rate: float, utilisation: float = 0.5) -> float:
+        """What a million pictures cost, in dollars, on a machine that can do `rate` a second.
+
+        It is paid for whether it works or not: `utilisation`, 0 to 1, is the share of that rate which it really gets.
+        Raises ValueError for a rate that is not positive and a utilisation that is not above 0 and at most 1.
+        """
+        if not (0 < rate < float("inf") and 0 < utilisation <= 1):
+            raise ValueError(f"rate={rate}, utilisation={utilisation}: give pictures a second, and a share as in 0.5")
+        return self.dollars_per_hour / 3600 / (rate * utilisation) * 1e6
+
+
+# runtimes
+
+
+def weigh(runtime: str, precision: str, seconds: float = 1) -> dict:
+    """`measure` in a fresh process. Raises `MeasurementFailed`."""
+    command = [sys.executable, "-m", "labsupport.compute", runtime, precision, str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    if done.returncode:
+        raise MeasurementFailed(f"{runtime} {precision}: {done.stderr.strip().rpartition(chr(10))[2]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(runtime: str, precision: str, seconds: float = 4) -> dict:
+    """One runtime in this process, on all pictures of `images` and the forty frames of `images/street`.
+
+    - `version`: as the log and the headers call it
+    - `one`, `p95`: milliseconds a picture on one core, the resize included: median and 95th percentile
+    - `all`: milliseconds a picture when every slot is busy for so many `seconds`
+    - `memory`: MB that only this process holds (unique set size), without the pictures
+    - `disk`: MB of what the runtime reads
+    - `answers`: for each picture what was found, as label, confidence and the four sides of the box
+
+    Raises `models.ModelUnavailable`, and ValueError for a runtime or a precision there is not.
+    """
+    import psutil
+
+    cv2.setNumThreads(1)  # as in the server
+    detector = Detector.load(runtime=runtime, precision=precision)
+    shown = pictures()
+    answers, times = [], []
+    for picture in shown:
+        started = time.perf_counter()
+        found = detector.detect(picture)
+        times.append(time.perf_counter() - started)
+        answers.append([(d.label, d.confidence, *d.box) for d in found])
+    one, p95 = (np.quantile(times, [0.5, 0.95]) * 1000).tolist()
+    row = {"version": detector.version, "one": one, "p95": p95, "disk": size_on_disk(runtime), "answers": answers}
+    row["all"] = 1000 / throughput(detector, shown, seconds)
+    held = psutil.Process().memory_full_info().uss - sum(picture.nbytes for picture in shown)
+    return {**row, "memory": held / 1e6}
+
+
+def pictures() -> list[np.ndarray]:
+    """All pictures of `images`, and the forty frames of `images/street`."""
+    files = [path for path in sorted(paths.IMAGES.rglob("*")) if path.suffix in (".jpg", ".png")]
+    return [images.decode(path.read_bytes()) for path in files]
+
+
+def throughput(detector: Detector, shown: Sequence[np.ndarray], seconds: float) -> float:
+    """Pictures a second when as many threads as the detector has slots ask it for so many seconds."""
+    counts: list[int] = []
+
+    def work(until: float) -> None:
+        done = 0
+        while time.perf_counter() < until:
+            detector.detect(shown[done % len(shown)])
+            done += 1
+        counts.append(done)
+
+    started = time.perf_counter()
+    workers = [threading.Thread(target=work, args=(started + seconds,)) for _ in range(detector.slots)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(counts) / (time.perf_counter() - started)
+
+
+def found(answers: list, reference: list, overlap: float) -> float:
+    """The share of the reference's objects, 0 to 1, that the answers hold too; both as `measure` gives them.
+
+    An object counts as found under the same label where the boxes overlap more than `overlap` (IoU).
+
+    >>> cat, dog = ("cat", 0.9, 0, 0, 10, 10), ("dog", 0.8, 50, 0, 60, 10)
+    >>> found([[cat]], [[cat, dog]], overlap=0.8)
+    0.5
+    """
+    pairs = zip(map(_detections, answers), map(_detections, reference), strict=True)
+    matched = sum(agreement.compare(answer, wanted, overlap).matched for answer, wanted in pairs)
+    return matched / sum(map(len, reference))
+
+
+def _detections(rows: list) -> list[Detection]:
+    return [Detection(label, confidence, Box(*box)) for label, confidence, *box in rows]
+
+
+def size_on_disk(runtime: str) -> float:
+    """MB of what the runtime reads."""
+    files = (
+        models.locate("yolov3-tiny") if runtime == "opencv" else models.network("yolov3-tiny", runtime).parent.iterdir()
+    )
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+# a guess
+
+
+def flops(cfg: str) -> int:
+    """Floating-point operations of a Darknet network for one picture of 416 x 416: its convolutions', as Darknet counts.
+
+    A product and a sum are two. `cfg` is the text of the .cfg file.
+
+    >>> flops("[net]\\n[convolutional]\\nfilters=16\\nsize=3\\nstride=1")  # 2 x 3 x 3 x 3 colours x 16 x 416 x 416
+    149520384
+    """
+    total, shapes, shape = 0, [], (3, darknet.SIZE)  # channels, and pixels either way
+    for kind, options in darknet.parse(cfg)[1:]:
+        channels, side = shape
+        if kind == "convolutional":
+            filters, size = int(options["filters"]), int(options["size"])
+            side //= int(options["stride"])
+            total += 2 * size * size * channels * filters * side * side
+            shape = filters, side
+        elif kind == "maxpool":
+            shape = channels, side // int(options["stride"])
+        elif kind == "upsample":
+            shape = channels, side * int(options["stride"])
+        elif kind == "route":
+            sources = [shapes[int(index)] for index in options["layers"].split(",")]
+            shape = sum(source[0] for source in sources), sources[0][1]
+        shapes.append(shape)
+    return total
+
+
+def times(work: Callable[[], object], repeats: int = 20) -> np.ndarray:
+    """How long each of so many calls took, in seconds (repeats,); before these, one that does not count."""
+    work()
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - started)
+    return np.array(taken)
+
+
+# a server
+
+
+@contextlib.contextmanager
+def server_process(precision: str | None = None) -> Iterator[str]:
+    """The address of a `labsupport serve` in a process of its own, with an empty lab, which ends with the block.
+
+    Raises `MeasurementFailed` if it does not start.
+    """
+    command = [sys.executable, "-m", "labsupport", "serve", "--port", "0"]
+    command += ["--precision", precision] if precision else []
+    with tempfile.TemporaryDirectory() as scratch, Path(scratch, "console").open("w+") as console:
+        for folder in ("images", "notebooks", "images_uploaded"):
+            Path(scratch, folder).mkdir()
+        environment = {**os.environ, "LAB_ROOT": scratch}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=console, text=True)
+        atexit.register(process.terminate)  # a notebook that is closed half-way leaves nothing behind
+        try:
+            said = process.stdout.readline()  # where it listens, or nothing if it gave up
+            if "http://" not in said or not _ready(said.split()[2], process):
+                raise MeasurementFailed(f"the server did not start: {Path(console.name).read_text().strip()[-300:]}")
+            yield said.split()[2]
+        finally:
+            atexit.unregister(process.terminate)
+            process.terminate()
+            process.wait(timeout=LIMIT)
+            process.stdout.close()
+
+
+def _ready(url: str, process: subprocess.Popen) -> bool:
+    """Wait until its models are loaded; False if it gives up."""
+    until = time.monotonic() + LIMIT
+    while process.poll() is None and time.monotonic() < until:
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(f"{url}/ready", timeout=LIMIT).ok:
+                return True
+        time.sleep(0.05)
+    return False
+
+
+def calibrated(target: loadtest.Target, light: int = 80, seconds: float = 3, cores: int | None = None) -> Server:
+    """A model of the lab's server from two measurements: as much as it takes for `seconds`, then some `light` requests.
+
+    The latter come at random, so seldom (`LIGHT`) that next to nobody waits: what they take are service times, with what
+    neighbours do to each other. `cores` is how many the server has; by default those of this machine. By Little's law the
+    pictures that are worked on at once at full speed are the highest rate times the mean service time. Raises
+    `MeasurementFailed` if requests fail on the way.
+    """
+    slots = (cores or os.cpu_count() or 1) + 1  # as many as `admission.Slots` has
+    loadtest.closed_loop(target, clients=slots, seconds=1)  # warm
+    most = loadtest.closed_loop(target, clients=3 * slots, seconds=seconds)
+    if not len(most.answered):
+        raise MeasurementFailed("no request was answered: is it the lab's server?")
+    few = loadtest.open_loop(target, LIGHT * most.rate, seconds=light / (LIGHT * most.rate), seed=light)
+    if few.share(loadtest.ANSWERED) < 1:
+        raise MeasurementFailed("requests were refused or failed under a light load: is it the lab's server?")
+    service = few.answered
+    return Server(service, slots, cores=most.rate * float(service.mean()), places=slots * (1 + WAITING_PER_SLOT))
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(*sys.argv[1:3], *map(float, sys.argv[3:]))))

@@ -1,0 +1,190 @@
+"""A version that answers on another machine, and one place that says for all machines who answers.
+
+`Remote` stands where a `Detector` stands, so a `Router` does with it what it does with any version: shadow, canary, ramp,
+rollback. `SharedJournal` stands where a `Journal` stands: the file is where its keeper is, one actor in the cluster, and
+every router in every process hears of a change as soon as it is made.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from labsupport import detection, models, nodes, runtimes
+from labsupport.detection import Detection, Detector, UnknownVersion
+from labsupport.journal import Journal, JournalUnavailable, State
+from labsupport.router import Router
+
+PATIENCE = 15  # seconds for one picture, asked again as often as it takes
+PAUSE = 0.02  # seconds before we ask again
+KEEPER_SECONDS = 5  # for the keeper to answer
+HOLD = 10  # seconds for which the keeper holds a question for news
+
+
+class Replica:
+    """What a node runs: one version, which looks at one picture at a time on one core."""
+
+    def __init__(self, version: str) -> None:
+        cv2.setNumThreads(1)
+        self._detector = Detector.load(*parts(version), slots=1)
+
+    async def detect(self, squeezed: np.ndarray, shape: tuple[int, int], confidence: float) -> list[Detection]:
+        """The objects in a picture that was of this shape (H, W) before it was squeezed to the network's size."""
+        boxes, scores = self._detector._forward(squeezed, confidence)  # nobody gets in between: there is one core
+        return detection._select(boxes, scores, confidence, *shape)
+
+
+class Remote:
+    """A version whose replicas answer elsewhere: `detect(image, confidence)`, `version` and `slots`, as `Detector` has.
+
+    `handle` is a Ray Serve handle to replicas of `Replica`; `slots` is how many pictures they look at at once, at the most.
+    What travels is the picture as the network sees it, 519 kB, and not the 36 MB of a camera's. Detection changes nothing,
+    so a picture whose replica died meanwhile is shown to another one. Raises `models.ModelUnavailable` if none has answered
+    within `PATIENCE` seconds.
+    """
+
+    def __init__(self, version: str, handle, slots: int) -> None:
+        self.version, self.slots, self._handle = version, slots, handle
+        self._errors = nodes.imported().exceptions
+        unavailable = nodes.imported_serve().exceptions
+        self._died = (
+            self._errors.RayActorError,
+            self._errors.WorkerCrashedError,
+            self._errors.ObjectLostError,
+            unavailable.ReplicaUnavailableError,
+        )
+
+    def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
+        """As `Detector.detect`, with the same answers. Call it from a thread, not from an event loop."""
+        squeezed, end = detection._squeezed(image), time.monotonic() + PATIENCE
+        while (left := end - time.monotonic()) > 0:
+            try:
+                return self._handle.detect.remote(squeezed, image.shape[:2], confidence).result(timeout_s=left)
+            except self._errors.RayTaskError as error:  # what the detector raised, as it raised it
+                raise error.cause from None
+            except self._died:
+                time.sleep(PAUSE)
+            except TimeoutError:
+                break
+        raise models.ModelUnavailable(f"no machine has answered for {self.version}: send it again in a minute")
+
+    def __repr__(self) -> str:
+        return f"<Remote {self.version}>"
+
+
+def parts(version: str) -> tuple[str, str, str]:
+    """A version's model, runtime and precision. Raises `UnknownVersion`.
+
+    >>> parts("yolov3-tiny/openvino-f32")
+    ('yolov3-tiny', 'openvino', 'f32')
+    """
+    name, _, kind = version.partition("/")
+    runtime, _, precision = kind.partition("-")
+    if name not in models.MODELS or precision not in runtimes.RUNTIMES.get(runtime, ()):
+        raise UnknownVersion(f"no version is called {version!r}: one is yolov3-tiny/openvino-f32")
+    return name, runtime, precision
+
+
+class Keeper:
+    """The actor that keeps a journal: nobody else opens the file. Each state has a number, the first is 1."""
+
+    def __init__(self, path: Path | str | None, first: State) -> None:
+        self._journal, self._news = Journal(path, first), asyncio.Condition()
+
+    async def read(self) -> tuple[int, State]:
+        return len(self._journal.history()), self._journal.state
+
+    async def wait(self, number: int) -> tuple[int, State]:
+        """The state in force, once it is another one than `number`, or after `HOLD` seconds."""
+        try:
+            async with asyncio.timeout(HOLD), self._news:
+                while (now := await self.read())[0] == number:
+                    await self._news.wait()
+                return now
+        except TimeoutError:
+            return await self.read()
+
+    async def write(self, before: State, after: State) -> tuple[int, State, bool]:
+        """Put `after` in force if `before` still is; whether it was."""
+        taken = self._journal.state == before
+        if taken:
+            self._journal.change(lambda _: after)
+            async with self._news:
+                self._news.notify_all()
+        return *await self.read(), taken
+
+    async def history(self) -> list[State]:
+        return self._journal.history()
+
+
+class SharedJournal:
+    """A `Journal` that several machines share: `keeper` is a handle to the actor `Keeper`.
+
+    `state` is a copy, so that a request asks nobody. Whoever changes it sees the change at once, the others as soon as word
+    has come. Raises `JournalUnavailable` where the keeper does not answer; then the last known state stays in force.
+    """
+
+    def __init__(self, keeper) -> None:
+        self._keeper, self._ray = keeper, nodes.imported()
+        self._lock, self._closed = threading.Lock(), threading.Event()
+        self._number, self._state = 0, None
+        self._learn(*self._ask(keeper.read.remote()))
+        threading.Thread(target=self._follow, name="journal", daemon=True).start()
+
+    @property
+    def state(self) -> State:
+        """What is in force, as far as we have heard."""
+        return self._state
+
+    def change(self, change: Callable[[State], State]) -> State:
+        """As `Journal.change`: nobody else changes it in between. So `change` may be called more than once."""
+        while True:
+            before = self._learn(*self._ask(self._keeper.read.remote()))
+            after = change(before)
+            if after is before:
+                return before
+            number, state, taken = self._ask(self._keeper.write.remote(before, after))
+            self._learn(number, state)
+            if taken:
+                return state
+
+    def history(self) -> list[State]:
+        """Every state there was, the oldest first."""
+        return self._ask(self._keeper.history.remote())
+
+    def close(self) -> None:
+        """Hear no more of it."""
+        self._closed.set()
+
+    def _learn(self, number: int, state: State) -> State:
+        with self._lock:  # word may come late
+            if number > self._number:
+                self._number, self._state = number, state
+        return state
+
+    def _ask(self, question, seconds: float = KEEPER_SECONDS):
+        try:
+            return self._ray.get(question, timeout=seconds)
+        except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as error:
+            raise JournalUnavailable(f"who answers is kept by an actor, which does not answer: {error}") from error
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+
+    def _follow(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._learn(*self._ask(self._keeper.wait.remote(self._number), HOLD + KEEPER_SECONDS))
+            except Exception:  # the keeper starts again, or this process ends
+                self._closed.wait(1)
+
+
+class SharedRouter(Router):
+    """A `Router` whose state stands in a `SharedJournal`. `load` makes a version of a name."""
+
+    def __init__(self, journal: SharedJournal, load: Callable, log=None) -> None:
+        super().__init__(load(journal.state.stable), load=load, log=log)
+        self._journal = journal

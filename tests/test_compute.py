@@ -1,0 +1,266 @@
+"""What runtimes weigh and cost, against independent counts and known figures. No figure of this machine is asserted."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+
+from labsupport import compute, compute_checks, loadtest, models, paths
+from labsupport.compute import Machine, MeasurementFailed, calibrated, flops, found, measure, server_process, times
+from labsupport.queueing import Server
+
+# the guess
+
+
+def test_yolov3_tiny_takes_the_5_56_billion_operations_that_its_authors_publish():
+    assert flops(models.locate("yolov3-tiny").cfg.read_text()) / 1e9 == pytest.approx(5.56, abs=0.02)
+
+
+def test_the_convolutions_of_the_converted_network_come_to_the_same():
+    """From OpenVINO's own graph: two operations for each weight of a filter and each number that it puts out."""
+    import openvino as ov
+
+    network = ov.Core().read_model(models.network("yolov3-tiny"))
+    network.reshape([1, 416, 416, 3])
+    total = 0
+    for step in network.get_ordered_ops():
+        if step.get_type_name() == "Convolution":
+            shape = list(step.input(1).get_source_output().get_shape())  # outputs, inputs, rows, columns
+            total += 2 * int(np.prod(shape[1:])) * int(np.prod(list(step.output(0).get_shape())))
+    # the graph may also hold the scaling of colours as a convolution; it would be less than a thousandth
+    assert flops(models.locate("yolov3-tiny").cfg.read_text()) == pytest.approx(total, rel=1e-3)
+
+
+def test_routes_and_upsampling_are_followed():
+    cfg = """[net]
+    [convolutional]
+    filters=4
+    size=1
+    stride=2
+    [maxpool]
+    size=2
+    stride=2
+    [upsample]
+    stride=2
+    [route]
+    layers=-1,0
+    [convolutional]
+    filters=1
+    size=1
+    stride=1"""
+    assert flops(cfg) == 2 * 3 * 4 * 208 * 208 + 2 * (4 + 4) * 208 * 208
+
+
+# prices
+
+
+def test_a_million_pictures_at_a_price_worked_out_by_hand():
+    """$3.60 an hour is a tenth of a cent a second; 100 pictures a second, half of the time busy: 50 for that."""
+    machine = Machine("m", cores=2, dollars_per_hour=3.6)
+    assert machine.dollars_per_million(rate=100, utilisation=0.5) == pytest.approx(0.001 / 50 * 1e6)
+    assert machine.dollars_per_million(rate=100, utilisation=1) == pytest.approx(10)
+
+
+@pytest.mark.parametrize("wrong", [{"rate": 0}, {"rate": float("nan")}, {"rate": 1, "utilisation": 0}])
+def test_a_price_needs_a_rate_and_a_share(wrong):
+    with pytest.raises(ValueError, match="pictures a second"):
+        Machine("m", 2, 1.0).dollars_per_million(**wrong)
+
+
+@pytest.mark.parametrize(("cores", "price"), [(0, 1.0), (2, 0.0), (2, float("nan"))])
+def test_a_machine_has_cores_and_a_price(cores, price):
+    with pytest.raises(ValueError, match="at least one core"):
+        Machine("m", cores, price)
+
+
+# runtimes
+
+
+def test_found_counts_labels_and_overlap():
+    cat, dog, moved = ("cat", 0.9, 0, 0, 10, 10), ("dog", 0.9, 0, 0, 10, 10), ("cat", 0.9, 0, 0, 10, 9)
+    assert found([[cat], []], [[cat], [cat]], 0.5) == 0.5
+    assert found([[dog]], [[cat]], 0.5) == 0
+    assert (found([[moved]], [[cat]], 0.8), found([[moved]], [[cat]], 0.95)) == (1, 0)
+
+
+@pytest.fixture
+def three(monkeypatch, pictures):
+    """Three pictures instead of all: what is measured is the same."""
+    shown = [pictures[name] for name in ("street_1.jpg", "fruits.jpg", "clock.png")]
+    monkeypatch.setattr(compute, "pictures", lambda: shown)
+    return shown
+
+
+def test_what_is_measured_of_a_runtime(three, detector):
+    row = measure("openvino", "f32", seconds=0.2)
+    assert row["version"] == detector.version == "yolov3-tiny/openvino-f32"
+    assert row["answers"] == [[(d.label, d.confidence, *d.box) for d in detector.detect(picture)] for picture in three]
+    assert found(json.loads(json.dumps(row["answers"])), row["answers"], 0.99) == 1  # it survives being written down
+    assert 0 < row["one"] <= row["p95"] and row["all"] > 0 and row["memory"] > 0
+    assert row["disk"] == pytest.approx(35.5, abs=0.5)  # 8.9 million weights of 4 bytes
+
+
+def test_size_on_disk_is_that_of_the_weights():
+    parameters = 8.858734e6  # of yolov3-tiny, as the Darknet file's size says: (35,434,956 - 20) / 4
+    assert compute.size_on_disk("opencv") == pytest.approx(parameters * 4 / 1e6, rel=0.01)
+    assert compute.size_on_disk("litert") == pytest.approx(parameters / 1e6, rel=0.02)
+
+
+def test_a_fresh_process_measures_and_says_what_is_wrong(monkeypatch, tmp_path):
+    with pytest.raises(MeasurementFailed, match="no runtime 'abacus'"):
+        compute.weigh("abacus", "f32")
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho loading\necho "{\\"arguments\\": \\"$*\\"}"\n')
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert compute.weigh("openvino", "f32", 2) == {"arguments": "-m labsupport.compute openvino f32 2"}
+
+
+def test_throughput_uses_every_slot():
+    """As many threads ask as there are slots: the first pictures are only answered when three ask at once."""
+
+    class Together:
+        slots = 3
+        barrier = threading.Barrier(3)
+        asked: ClassVar = set()
+
+        def detect(self, picture):
+            if threading.get_ident() not in self.asked:
+                self.asked.add(threading.get_ident())
+                self.barrier.wait(timeout=10)
+            return []
+
+    assert compute.throughput(Together(), [None], seconds=0.05) > 0
+    assert len(Together.asked) == 3
+
+
+def test_times_leave_out_the_first_call():
+    calls = []
+    assert times(lambda: calls.append(1), repeats=4).shape == (4,) and len(calls) == 5
+
+
+# the server
+
+
+def run(latencies, seconds, outcome=loadtest.ANSWERED):
+    return loadtest.Run(seconds, np.array(latencies), np.array([outcome] * len(latencies)))
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """What a closed loop of so many clients, and an open loop of a rate and a time, will have measured."""
+    measured = {3: run([0.02], 1.0), 9: run([0.03] * 240, 3.0)}
+    monkeypatch.setattr(loadtest, "closed_loop", lambda target, clients, seconds: measured[clients])
+    monkeypatch.setattr(
+        loadtest, "open_loop", lambda target, rate, seconds, seed: measured[round(rate, 6), round(seconds, 6)]
+    )
+    return measured
+
+
+def test_a_calibration_is_littles_law(loads):
+    """What is worked on at once is rate x time: here 80 a second, 25 ms each, so two at full speed."""
+    loads[9.6, 1.0] = run([0.02, 0.02, 0.02, 0.03, 0.035] * 2, 1.0)
+    model = calibrated(None, light=9.6, seconds=3, cores=2)
+    assert model.cores == pytest.approx(80 * 0.025)
+    assert model.capacity == pytest.approx(80)
+    assert (model.slots, model.places) == (3, 39)
+
+
+def test_a_calibration_in_which_requests_are_refused_is_none(loads):
+    loads[9.6, 1.0] = run([0.001] * 9, 1.0, loadtest.REFUSED)
+    with pytest.raises(MeasurementFailed, match="under a light load"):
+        calibrated(None, light=9.6, seconds=3, cores=2)
+    loads[9] = run([], 1.0)
+    with pytest.raises(MeasurementFailed, match="no request was answered"):
+        calibrated(None, light=9.6, seconds=3, cores=2)
+
+
+def test_a_server_process_answers_and_ends_with_its_block():
+    picture = (paths.IMAGES / "street_1.jpg").read_bytes()
+    with server_process("f32") as url:
+        answer = requests.post(f"{url}/detect", files={"file": picture}, timeout=60).json()
+        assert answer["version"] == "yolov3-tiny/openvino-f32"
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{url}/health", timeout=5)
+
+
+def test_a_server_that_does_not_start_says_why():
+    with pytest.raises(MeasurementFailed, match="did not start"), server_process("f8"):
+        pass
+
+
+def test_the_command_prints_json(tmp_path):
+    """In a lab with one picture: what `weigh` reads."""
+    for folder in ("images", "notebooks"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes((paths.IMAGES / "street_1.jpg").read_bytes())
+    command = [sys.executable, "-m", "labsupport.compute", "openvino", "f32", "0.1"]
+    environment = {**os.environ, "LAB_ROOT": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    row = json.loads(done.stdout.splitlines()[-1])
+    assert len(row["answers"]) == 1 and {label for label, *_ in row["answers"][0]} >= {"person"}
+
+
+# the check cells of compute.ipynb
+
+SERVER = Server(np.linspace(0.018, 0.022, 50), slots=3, cores=2, places=39)  # 100 requests/s
+COLUMNS = {"memory MB": [300, 200, 150, 90], "disk MB": [9, 9, 9, 40], "$ a million": [0.4, 0.5, 0.7, 0.1]}
+TABLE = pd.DataFrame(COLUMNS, index=["a", "b", "c", "d"])
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (3, "Right."),
+        (4, "3 would have 67 requests/s each"),
+        (2, "100 requests/s each is more than the capacity of 100/s"),
+        (None, "a whole number"),
+        (2.5, "a whole number"),
+    ],
+)
+def test_enough_machines(answer, verdict, capsys):
+    compute_checks.enough_machines(answer, SERVER)
+    assert verdict in capsys.readouterr().out
+
+
+def test_too_few_machines_are_told_their_99th_percentile(capsys):
+    slow = Server([0.09, 0.11], slots=3, cores=2, places=39)  # 20 requests/s: 11 machines have 18.2 each
+    compute_checks.enough_machines(11, slow)
+    assert "18 requests/s each is a 99th percentile of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (SERVER.predict(50).p99, "Right."),
+        (1000 * SERVER.predict(50).p99, "in milliseconds"),
+        (SERVER.predict(50).p50, "that is the median"),
+        (SERVER.predict(90).p99, "Half of server.capacity"),
+        (None, "give seconds"),
+    ],
+)
+def test_half_load(answer, verdict, capsys):
+    compute_checks.half_load(answer, SERVER)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        ("b", "Right."),
+        ("a", "a has 300 memory MB: the limit is 250"),
+        ("d", "d has 40 disk MB: the limit is 20"),
+        ("c", "one that costs less"),
+        (None, "give one of a, b, c, d"),
+    ],
+)
+def test_cheapest(answer, verdict, capsys):
+    compute_checks.cheapest(answer, TABLE, {"memory MB": 250, "disk MB": 20})
+    assert verdict in capsys.readouterr().out
