@@ -149,6 +149,14 @@ def test_killed_between_the_disk_and_the_actuator_it_gives_the_same_decision_aga
     assert (again.verdict, again.decided_by, again.version) == ("accept", "device", "v1")
 
 
+def test_a_product_that_is_decided_is_not_looked_at_again(station):
+    device, looks = line.Gray("v"), []
+    device.detect = lambda image, confidence: looks.append(image) or []
+    line_ = station(device=device)
+    first, count = line_.inspect("p1", LIGHT), len(looks)
+    assert line_.inspect("p1", DARK) == first and len(looks) == count
+
+
 # who decides
 
 
