@@ -33,7 +33,7 @@ def test_all_is_well_here():
     assert [line for line in lines if not line.startswith("[OK]")] == []
     assert code == 0
     declared = {Requirement(line).name for line in importlib.metadata.requires("labsupport")}
-    peers = {"bentoml", "litserve", "ray"}  # make bench keeps them elsewhere
+    peers = {"bentoml", "litserve"}  # make bench keeps them elsewhere
     assert {"numpy", "tensorflow", "pytest", *peers} <= declared  # the extras are looked at too
     assert declared - peers < {line.split()[1] for line in lines}
     assert not peers & {line.split()[1] for line in lines}
