@@ -2,7 +2,8 @@
 
 `python -m benchmarks.scale` needs Ray (pip install 'labsupport[scale]'). Both nodes are on this machine and share its cores,
 so the figures show what the cluster costs, and not what it gains. What machines with cores of their own would need is
-calculated from them, on paper, below the table. Rounds take turns; figures are medians over the rounds.
+calculated from them, on paper, below the table. Rounds take turns; figures are medians over the rounds. Only on a machine
+that does nothing else: of cores that others want, sixteen processes get more than one does. CPU an answer bears it best.
 """
 
 import argparse
@@ -137,7 +138,7 @@ def log_lines() -> list[str]:
     """Rows a second that one process writes to SQLite; `python -m benchmarks.log URL` measures a PostgreSQL."""
     with tempfile.TemporaryDirectory() as folder, PredictionLog(f"sqlite:///{folder}/predictions.db") as log:
         rate, _, _ = rows.sustained(log, 20_000)
-    return [f"The log takes {rate:,.0f} rows a second."]
+    return [f"A log in SQLite takes {rate:,.0f} rows a second."]
 
 
 def paper(measured: dict[str, list[dict]]) -> list[str]:

@@ -44,14 +44,14 @@ def needs(
     cost: Cost,
     machine: Machine,
     link: float = 10e9,
-    rows: float = 20_000,
+    rows: float = 5_000,
     utilisation: float = 0.6,
 ) -> Needs:
     """How many machines answer `rate` requests a second, and what they cost.
 
-    `link` is each machine's network in bits a second, `rows` how many rows a second one database takes. All is used to
-    `utilisation`, 0 to 1: the rest is for bursts, and for the machines that are lost. Raises ValueError for what is not
-    positive.
+    `link` is each machine's network in bits a second, `rows` how many rows a second one database takes: by default about
+    what a PostgreSQL took from one writer that shared two cores with it. All is used to `utilisation`, 0 to 1: the rest is
+    for bursts, and for the machines that are lost. Raises ValueError for what is not positive.
 
     >>> plan = needs(1_000, Cost(cpu=0.024, bytes=200_000), Machine("16 cores", 16, 0.8))
     >>> plan.machines, plan.limit, plan.gigabits, plan.databases, round(plan.dollars_per_million, 2)

@@ -95,12 +95,12 @@ class LocalCluster:
 def imported():
     """The module `ray`, which tells nobody that it is used. Raises ImportError, and says what to install."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray.widgets").setLevel(logging.WARNING)  # which misses, on import, what we do not use
     try:
         with quiet():
             import ray
     except ImportError as error:
         raise ImportError("scaling out needs Ray: pip install 'labsupport[scale]'") from error
-    logging.getLogger("ray.widgets").setLevel(logging.WARNING)  # it misses nothing that we use
     return ray
 
 

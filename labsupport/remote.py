@@ -175,10 +175,12 @@ class SharedJournal:
             raise error.cause from None
 
     def _follow(self) -> None:
-        while not self._closed.is_set():
+        while not self._closed.is_set() and self._ray.is_initialized():  # to ask without would start a Ray of its own
             try:
                 self._learn(*self._ask(self._keeper.wait.remote(self._number), HOLD + KEEPER_SECONDS))
-            except Exception:  # the keeper starts again, or this process ends
+            except SystemExit:  # how Ray says that this process has left the cluster
+                return
+            except Exception:  # the keeper starts again
                 self._closed.wait(1)
 
 
