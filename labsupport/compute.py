@@ -27,6 +27,7 @@ from labsupport.detection import Box, Detection, Detector
 from labsupport.queueing import Server
 
 LIGHT = 0.12  # of the highest rate
+LONGEST = 20  # seconds under a light load: on a slow machine fewer requests have to do
 LIMIT = 120  # seconds for a process to measure, or to start
 
 
@@ -249,7 +250,8 @@ def calibrated(target: loadtest.Target, light: int = 80, seconds: float = 3, cor
     most = loadtest.closed_loop(target, clients=3 * slots, seconds=seconds)
     if not len(most.answered):
         raise MeasurementFailed("no request was answered: is it the lab's server?")
-    few = loadtest.open_loop(target, LIGHT * most.rate, seconds=light / (LIGHT * most.rate), seed=light)
+    rate = LIGHT * most.rate
+    few = loadtest.open_loop(target, rate, seconds=min(light / rate, LONGEST), seed=light)
     if few.share(loadtest.ANSWERED) < 1:
         raise MeasurementFailed("requests were refused or failed under a light load: is it the lab's server?")
     service = few.answered

@@ -3,6 +3,7 @@
 import io
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import requests
 from PIL import Image
 
 from conftest import PICTURES
-from labsupport import images, models, paths
+from labsupport import images, models, paths, running
 from labsupport.detection import draw_boxes
 from labsupport.serving import PortTaken, create_app, serve
 
@@ -268,3 +269,10 @@ def test_serving_in_the_foreground_stops_when_interrupted(detector):
                 assert process.wait(timeout=30) == 0
             finally:
                 process.kill()
+
+
+def test_a_small_answer_does_not_wait_for_the_clients_acknowledgement():
+    with running._listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
