@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from labsupport.sqlite import write_ahead
+from labsupport.sqlite import transaction, write_ahead
 
 NEW, OURS = (0, None), (1, "outbox_station,outbox_decisions,outbox_waiting")  # SQLite's user_version and the tables
 BUSY = 0.25  # seconds that a call waits while another process writes: the line waits with it
@@ -178,11 +178,8 @@ class Outbox:
     @contextmanager
     def _transaction(self, synchronous: str) -> Iterator[sqlite3.Connection]:
         """All of what follows is written, or nothing of it. FULL waits for the disk, NORMAL does not."""
-        with self._used() as connection:
-            connection.execute(f"PRAGMA synchronous={synchronous}")
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
+        with self._used() as connection, transaction(connection, synchronous):
+            yield connection
 
 
 def _cure(error: sqlite3.Error) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from labsupport.automation import Decision
 from labsupport.detection import Box, Detection
-from labsupport.sqlite import write_ahead
+from labsupport.sqlite import transaction, write_ahead
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -237,11 +237,8 @@ class ReviewQueue:
     @contextmanager
     def _transaction(self, synchronous: str = "NORMAL") -> Iterator[sqlite3.Connection]:
         """All of what follows is written, or nothing of it; no other process writes meanwhile. FULL waits for the disk."""
-        with self._used() as connection:
-            connection.execute(f"PRAGMA synchronous={synchronous}")
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
+        with self._used() as connection, transaction(connection, synchronous):
+            yield connection
 
 
 def _to_json(found: tuple[Detection, ...]) -> str:
