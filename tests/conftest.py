@@ -1,5 +1,11 @@
 """What several test files share: one detector, one running server, the lab's pictures."""
 
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from labsupport import images, paths
@@ -39,3 +45,16 @@ def iou(a, b) -> float:
     shared = max(0, width) * max(0, height)
     areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
     return shared / (areas - shared)
+
+
+@contextlib.contextmanager
+def disk_of(megabytes: int, folder: Path) -> Iterator[Path]:
+    """The folder as a disk of its own, with room for so much. Skips the test where nobody may mount one."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk, on Linux")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from command import SERVE, Server, serving, small_uploads, until
+from conftest import disk_of
 from labsupport import models
 
 UPLOADS = small_uploads()
@@ -37,13 +38,8 @@ def empty(file: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path):
     """The folder of the lab, with room for 4 MB."""
-    disk = tmp_path / "lab"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk, on Linux")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with disk_of(4, tmp_path / "lab") as disk:
+        yield disk
 
 
 def fill(disk: Path) -> None:

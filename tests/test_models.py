@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import disk_of
 from labsupport import models
 from labsupport.models import Model, ModelFile, ModelUnavailable
 
@@ -271,13 +272,8 @@ def test_a_disk_that_is_full_says_so_and_leaves_nothing(toy, monkeypatch):
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 1 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk, on Linux")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with disk_of(1, tmp_path / "disk") as disk:
+        yield disk
 
 
 def test_a_real_disk_that_is_full_says_so_and_leaves_nothing(toy, small_disk, monkeypatch):

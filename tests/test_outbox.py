@@ -13,6 +13,7 @@ from contextlib import closing
 
 import pytest
 
+from conftest import disk_of
 from labsupport import outbox
 from labsupport.outbox import Outbox, OutboxUnavailable
 
@@ -169,13 +170,8 @@ def test_put_waits_for_the_disk_and_sent_does_not(file):
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder with room for 1 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk, on Linux")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with disk_of(1, tmp_path / "disk") as disk:
+        yield disk
 
 
 def test_a_full_disk_is_said_stores_nothing_and_passes(small_disk):
