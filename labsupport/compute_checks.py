@@ -1,8 +1,8 @@
-"""The check cells of compute.ipynb, as in `exercises`. What is right depends on the machine: each gets what was measured."""
+"""The check cells of compute.ipynb. What is right depends on the machine: each gets what was measured."""
 
 import pandas as pd
 
-from labsupport.exercises import check
+from labsupport.checks import check
 from labsupport.queueing import Server, machines_for
 
 RATE, P99 = 200, 0.2  # requests a second; seconds

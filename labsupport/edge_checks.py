@@ -1,9 +1,9 @@
-"""The check cells of edge.ipynb, as in `exercises`."""
+"""The check cells of edge.ipynb."""
 
 from collections.abc import Callable
 
+from labsupport.checks import check
 from labsupport.detection import Box, Detection
-from labsupport.exercises import check
 
 WAITING = 1_300  # bytes that a product takes in the outbox until the server has it
 

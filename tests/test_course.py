@@ -7,19 +7,14 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from labsupport import compute_checks, edge_checks, exercises, paths
+from labsupport import exercises, paths
 
 LAB = paths.root()
 LESSONS = re.findall(r"^\| \[(\w+)\.ipynb\]", (LAB / "README.md").read_text(), re.MULTILINE)  # in the order of the map
 NOTEBOOKS = {path.stem: nbformat.read(path, 4) for path in sorted((LAB / "notebooks").glob("*.ipynb"))}
 PAGES = [*LAB.glob("*.md"), *(LAB / "docs").glob("*.md"), *(LAB / "deploy").rglob("*.md"), LAB / "images" / "README.md"]
-CHECKS = {
-    name: one
-    for module in (exercises, edge_checks, compute_checks)
-    for name, one in vars(module).items()
-    if hasattr(one, "__wrapped__") and not name.startswith("_")
-}
-CALL = re.compile(r"^(?:exercises|\w+_checks)\.(\w+)\(", re.MULTILINE)
+CHECKS = {name: one for name, one in vars(exercises).items() if hasattr(one, "__wrapped__")}
+CALL = re.compile(r"^exercises\.(\w+)\(", re.MULTILINE)
 every_lesson = pytest.mark.parametrize("lesson", LESSONS)
 
 

@@ -12,7 +12,7 @@ import requests
 from fastapi import FastAPI, HTTPException, Query, Response, UploadFile
 from scipy import stats
 
-from labsupport import drift, exercises, images, models, paths, scenarios
+from labsupport import automation_checks, drift, exercises, images, models, paths, scenarios
 from labsupport.alerts import Alarms, AlertRule
 from labsupport.automation import choose_thresholds
 from labsupport.detection import Detector, draw_boxes
@@ -338,7 +338,7 @@ def test_phones_saved(monkeypatch, capsys):
     worth = {"stable": random.beta(0.3, 0.6, 4_000), "better": random.beta(0.1, 0.2, 4_000)}
     truth = random.random(4_000) < worth["stable"]
     worth["better"] = np.where((worth["better"] > 0.5) == truth, worth["better"], 1 - worth["better"])
-    monkeypatch.setattr(exercises, "_looks", exercises._looks.__wrapped__)
+    monkeypatch.setattr(automation_checks, "_looks", automation_checks._looks.__wrapped__)
     monkeypatch.setattr(scenarios, "inspection", lambda count, seed: SimpleNamespace(images=range(count), truth=truth))
     monkeypatch.setattr(Inspector, "load", lambda name: SimpleNamespace(score=lambda phone: worth[name][phone]))
 
