@@ -22,7 +22,7 @@ import psutil
 import requests
 from tqdm import tqdm
 
-from benchmarks import batch, drift, load, log, runtimes, shadow
+from benchmarks import batch, capacity, drift, load, log, runtimes, scale, shadow
 from labsupport import paths
 from labsupport.runtimes import RUNTIMES, best_precision
 
@@ -50,6 +50,8 @@ SECTIONS = {  # heading -> how its lines are measured
     "Runtimes": lambda rounds, seconds: compared(measure_runtimes()),
     "Shadow": lambda rounds, seconds: shadow.lines(rounds, seconds / 2),
     "Batch": lambda rounds, seconds: batch.lines(rounds, seconds),
+    "Capacity": lambda rounds, seconds: capacity.lines(rounds, seconds),
+    "Scale": lambda rounds, seconds: scale.lines(rounds, seconds, best_precision()),
     "Log": lambda rounds, seconds: log.lines(),
     "Drift": lambda rounds, seconds: drift.lines(),
 }
@@ -74,10 +76,10 @@ def keep(name: str, text: str) -> None:
     """Put a section in its place among the results; the others stay as they were."""
     before = RESULTS.read_text() if RESULTS.exists() else ""
     sections = dict(re.findall(r"^## (.+)\n\n((?:(?!^## ).*\n)*)", before, re.MULTILINE))
-    sections[name] = text.rstrip() + "\n\n"
-    known = [f"## {heading}\n\n{sections[heading]}" for heading in SECTIONS if heading in sections]
+    sections[name] = text
+    known = [f"## {heading}\n\n{sections[heading].strip()}\n" for heading in SECTIONS if heading in sections]
     with paths.whole(RESULTS) as partial:
-        partial.write_text("# Benchmarks\n\nWhat `make bench` found.\n\n" + "".join(known).rstrip() + "\n")
+        partial.write_text("# Benchmarks\n\nWhat `make bench` found.\n\n" + "\n".join(known))
 
 
 def machine() -> str:

@@ -2,15 +2,18 @@
 
 `python -m benchmarks.capacity` starts `labsupport serve`. Each round calibrates the model (a saturated server, and a
 light load), and only then sends load: Poisson arrivals, in an order of their own. Figures are medians over the rounds.
-The load is made on the same cores. Where other programs took more than 3 % of the machine meanwhile, a load is measured
-again, at most twice, and the quietest run counts, whatever it showed.
+The load is made on the same cores.
+
+A rented machine is not equally fast all the time. So the server is saturated before each load, which tells the model how
+fast the machine is now, and after it. Where the two differ by more than 5 %, or other programs took more than 3 % of the
+machine, that load is measured again, at most twice, and the steadiest run counts, whatever it showed.
 """
 
 import argparse
+import os
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
 
 import numpy as np
 import psutil
@@ -20,28 +23,34 @@ from labsupport.queueing import Server
 
 LOADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.1)  # of the capacity
 CLAIM = (0.25, 0.8)  # the model's p99 is this close, up to this load
-QUIET, TRIES = 0.03, 3  # the share of the machine that others may take
+QUIET, STEADY, TRIES = 0.03, 0.05, 3  # the share of the machine that others may take; by how much its speed may change
+SATURATED = 2  # seconds, to see how fast it is now
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--seconds", type=float, default=12, help="for each load")
+    arguments.add_argument("--seconds", type=float, default=8, help="for each load")
     arguments.add_argument("--precision", help="f32 or bf16; unless given, what this CPU is best at")
     arguments.add_argument("--seed", type=int, default=0)
-    options = arguments.parse_args()
+    print("\n".join(lines(**vars(arguments.parse_args()))))
+
+
+def lines(rounds: int, seconds: float, precision: str | None = None, seed: int = 0) -> list[str]:
+    """The table, after `rounds` times `LOADS` of so many seconds."""
     picture = (paths.IMAGES / "street_1.jpg").read_bytes()
     rows: dict[float, list] = defaultdict(list)
-    with compute.server_process(options.precision) as url:
+    with compute.server_process(precision) as url:
         target = loadtest.Http(f"{url}/predict", picture)
-        for turn in range(options.seed, options.seed + options.rounds):
-            model, taken = quietest(lambda: compute.calibrated(target, light=200, seconds=4))
-            print(f"round {turn}: {model}, light load {describe(model)}, others {taken:.1%}", flush=True)
+        for turn in range(seed, seed + rounds):
+            model = compute.calibrated(target, light=200, seconds=4)
+            print(f"round {turn}: {model}, light load {describe(model)}", flush=True)
             for load in np.random.default_rng(turn).permutation(LOADS).tolist():
-                row = measured(target, model, load, options.seconds, turn)
-                print(f"  {load:4.0%}: p99 {row[1]:.1f} ms, model {row[3]:.1f} ms, others {row[-1]:.1%}", flush=True)
+                row = measured(target, model, load, seconds, turn)
+                what = f"p99 {row[1]:.1f} ms, model {row[3]:.1f} ms, {row[-2]:.1%} faster or slower"
+                print(f"  {load:4.0%}: {what}", flush=True)
                 rows[load].append(row)
-    print("\n".join(table(rows)))
+    return table(rows)
 
 
 def describe(model: Server) -> str:
@@ -51,23 +60,25 @@ def describe(model: Server) -> str:
 
 def measured(target: loadtest.Target, model: Server, load: float, seconds: float, seed: int) -> tuple[float, ...]:
     """Milliseconds: p50 and p99 measured; both as the model has them for these very arrivals, and its p99 in the long run;
-    and the share refused, the model's share, and what others took of the machine."""
-    rate, seed = load * model.capacity, 1000 * seed + round(100 * load)
-    said, long = model.replay(loadtest.arrivals(rate, seconds, seed)), model.predict(rate)
-    run, taken = quietest(lambda: loadtest.open_loop(target, rate, seconds, seed))
-    times = (run.quantile(0.5), run.quantile(0.99), said.p50, said.p99, long.p99)
-    return *(1000 * time for time in times), 1 - run.share(loadtest.ANSWERED), said.refused, taken
+    and the share refused, the model's share, how much faster or slower the machine became, and what others took of it."""
+    runs = []
+    while len(runs) < TRIES and not (runs and runs[-1][-2] <= STEADY and runs[-1][-1] <= QUIET):
+        before, taken, started = saturated(target), others(), time.perf_counter()
+        now = Server(model.service * (model.capacity / before), model.slots, model.cores, model.places)
+        rate, key = load * before, 1000 * seed + round(100 * load)
+        run = loadtest.open_loop(target, rate, seconds, key)
+        taken = (others() - taken) / (time.perf_counter() - started) / psutil.cpu_count()
+        change = abs(saturated(target) / before - 1)
+        said, long = now.replay(loadtest.arrivals(rate, seconds, key)), now.predict(rate)
+        times = (run.quantile(0.5), run.quantile(0.99), said.p50, said.p99, long.p99)
+        shares = (1 - run.share(loadtest.ANSWERED), said.refused, change, max(0.0, taken))
+        runs.append((*(1000 * time for time in times), *shares))
+    return min(runs, key=lambda row: max(row[-2] / STEADY, row[-1] / QUIET))
 
 
-def quietest(measure: Callable):
-    """What it returned in the first run in which others left the machine alone, else in the quietest; and their share."""
-    runs: list[tuple[float, object]] = []
-    while len(runs) < TRIES and not (runs and runs[-1][0] <= QUIET):
-        before, started = others(), time.perf_counter()
-        seen = measure()
-        runs.append(((others() - before) / (time.perf_counter() - started) / psutil.cpu_count(), seen))
-    taken, seen = min(runs, key=lambda pair: pair[0])
-    return seen, max(0.0, taken)
+def saturated(target: loadtest.Target) -> float:
+    """The most requests a second that it answers at this moment."""
+    return loadtest.closed_loop(target, clients=3 * ((os.cpu_count() or 1) + 1), seconds=SATURATED).rate
 
 
 def others() -> float:
@@ -80,7 +91,7 @@ def others() -> float:
 def table(rows: dict[float, list]) -> list[str]:
     """A line for each load, and whether the claim holds."""
     heads = ["load", "p50 ms", "model", "p99 ms", "model", "long run", "model / measured p99", "in each round"]
-    lines = [f"| {' | '.join([*heads, 'refused', 'model', 'others'])} |", "|---" * (len(heads) + 3) + "|"]
+    lines = [f"| {' | '.join([*heads, 'refused', 'model', 'speed ±', 'others'])} |", "|---" * (len(heads) + 4) + "|"]
     off = []
     for load in sorted(rows):
         p50, p99, said50, said99, long, *shares = (

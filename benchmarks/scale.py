@@ -41,14 +41,17 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--seconds", type=float, default=8, help="for each point")
     arguments.add_argument("--precision", default="bf16")
-    options = arguments.parse_args()
+    print("\n".join(lines(**vars(arguments.parse_args()))))
+
+
+def lines(rounds: int, seconds: float, precision: str = "bf16") -> list[str]:
+    """The tables: requests, a folder, the log, and what other rates would need."""
     measured = defaultdict(list)
-    for turn in range(options.rounds):
+    for turn in range(rounds):
         for name, start in STARTS.items() if turn % 2 == 0 else reversed(STARTS.items()):
-            measured[name].append(point(start, options.precision, options.seconds))
+            measured[name].append(point(start, precision, seconds))
             print(f"round {turn}, {name}: {measured[name][-1]}", flush=True)
-    lines = [*served(measured), "", *folder_lines(options.precision), "", *log_lines(), "", *paper(measured)]
-    print("\n".join(lines))
+    return [*served(measured), "", *folder_lines(precision), "", *log_lines(), "", *paper(measured)]
 
 
 def point(start: Callable, precision: str, seconds: float) -> dict:

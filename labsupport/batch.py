@@ -81,14 +81,8 @@ def predict_folder(
     >>> folder.cleanup()
     """
     folder, out = Path(folder).absolute(), Path(out).resolve()
-    write = _writer(out)
-    if not 0 <= confidence <= 1:
-        raise ValueError(f"confidence={confidence}: give a number from 0 to 1")
-    if every < 1:
-        raise ValueError(f"every={every}: 1 takes each frame of a video, 10 one in ten")
-    found = list(folders.files(folder))
-    if not found:
-        raise NoPictures(f"{folder}: no picture or video in it ({', '.join(folders.PICTURES + folders.VIDEOS)})")
+    check(out, confidence, every)
+    write, found = _writer(out), folders.found(folder)
     detector = detector or Detector.load()
     question = f"{LAYOUT} {detector.version} {float(confidence)!r} {every}"
     sources = sorted((_source(path, folder, question) for path in found), key=lambda source: source.name)
@@ -97,6 +91,21 @@ def predict_folder(
         _look_at_all(sources, done, ledger, detector, confidence, every, progress)
         ledger.publish(write)
         return Summary(*ledger.counts(), resumed=len(done))
+
+
+def check(out: Path, confidence: float, every: int) -> None:
+    """Raises ValueError for what `predict_folder` cannot do.
+
+    >>> check(Path("found.xlsx"), 0.5, 1)
+    Traceback (most recent call last):
+    ValueError: found.xlsx: name a file that ends in .parquet or .csv
+    """
+    if out.suffix.lower() not in (".csv", ".parquet"):
+        raise ValueError(f"{out.name}: name a file that ends in .parquet or .csv")
+    if not 0 <= confidence <= 1:
+        raise ValueError(f"confidence={confidence}: give a number from 0 to 1")
+    if every < 1:
+        raise ValueError(f"every={every}: 1 takes each frame of a video, 10 one in ten")
 
 
 def _look_at_all(sources, done, ledger, detector, confidence, every, progress) -> None:
@@ -218,8 +227,6 @@ def _writer(out: Path) -> Callable[[Path, Iterable], object]:
     """What writes such a table. Asked at once: to learn at dawn that there is no pyarrow would be late."""
     if out.suffix.lower() == ".csv":
         return _write_csv
-    if out.suffix.lower() != ".parquet":
-        raise ValueError(f"{out.name}: name a file that ends in .parquet or .csv")
     try:
         from labsupport import parquet
     except ImportError as error:

@@ -10,9 +10,8 @@ import tempfile
 from pathlib import Path
 
 from labsupport import batch, folders, nodes
-from labsupport.detection import Detector
+from labsupport.detection import Detector, parts
 from labsupport.paths import whole
-from labsupport.remote import parts
 from labsupport.runtimes import best_precision
 
 FILES = 16  # handed to a worker together
@@ -44,11 +43,7 @@ def predict_folder(
     folder, out = Path(folder).absolute(), Path(out).resolve()
     version = version or f"yolov3-tiny/openvino-{best_precision()}"
     parts(version)
-    if out.suffix.lower() not in JOIN or not 0 <= confidence <= 1 or every < 1:
-        raise ValueError(
-            f"{out.name}, confidence={confidence}, every={every}: name a file that ends in .parquet or .csv, and give a "
-            "confidence from 0 to 1 and every from 1"
-        )
+    batch.check(out, confidence, every)
     ray = nodes.imported()
     if not ray.is_initialized():
         raise RuntimeError("this process is in no cluster: ray.init(address=...), or nodes.LocalCluster()")
@@ -62,12 +57,8 @@ def predict_folder(
 
 def _names(folder: Path) -> list[bytes]:
     """The paths within the folder, as the disk has them, in the order of the table."""
-    found = [path.name if path == folder else path.relative_to(folder) for path in folders.files(folder)]
-    if not found:
-        raise folders.NoPictures(
-            f"{folder}: no picture or video in it ({', '.join(folders.PICTURES + folders.VIDEOS)})"
-        )
-    return sorted(map(os.fsencode, found))
+    found = folders.found(folder)
+    return sorted(os.fsencode(path.name if path == folder else path.relative_to(folder)) for path in found)
 
 
 def _looked_at(names: list[bytes], question: tuple, workers: int) -> list[dict]:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +66,9 @@ class Machine:
 
 
 def weigh(runtime: str, precision: str, seconds: float = 1) -> dict:
-    """`measure` in a fresh process. Raises `MeasurementFailed`."""
-    command = [sys.executable, "-m", "labsupport.compute", runtime, precision, str(seconds)]
+    """`measure` in a fresh process, or `in_browser.measure` for the runtime "browser". Raises `MeasurementFailed`."""
+    what = ["labsupport.in_browser"] if runtime == "browser" else ["labsupport.compute", runtime, precision]
+    command = [sys.executable, "-m", *what, str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     if done.returncode:
         raise MeasurementFailed(f"{runtime} {precision}: {done.stderr.strip().rpartition(chr(10))[2]}")
@@ -75,7 +76,7 @@ def weigh(runtime: str, precision: str, seconds: float = 1) -> dict:
 
 
 def measure(runtime: str, precision: str, seconds: float = 4) -> dict:
-    """One runtime in this process, on all pictures of `images` and the forty frames of `images/street`.
+    """One runtime in this process, on all pictures of `images` and every second frame of `images/street`.
 
     - `version`: as the log and the headers call it
     - `one`, `p95`: milliseconds a picture on one core, the resize included: median and 95th percentile
@@ -99,30 +100,40 @@ def measure(runtime: str, precision: str, seconds: float = 4) -> dict:
         answers.append([(d.label, d.confidence, *d.box) for d in found])
     one, p95 = (np.quantile(times, [0.5, 0.95]) * 1000).tolist()
     row = {"version": detector.version, "one": one, "p95": p95, "disk": size_on_disk(runtime), "answers": answers}
-    row["all"] = 1000 / throughput(detector, shown, seconds)
+    row["all"] = 1000 / throughput(lambda turn: detector.detect(shown[turn % len(shown)]), detector.slots, seconds)
     held = psutil.Process().memory_full_info().uss - sum(picture.nbytes for picture in shown)
     return {**row, "memory": held / 1e6}
 
 
 def pictures() -> list[np.ndarray]:
-    """All pictures of `images`, and the forty frames of `images/street`."""
+    """All pictures of `images`, and every second frame of `images/street`."""
+    return [images.decode(path.read_bytes()) for path in picture_files()]
+
+
+def picture_files() -> list[Path]:
+    """Where `pictures` come from."""
+    street = paths.IMAGES / "street"
     files = [path for path in sorted(paths.IMAGES.rglob("*")) if path.suffix in (".jpg", ".png")]
-    return [images.decode(path.read_bytes()) for path in files]
+    return [path for path in files if path.parent != street] + [path for path in files if path.parent == street][::2]
 
 
-def throughput(detector: Detector, shown: Sequence[np.ndarray], seconds: float) -> float:
-    """Pictures a second when as many threads as the detector has slots ask it for so many seconds."""
+def throughput(work: Callable[[int], object], threads: int, seconds: float) -> float:
+    """How often a second so many threads get it done, in so many seconds. Each counts its own calls: `work(0)`, `work(1)`, …
+
+    >>> throughput(lambda turn: time.sleep(0.01), threads=2, seconds=0.1) < 200
+    True
+    """
     counts: list[int] = []
 
-    def work(until: float) -> None:
+    def again(until: float) -> None:
         done = 0
         while time.perf_counter() < until:
-            detector.detect(shown[done % len(shown)])
+            work(done)
             done += 1
         counts.append(done)
 
     started = time.perf_counter()
-    workers = [threading.Thread(target=work, args=(started + seconds,)) for _ in range(detector.slots)]
+    workers = [threading.Thread(target=again, args=(started + seconds,)) for _ in range(threads)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -242,7 +253,8 @@ def calibrated(target: loadtest.Target, light: int = 80, seconds: float = 3, cor
 
     The latter come at random, so seldom (`LIGHT`) that next to nobody waits: what they take are service times, with what
     neighbours do to each other. `cores` is how many the server has; by default those of this machine. By Little's law the
-    pictures that are worked on at once at full speed are the highest rate times the mean service time. Raises
+    pictures that are worked on at once at full speed are the highest rate times the mean service time. The server's slots
+    are not alone at work: its event loop reads uploads and writes answers beside them, and counts as one more. Raises
     `MeasurementFailed` if requests fail on the way.
     """
     slots = (cores or os.cpu_count() or 1) + 1  # as many as `admission.Slots` has
@@ -255,7 +267,7 @@ def calibrated(target: loadtest.Target, light: int = 80, seconds: float = 3, cor
     if few.share(loadtest.ANSWERED) < 1:
         raise MeasurementFailed("requests were refused or failed under a light load: is it the lab's server?")
     service = few.answered
-    return Server(service, slots, cores=most.rate * float(service.mean()), places=slots * (1 + WAITING_PER_SLOT))
+    return Server(service, slots + 1, cores=most.rate * float(service.mean()), places=slots * (1 + WAITING_PER_SLOT))
 
 
 if __name__ == "__main__":

@@ -88,16 +88,16 @@ class Detector:
         >>> Detector.named("yolov3-tiny/openvino-f32")
         <Detector yolov3-tiny/openvino-f32>
         """
-        name, _, kind = version.partition("/")
-        runtime, _, precision = kind.partition("-")
-        if name not in models.MODELS or precision not in runtimes.RUNTIMES.get(runtime, ()):
-            raise UnknownVersion(f"no version is called {version!r}: one is yolov3-tiny/openvino-f32")
-        return cls.load(name, runtime, precision)
+        return cls.load(*parts(version))
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
         """The objects in a picture (uint8, (H, W, 3), BGR), the surest first, each with more than `confidence` (0 to 1)."""
-        boxes, scores = self._forward(_squeezed(image), confidence)
-        return _select(boxes, scores, confidence, *image.shape[:2])
+        return self.detect_squeezed(squeezed(image), image.shape[:2], confidence)
+
+    def detect_squeezed(self, small: np.ndarray, shape: tuple[int, int], confidence: float = 0.5) -> list[Detection]:
+        """As `detect`, for a picture that was of this shape (H, W) before it was `squeezed`."""
+        boxes, scores = self._forward(small, confidence)
+        return _select(boxes, scores, confidence, *shape)
 
     def embed(self, image: np.ndarray) -> np.ndarray:
         """What the network makes of a picture (uint8, (H, W, 3), BGR) before it looks for objects: float32, (256,).
@@ -114,14 +114,36 @@ class Detector:
         >>> Detector.load("yolov3-tiny", precision="f32").embed(clock).shape
         (256,)
         """
-        squeezed = _squeezed(image)
+        small = squeezed(image)
         with self._making:  # many may ask first at once
             if not self._embedder:
                 self._embedder = runtimes.embedder(self.name, self.runtime, self.precision, self.slots)
-        return self._embedder(squeezed)
+        return self._embedder(small)
 
     def __repr__(self) -> str:
         return f"<Detector {self.version}>"
+
+
+def parts(version: str) -> tuple[str, str, str]:
+    """A version's model, runtime and precision. Raises `UnknownVersion`.
+
+    >>> parts("yolov3-tiny/openvino-f32")
+    ('yolov3-tiny', 'openvino', 'f32')
+    """
+    name, _, kind = version.partition("/")
+    runtime, _, precision = kind.partition("-")
+    if name not in models.MODELS or precision not in runtimes.RUNTIMES.get(runtime, ()):
+        raise UnknownVersion(f"no version is called {version!r}: one is yolov3-tiny/openvino-f32")
+    return name, runtime, precision
+
+
+def squeezed(image: np.ndarray) -> np.ndarray:
+    """A picture (uint8, (H, W, 3), BGR) as the network sees it: (416, 416, 3), whatever shape it had.
+
+    >>> squeezed(np.zeros((60, 80, 3), np.uint8)).shape
+    (416, 416, 3)
+    """
+    return cv2.resize(image, (runtimes.SIZE, runtimes.SIZE))
 
 
 def draw_boxes(image: np.ndarray, detections: list[Detection]) -> np.ndarray:
@@ -159,10 +181,6 @@ def detect_and_draw_box(filename: str, model: str = "yolov3-tiny", confidence: f
         partial.write_bytes(images.encode(drawn))
     images.show(drawn, alt=f"{filename} with boxes: {', '.join(d.label for d in detections) or 'none'}")
     return detections
-
-
-def _squeezed(image: np.ndarray) -> np.ndarray:
-    return cv2.resize(image, (runtimes.SIZE, runtimes.SIZE))
 
 
 def _select(boxes: np.ndarray, scores: np.ndarray, confidence: float, height: int, width: int) -> list[Detection]:

@@ -36,6 +36,13 @@ def files(folder: Path) -> Iterator[Path]:
         yield from (Path(here, name) for name in names if not known and _is_called_so(name))
 
 
+def found(folder: Path) -> list[Path]:
+    """As `files`, and at least one. Raises `NoPictures` if there is none, too."""
+    if listed := list(files(folder)):
+        return listed
+    raise NoPictures(f"{folder}: no picture or video in it ({', '.join(PICTURES + VIDEOS)})")
+
+
 def _own_first(here: str, folders: list[str]) -> list[str]:
     seen = [name for name in folders if not name.startswith(".")]
     return sorted(seen, key=lambda name: (os.path.islink(os.path.join(here, name)), name))

@@ -14,10 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from labsupport import detection, models, nodes, runtimes
-from labsupport.detection import Detection, Detector, UnknownVersion
+from labsupport import models, nodes
+from labsupport.detection import Detection, Detector, parts, squeezed
 from labsupport.journal import Journal, JournalUnavailable, State
-from labsupport.router import Router
 
 PATIENCE = 15  # seconds for one picture, asked again as often as it takes
 PAUSE = 0.02  # seconds before we ask again
@@ -32,10 +31,9 @@ class Replica:
         cv2.setNumThreads(1)
         self._detector = Detector.load(*parts(version), slots=1)
 
-    async def detect(self, squeezed: np.ndarray, shape: tuple[int, int], confidence: float) -> list[Detection]:
-        """The objects in a picture that was of this shape (H, W) before it was squeezed to the network's size."""
-        boxes, scores = self._detector._forward(squeezed, confidence)  # nobody gets in between: there is one core
-        return detection._select(boxes, scores, confidence, *shape)
+    async def detect(self, small: np.ndarray, shape: tuple[int, int], confidence: float) -> list[Detection]:
+        """The objects in a picture that was of this shape (H, W) before it was `squeezed`."""
+        return self._detector.detect_squeezed(small, shape, confidence)  # nobody gets in between: there is one core
 
 
 class Remote:
@@ -60,10 +58,10 @@ class Remote:
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
         """As `Detector.detect`, with the same answers. Call it from a thread, not from an event loop."""
-        squeezed, end = detection._squeezed(image), time.monotonic() + PATIENCE
+        small, end = squeezed(image), time.monotonic() + PATIENCE
         while (left := end - time.monotonic()) > 0:
             try:
-                return self._handle.detect.remote(squeezed, image.shape[:2], confidence).result(timeout_s=left)
+                return self._handle.detect.remote(small, image.shape[:2], confidence).result(timeout_s=left)
             except self._errors.RayTaskError as error:  # what the detector raised, as it raised it
                 raise error.cause from None
             except self._died:
@@ -74,19 +72,6 @@ class Remote:
 
     def __repr__(self) -> str:
         return f"<Remote {self.version}>"
-
-
-def parts(version: str) -> tuple[str, str, str]:
-    """A version's model, runtime and precision. Raises `UnknownVersion`.
-
-    >>> parts("yolov3-tiny/openvino-f32")
-    ('yolov3-tiny', 'openvino', 'f32')
-    """
-    name, _, kind = version.partition("/")
-    runtime, _, precision = kind.partition("-")
-    if name not in models.MODELS or precision not in runtimes.RUNTIMES.get(runtime, ()):
-        raise UnknownVersion(f"no version is called {version!r}: one is yolov3-tiny/openvino-f32")
-    return name, runtime, precision
 
 
 class Keeper:
@@ -182,11 +167,3 @@ class SharedJournal:
                 return
             except Exception:  # the keeper starts again
                 self._closed.wait(1)
-
-
-class SharedRouter(Router):
-    """A `Router` whose state stands in a `SharedJournal`. `load` makes a version of a name."""
-
-    def __init__(self, journal: SharedJournal, load: Callable, log=None) -> None:
-        super().__init__(load(journal.state.stable), load=load, log=log)
-        self._journal = journal

@@ -61,12 +61,13 @@ class Router:
         stable,
         *versions,
         load: Callable | None = None,
-        journal: Path | str | None = None,
+        journal: Path | str | Journal | None = None,
         log: PredictionLog | None = None,
     ) -> None:
         self.log, self._load = log, load
         self._versions = {version.version: version for version in (stable, *versions)}
-        self._journal = Journal(journal, State(stable=stable.version))
+        new = journal is None or isinstance(journal, Path | str)
+        self._journal = Journal(journal, State(stable=stable.version)) if new else journal
         self._turn = itertools.count()
         self._shadow = _Shadow()
         if self.state.action == "start" and self.state.stable != stable.version:  # nothing was ever rolled out

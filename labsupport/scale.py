@@ -4,7 +4,7 @@ The front is `serving.create_app`, unchanged; what its router knows as versions 
 that run anywhere in the cluster, a deployment for each version, each with as many replicas as it is asked for. So one
 version scales and fails without the others, and shadow, canary, ramp and rollback work as on one machine.
 
- client ──▶ proxy ──▶ front: create_app(SharedRouter) ──▶ replicas of the stable version, on every node
+ client ──▶ proxy ──▶ front: create_app(Router) ──▶       replicas of the stable version, on every node
                         │        ▲                   └──▶ replicas of the candidate, on every node
                         ▼        └── keeper: who answers (one actor)
                     PostgreSQL
@@ -19,6 +19,7 @@ the environment in which Ray is started.
 """
 
 import errno
+import functools
 import math
 import socket
 from pathlib import Path
@@ -27,9 +28,11 @@ import cv2
 
 from labsupport import nodes
 from labsupport.bulk import predict_folder
+from labsupport.detection import parts
 from labsupport.journal import State
 from labsupport.predictions import PredictionLog
-from labsupport.remote import Keeper, Remote, Replica, SharedJournal, SharedRouter, parts
+from labsupport.remote import Keeper, Remote, Replica, SharedJournal
+from labsupport.router import Router
 from labsupport.running import guarded
 from labsupport.runtimes import best_precision
 from labsupport.security import required_token
@@ -158,7 +161,8 @@ def _app(model: str, replicas: tuple[int, int], fronts: int, log: str | None, ho
     def make():
         cv2.setNumThreads(1)
         journal = SharedJournal(_keeper(model))
-        router = SharedRouter(journal, load=lambda name: version(name, replicas))
+        load = functools.partial(version, replicas=replicas)
+        router = Router(load(journal.state.stable), load=load, journal=journal)
         slots = math.ceil(ONGOING * replicas[1] / fronts)  # who waits for a replica takes no core here
         return guarded(create_app({model: router}, log=PredictionLog(log) if log else None, slots=slots), host)
 

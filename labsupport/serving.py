@@ -8,6 +8,7 @@ the client says ever names a file. `serve` and `RunningServer`, which run the ap
 import asyncio
 import contextlib
 import ctypes
+import gc
 import json
 import os
 from collections.abc import Mapping
@@ -140,7 +141,10 @@ def app_from_environment():
         name: Router(detector, load=Detector.named, journal=paths.root() / f"rollout-{name}.db")
         for name, detector in detectors.items()
     }
-    return guarded(create_app(routers, log=PredictionLog(log) if log else None, **options), host)
+    app = guarded(create_app(routers, log=PredictionLog(log) if log else None, **options), host)
+    gc.collect()
+    gc.freeze()  # what is here stays: looking through it for garbage stopped every thread for 60 ms
+    return app
 
 
 def _keep_memory() -> None:

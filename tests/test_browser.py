@@ -21,6 +21,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from labsupport import paths
 from labsupport.detection import Box, Detection
+from labsupport.in_browser import BROWSERS
 from labsupport.incidents import simulate
 from labsupport.live import NO_LOG
 from labsupport.monitoring import PredictionLog
@@ -28,7 +29,6 @@ from labsupport.router import Router
 from labsupport.serving import create_app, serve
 from test_lab import answers, code_cells, copy_of_the_lab, outputs, pictures_in, printed, wait_until
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -40,19 +40,29 @@ ARGUMENTS = [
 ]
 OUTSIDE = re.compile(r"^(?!https?://(127\.0\.0\.1|localhost)[:/])")
 JUPYTERLAB = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.port=0"]
+EVERY_LESSON = re.findall(r"^\| \[(\w+)\.ipynb\]", (paths.root() / "README.md").read_text(), re.MULTILINE)
+LESSONS = EVERY_LESSON if "LAB_EVERY_LESSON" in os.environ else EVERY_LESSON[:2]  # all of them take ten minutes
 AS_MAKE_LAB = re.findall(r"--LabApp\S+", (paths.root() / "Makefile").read_text())
+
+
+def program() -> str:
+    """The browser of this machine. Skips the test where there is none, or fails where one is asked for."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        lacking(f"no browser, none of {', '.join(BROWSERS)}: apt-get install chromium")
+    if sys.platform == "linux" and ctypes.util.find_library("atomic") is None:
+        lacking("Playwright's driver needs libatomic: apt-get install libatomic1")
+    return found
+
+
+def lacking(what: str):
+    (pytest.fail if "LAB_REQUIRE_BROWSER" in os.environ else pytest.skip)(what)
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    missing = pytest.fail if "LAB_REQUIRE_BROWSER" in os.environ else pytest.skip
-    if program is None:
-        missing(f"no browser, none of {', '.join(BROWSERS)}: apt-get install chromium")
-    if sys.platform == "linux" and ctypes.util.find_library("atomic") is None:
-        missing("Playwright's driver needs libatomic: apt-get install libatomic1")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=program(), args=ARGUMENTS)
         yield browser
         browser.close()
 
@@ -153,22 +163,31 @@ def assert_all_is_well(page: Page, lesson, committed):
     assert page.outside == []
 
 
-def test_both_notebooks_in_jupyterlab(page, jupyterlab, tmp_path):
+def test_the_lessons_in_jupyterlab(page, jupyterlab, tmp_path):
+    """In the order of the README's map, each opened from the list of files while the kernels of those before it live on."""
     address, env = jupyterlab
     url = f"http://127.0.0.1:{env['LAB_PORT']}"
     page.goto(address)
-    lesson = run_all(page, tmp_path / "notebooks" / "server.ipynb")
-    assert_all_is_well(page, lesson, nbformat.read(paths.root() / "notebooks" / "server.ipynb", as_version=4))
-    expect(page.get_by_text("nothing found in apple.jpg")).to_be_visible()
-    assert page.locator(".Toastify__toast").count() == 0  # no question about news that would be fetched
-    written = {path.name for path in (tmp_path / "images_with_boxes").iterdir()}
-    assert {"stop_sign.png", "person_dog.jpg", "street_2.jpg", "gallery.jpg", "apple.jpg", "fruits.jpg"} == written
-    assert answers(url)
-
-    page.locator(".jp-DirListing-item", has_text="client.ipynb").dblclick()
-    lesson = run_all(page, tmp_path / "notebooks" / "client.ipynb")
-    assert_all_is_well(page, lesson, nbformat.read(paths.root() / "notebooks" / "client.ipynb", as_version=4))
-    assert printed(lesson).startswith(url + "\n")
+    for name in LESSONS:
+        if name != "server":  # which JupyterLab opens with
+            page.locator(".jp-DirListing-item", has_text=re.compile(rf"^{name}\.ipynb")).dblclick()
+        lesson = run_all(page, tmp_path / "notebooks" / f"{name}.ipynb")
+        assert_all_is_well(page, lesson, nbformat.read(paths.root() / "notebooks" / f"{name}.ipynb", as_version=4))
+        if name == "server":
+            expect(page.get_by_text("nothing found in apple.jpg")).to_be_visible()
+            assert page.locator(".Toastify__toast").count() == 0  # no question about news that would be fetched
+            written = {path.name for path in (tmp_path / "images_with_boxes").iterdir()}
+            assert {
+                "stop_sign.png",
+                "person_dog.jpg",
+                "street_2.jpg",
+                "gallery.jpg",
+                "apple.jpg",
+                "fruits.jpg",
+            } == written
+        if name == "client":
+            assert printed(lesson).startswith(url + "\n")
+        assert answers(url), "the server that server.ipynb started outlives its clients"
 
 
 class StripPrefix(http.server.BaseHTTPRequestHandler):

@@ -126,3 +126,12 @@ def test_a_lab_that_is_not_in_sight_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_ROOT", str(tmp_path / "gone"))
     (found,) = checking.folders()
     assert str(found).startswith("[FAIL] lab is not in sight; cure: LAB_ROOT is ")
+
+
+def test_a_copy_of_the_folder_does_not_know_what_it_needs(monkeypatch):
+    def unknown(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", unknown)
+    (only,) = checking.dependencies()
+    assert str(only) == "[FAIL] labsupport is not installed, so what it needs is not known here; cure: make env"

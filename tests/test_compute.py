@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -121,24 +120,20 @@ def test_a_fresh_process_measures_and_says_what_is_wrong(monkeypatch, tmp_path):
     python.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(python))
     assert compute.weigh("openvino", "f32", 2) == {"arguments": "-m labsupport.compute openvino f32 2"}
+    assert compute.weigh("browser", "f32", 2) == {"arguments": "-m labsupport.in_browser 2"}
 
 
-def test_throughput_uses_every_slot():
-    """As many threads ask as there are slots: the first pictures are only answered when three ask at once."""
+def test_throughput_uses_every_thread():
+    """The first calls only return when three are made at once; each thread's own calls are counted from 0."""
+    together, turns = threading.Barrier(3), []
 
-    class Together:
-        slots = 3
-        barrier = threading.Barrier(3)
-        asked: ClassVar = set()
+    def work(turn):
+        turns.append(turn)
+        if turn == 0:
+            together.wait(timeout=10)
 
-        def detect(self, picture):
-            if threading.get_ident() not in self.asked:
-                self.asked.add(threading.get_ident())
-                self.barrier.wait(timeout=10)
-            return []
-
-    assert compute.throughput(Together(), [None], seconds=0.05) > 0
-    assert len(Together.asked) == 3
+    assert compute.throughput(work, threads=3, seconds=0.05) > 0
+    assert turns.count(0) == turns.count(1) == 3
 
 
 def test_times_leave_out_the_first_call():
@@ -170,7 +165,10 @@ def test_a_calibration_is_littles_law(loads):
     model = calibrated(None, light=9.6, seconds=3, cores=2)
     assert model.cores == pytest.approx(80 * 0.025)
     assert model.capacity == pytest.approx(80)
-    assert (model.slots, model.places) == (3, 39)
+    assert (model.slots, model.places) == (
+        4,
+        39,
+    )  # three slots and the event loop; each slot, and twelve who wait for it
 
 
 def test_a_calibration_in_which_requests_are_refused_is_none(loads):

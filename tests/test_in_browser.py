@@ -1,15 +1,12 @@
 """The detector in the browser: the page at /browser in a real Chromium, against `Detector` at f32 on the same files."""
 
 import binascii
-import ctypes.util
 import http.server
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -22,11 +19,11 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from conftest import PICTURES, iou
-from labsupport import browser, images, models, paths
+from labsupport import browser, compute, images, in_browser, models, paths
 from labsupport.detection import Box, Detection, draw_boxes
 from labsupport.security import TokenGuard
 from labsupport.serving import create_app, serve
-from test_browser import ARGUMENTS, BROWSERS
+from test_browser import ARGUMENTS, lacking, program
 
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 READY = 60_000  # milliseconds: to fetch the model and to build the network, on a slow machine
@@ -42,19 +39,13 @@ def moving_picture(image: np.ndarray) -> bytes:
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory, pictures):
     """A browser whose camera looks at the lab's clock."""
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    missing = pytest.fail if "LAB_REQUIRE_BROWSER" in os.environ else pytest.skip
-    if program is None:
-        missing(f"no browser, none of {', '.join(BROWSERS)}: apt-get install chromium")
     if browser.missing():
-        missing("no TensorFlow.js: make browser")
-    if sys.platform == "linux" and ctypes.util.find_library("atomic") is None:
-        missing("Playwright's driver needs libatomic: apt-get install libatomic1")
+        lacking("no TensorFlow.js: make browser")
     video = tmp_path_factory.mktemp("camera") / "clock.y4m"
     video.write_bytes(moving_picture(pictures["clock.png"]))
     arguments = [*ARGUMENTS, *CAMERA, f"--use-file-for-fake-video-capture={video}"]
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=arguments)
+        running = playwright.chromium.launch(executable_path=program(), args=arguments)
         yield running
         running.close()
 
@@ -520,3 +511,40 @@ def test_make_browser_says_when_npm_is_missing(tmp_path):
     done = subprocess.run(command, cwd=paths.root(), env={"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode and "npm is needed" in done.stdout
     assert not (tmp_path / "tfjs").exists()
+
+
+# what it weighs
+
+
+def test_it_is_measured_as_a_runtime_is(chromium, detector, pictures, tmp_path, monkeypatch):
+    """In a lab with two pictures."""
+    names = ["person_dog.jpg", "stop_sign.png"]
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "images").mkdir()
+    for name in names:
+        shutil.copy(paths.IMAGES / name, tmp_path / "images")
+    monkeypatch.setenv("LAB_ROOT", str(tmp_path))
+    row = compute.weigh("browser", "f32", seconds=0.3)
+    reference = [[(d.label, d.confidence, *d.box) for d in detector.detect(pictures[name])] for name in names]
+    assert row["version"] == "yolov3-tiny/browser-f32"
+    assert compute.found(row["answers"], reference, 0.9) == 1
+    assert [answer[0][1] for answer in row["answers"]] == pytest.approx(
+        [answer[0][1] for answer in reference], abs=1e-3
+    )
+    assert 0 < row["one"] <= row["p95"] and row["all"] > 0
+    assert row["memory"] > 35  # the weights alone
+    assert 36 < row["disk"] < 45  # the weights are 35.4, TensorFlow.js with its WebAssembly the rest
+
+
+def test_without_a_browser_it_is_said_what_brings_it(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with (
+        pytest.raises(in_browser.NoBrowser, match="apt-get install chromium"),
+        in_browser.page_at("http://127.0.0.1:9"),
+    ):
+        pass
+    monkeypatch.undo()
+    monkeypatch.setattr(browser, "missing", lambda: ["tfjs"])
+    monkeypatch.setattr(in_browser, "BROWSERS", ("python3",))
+    with pytest.raises(in_browser.NoBrowser, match="make browser"), in_browser.page_at("http://127.0.0.1:9"):
+        pass
