@@ -126,8 +126,13 @@ def test_numbers_that_make_no_sense_are_refused(tmp_path):
     for wrong in ({"replicas": (0, 2)}, {"replicas": (3, 2)}, {"fronts": 0}):
         with pytest.raises(ValueError, match="at least 1 of each"):
             scale.deploy(STABLE, **wrong)
-    for wrong in ({"out": "a.txt"}, {"confidence": 2}, {"every": 0}):
-        with pytest.raises(ValueError, match=r"ends in .parquet or .csv"):
+    wrongs = {
+        "ends in .parquet or .csv": {"out": "a.txt"},
+        "from 0 to 1": {"confidence": 2},
+        "each frame": {"every": 0},
+    }
+    for what, wrong in wrongs.items():
+        with pytest.raises(ValueError, match=what):
             bulk.predict_folder(tmp_path, **{"out": "a.csv", "version": STABLE, **wrong})
 
 
