@@ -10,7 +10,10 @@ import contextlib
 import ctypes
 import gc
 import json
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Mapping
 
 import cv2
@@ -134,6 +137,7 @@ def app_from_environment():
     options = json.loads(os.environ["LAB_APP_OPTIONS"])
     host, log, precision = (options.pop(name) for name in ("host", "log", "precision"))
     console.show()
+    _end_with_parent()
     _keep_memory()
     cv2.setNumThreads(1)  # the slots keep every core busy: more threads for one picture would only get in their way
     detectors = _load_installed(options["slots"], precision)
@@ -145,6 +149,18 @@ def app_from_environment():
     gc.collect()
     gc.freeze()  # what is here stays: looking through it for garbage stopped every thread for 60 ms
     return app
+
+
+def _end_with_parent() -> None:
+    """Where there are several workers, they stop when the process that started them is gone, whatever became of it: else
+    they would answer on, with nobody to stop them and their port taken."""
+    if parent := multiprocessing.parent_process():
+
+        def follow() -> None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=follow, name="follow", daemon=True).start()
 
 
 def _keep_memory() -> None:

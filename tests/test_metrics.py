@@ -296,5 +296,14 @@ def test_what_a_killed_worker_had_under_way_is_under_way_no_longer(workers):
     assert total(samples, "predictions_total") == total(before, "predictions_total")  # what it counted stays counted
 
 
+def test_workers_end_with_the_process_that_started_them(workers):
+    server, folder = workers
+    both = living(server, folder)
+    server.process.kill()
+    gone, _ = psutil.wait_procs(both, timeout=30)
+    assert len(gone) == 2
+    socket.create_server(("127.0.0.1", server.port)).close()  # raises while anybody listens there
+
+
 def stood_in_for(victim: psutil.Process, workers: list[psutil.Process]) -> bool:
     return len(workers) == 2 and victim.pid not in {worker.pid for worker in workers}
