@@ -12,7 +12,7 @@ help:
 	@echo "make serve    only the API, on port $(PORT)"
 	@echo "make browser  TensorFlow.js, for the page /browser; needs npm"
 	@echo "make test     everything, as CI runs it"
-	@echo "make lessons  every lesson in JupyterLab, in order, in a real browser; ten minutes"
+	@echo "make lessons  every lesson in JupyterLab, in order, in a real browser; seven minutes"
 	@echo "make bench    how fast it is, beside the lab's handler and other engines; written to benchmarks/RESULTS.md"
 	@echo "make env      only the environment, in .venv"
 	@echo "make lock     choose the locked versions anew, within the ranges of pyproject.toml"

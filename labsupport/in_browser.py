@@ -15,6 +15,7 @@ from labsupport import browser, compute, models
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 READY = 60_000  # milliseconds: to fetch the model and to build the network, on a slow machine
+LISTED = "all => all.map(item => ({...item.dataset}))"
 AGAIN = """async milliseconds => {
     const began = performance.now();
     let done = 0;
@@ -40,12 +41,7 @@ def measure(seconds: float = 4) -> dict:
             page.set_input_files("#file", file)
             page.locator("#hint", has_text=f"{file.name},").wait_for(timeout=READY)
             shown.append(page.evaluate("runs.at(-1)"))
-            answers.append(
-                [
-                    answer(row)
-                    for row in page.locator("#found li").evaluate_all("all => all.map(li => ({...li.dataset}))")
-                ]
-            )
+            answers.append([answer(row) for row in page.locator("#found li").evaluate_all(LISTED)])
         each, held = page.evaluate(AGAIN, 1000 * seconds), memory()
     one, p95 = np.quantile(shown, [0.5, 0.95]).tolist()
     version = f"{browser.MODEL}/browser-f32"
@@ -53,18 +49,23 @@ def measure(seconds: float = 4) -> dict:
     return {**row, "answers": answers}
 
 
+def program() -> str:
+    """Where this machine has a Chromium. Raises `NoBrowser`."""
+    if found := next(filter(None, map(shutil.which, BROWSERS)), None):
+        return found
+    raise NoBrowser(f"no browser, none of {', '.join(BROWSERS)}: apt-get install chromium")
+
+
 @contextmanager
 def page_at(url: str) -> Iterator:
     """A page of a headless Chromium, which ends with the block. Raises `NoBrowser`."""
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        raise NoBrowser(f"no browser, none of {', '.join(BROWSERS)}: apt-get install chromium")
+    found = program()
     if browser.missing():
         raise NoBrowser("no TensorFlow.js: make browser")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=["--disable-gpu"])
+        running = playwright.chromium.launch(executable_path=found, args=["--disable-gpu"])
         page = running.new_page(service_workers="block")
         page.goto(url)
         yield page

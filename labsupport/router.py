@@ -37,9 +37,9 @@ class Router:
     """Named versions, one of which answers. Anything with `version` and `detect(image, confidence)` can be one.
 
     `versions` are candidates that may be let in later, by name; `load` makes one of a name that is not among them. With a
-    `journal` (a SQLite file) every change is recorded, and a router that opens it later goes on where it stood; several
-    processes that share it change together. Each picture that a candidate sees in shadow is written to `log` beside the
-    answer.
+    `journal` (a SQLite file, or a `Journal`) every change is recorded, and a router that opens it later goes on where it
+    stood; several processes that share it change together. Each picture that a candidate sees in shadow is written to
+    `log` beside the answer.
     Raises `UnknownVersion` if the journal names a version that is not given.
 
     >>> from labsupport.detection import Box

@@ -6,7 +6,6 @@ import http.server
 import json
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -19,14 +18,14 @@ import pytest
 import requests
 from playwright.sync_api import Page, expect, sync_playwright
 
-from labsupport import paths
+from labsupport import in_browser, paths
 from labsupport.detection import Box, Detection
-from labsupport.in_browser import BROWSERS
 from labsupport.incidents import simulate
 from labsupport.live import NO_LOG
 from labsupport.monitoring import PredictionLog
 from labsupport.router import Router
 from labsupport.serving import create_app, serve
+from test_course import LESSONS
 from test_lab import answers, code_cells, copy_of_the_lab, outputs, pictures_in, printed, wait_until
 
 ARGUMENTS = [
@@ -40,16 +39,16 @@ ARGUMENTS = [
 ]
 OUTSIDE = re.compile(r"^(?!https?://(127\.0\.0\.1|localhost)[:/])")
 JUPYTERLAB = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.port=0"]
-EVERY_LESSON = re.findall(r"^\| \[(\w+)\.ipynb\]", (paths.root() / "README.md").read_text(), re.MULTILINE)
-LESSONS = EVERY_LESSON if "LAB_EVERY_LESSON" in os.environ else EVERY_LESSON[:2]  # all of them take ten minutes
+OPENED = LESSONS if "LAB_EVERY_LESSON" in os.environ else LESSONS[:2]  # all of them take seven minutes
 AS_MAKE_LAB = re.findall(r"--LabApp\S+", (paths.root() / "Makefile").read_text())
 
 
 def program() -> str:
     """The browser of this machine. Skips the test where there is none, or fails where one is asked for."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        lacking(f"no browser, none of {', '.join(BROWSERS)}: apt-get install chromium")
+    try:
+        found = in_browser.program()
+    except in_browser.NoBrowser as error:
+        lacking(str(error))
     if sys.platform == "linux" and ctypes.util.find_library("atomic") is None:
         lacking("Playwright's driver needs libatomic: apt-get install libatomic1")
     return found
@@ -173,7 +172,7 @@ def test_the_lessons_in_jupyterlab(page, jupyterlab, tmp_path):
     address, env = jupyterlab
     url = f"http://127.0.0.1:{env['LAB_PORT']}"
     page.goto(address)
-    for name in LESSONS:
+    for name in OPENED:
         if name != "server":  # which JupyterLab opens with
             page.locator(".jp-DirListing-item", has_text=re.compile(rf"^{name}\.ipynb")).dblclick()
         lesson = run_all(page, tmp_path / "notebooks" / f"{name}.ipynb")
@@ -182,14 +181,8 @@ def test_the_lessons_in_jupyterlab(page, jupyterlab, tmp_path):
             expect(page.get_by_text("nothing found in apple.jpg")).to_be_visible()
             assert page.locator(".Toastify__toast").count() == 0  # no question about news that would be fetched
             written = {path.name for path in (tmp_path / "images_with_boxes").iterdir()}
-            assert {
-                "stop_sign.png",
-                "person_dog.jpg",
-                "street_2.jpg",
-                "gallery.jpg",
-                "apple.jpg",
-                "fruits.jpg",
-            } == written
+            shown = {"stop_sign.png", "person_dog.jpg", "street_2.jpg", "gallery.jpg", "apple.jpg", "fruits.jpg"}
+            assert written == shown
         if name == "client":
             assert printed(lesson).startswith(url + "\n")
         assert answers(url), "the server that server.ipynb started outlives its clients"
