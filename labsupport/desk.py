@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labsupport import images, models
+from labsupport import images, models, statuses
 from labsupport.admission import Overloaded, Slots
 from labsupport.detection import Detection
 from labsupport.metrics import Metrics
@@ -78,7 +78,12 @@ class Desk:
             latency = time.perf_counter() - started
             answer = render(Prediction(id, version, latency, image, detections))
         except Exception as error:
-            failed = {"detections": None, "features": None, "status": status_of(error), "error": type(error).__name__}
+            failed = {
+                "detections": None,
+                "features": None,
+                "status": statuses.status(error),
+                "error": type(error).__name__,
+            }
             self._record(uuid.uuid4().hex, asked, version, time.perf_counter() - started, **failed)
             raise
         self._record(id, asked, version, latency, detections=detections, features=images.features(image))
@@ -104,9 +109,3 @@ class Desk:
             size = len(asked.upload)
             self.log.record(id=id, version=version, latency=latency, key=asked.key, bytes=size, status=status, **seen)
             self.metrics.dropped(self.log.dropped)
-
-
-def status_of(error: Exception) -> int:
-    """The HTTP status that an error in `Desk` comes to."""
-    statuses = {images.UnsupportedImage: 415, images.ImageTooLarge: 413, models.ModelUnavailable: 503}
-    return statuses.get(type(error), 500)

@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Mapping
 
 import cv2
@@ -23,15 +22,14 @@ from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from starlette.routing import Match
 
-from labsupport import admission, browser, console, endpoints, images, models, paths
-from labsupport.admission import Admission, Overloaded, Slots
-from labsupport.desk import Desk, status_of
+from labsupport import background, console, endpoints, images, models, paths, statuses
+from labsupport.admission import Admission, Slots
+from labsupport.desk import Desk
 from labsupport.detection import Detector
-from labsupport.journal import JournalUnavailable
 from labsupport.live import Live
 from labsupport.metrics import Metrics, Watch
-from labsupport.monitoring import LogUnavailable, NotWritten, PredictionLog, UnknownPrediction
-from labsupport.rollout import Ramps, Router, UnknownVersion, WrongMoment, WrongRamp
+from labsupport.monitoring import PredictionLog
+from labsupport.rollout import Ramps, Router
 from labsupport.running import PortTaken, RunningServer, guarded, serve
 from labsupport.schemas import GUARDED
 from labsupport.uploads import Uploads
@@ -42,23 +40,6 @@ MULTIPART_OVERHEAD = 10_000  # what a form adds around the one file in it, in by
 TOO_MANY_BYTES = f"send a picture of at most {images.MAX_BYTES:,} bytes"
 FORM_LIMITS = {"max_files": 4, "max_fields": 4, "max_part_size": 1_000}
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
-
-RETRY = {  # what may pass, and after how many seconds
-    models.ModelUnavailable: {"Retry-After": "60"},
-    Overloaded: admission.RETRY_AFTER,
-    NotWritten: admission.RETRY_AFTER,
-    JournalUnavailable: admission.RETRY_AFTER,
-    LogUnavailable: admission.RETRY_AFTER,
-}
-REFUSALS = {  # what the inside raises -> status
-    **{kind: status_of(kind()) for kind in (images.UnsupportedImage, images.ImageTooLarge, models.ModelUnavailable)},
-    **dict.fromkeys((Overloaded, NotWritten, JournalUnavailable, LogUnavailable), 503),
-    browser.UnknownFile: 404,
-    UnknownPrediction: 404,
-    UnknownVersion: 404,
-    WrongMoment: 409,
-    WrongRamp: 422,
-}
 
 
 def create_app(
@@ -160,7 +141,7 @@ def _end_with_parent() -> None:
             parent.join()
             os.kill(os.getpid(), signal.SIGTERM)
 
-        threading.Thread(target=follow, name="follow", daemon=True).start()
+        background.start(follow, "follow")
 
 
 def _keep_memory() -> None:
@@ -197,7 +178,7 @@ def _explain_errors(app: FastAPI) -> None:
     """Every error is `{"detail": text}`, with a text that says what to do."""
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, REFUSALS[type(error)], RETRY.get(type(error)))
+        return JSONResponse({"detail": str(error)}, statuses.status(error), statuses.headers(error))
 
     async def refuse_method(request: Request, error: HTTPException) -> JSONResponse:
         fitting = [route for route in app.routes if route.matches(request.scope)[0] != Match.NONE]
@@ -212,7 +193,7 @@ def _explain_errors(app: FastAPI) -> None:
         return JSONResponse({"detail": "the server failed, and its log says how: send it again"}, 500)
 
     app.add_exception_handler(405, refuse_method)
-    for kind in REFUSALS:
+    for kind in statuses.STATUSES:
         app.add_exception_handler(kind, refuse)
     app.add_exception_handler(RequestValidationError, refuse_parameters)
     app.add_exception_handler(Exception, apologise)

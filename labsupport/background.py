@@ -1,0 +1,84 @@
+"""Run work on threads that never end without a line in the log.
+
+An exception on a thread of Python's own ends that thread, and nobody waits for it: a watcher that died looks like one that
+found nothing to report. Every thread of this package is therefore started here.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+
+def start(work: Callable[[], object], name: str) -> threading.Thread:
+    """Call `work()` once, on a daemon thread called `name`, and return the thread.
+
+    If `work` raises, whatever it is, the thread logs the error with its traceback before it ends.
+    Raises RuntimeError if the system has no thread to give.
+
+    >>> start(lambda: print("done"), name="example").join()
+    done
+    """
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException:
+            logger.critical("the thread %r ended on an error: what it did is not done any more", name, exc_info=True)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def repeat(
+    step: Callable[[], bool | None],
+    name: str,
+    stop: threading.Event,
+    every: float = 0.0,
+    after_error: float = 1.0,
+) -> threading.Thread:
+    """Call `step()` again and again on a daemon thread called `name`, until `stop` is set or `step` returns True.
+
+    Between two calls the thread waits `every` seconds, and `after_error` seconds after a call that raised. An error never
+    ends the thread. It is logged with its traceback when it first appears, and not again until a call has succeeded or
+    another error takes its place; the first success after an error is logged, too. Returns the thread.
+    Raises RuntimeError if the system has no thread to give.
+
+    >>> stop, counts = threading.Event(), []
+    >>> repeat(lambda: counts.append(1) or len(counts) == 3, name="example", stop=stop).join()
+    >>> len(counts)
+    3
+    """
+
+    def run() -> None:
+        trouble = ""  # the error of the last call
+        while not stop.is_set():
+            try:
+                done = step()
+            except BaseException as error:
+                if (text := repr(error)) != trouble:
+                    logger.error("%s: %s; trying again", name, text, exc_info=True)
+                trouble, done, pause = text, False, after_error
+            else:
+                if trouble:
+                    logger.warning("%s: works again", name)
+                trouble, pause = "", every
+            if done or stop.wait(pause):
+                return
+
+    return start(run, name)
+
+
+def after(seconds: float, work: Callable[[], object], name: str) -> Callable[[], None]:
+    """Call `work()` on a daemon thread after `seconds`, unless the returned function is called before.
+
+    If `work` raises, the error is logged as `start` does.
+
+    >>> cancel = after(60, lambda: print("too late"), name="example")
+    >>> cancel()
+    """
+    cancelled = threading.Event()
+    start(lambda: cancelled.wait(seconds) or work(), name)
+    return cancelled.set
