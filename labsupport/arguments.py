@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
+from urllib.parse import urlsplit
 
 
 def number(
@@ -59,6 +60,32 @@ def text(name: str, value: object, most: int = 1_000, least: int = 0) -> str:
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{name}={shown(value)}: give text without NUL and without half a surrogate pair")
     return value
+
+
+def address(name: str, value: object) -> str:
+    """Return `value`, without a slash at its end, if it is the address of a server: http or https, a host, maybe a port.
+
+    A path may follow, such as a proxy's prefix. Raises ValueError for anything else: no scheme, a password, a query, a port
+    that there is not. The message does not repeat what may hold a password.
+
+    >>> address("server", "http://127.0.0.1:8000/")
+    'http://127.0.0.1:8000'
+    >>> address("server", "127.0.0.1:8000")
+    Traceback (most recent call last):
+    ValueError: server='127.0.0.1:8000': give an address such as http://127.0.0.1:8000
+    """
+    come = shown(value)
+    if isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value:
+        try:
+            parts = urlsplit(value)
+            fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            if parts.username is not None:
+                come, fine = "'...@...'", False
+            if fine and not (parts.query or parts.fragment):
+                return value.rstrip("/")
+        except ValueError:  # a port that is no number, a bracket that is not closed
+            pass
+    raise ValueError(f"{name}={come}: give an address such as http://127.0.0.1:8000")
 
 
 def shown(value: object) -> str:
