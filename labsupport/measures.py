@@ -24,7 +24,8 @@ class Reading(NamedTuple):
     note: str = ""
 
 
-def _mean(values: np.ndarray, window: float) -> float:
+def mean(values: np.ndarray, window: float) -> float:
+    """Return the mean of the values (N,) of a window."""
     return float(values.mean())
 
 
@@ -52,7 +53,7 @@ class Measure:
     values: Callable[[Columns], np.ndarray]
     promql: str
     counted: str
-    summary: Callable[[np.ndarray, float], float] = _mean
+    summary: Callable[[np.ndarray, float], float] = mean
     nothing: float | None = None
     pace: float = 0.0
 
@@ -146,7 +147,8 @@ def _average(metric: str) -> dict[str, str]:
     return _share(_rate(f"{metric}_sum"), _rate(f"{metric}_count"))
 
 
-def _p95(values: np.ndarray, window: float) -> float:
+def p95(values: np.ndarray, window: float) -> float:
+    """Return the 95th percentile of the values (N,) of a window, interpolated linearly."""
     return float(np.percentile(values, 95))
 
 
@@ -184,7 +186,7 @@ _every = (
         *(("status", "latency"), lambda rows: _of(_looked_at(rows), rows["latency"])),
         promql=LATENCY,
         counted=_rate("inference_duration_seconds_count").replace("rate(", "increase("),
-        summary=_p95,
+        summary=p95,
     ),
     Measure(
         *("requests_per_second", "uploads, refused ones too", "1/s", "software", ("status",)),

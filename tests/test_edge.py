@@ -304,7 +304,7 @@ def test_what_is_no_whole_answer_is_none(answer, what):
 def test_a_whole_answer_is_one_whatever_its_status():
     with answering(saying(b"HTTP/1.1 418 I'm a teapot\r\nContent-Length: 3\r\n\r\ntea")) as url:
         assert exchange("POST", url, 5, b"water") == (418, b"tea")
-    with pytest.raises(ValueError, match="^url=.*: give an address"):
+    with pytest.raises(ValueError, match=r"^url=.*: give an address"):
         exchange("GET", "localhost:8000", 5)
 
 
