@@ -284,7 +284,8 @@ def test_a_limit_for_means_holds_for_windows_of_many_rows_and_of_few(upper):
         ):
             beyond = coming > limit if upper else coming < limit
             passed, pooled = (passed + beyond, pooled) if kind else (passed, pooled + beyond)
-    assert 0 < passed / 1_000 < 0.01 + 3 * math.sqrt(0.01 / 1_000) < pooled / 1_000
+    assert 0 < passed / 1_000 < 0.01 + 3 * math.sqrt(0.01 / 1_000)
+    assert passed < pooled  # of the means alone nobody can tell windows of many rows from those of few
 
 
 @pytest.mark.parametrize("upper", [True, False])
