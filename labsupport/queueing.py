@@ -219,8 +219,8 @@ def machines_for(server: Server, rate: float, p99: float) -> int:
 
     Requests are split at random between the machines, each of which has a queue of its own: what a load balancer does that
     does not know who is free. One that does needs the same number or fewer. Of the requests 1 % at most may be refused.
-    Found by simulation: where the 99th percentile is close to `p99`, three of them are averaged, and one machine more or less
-    is still a matter of chance.
+    Found by simulation: where the 99th percentile is close to `p99`, three of them are averaged, and one machine more or
+    less is still a matter of chance.
     Raises `NoMachinesHelp` if the work alone takes longer than `p99`, and ValueError for what is not positive.
 
     >>> server = Server([0.02, 0.03], slots=3, cores=2)

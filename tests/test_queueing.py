@@ -220,9 +220,9 @@ def test_kimura_comes_close_at_several_slots(slots, load, service):
 
 @pytest.mark.parametrize("sigma", [0.3, 1.2])
 def test_a_prediction_says_how_far_chance_moves_it(sigma):
-    """The standard error beside the spread of 12 seeds; within a factor of two, for both are estimates."""
+    """The standard error beside the spread of 10 seeds; within a factor of two, for both are estimates."""
     server = Server(stats.lognorm(sigma).ppf(QUANTILES), slots=2)
-    runs = [server.predict(0.8 * server.capacity, requests=30_000, seed=seed) for seed in range(12)]
+    runs = [server.predict(0.8 * server.capacity, requests=100_000, seed=seed) for seed in range(10)]
     spread = np.std([run.p99 for run in runs], ddof=1)
     assert 0.5 < np.median([run.p99_error for run in runs]) / spread < 2
 
