@@ -6,6 +6,7 @@ which objects did both see, which got another name, which did only one of them s
 
 from dataclasses import dataclass
 
+from labsupport import arguments
 from labsupport.detection import Box, Detection
 
 
@@ -52,6 +53,7 @@ def compare(answer: list[Detection], reference: list[Detection], overlap: float 
     >>> compare([dog], [dog, Detection("cat", 0.6, Box(50, 50, 60, 60))])
     Agreement(matched=1, relabelled=0, missed=1, extra=0)
     """
+    arguments.number("overlap", overlap, 0, 1)
     overlaps = [
         (iou(a.box, b.box), i, j, a.label == b.label) for i, a in enumerate(answer) for j, b in enumerate(reference)
     ]

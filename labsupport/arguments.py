@@ -41,7 +41,7 @@ def choice(name: str, value: object, choices: Iterable) -> object:
     'holm'
     """
     choices = list(choices)
-    if not any(type(value) is type(one) and value == one for one in choices):
+    if not any(isinstance(value, type(one)) and value == one for one in choices):
         raise ValueError(f"{name}={shown(value)}: give one of {', '.join(map(repr, choices))}")
     return value
 

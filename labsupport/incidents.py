@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labsupport import arguments
 from labsupport.detection import Box, Detection
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def simulate(
 ) -> Traffic:
     """Traffic of `rate` requests a second, and from `start` on an incident, one of `INCIDENTS`, or none.
 
-    Until then traffic of the same seed is the same, whatever the incident. Raises ValueError for an unknown incident.
+    Until then traffic of the same seed is the same, whatever the incident.
+    Raises ValueError for an unknown incident, and for a time or a rate that is not positive.
 
     >>> traffic = simulate("darkness", start=60, seconds=120)
     >>> before = traffic.columns("brightness", until=60)["brightness"]
@@ -77,7 +79,10 @@ def simulate(
     (0.46, 0.09)
     """
     if incident not in (None, *INCIDENTS):
-        raise ValueError(f"no incident {incident!r}: there are {', '.join(INCIDENTS)}")
+        raise ValueError(f"incident={arguments.shown(incident)}: give None, or one of {', '.join(INCIDENTS)}")
+    seconds = arguments.number("seconds", seconds, 0, ends=False)
+    start = arguments.number("start", start, 0)
+    rate = arguments.number("rate", rate, 0, ends=False)
     random, chance = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
     rows = _healthy(random, 0.0, seconds, rate)
     if incident:

@@ -5,7 +5,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from labsupport import arguments
+from labsupport import agreement, arguments, clickstream, incidents, speech
 
 
 @pytest.mark.parametrize("value", [0, 1, 0.5, np.float32(0.5), np.int64(1), np.float64(0)])
@@ -57,3 +57,24 @@ def test_a_choice_is_one_of_them(value):
 def test_a_message_stays_short_whatever_came():
     for value in ("x" * 10_000, b"x" * 10_000, [1] * 10_000, np.zeros((100, 100)), {"a": "b" * 500}):
         assert len(arguments.shown(value)) <= 60
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: incidents.simulate("flood"), "incident"),
+        (lambda: incidents.simulate(rate=0), "rate"),
+        (lambda: incidents.simulate(seconds=float("nan")), "seconds"),
+        (lambda: speech.clips("three", seed=1), "count"),
+        (lambda: speech.clips(1, seed=1, noise_db=float("inf")), "noise_db"),
+        (lambda: speech.speak("hello"), "word"),
+        (lambda: speech.speak("see", pace=0), "pace"),
+        (lambda: clickstream.visits(-1, seed=1), "count"),
+        (lambda: clickstream.visits(1, seed=1, lost=2), "lost"),
+        (lambda: clickstream.Recommender(clickstream.OFFERS).recommend("maybe"), "owns_car"),
+        (lambda: agreement.compare([], [], overlap=50), "overlap"),
+    ],
+)
+def test_the_small_worlds_name_what_is_wrong(call, name):
+    with pytest.raises(ValueError, match=f"^{name}=.*: give "):
+        call()
