@@ -99,13 +99,19 @@ def call(work: Callable[[], Result], name: str) -> Result:
     outcome: Future[Result] = Future()
 
     def run() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:
-            outcome.set_exception(error)
+        if outcome.set_running_or_notify_cancel():
+            try:
+                outcome.set_result(work())
+            except BaseException as error:
+                outcome.set_exception(error)
 
-    start(run, name)
     interrupt = None
+    try:
+        start(run, name)
+    except KeyboardInterrupt as error:
+        if outcome.cancel():  # the work has not begun, and will not
+            raise
+        interrupt = error
     while not outcome.done():
         try:
             outcome.exception()  # waits; joining would take the thread for ended after an interrupt (Python < 3.13)

@@ -90,13 +90,14 @@ def made(make: Callable[[], Network], *blank) -> Network:
 
 
 def best_precision() -> str:
-    """bf16 where the CPU computes in it (AMX, AVX512-BF16), else f32."""
-    import openvino as ov
+    """Return "bf16" where OpenVINO computes in it (AMX, AVX512-BF16; not below `OV_CPU_MAX_ISA`), else "f32"."""
 
-    def can() -> list[str]:
+    def abilities() -> list[str]:
+        import openvino as ov
+
         return ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
-    return "bf16" if "BF16" in background.call(can, "ask the CPU") else "f32"
+    return "bf16" if "BF16" in background.call(abilities, "ask the CPU") else "f32"
 
 
 def _openvino(network: Path, anchors: list[np.ndarray], precision: str, slots: int) -> Forward:
