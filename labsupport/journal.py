@@ -75,7 +75,6 @@ class Journal:
             self._writer = _opened(path or ":memory:", BUSY)
             self._reader = _opened(path, READ_BUSY) if path else self._writer
             self.change(lambda state: state or replace(first, time=time.time()))
-            self._state = _last(self._reader)
         except sqlite3.Error as error:
             raise JournalUnavailable(f"{path}: {error}: is its folder writable, and is it a journal?") from error
         except JournalUnavailable as error:
@@ -111,6 +110,8 @@ class Journal:
                 text = json.dumps(asdict(state))
                 file.execute("INSERT INTO states (state) VALUES (?)", [text])
                 state = _parsed(text)  # as everybody else will read it
+        with self._reading:
+            self._state, self._seen = state, None  # SQLite tells a connection of the others' changes only
         return state
 
     def history(self) -> list[State]:
@@ -171,8 +172,6 @@ class Journal:
                     raise
             except sqlite3.Error as error:
                 raise JournalUnavailable(f"the change was not written down, so it was not made: {error}") from error
-            finally:
-                self._seen = None  # SQLite tells a connection of the others' changes only
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
