@@ -57,7 +57,7 @@ def serve(
     log: Annotated[str | None, typer.Option(help="where predictions are written down; '' for nowhere")] = None,
 ) -> None:
     """Run the API until interrupted."""
-    from labsupport import models, monitoring, paths, running, security
+    from labsupport import journal, models, monitoring, paths, running, security
 
     log = f"sqlite:///{paths.root() / 'predictions.db'}" if log is None else log
     options = {"host": host, "log": log, "precision": precision, "root_path": root_path, "keep_uploads": keep_uploads}
@@ -67,6 +67,7 @@ def serve(
         models.network("yolov3-tiny")  # once, before several workers ask for it
         running.run(options, port, workers)
     except (
+        journal.JournalUnavailable,
         models.ModelUnavailable,
         monitoring.LogUnavailable,
         monitoring.UnknownSchema,

@@ -135,8 +135,9 @@ class Metrics:
             self.lost.inc(max(0, rows - self._lost))
             self._lost = max(rows, self._lost)
 
-    def text(self, versions: Iterable[tuple[str, str]] = ()) -> str:
-        """Everything, of every worker, in Prometheus' text format. `versions`: pairs of a model's name and what answers."""
+    def text(self, versions: Iterable[tuple[str, str]] = (), unjudged: Mapping[str, float] | None = None) -> str:
+        """Everything, of every worker, in Prometheus' text format. `versions`: pairs of a model's name and what answers;
+        `unjudged`: for how many seconds a look at a model's ramp has been overdue."""
         versions = set(versions)
         for _, version in versions:
             for metric in (self.predictions, self.errors, self.empty, self.inference, self.found, self.confidence):
@@ -144,7 +145,9 @@ class Metrics:
         folder = os.environ.get(FOLDER)
         workers = _workers(Path(folder)) if folder else [os.getpid()]
         counted = MultiProcessCollector(None).collect() if folder else self.registry.collect()
-        return prometheus_client.generate_latest(_Families([*counted, *_now(versions, workers)])).decode()
+        return prometheus_client.generate_latest(
+            _Families([*counted, *_now(versions, workers, unjudged or {})])
+        ).decode()
 
 
 class _Families:
@@ -191,12 +194,18 @@ class Watch:
             self.metrics.answered(handler, method, status, time.perf_counter() - started)
 
 
-def _now(versions: set[tuple[str, str]], workers: list[int]) -> Iterator[Metric]:
+def _now(versions: set[tuple[str, str]], workers: list[int], unjudged: Mapping[str, float]) -> Iterator[Metric]:
     """What is not counted, but so when it is asked. No worker keeps it: another one's answer would linger."""
     answering = GaugeMetricFamily("model_info", "1 for a version that answers.", labels=["name", "version"])
     for pair in sorted(versions):
         answering.add_metric(pair, 1)
     yield answering
+    overdue = GaugeMetricFamily(
+        "rollout_unjudged_seconds", "For how long a look at a ramp has been overdue; 0: none is.", labels=["name"]
+    )
+    for name, seconds in sorted(unjudged.items()):
+        overdue.add_metric([name], seconds)
+    yield overdue
     if memory := sum(map(_resident, workers)):
         yield GaugeMetricFamily("process_resident_memory_bytes", "Of all workers together.", memory)
 

@@ -102,8 +102,9 @@ class Keeper:
                 self._news.notify_all()
         return *await self.read(), taken
 
-    async def history(self) -> list[State]:
-        return self._journal.history()
+    async def call(self, name: str, *arguments):
+        """Call a method of the journal that changes no state: `history`, `claim`, `looked`, `judged`."""
+        return getattr(self._journal, name)(*arguments)
 
 
 class SharedJournal:
@@ -139,7 +140,19 @@ class SharedJournal:
 
     def history(self) -> list[State]:
         """Every state there was, the oldest first."""
-        return self._ask(self._keeper.history.remote())
+        return self._call("history")
+
+    def claim(self, ramp: str, interval: float, began: float) -> float:
+        """As `Journal.claim`."""
+        return self._call("claim", ramp, interval, began)
+
+    def looked(self, ramp: str) -> None:
+        """As `Journal.looked`."""
+        self._call("looked", ramp)
+
+    def judged(self, ramp: str) -> float:
+        """As `Journal.judged`."""
+        return self._call("judged", ramp)
 
     def close(self) -> None:
         """Hear no more of it."""
@@ -150,6 +163,11 @@ class SharedJournal:
             if number > self._number:
                 self._number, self._state = number, state
         return state
+
+    def _call(self, name: str, *arguments):
+        if not self._ray.is_initialized():  # to ask would start a Ray of its own
+            raise JournalUnavailable("who answers is kept by an actor, and this process has left its cluster")
+        return self._ask(self._keeper.call.remote(name, *arguments))
 
     def _ask(self, question, seconds: float = KEEPER_SECONDS):
         try:

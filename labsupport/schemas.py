@@ -92,7 +92,10 @@ class RolloutIn(BaseModel):
     steps: list[Percent] = Field([5, 25, 50, 100], description="the ramp's weights", min_length=1, max_length=100)
     gate: GateIn = Field(default_factory=GateIn)
     interval: float = Field(1, ge=0.01, le=86_400, description="seconds between two looks of the ramp's gate")
-    reason: str = Field("", max_length=1_000)
+    to: str | None = Field(
+        None, max_length=200, description="the version that a rollback returns to, if nothing is on trial"
+    )
+    reason: str = Field("", max_length=1_000, pattern=r"^[^\x00]*$")
 
 
 class RolloutOut(BaseModel):
@@ -110,6 +113,8 @@ class RolloutOut(BaseModel):
     time: float = Field(description="of the last change, in seconds since the epoch")
     figures: dict[str, float]
     versions: list[str]
+    trouble: str = Field(description="what is wrong in the process that was asked; empty if nothing is")
+    unjudged_seconds: float = Field(description="for how long a look at the ramp has been overdue; 0 if none is")
 
 
 RECORD_ID = "^[0-9a-f]{32}$"
