@@ -209,6 +209,11 @@ class PredictionLog:
             found = connection.execute(rows.query(names, since, until).where(PREDICTIONS.c.shadow.is_(shadow))).all()
         return dict(zip(names, map(list, zip(*found, strict=True)) if found else [[] for _ in names], strict=True))
 
+    def select(self, query: sql.Select) -> list[sql.Row]:
+        """The rows that a query of `tables` finds. Raises `LogUnavailable`."""
+        with self._reading() as connection:
+            return connection.execute(query).all()
+
     def frame(
         self, since: Moment = None, until: datetime | float | None = None, shadow: bool = False
     ) -> "pd.DataFrame":

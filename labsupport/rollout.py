@@ -8,17 +8,26 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
-import numpy as np
-
-from labsupport.gate import Gate, Judgement, Outcomes
+from labsupport.gate import Gate, Judgement
 from labsupport.journal import State
+from labsupport.outcomes import Watch, outcomes_since
 from labsupport.router import Router, UnknownVersion, WrongMoment, calm, let_in
 
-__all__ = ["Gate", "Judgement", "Ramps", "Rollout", "Router", "UnknownVersion", "WrongMoment", "WrongRamp"]
+__all__ = [
+    "Gate",
+    "Judgement",
+    "Ramps",
+    "Rollout",
+    "Router",
+    "UnknownVersion",
+    "WrongMoment",
+    "WrongRamp",
+    "outcomes_since",
+]
 
 
 class WrongRamp(ValueError):
-    """These steps are no ramp, or there is no log that its gate could read."""
+    """These steps are no ramp, no ramp could pass this gate, or there is no log that it could read."""
 
 
 class Rollout:
@@ -26,8 +35,11 @@ class Rollout:
 
     The gate reads what the router's log holds about the requests since the ramp began. What it decides, the router does, and
     writes down with the figures; how far the ramp is stands in the router's journal, so `Rollout.resumed` goes on where
-    another process stopped. Raises `WrongRamp` for a router without a log, and steps that do not grow to 100.
+    another process stopped. Raises `WrongRamp` for a router without a log, steps that do not grow to 100,
+    and a gate that no ramp could pass.
     """
+
+    _watch: Watch | None = None  # made at the first look
 
     def __init__(
         self,
@@ -42,6 +54,10 @@ class Rollout:
         if not steps or list(steps) != sorted({*steps}) or steps[0] <= 0 or steps[-1] != 100:
             raise WrongRamp(f"steps {list(steps)}: give percentages that grow to 100")
         self.router, self.gate, self.interval = router, gate or Gate(), interval
+        try:
+            self.gate.check_ramp()
+        except ValueError as error:
+            raise WrongRamp(str(error)) from None
         name, now = router.add(candidate), time.time()
         ramp = {"steps": list(steps), "gate": asdict(self.gate), "began": now, "since": now, "failures": 0}
         ramp["interval"] = interval
@@ -66,9 +82,9 @@ class Rollout:
         state = self.router.state
         if state.ramp is None or state.paused:
             return Judgement("hold", "paused" if state.ramp else "the ramp is over")
-        outcomes = outcomes_since(self.router.log, state.ramp["began"])
-        since, failures = state.ramp["since"], state.ramp["failures"]
-        judgement = self.gate.judge(outcomes, state.stable, state.candidate, since=since, failures=failures)
+        if self._watch is None:
+            self._watch = Watch(self.router.log, state.stable, state.candidate, state.ramp["began"])
+        judgement = self.gate.decide(self._watch.figures(state.ramp["since"]), state.stable, state.ramp["failures"])
         self._act(judgement, state)
         return judgement
 
@@ -92,21 +108,6 @@ class Rollout:
         self.router.change(
             action, lambda state: change(state) if state == seen else state, judgement.reason, judgement.figures
         )
-
-
-def outcomes_since(log, since: float) -> Outcomes:
-    """What became of the requests since then, from a `PredictionLog`; those that were the client's fault left out."""
-    columns = log.columns("time", "version", "status", "latency", "n_detections", "correct", since=since)
-    kept = np.array([status is None or status < 400 or status >= 500 for status in columns["status"]], bool)
-    status = np.array([status or 0 for status in columns["status"]])
-    return Outcomes(
-        time=np.array(columns["time"], float)[kept],
-        version=np.array([str(version) for version in columns["version"]])[kept],
-        failed=(status >= 500)[kept],
-        latency=np.array(columns["latency"], float)[kept],
-        null=np.array([count == 0 for count in columns["n_detections"]], bool)[kept],
-        corrected=np.array([correct == 0 for correct in columns["correct"]], bool)[kept],
-    )
 
 
 def _step_up(state: State) -> State:

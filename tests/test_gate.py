@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from labsupport import rules
-from labsupport.gate import GUESS, TIMES_AS_BAD, Gate, Outcomes, e_value, measured
+from labsupport.evidence import GUESS, TIMES_AS_BAD, e_value
+from labsupport.gate import Gate, Outcomes, measured
 
 RUNS = 500
 
@@ -135,7 +136,7 @@ def test_against_the_stable_version_and_where_that_is_unknown_it_holds():
     slow = both._replace(latency=np.where(both.version == "v2", 0.16, 0.1))
     assert gate.judge(slow, "v1", "v2").reason.startswith("latency_p95 0.16 is above 0.15")
     alone = both.of("v2")
-    assert gate.judge(alone, "v1", "v2").reason == "latency_p95: not known"
+    assert gate.judge(alone, "v1", "v2").reason == "latency_p95 of v1: not known"
 
 
 def test_agreement_in_shadow_is_judged_without_a_single_answer_of_the_candidate():
@@ -166,7 +167,7 @@ def test_figures_are_those_that_numpy_gives():
     "wrong", [{"thresholds": {"errors": (None, 1)}}, {"ratios": {"p99": 2}}, {"alpha": 0}, {"min_requests": 0}]
 )
 def test_a_gate_that_makes_no_sense_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"no metric|alpha lies"):
+    with pytest.raises(ValueError, match="give"):
         Gate(**wrong)
 
 
