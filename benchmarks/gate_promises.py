@@ -131,7 +131,7 @@ def rolled_back(traffic: Traffic, every: bool = False) -> bool:
     return False
 
 
-def share(count: int, runs: int) -> str:
+def interval(count: int, runs: int) -> str:
     low, high = binomtest(count, runs).proportion_ci()
     return f"{count / runs:.3f} [{low:.3f}, {high:.3f}]"
 
@@ -141,20 +141,23 @@ def main() -> None:
     arguments.add_argument("--runs", type=int, default=500)
     arguments.add_argument("--only", default="", help="settings whose names contain this")
     options = arguments.parse_args()
-    print(
-        f"| {options.runs} ramps each | no worse: rolled back, {ALPHA} promised | as if each request counted | errs {TIMES} times as often: rolled back |"
-    )
-    print("|---|---|---|---|")
+    print(f"{options.runs} ramps each; the e-value reaches {1 / ALPHA:.0f} in so many of them:\n")
+    print(f"| users | no worse | no worse, as if each request counted | {TIMES} times the errors |\n|---|---|---|---|")
     for name, setting in SETTINGS.items():
         if options.only in name:
-            counts = [0, 0, 0]
-            for run in range(options.runs):
-                same, worse = (
-                    setting(np.random.default_rng([run, kind]), times) for kind, times in enumerate((1, TIMES))
-                )
-                for place, verdict in enumerate((rolled_back(same), rolled_back(same, every=True), rolled_back(worse))):
-                    counts[place] += verdict
-            print(f"| {name} | {' | '.join(share(count, options.runs) for count in counts)} |", flush=True)
+            print(
+                f"| {name} | {' | '.join(interval(count, options.runs) for count in counts(setting, options.runs))} |"
+            )
+
+
+def counts(setting: Callable, runs: int) -> list[int]:
+    """How many candidates are rolled back: those no worse; those as if each request counted; those that are worse."""
+    count = [0, 0, 0]
+    for run in range(runs):
+        same, worse = (setting(np.random.default_rng([run, kind]), times) for kind, times in enumerate((1, TIMES)))
+        for place, verdict in enumerate((rolled_back(same), rolled_back(same, every=True), rolled_back(worse))):
+            count[place] += verdict
+    return count
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def lines(ages: tuple[int, ...] = AGES, looks: int = 200) -> list[str]:
         "",
         f"A look at a ramp with {NEW} new requests since the last look; {looks} looks at each ramp, in turn, on SQLite:",
         "",
-        "| requests since the ramp began | a look, ms | as many times as the first line | first look after a restart, s | a look that reads all, s |",
+        "| requests since the ramp began | a look, ms | x the first line | after a restart, s | to read all each time, s |",
         "|---|---|---|---|---|",
         *(
             f"| {age:,} | {1e3 * look:.1f} | {look / middle[0]:.2f} | {restart:.2f} | {all_of_it:.2f} |"
