@@ -1,4 +1,4 @@
-"""Does the gate keep its promise? How often it rolls back a candidate that is no worse, and one that errs four times as often.
+"""Does the gate keep its promise? How often it rolls back a candidate that is no worse, and one with four times the errors.
 
 `python -m benchmarks.gate_promises [--runs 500]` prints a table. All users are simulated, and each ramp runs the gate's own
 evidence on 20,000 requests, looked at after every 100. Intervals are exact (Clopper and Pearson), 95 %.
@@ -16,6 +16,7 @@ from labsupport.evidence import Evidence
 
 REQUESTS, LOOK = 20_000, 100
 RAMP = np.repeat([0.05, 0.25, 0.5, 1.0], REQUESTS // 4)  # the candidate's share at each request
+ALL = np.ones(REQUESTS, bool)
 ALPHA, TIMES = 0.05, 4
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -54,19 +55,24 @@ def keyed(random, times: float, users: int, rates: Callable, share=RAMP, alike=F
     candidate = random.random(users)[user] < share
     stable_rates = rates(random, users)
     rate = np.where(candidate, times * (rates(random, users) if other else stable_rates)[user], stable_rates[user])
-    first = np.zeros(REQUESTS, bool)
-    first[np.unique(user, return_index=True)[1]] = True
     known = np.arange(REQUESTS) + random.exponential(wait, REQUESTS) if wait else None
-    return Traffic(candidate, random.random(REQUESTS) < rate, first, known)
+    return Traffic(candidate, random.random(REQUESTS) < rate, first(user), known)
+
+
+def first(user: np.ndarray) -> np.ndarray:
+    """Which requests are the first ones of their user."""
+    chosen = np.zeros(REQUESTS, bool)
+    chosen[np.unique(user, return_index=True)[1]] = True
+    return chosen
 
 
 def sessions(random, times: float, alike: float, key=True) -> Traffic:
-    """Sessions of 4 pictures on average. With probability `alike` a picture has the outcome that its session has."""
+    """Sessions of 4 pictures on average, many at a time. A picture has its session's outcome with probability `alike`."""
     session = np.repeat(np.arange(REQUESTS), 1 + random.poisson(3, REQUESTS))[:REQUESTS]
+    session = session[np.argsort(session + random.exponential(30, REQUESTS))]
     luck = np.where(random.random(REQUESTS) < alike, random.random(REQUESTS)[session], random.random(REQUESTS))
     candidate = (random.random(REQUESTS)[session] if key else evenly(random)) < RAMP
-    first = np.append(True, np.diff(session) > 0) if key else np.ones(REQUESTS, bool)
-    return Traffic(candidate, luck < np.where(candidate, times * 0.02, 0.02), first)
+    return Traffic(candidate, luck < np.where(candidate, times * 0.02, 0.02), first(session) if key else ALL)
 
 
 def alone(random, times: float, rate: float, share=RAMP, outages: int = 0) -> Traffic:
@@ -76,7 +82,7 @@ def alone(random, times: float, rate: float, share=RAMP, outages: int = 0) -> Tr
         rates[start : start + random.integers(5, 50)] = 0.8
     candidate = evenly(random) < share
     bad = random.random(REQUESTS) < np.where(candidate, np.minimum(times * rates, 1), rates)
-    return Traffic(candidate, bad, np.ones(REQUESTS, bool))
+    return Traffic(candidate, bad, ALL)
 
 
 def evenly(random) -> np.ndarray:
@@ -85,29 +91,17 @@ def evenly(random) -> np.ndarray:
 
 
 WORLDS = {"5 % of users fail at 30 %": few, "beta(.5, 24.5)": beta, "lognormal, sd 1": lognormal}
+MANY, BOTH = (200, 2_000, 20_000), (2_000, 20_000)
 SETTINGS: dict[str, Callable] = {
-    **{
-        f"{users:,} keys, {name}": partial(keyed, users=users, rates=rates)
-        for name, rates in WORLDS.items()
-        for users in (200, 2_000, 20_000)
-    },
+    **{f"{n:,} keys, {name}": partial(keyed, users=n, rates=rates) for name, rates in WORLDS.items() for n in MANY},
     "200 keys alike, beta": partial(keyed, users=200, rates=beta, alike=True),
-    **{
-        f"2,000 keys, {name}, canary of 5 % only": partial(keyed, users=2_000, rates=rates, share=0.05)
-        for name, rates in WORLDS.items()
-    },
-    **{
-        f"{users:,} keys, errors move to other users": partial(keyed, users=users, rates=few, other=True)
-        for users in (2_000, 20_000)
-    },
-    **{
-        f"{users:,} keys, users complain later": partial(keyed, users=users, rates=few, wait=2_000)
-        for users in (2_000, 20_000)
-    },
+    **{f"2,000 keys, 5 % only, {name}": partial(keyed, users=2_000, rates=r, share=0.05) for name, r in WORLDS.items()},
+    **{f"{n:,} keys, errors move to other users": partial(keyed, users=n, rates=few, other=True) for n in BOTH},
+    **{f"{n:,} keys, users complain later": partial(keyed, users=n, rates=few, wait=2_000) for n in BOTH},
     **{f"sessions with a key, alike {alike}": partial(sessions, alike=alike) for alike in (0.5, 0.9)},
     **{f"sessions without a key, alike {alike}": partial(sessions, alike=alike, key=False) for alike in (0.5, 0.9)},
     "no keys, 1 %": partial(alone, rate=0.01),
-    "no keys, 1 %, canary of 5 % only": partial(alone, rate=0.01, share=0.05),
+    "no keys, 5 % only, 1 %": partial(alone, rate=0.01, share=0.05),
     "no keys, 10 %": partial(alone, rate=0.1),
     "no keys, .5 % and 20 outages": partial(alone, rate=0.005, outages=20),
 }
@@ -115,9 +109,9 @@ SETTINGS: dict[str, Callable] = {
 
 def rolled_back(traffic: Traffic, every: bool = False) -> bool:
     """Whether the e-value reaches 20 at any look; with `every`, as if each request counted."""
-    evidence, counted = Evidence(), np.ones(REQUESTS, bool) if every else traffic.counted
+    evidence, counted = Evidence(), ALL if every else traffic.counted
     known = np.arange(REQUESTS) if traffic.known is None else traffic.known
-    late = np.flatnonzero(traffic.bad & counted & (traffic.known is not None))
+    late = np.flatnonzero(traffic.bad & counted & (known > np.arange(REQUESTS)))
     for start in range(0, REQUESTS, LOOK):
         rows = start + np.flatnonzero(counted[start : start + LOOK])
         if rows.size:

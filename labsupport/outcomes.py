@@ -31,6 +31,11 @@ ROWS = sql.select(_row.row.label("number"), *_fields)
 REMARKS = sql.select(_remark.row.label("number"), *_fields).select_from(FEEDBACK.outerjoin(PREDICTIONS, _answer))
 
 
+def first_row(since: float) -> sql.Select:
+    """Return the query for the number of the first row since then. The `+ 0` makes SQLite use the index of time."""
+    return sql.select(sql.func.min(_row.row + 0)).where(_row.time >= since)
+
+
 def outcomes_since(log, since: float) -> Outcomes:
     """Return what became of the requests since then, from a `PredictionLog`, without those that were the client's fault.
 
@@ -114,8 +119,7 @@ class Tally:
         self.said = False  # whether any user has said of any of these answers whether it was right
         self._corrected: set[int] = set()  # rows whose last remark says so
         last, remark = (log.select(sql.select(sql.func.max(column)))[0][0] or 0 for column in (_row.row, _remark.row))
-        by_time = sql.select(sql.func.min(_row.row + 0)).where(_row.time >= since)  # + 0: the index of time finds them
-        first = log.select(by_time)[0][0] or last + 1
+        first = log.select(first_row(since))[0][0] or last + 1
         self._rows = Cursor(log, ROWS, _row.row, max(min(first - 1, last) - AGAIN, 0))
         self._remarks = Cursor(log, REMARKS, _remark.row, max(remark - AGAIN, 0))
 
