@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from labsupport.sqlite import write_ahead
+from labsupport.sqlite import SHARED, connect, make_private, write_ahead
 
 
 class JournalUnavailable(OSError):
@@ -51,13 +51,15 @@ class Journal:
         """Open the file, or make it with `first` in it. Raises `JournalUnavailable`."""
         self._lock = threading.Lock()
         try:
-            self._file = sqlite3.connect(path or ":memory:", timeout=5, isolation_level=None, check_same_thread=False)
+            self._file = connect(path, 5) if path else sqlite3.connect(":memory:", **SHARED)
             write_ahead(self._file)
             self._file.execute("CREATE TABLE IF NOT EXISTS states (number INTEGER PRIMARY KEY, state TEXT NOT NULL)")
             self._seen, self._state = self._look()
             if self._state is None:
                 self.change(lambda state: state or replace(first, time=time.time()))
-        except sqlite3.Error as error:
+            if path:
+                make_private(path)
+        except (sqlite3.Error, OSError) as error:
             raise JournalUnavailable(f"{path}: {error}: is its folder writable, and is it a journal?") from error
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 
 from labsupport.alerts import AlertRule
 from labsupport.measures import Drift, as_numbers
+from labsupport.rows import Moment, seconds
 
 if TYPE_CHECKING:
     from labsupport.predictions import PredictionLog
@@ -116,8 +117,8 @@ DEFAULT_RULES = (
 def learned(
     rule: AlertRule,
     log: "PredictionLog",
-    since: float,
-    until: float,
+    since: Moment,
+    until: Moment,
     every: float = 15.0,
     false_alarms: float = 1.0,
     period: float = WEEK,
@@ -133,7 +134,7 @@ def learned(
     """
     if isinstance(rule.measure, Drift):
         raise ValueError(f"{rule.name}: {rule.metric} is a p-value: its limit is the false-alarm rate, choose it")
-    values, rows = _windows(rule, log, since, until)
+    values, rows = _windows(rule, log, seconds(since, "since"), seconds(until, "until"))
     fewest = max(rule.min_rows, int(min(rows, default=0)) // 2)
     counts = (rows, fewest) if rule.measure.unit == "ratio" else None
     upper = rule.above is not None
