@@ -54,7 +54,14 @@ def serve(
     root_path: Annotated[str, typer.Option(help="the prefix that a proxy in front adds, such as /serve")] = "",
     keep_uploads: Annotated[bool, typer.Option(help="keep annotated pictures in images_uploaded")] = False,
     precision: Annotated[str | None, typer.Option(help="f32 or bf16; unless given, what this CPU is best at")] = None,
-    log: Annotated[str | None, typer.Option(help="where predictions are written down; '' for nowhere")] = None,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LAB_LOG",
+            help="where predictions are written down; '' for nowhere. A URL with a password belongs into LAB_LOG: "
+            "every user of this machine can read a command's options",
+        ),
+    ] = None,
 ) -> None:
     """Run the API until interrupted."""
     from labsupport import journal, models, monitoring, paths, running, security

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 
-from labsupport.sqlite import write_ahead
+from labsupport.sqlite import SHARED, connect, make_private, write_ahead
 
 MODES = ("stable", "shadow", "canary", "blue_green")
 BUSY = 5.0  # seconds for which a change waits for another one
@@ -72,13 +72,15 @@ class Journal:
         self._seen: int | None = None
         self._state: State | None = None
         try:
-            self._writer = _opened(path or ":memory:", BUSY)
+            self._writer = _opened(path, BUSY)
             self._reader = _opened(path, READ_BUSY) if path else self._writer
             self.change(lambda state: state or replace(first, time=time.time()))
-        except sqlite3.Error as error:
-            raise JournalUnavailable(f"{path}: {error}: is its folder writable, and is it a journal?") from error
+            if path:
+                make_private(path)
         except JournalUnavailable as error:
             raise JournalUnavailable(f"{path}: {error}: move the file away to begin without it") from error
+        except (sqlite3.Error, OSError) as error:
+            raise JournalUnavailable(f"{path}: {error}: is its folder writable, and is it a journal?") from error
 
     @property
     def state(self) -> State:
@@ -199,9 +201,12 @@ def plain(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
-def _opened(path: Path | str, patience: float) -> sqlite3.Connection:
-    """A connection to a journal. Raises sqlite3.Error, and `JournalUnavailable` for another program's database."""
-    file = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+def _opened(path: Path | str | None, patience: float) -> sqlite3.Connection:
+    """A connection to a journal, in memory for None.
+
+    Raises sqlite3.Error or OSError, and `JournalUnavailable` for another program's database.
+    """
+    file = connect(path, patience) if path else sqlite3.connect(":memory:", **SHARED)
     try:
         file.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY)}")  # until it is open
         tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

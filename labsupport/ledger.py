@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from labsupport.sqlite import write_ahead
+from labsupport.sqlite import connect, make_private, write_ahead
 from labsupport.tables import FEATURES
 from labsupport.videos import NO_FRAME
 
@@ -84,9 +84,9 @@ class Ledger:
     def _open(self, sources: Sequence[Source]) -> None:
         if self.out.is_dir():
             raise IsADirectoryError("this is a folder")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        file = self._folder / "ledger.db"
-        self._file = sqlite3.connect(file, timeout=0, isolation_level=None, check_same_thread=False)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._folder)  # it may have been there before
+        self._file = connect(self._folder / "ledger.db", patience=0)
         try:
             self._prepare(sources)
         except sqlite3.Error as error:
@@ -98,6 +98,7 @@ class Ledger:
     def _prepare(self, sources: Sequence[Source]) -> None:
         self._file.execute("PRAGMA locking_mode=EXCLUSIVE")  # the lock goes with the process, however it ends
         write_ahead(self._file, patience=0)
+        make_private(self._folder / "ledger.db")
         self._file.execute("PRAGMA synchronous=NORMAL")
         self._file.executescript(SCHEMA)
         with self._file:

@@ -11,6 +11,7 @@ import numpy as np
 from labsupport import arguments
 from labsupport.alerts import AlertRule
 from labsupport.measures import Drift, as_numbers, mean, p95
+from labsupport.rows import Moment, seconds
 
 if TYPE_CHECKING:
     from labsupport.predictions import PredictionLog
@@ -118,8 +119,8 @@ DEFAULT_RULES = (
 def learned(
     rule: AlertRule,
     log: "PredictionLog",
-    since: float,
-    until: float,
+    since: Moment,
+    until: Moment,
     every: float = 15.0,
     false_alarms: float = 1.0,
     period: float = WEEK,
@@ -141,7 +142,7 @@ def learned(
     if isinstance(rule.measure, Drift):
         raise ValueError(f"{rule.name}: {rule.metric} is a p-value: its limit is the false-alarm rate, choose it")
     rate = arguments.number("false_alarms", false_alarms, 0, ends=False) * every / period
-    values, windows = _windows(rule, log, since, until)
+    values, windows = _windows(rule, log, seconds(since, "since"), seconds(until, "until"))
     rows = [len(window) for window in windows]
     fewest = max(rule.min_rows, min(rows, default=0) // 2)
     upper, ratio = rule.above is not None, rule.measure.unit == "ratio"
