@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import gc
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -32,6 +33,7 @@ from labsupport.monitoring import PredictionLog
 from labsupport.rollout import Ramps, Router
 from labsupport.running import PortTaken, RunningServer, guarded, serve
 from labsupport.schemas import GUARDED
+from labsupport.strict import StrictRoute
 from labsupport.uploads import Uploads
 
 __all__ = ["PortTaken", "RunningServer", "create_app", "serve"]
@@ -40,6 +42,8 @@ MULTIPART_OVERHEAD = 10_000  # what a form adds around the one file in it, in by
 TOO_MANY_BYTES = f"send a picture of at most {images.MAX_BYTES:,} bytes"
 FORM_LIMITS = {"max_files": 4, "max_fields": 4, "max_part_size": 1_000}
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
+
+logger = logging.getLogger(__name__)
 
 
 def create_app(
@@ -75,6 +79,7 @@ def create_app(
         responses=GUARDED,
         lifespan=_life(log, ramps),
     )
+    app.router.route_class = StrictRoute
     metrics, handlers = Metrics(), set()
     desk = Desk(routers, Slots(slots and slots + 1), log, Uploads() if keep_uploads else None, metrics)
     metrics.places.set(desk.slots.limit)
@@ -94,6 +99,7 @@ def create_app(
     endpoints.add_metrics_route(app, desk)
     endpoints.add_dashboard_routes(app, Live(log, routers))
     endpoints.add_browser_routes(app)
+    endpoints.add_head_routes(app)
     handlers.update(route.path for route in app.routes)
     return app
 
@@ -178,11 +184,14 @@ def _explain_errors(app: FastAPI) -> None:
     """Every error is `{"detail": text}`, with a text that says what to do."""
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, statuses.status(error), statuses.headers(error))
+        text = statuses.text(error)
+        if text != str(error):
+            logger.warning("%s %s: %s", request.method, request.url.path, error)
+        return JSONResponse({"detail": text}, statuses.status(error), statuses.headers(error))
 
     async def refuse_method(request: Request, error: HTTPException) -> JSONResponse:
         fitting = [route for route in app.routes if route.matches(request.scope)[0] != Match.NONE]
-        methods = sorted({method for route in fitting for method in route.methods})
+        methods = sorted({method for route in fitting for method in getattr(route, "methods", ("GET", "HEAD"))})
         return JSONResponse({"detail": f"ask with {' or '.join(methods)}"}, 405, {"Allow": ", ".join(methods)})
 
     async def refuse_parameters(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -190,7 +199,7 @@ def _explain_errors(app: FastAPI) -> None:
         return JSONResponse({"detail": "; ".join(problems)}, 422)
 
     async def apologise(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": "the server failed, and its log says how: send it again"}, 500)
+        return JSONResponse({"detail": statuses.FAILED}, 500)
 
     app.add_exception_handler(405, refuse_method)
     for kind in statuses.STATUSES:
