@@ -1,8 +1,12 @@
 """Check what callers give, where it enters: each message names the argument, what came, and what to give."""
 
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 def number(
@@ -59,6 +63,27 @@ def text(name: str, value: object, most: int = 1_000, least: int = 0) -> str:
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{name}={shown(value)}: give text without NUL and without half a surrogate pair")
     return value
+
+
+def variable(name: str, read: Callable[[str], Value], give: str) -> Value | None:
+    """Return `read(text)` for the text of the environment variable `name`, or None if it is not set or blank.
+
+    Raises ValueError if `read` does, with a message that names the variable and says `give`.
+
+    >>> os.environ["LAB_EXAMPLE"] = "much"
+    >>> variable("LAB_EXAMPLE", int, give="a whole number")
+    Traceback (most recent call last):
+    ValueError: LAB_EXAMPLE='much': give a whole number, or unset this environment variable
+    >>> os.environ["LAB_EXAMPLE"] = ""
+    >>> variable("LAB_EXAMPLE", int, give="a whole number")
+    """
+    text = os.environ.get(name, "")
+    if not text.strip():
+        return None
+    try:
+        return read(text)
+    except ValueError:
+        raise ValueError(f"{name}={shown(text)}: give {give}, or unset this environment variable") from None
 
 
 def shown(value: object) -> str:

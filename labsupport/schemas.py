@@ -212,7 +212,9 @@ PREDICTED = {
 # what every route may answer, and what some may answer besides
 GUARDED = {
     401: _refusal("the token is missing or wrong, where the server demands one", **{"WWW-Authenticate": TOKEN}),
-    422: _refusal("a parameter, field or key is missing, out of range, unknown or given twice; or a body is not expected"),
+    422: _refusal(
+        "a parameter, field or key is missing, out of range, unknown or given twice; or a body is not expected"
+    ),
 }
 ERRORS = {
     400: _refusal("the body is no form that can be read, or one of too many fields"),

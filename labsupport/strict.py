@@ -17,7 +17,9 @@ from starlette.exceptions import HTTPException as Refusal  # what Starlette rais
 
 from labsupport.arguments import shown
 
-logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a damaged form is the client's fault: the answer says so
+logging.getLogger("python_multipart").setLevel(
+    logging.ERROR
+)  # a damaged form is the client's fault: the answer says so
 FILE = "file"  # the one field of a form
 NOT_JSON = "the body is not JSON that can be read"
 JSON = "send JSON with the header Content-Type: application/json"
