@@ -1,9 +1,13 @@
 """Check what callers give, where it enters: each message names the argument, what came, and what to give."""
 
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
+from typing import TypeVar
 from urllib.parse import urlsplit
+
+Value = TypeVar("Value")
 
 
 def number(
@@ -86,6 +90,27 @@ def address(name: str, value: object) -> str:
         except ValueError:  # a port that is no number, a bracket that is not closed
             pass
     raise ValueError(f"{name}={come}: give an address such as http://127.0.0.1:8000")
+
+
+def variable(name: str, read: Callable[[str], Value], give: str) -> Value | None:
+    """Return `read(text)` for the text of the environment variable `name`, or None if it is not set or blank.
+
+    Raises ValueError if `read` does, with a message that names the variable and says `give`.
+
+    >>> os.environ["LAB_EXAMPLE"] = "much"
+    >>> variable("LAB_EXAMPLE", int, give="a whole number")
+    Traceback (most recent call last):
+    ValueError: LAB_EXAMPLE='much': give a whole number, or unset this environment variable
+    >>> os.environ["LAB_EXAMPLE"] = ""
+    >>> variable("LAB_EXAMPLE", int, give="a whole number")
+    """
+    text = os.environ.get(name, "")
+    if not text.strip():
+        return None
+    try:
+        return read(text)
+    except ValueError:
+        raise ValueError(f"{name}={shown(text)}: give {give}, or unset this environment variable") from None
 
 
 def shown(value: object) -> str:

@@ -3,6 +3,8 @@
 Each command imports what it needs when it runs, so that `labsupport check` can report a broken installation.
 """
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +12,35 @@ import typer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
+TROUBLE = (OSError, ValueError, RuntimeError, ImportError)  # what users and their machines cause, told in one line
+
+
+def command(function: Callable) -> Callable:
+    """Make a command of a function. What it raises of `TROUBLE` becomes one line on stderr and exit status 1."""
+
+    @functools.wraps(function)
+    def in_one_line(*args, **options) -> None:
+        try:
+            function(*args, **options)
+        except (typer.Exit, typer.Abort):  # these are RuntimeErrors
+            raise
+        except TROUBLE as error:
+            _complain(" ".join(str(error).split()) or type(error).__name__)
+            raise typer.Exit(1) from None
+
+    return app.command()(in_one_line)
+
+
+Confidence = Annotated[float, typer.Option(min=0, max=1)]
+Precision = Annotated[str | None, typer.Option(help="f32 or bf16; unless given, what this CPU is best at")]
+
 
 @app.callback()
 def main() -> None:
     """The deployment lab's commands."""
 
 
-@app.command()
+@command
 def check() -> None:
     """Say [OK] or [FAIL] for each dependency, weight file and folder, with the cure beside each failure."""
     from labsupport import checking
@@ -29,16 +53,13 @@ def check() -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@command
 def models(names: Annotated[list[str] | None, typer.Argument(help="models to bring; none: list them")] = None) -> None:
     """List the models, or bring those that are named."""
     from labsupport import models
 
-    try:
-        for name in names or []:
-            models.ensure(name)
-    except models.ModelUnavailable as error:
-        raise _stop(error) from None
+    for name in names or []:
+        models.ensure(name)
     for name, model in models.MODELS.items():
         problems = models.missing(name)
         state = f"not installed: {'; '.join(problems)} (labsupport models {name})" if problems else "installed"
@@ -46,14 +67,14 @@ def models(names: Annotated[list[str] | None, typer.Argument(help="models to bri
     typer.echo(f"kept in {models.folder()}")
 
 
-@app.command()
+@command
 def serve(
     host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from outside: needs LAB_TOKEN")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 for any free port")] = 8000,
-    workers: Annotated[int, typer.Option(min=1, help="processes; one already keeps every core busy")] = 1,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 for any free port")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="processes; one already keeps every core busy")] = 1,
     root_path: Annotated[str, typer.Option(help="the prefix that a proxy in front adds, such as /serve")] = "",
     keep_uploads: Annotated[bool, typer.Option(help="keep annotated pictures in images_uploaded")] = False,
-    precision: Annotated[str | None, typer.Option(help="f32 or bf16; unless given, what this CPU is best at")] = None,
+    precision: Precision = None,
     log: Annotated[
         str | None,
         typer.Option(
@@ -64,70 +85,68 @@ def serve(
     ] = None,
 ) -> None:
     """Run the API until interrupted."""
-    from labsupport import journal, models, monitoring, paths, running, security
+    from labsupport import models, paths, running, security
 
     log = f"sqlite:///{paths.root() / 'predictions.db'}" if log is None else log
     options = {"host": host, "log": log, "precision": precision, "root_path": root_path, "keep_uploads": keep_uploads}
-    try:
-        security.required_token(host)
-        models.ensure("yolov3-tiny")
-        models.network("yolov3-tiny")  # once, before several workers ask for it
-        running.run(options, port, workers)
-    except (
-        journal.JournalUnavailable,
-        models.ModelUnavailable,
-        monitoring.LogUnavailable,
-        monitoring.UnknownSchema,
-        running.PortTaken,
-        security.TokenMissing,
-        ValueError,  # a precision or a log's address that there is not
-    ) as error:
-        raise _stop(error) from None
+    security.required_token(host)
+    models.ensure("yolov3-tiny")
+    models.network("yolov3-tiny")  # once, before several workers ask for it
+    running.run(options, port, workers)
 
 
-@app.command()
+@command
 def detect(
     pictures: Annotated[list[Path], typer.Argument(help="JPEG or PNG files")],
     model: str = "yolov3-tiny",
-    confidence: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
+    confidence: Confidence = 0.5,
 ) -> None:
-    """Print what is in each picture."""
-    from labsupport import images, models
+    """Print what is in each picture. A file that cannot be read is named, the rest goes on, and the exit status is 1."""
+    from labsupport import images
     from labsupport.detection import Detector
 
-    try:
-        detector = Detector.load(model)
-        for picture in pictures:
-            for found in detector.detect(images.decode(picture.read_bytes()), confidence):
-                typer.echo(f"{picture}\t{found.label}\t{found.confidence:.3f}\t{','.join(map(str, found.box))}")
-    except (models.ModelUnavailable, images.UnsupportedImage, images.ImageTooLarge, OSError) as error:
-        raise _stop(error) from None
+    detector, failed = Detector.load(model), False
+    for picture in pictures:
+        name = typer.format_filename(picture)  # also where the name is no text
+        try:
+            with picture.open("rb") as file:
+                found = detector.detect(images.decode(file.read(images.MAX_BYTES + 1)), confidence)
+        except IsADirectoryError:
+            failed, found = True, []
+            _complain(f"{name}: this is a folder: labsupport batch looks at folders")
+        except (images.UnsupportedImage, images.ImageTooLarge, OSError) as error:
+            failed, found = True, []
+            _complain(f"{name}: {getattr(error, 'strerror', None) or error}")
+        else:
+            if not found:
+                _complain(f"{name}: nothing found with a confidence above {confidence:g}")
+        for one in found:
+            typer.echo(f"{name}\t{one.label}\t{one.confidence:.3f}\t{','.join(map(str, one.box))}")
+    if failed:
+        raise typer.Exit(1)
 
 
-@app.command()
+@command
 def batch(
     folder: Annotated[Path, typer.Argument(help="a folder of pictures and videos, or one of these")],
     out: Annotated[Path, typer.Option(help="the table to write: .parquet or .csv")],
     model: str = "yolov3-tiny",
-    confidence: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
-    precision: Annotated[str | None, typer.Option(help="f32 or bf16; unless given, what this CPU is best at")] = None,
+    confidence: Confidence = 0.5,
+    precision: Precision = None,
     every: Annotated[int, typer.Option(min=1, help="look at one in so many frames of a video")] = 1,
 ) -> None:
     """Look at a whole folder, and write what is in it into a table. Stopped, the same command goes on where it was."""
-    from labsupport import models
-    from labsupport.batch import BatchRunning, predict_folder
+    from labsupport.batch import predict_folder
     from labsupport.detection import Detector
 
     try:
         done = predict_folder(folder, out, Detector.load(model, precision=precision), confidence, every)
-    except (models.ModelUnavailable, BatchRunning, OSError, ValueError) as error:
-        raise _stop(error) from None
     except KeyboardInterrupt:
-        typer.echo("labsupport: stopped; the same command goes on from here", err=True)
+        _complain("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
-    typer.echo(f"{out}: {done.rows:,} rows, {done.errors:,} with an error, {done.resumed:,} from an earlier run")
+    name = typer.format_filename(out)
+    typer.echo(f"{name}: {done.rows:,} rows, {done.errors:,} with an error, {done.resumed:,} from an earlier run")
 
 
-def _stop(error: Exception) -> typer.Exit:
-    typer.echo(f"labsupport: {error}", err=True)
-    return typer.Exit(1)
+def _complain(text: str) -> None:
+    typer.echo(f"labsupport: {text}", err=True)

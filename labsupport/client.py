@@ -1,6 +1,8 @@
 """The other side of the API: the same `detect` over HTTP, and the two helpers of the client notebook."""
 
+import io
 import math
+import os
 import random
 import time
 from pathlib import Path
@@ -9,9 +11,10 @@ from typing import BinaryIO
 import numpy as np
 import requests
 
-from labsupport import images, paths
+from labsupport import arguments, images, paths
 from labsupport.detection import Box, Detection
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TIMEOUT = 60  # seconds
 TRIES = 4
 PATIENCE = 5  # seconds: a server that asks for more wants something done first, a model installed for example
@@ -29,7 +32,9 @@ class Client:
     """
 
     def __init__(self, url: str, model: str = "yolov3-tiny") -> None:
-        self.url, self.model, self.version = url.rstrip("/"), model, None
+        """Raises ValueError if `url` is not the address of a server."""
+        self.url, self.model, self.version = _checked_url(url).rstrip("/"), model, None
+        ask_loopback_directly()
         self._session = requests.Session()  # keeps its connection between calls
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
@@ -37,44 +42,77 @@ class Client:
 
         Afterwards `version` is the model version that answered. A server that is busy (a 503 with a `Retry-After` of at most
         `PATIENCE` seconds) is asked again, `TRIES` times in all, after the time it names and up to a second more. Raises
-        `ServerError` if it stays busy and at any other refusal, and what requests raises when nobody answers at all.
+        `ServerError` if it stays busy, refuses, is not the lab's server, or points to another address: the picture goes
+        nowhere else. Raises what requests raises when nobody answers at all.
         """
         response = self._post(
             f"{self.url}/detect",
             params={"model": self.model, "confidence": confidence},
             files={"file": ("picture.png", images.encode(image, "png"), "image/png")},
         )
-        if not response.ok:
+        if response.status_code != 200:
             raise ServerError(f"{response.status_code}: {_detail(response)}")
-        answer = response.json()
-        self.version = answer["version"]
-        return [Detection(d["label"], d["confidence"], Box(**d["box"])) for d in answer["detections"]]
+        try:
+            answer = response.json()
+            found = [Detection(d["label"], d["confidence"], Box(**d["box"])) for d in answer["detections"]]
+            self.version = answer["version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServerError(f"{self.url} is not the lab's server, it answered: {response.text[:200]}") from error
+        return found
 
     def _post(self, url: str, **request) -> requests.Response:
         """Not `urllib3.util.Retry`: it would wait for a minute if asked to, and it has no jitter for `Retry-After`."""
+        request = {"timeout": TIMEOUT, "allow_redirects": False, **request}
         for _ in range(TRIES - 1):
-            response = self._session.post(url, timeout=TIMEOUT, **request)
+            response = self._session.post(url, **request)
             if (wait := _busy_for(response)) > PATIENCE:
                 return response
             time.sleep(wait + random.random())  # else all who were refused at once would come back at once
-        return self._session.post(url, timeout=TIMEOUT, **request)
+        return self._session.post(url, **request)
+
+
+def ask_loopback_directly() -> None:
+    """Let this process, and those that it starts, ask servers on this machine without a proxy.
+
+    Adds the loopback addresses to `NO_PROXY`. What stands there stays, and so do the proxies for all other servers.
+    """
+    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    if "*" not in names and (new := [name for name in LOOPBACK if name not in names]):
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join([*names, *new])
 
 
 def find_server(port: int | None = None) -> str | None:
-    """The address of the lab's server on this machine, or None if there is none. `port=None`: 8000 or `LAB_PORT`."""
-    from labsupport.running import default_port
+    """The address of the lab's server on this machine, or None if there is none. `port=None`: 8000 or `LAB_PORT`.
 
-    url = f"http://127.0.0.1:{default_port() if port is None else port}"
+    Raises ValueError for what is no port.
+    """
+    from labsupport.running import MAX_PORT, default_port
+
+    port = default_port() if port is None else arguments.number("port", port, 0, MAX_PORT, whole=True)
+    ask_loopback_directly()
+    url = f"http://127.0.0.1:{port}"
     try:
-        return url if "docs" in requests.get(url, timeout=2).json() else None
-    except (requests.RequestException, ValueError):
+        return url if "docs" in requests.get(url, timeout=2, allow_redirects=False).json() else None
+    except (requests.RequestException, ValueError, TypeError):
         return None
 
 
 def response_from_server(url: str, image_file: BinaryIO, verbose: bool = True) -> requests.Response:
-    """Send an open picture file to a prediction URL and return the response, having said whether it went well."""
-    response = requests.post(url, files={"file": image_file}, timeout=TIMEOUT)
-    if verbose and response.ok:
+    """Send an open picture file, from its beginning, to a prediction URL and return the response.
+
+    Prints whether it went well. A response that points to another address is returned as it is, and not followed.
+    Raises ValueError for anything but a file that was opened for reading bytes, and for an empty one.
+
+    >>> response_from_server("http://127.0.0.1:8000/predict", "images/clock.png")
+    Traceback (most recent call last):
+    ValueError: image_file='images/clock.png': give a file opened for reading bytes, as in open("picture.jpg", "rb")
+    """
+    content = _content(image_file)
+    ask_loopback_directly()
+    name = Path(str(getattr(image_file, "name", ""))).name or "picture"
+    response = requests.post(_checked_url(url), files={"file": (name, content)}, timeout=TIMEOUT, allow_redirects=False)
+    if verbose and response.ok and not response.is_redirect:
         print(f"answered: {response.status_code}, {len(response.content):,} bytes")
     elif verbose:
         print(f"refused: {response.status_code}, {_detail(response)}")
@@ -86,7 +124,7 @@ def display_image_from_response(response: requests.Response) -> Path:
 
     Raises `ServerError` if the response holds no picture.
     """
-    if not response.ok:
+    if response.is_redirect or not response.ok:
         raise ServerError(f"{response.status_code}: {_detail(response)}")
     picture = images.decode(response.content)
     name = response.headers.get("X-Prediction-Id", "")
@@ -98,11 +136,39 @@ def display_image_from_response(response: requests.Response) -> Path:
 
 
 def _detail(response: requests.Response) -> str:
-    """The server's own words, or the start of whatever it sent instead."""
+    """Return where a server points to, or its own words, or the start of whatever it sent instead."""
+    if response.is_redirect:
+        return f"the server points to {response.headers['Location']}: if you trust it, ask there"
     try:
         return str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):
         return response.text[:200]
+
+
+def _content(image_file: BinaryIO) -> bytes:
+    """Return all bytes of an open file, from its beginning if it can go back. Raises ValueError that says what to give."""
+    shown = f"image_file={arguments.shown(image_file)}"
+    cure = 'give a file opened for reading bytes, as in open("picture.jpg", "rb")'
+    if not hasattr(image_file, "read"):
+        raise ValueError(f"{shown}: {cure}")
+    if isinstance(image_file, io.TextIOBase):
+        raise ValueError(f"{shown} is open as text: {cure}")
+    try:
+        if getattr(image_file, "seekable", lambda: False)():
+            image_file.seek(0)
+        content = image_file.read()
+    except (OSError, ValueError) as error:  # opened for writing; closed
+        raise ValueError(f"{shown}: {error}: {cure}") from error
+    if not content:
+        raise ValueError(f"{shown} is empty: give a file that holds a picture")
+    return content
+
+
+def _checked_url(url: str) -> str:
+    """Return `url` if it is the address of a server. Raises ValueError."""
+    if not isinstance(url, str) or not url.lower().startswith(("http://", "https://")):
+        raise ValueError(f"url={arguments.shown(url)}: give an address, such as http://127.0.0.1:8000")
+    return url
 
 
 def _busy_for(response: requests.Response) -> float:

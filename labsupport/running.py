@@ -11,16 +11,20 @@ import json
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
+from functools import partial
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
-from labsupport import security
+from labsupport import arguments, background, client, security
+from labsupport.deadline import NoAnswer, exchange
 
-DEFAULT_PORT = 8000
+DEFAULT_PORT, MAX_PORT = 8000, 65_535
 MAX_HEADERS = 16_384  # bytes
 
 
@@ -40,11 +44,11 @@ class RunningServer:
 
     def __init__(self, app, listening: socket.socket) -> None:
         self.host, self.port = listening.getsockname()[:2]
-        self.url = f"http://{self.host}:{self.port}"
-        self._server = uvicorn.Server(_config(app))
+        self.url = _url(listening)
+        self._server = uvicorn.Server(_config(app, workers=1))
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(listening,), daemon=True)
-        self._thread.start()
+        client.ask_loopback_directly()
+        self._thread = background.start(partial(self._run, listening), f"server on port {self.port}")
         while not self._server.started and self._thread.is_alive():
             time.sleep(0.005)
         if not self._server.started:
@@ -56,13 +60,13 @@ class RunningServer:
             with contextlib.suppress(SystemExit):  # uvicorn's way to say that an app did not start
                 self._server.run([listening])
         finally:
+            _running.discard(self)
             self._ended.set()
 
     def stop(self) -> None:
         """Finish the requests under way, then stop listening. Stopping twice is fine."""
         self._server.should_exit = True
         self._thread.join()
-        _running.pop((self.host, self.port), None)
 
     def wait(self) -> None:
         """Return when the server has stopped; an interrupt ends the waiting, not the server."""
@@ -78,25 +82,32 @@ class RunningServer:
         return f"<RunningServer {self.url} {'running' if self._thread.is_alive() else 'stopped'}>"
 
 
-_running: dict[tuple[str, int], RunningServer] = {}  # so that a cell can be run again
+_running: set[RunningServer] = set()  # those that `serve` started, so that a cell can be run again
 
 
 def serve(app, host: str = "127.0.0.1", port: int | None = None, block: bool = False) -> RunningServer | None:
     """Run an app: at once and beside the notebook, or, with `block=True`, until the kernel is interrupted.
 
-    `port=None` is 8000, or what `LAB_PORT` says; `port=0` is any free port. A server that this process already runs there is
-    stopped first, so a cell can be run twice. Beyond loopback every request must carry the token in `LAB_TOKEN`.
-    Raises `PortTaken` when the port belongs to another program, and `security.TokenMissing` beyond loopback without one.
+    `port=None` is 8000, or what `LAB_PORT` says; `port=0` is any free port. If a server that this process started has the
+    port, it is stopped first, so a cell can be run twice. Beyond loopback every request must carry the token in `LAB_TOKEN`.
+    Where a proxy is set, this process asks its own machine without it from then on (`client.ask_loopback_directly`).
+    Raises `PortTaken` when the port belongs to another program, `security.TokenMissing` beyond loopback without a token,
+    ValueError for what is no host or port, and OSError for an address that this machine does not have.
     """
-    port = default_port() if port is None else port
-    if (host, port) in _running:
-        _running[host, port].stop()
+    port = default_port() if port is None else _checked(port)
     app = guarded(app, host)
-    listening = _listen(host, port)
+    try:
+        listening = _listen(host, port)
+    except PortTaken:
+        if not (ours := _ours(host, port)):
+            raise
+        for server in ours:
+            server.stop()
+        listening = _listen(host, port)
     if block:
         return _serve_here(app, listening)
     server = RunningServer(app, listening)
-    _running[server.host, server.port] = server
+    _running.add(server)
     return server
 
 
@@ -107,22 +118,58 @@ def guarded(app, host: str):
 
 
 def default_port() -> int:
-    """Where the lab's server is looked for: 8000, or what the environment variable `LAB_PORT` says."""
-    return int(os.environ.get("LAB_PORT", DEFAULT_PORT))
+    """Return the port of the lab's server: what the environment variable `LAB_PORT` says, or 8000. Raises ValueError."""
+    port = arguments.variable("LAB_PORT", lambda text: _checked(int(text)), "a whole number from 0 to 65,535")
+    return DEFAULT_PORT if port is None else port
+
+
+def _checked(port: int) -> int:
+    return int(arguments.number("port", port, 0, MAX_PORT, whole=True))
+
+
+def _ours(host: str, port: int) -> list[RunningServer]:
+    """Return the servers of this process that keep another one from listening on this address."""
+    address = _resolved(host, port)[1][0]
+    return [
+        one for one in _running if one.port == port and (one.host == address or {one.host, address} & {"0.0.0.0", "::"})
+    ]
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    family, address = _resolved(host, port)
+    both = address[0] == "::" and socket.has_dualstack_ipv6()
     try:
-        listening = socket.create_server((host, port), backlog=2048)
+        listening = socket.create_server(address, family=family, backlog=2048, dualstack_ipv6=both)
         # every connection inherits it; without it a small answer waits 40 ms for the client's acknowledgement
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        raise PortTaken(
-            f"port {port} on {host} is taken by another program: stop that one, or use any free port with port=0"
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(
+                f"port {port} on {host} is taken by another program: stop that one, or take any free port, with "
+                "labsupport serve --port 0 in a shell, or with serve(app, port=0) in Python"
+            ) from None
+        raise OSError(
+            f"cannot listen on port {port} of {host} ({os.strerror(error.errno)}): give an address of this machine, such as "
+            "127.0.0.1, ::1 or 0.0.0.0, and a port above 1,023"
         ) from None
+
+
+def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple]:
+    """Return the address family and the socket address of a host, IPv4 if it has both. Raises ValueError."""
+    try:
+        found = socket.getaddrinfo(arguments.text("host", host, 255), port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise ValueError(
+            f"host={arguments.shown(host)}: give an address of this machine, such as 127.0.0.1, ::1 or 0.0.0.0"
+        ) from None
+    family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    return family, address
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _config(app, **options) -> uvicorn.Config:
@@ -138,18 +185,64 @@ def _config(app, **options) -> uvicorn.Config:
     )
 
 
+class _Announcing(uvicorn.Server):
+    """A server that says where it listens, once it has started."""
+
+    def __init__(self, config: uvicorn.Config, announcement: str) -> None:
+        super().__init__(config)
+        self.announcement = announcement
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(self.announcement, flush=True)
+
+
+class _Workers(Multiprocess):
+    """Several workers, of which the first one starts alone: what keeps it from starting would keep all of them.
+
+    If it ends before it answers, `run` returns, and `failed` is True.
+    """
+
+    def __init__(self, config: uvicorn.Config, listening: socket.socket, announcement: str) -> None:
+        super().__init__(config, [listening])
+        self.url, self.announcement, self.failed = _url(listening), announcement, False
+
+    def init_processes(self) -> None:
+        number, self.processes_num = self.processes_num, 1
+        super().init_processes()
+        self.processes_num = number
+        while not self._answers():
+            self.handle_signals()
+            self.failed = not self.processes[0].process.is_alive()
+            if self.failed or self.should_exit.wait(0.05):
+                self.should_exit.set()
+                return
+        print(self.announcement, flush=True)
+        for _ in range(1, number):
+            process = Process(self.config, self.sockets)
+            process.start()
+            self.processes.append(process)
+
+    def _answers(self) -> bool:
+        here = self.url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+        try:
+            return exchange("GET", f"{here}/health", seconds=1).status == 200
+        except NoAnswer:
+            return False
+
+
 def _serve_here(app, listening: socket.socket) -> None:
     """Block as the lab does. In a notebook the cell waits for a server on a thread: an event loop already runs there, and
     one that is run within it (nest_asyncio) loses the cells that queue up behind this one."""
-    host, port = listening.getsockname()[:2]
-    print(f"serving on http://{host}:{port} until interrupted (in a notebook: Kernel, Interrupt)")
+    announcement = f"serving on {_url(listening)} until interrupted (in a notebook: Kernel, Interrupt)"
     with contextlib.suppress(KeyboardInterrupt):
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            uvicorn.Server(_config(app)).run([listening])
+            _Announcing(_config(app, workers=1), announcement).run([listening])
         else:
             with RunningServer(app, listening) as server:
+                print(announcement, flush=True)
                 server.wait()
     print("stopped")
 
@@ -157,18 +250,35 @@ def _serve_here(app, listening: socket.socket) -> None:
 def run(options: dict, port: int, workers: int) -> None:
     """What `labsupport serve` does: `serving.app_from_environment` in this process, or in several, until told to stop.
 
-    The cores are shared out among the workers.
+    The cores are shared out among the workers. Prints where it listens once it answers. Raises what `_listen` and making the
+    app raise; several workers print that themselves, and then this raises SystemExit.
     """
     slots = max(1, (os.cpu_count() or 1) // workers)
     os.environ["LAB_APP_OPTIONS"] = json.dumps({**options, "slots": slots})
     listening = _listen(options["host"], port)
-    print(f"serving on http://{options['host']}:{listening.getsockname()[1]} until interrupted", flush=True)
+    announcement = f"serving on {_url(listening)} until interrupted"
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to stop is no failure
     with contextlib.suppress(KeyboardInterrupt):
-        config = _config("labsupport.serving:app_from_environment", factory=True, workers=workers)
         if workers > 1:
             with tempfile.TemporaryDirectory(prefix="labsupport-metrics-") as folder:
                 os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where every worker counts
-                Multiprocess(config, sockets=[listening]).run()
+                config = _config("labsupport.running:worker_app", factory=True, workers=workers)
+                supervisor = _Workers(config, listening, announcement)
+                supervisor.run()
+            if supervisor.failed:
+                sys.exit(1)
         else:
-            uvicorn.Server(config).run([listening])
+            config = _config("labsupport.serving:app_from_environment", factory=True, workers=1)
+            config.load()
+            _Announcing(config, announcement).run([listening])
+
+
+def worker_app():
+    """Return the app of one of several worker processes; if it cannot be made, say why in a line and end the process."""
+    from labsupport.serving import app_from_environment
+
+    try:
+        return app_from_environment()
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"labsupport: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)

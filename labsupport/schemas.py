@@ -2,12 +2,27 @@
 
 from typing import Annotated, Literal
 
+from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from labsupport import records
 from labsupport.gate import METRICS, Gate
 from labsupport.rows import YEAR_10000
 from labsupport.tables import FEATURES
+
+# With a length Pydantic also refuses half a surrogate pair, which no file takes. PostgreSQL keeps no NUL.
+NO_NUL = r"^[^\x00]*$"
+Name = Annotated[str, Field(max_length=200, pattern=NO_NUL)]
+Text = Annotated[str, Field(max_length=1_000, pattern=NO_NUL)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class UploadIn(BaseModel):
+    """The form of a picture: nothing else goes into it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: UploadFile = Field(description="a JPEG or PNG picture")
 
 
 class BoxOut(BaseModel):
@@ -50,9 +65,9 @@ class FeedbackIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"anyOf": _SAID})
 
-    prediction_id: str = Field(max_length=64, description="from the answer's X-Prediction-Id")
+    prediction_id: Annotated[Name, Field(max_length=64, description="from the answer's X-Prediction-Id")]
     correct: bool | None = None
-    labels: list[str] | None = Field(None, max_length=1_000, description="what is in the picture instead")
+    labels: list[Name] | None = Field(None, max_length=1_000, description="what is in the picture instead")
     retry: bool = Field(False, description="the user asked again")
 
     @model_validator(mode="after")
@@ -63,7 +78,7 @@ class FeedbackIn(BaseModel):
 
 
 Percent = Annotated[float, Field(ge=0, le=100)]
-Limit = tuple[float | None, float | None]
+Limit = tuple[Finite | None, Finite | None]
 
 
 class GateIn(BaseModel):
@@ -72,7 +87,7 @@ class GateIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     thresholds: dict[Literal[METRICS], Limit] = Field(default_factory=dict, description="metric -> least, most")
-    ratios: dict[Literal[METRICS], Annotated[float, Field(gt=0)]] = Field(
+    ratios: dict[Literal[METRICS], Annotated[Finite, Field(gt=0)]] = Field(
         default_factory=dict, description="metric -> at most so many times the stable version's"
     )
     min_requests: int = Field(200, ge=1, le=1_000_000_000)
@@ -91,16 +106,14 @@ class RolloutIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     action: Literal["shadow", "canary", "blue_green", "ramp", "switch", "promote", "pause", "resume", "rollback"]
-    candidate: str | None = Field(None, max_length=100, examples=["yolov3-tiny/openvino-f32"])
+    candidate: Name | None = Field(None, examples=["yolov3-tiny/openvino-f32"])
     percent: Percent = Field(100, description="of pictures that a candidate in shadow sees")
     weight: Percent = Field(5, description="percent of requests that a canary answers")
     steps: list[Percent] = Field([5, 25, 50, 100], description="the ramp's weights", min_length=1, max_length=100)
     gate: GateIn = Field(default_factory=GateIn)
     interval: float = Field(1, ge=0.01, le=86_400, description="seconds between two looks of the ramp's gate")
-    to: str | None = Field(
-        None, max_length=200, description="the version that a rollback returns to, if nothing is on trial"
-    )
-    reason: str = Field("", max_length=1_000, pattern=r"^[^\x00]*$")
+    to: Text | None = Field(None, description="the version that a rollback returns to, if nothing is on trial")
+    reason: Text = ""
 
 
 class RolloutOut(BaseModel):
@@ -123,11 +136,9 @@ class RolloutOut(BaseModel):
 
 
 RECORD_ID = "^[0-9a-f]{32}$"
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Moment = Annotated[Finite, Field(ge=0, lt=YEAR_10000, description="in seconds since the epoch")]
 Seconds = Annotated[Finite, Field(ge=0)]
 Pixel = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
-Text = Annotated[str, Field(max_length=1_000, pattern=r"^[^\x00]*$")]  # PostgreSQL keeps no NUL
 
 
 class BoxIn(BaseModel):
@@ -142,7 +153,7 @@ class BoxIn(BaseModel):
 class DetectionIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    label: Text
+    label: Name
     confidence: Annotated[Finite, Field(ge=0, le=1)]
     box: BoxIn
 
@@ -152,7 +163,7 @@ class PredictionIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: Text
+    version: Name
     latency: Seconds = Field(description="seconds that the model took")
     detections: list[DetectionIn] = Field(max_length=10_000)
     features: dict[Literal[FEATURES], Finite]
@@ -165,11 +176,11 @@ class RecordIn(BaseModel):
 
     id: str = Field(pattern=RECORD_ID, description="the same whenever this record is sent: it is taken once")
     time: Moment
-    station: Text
-    product: Text
+    station: Name
+    product: Name
     verdict: Literal["accept", "reject", "undecided"]
     decided_by: Literal["server", "device", "nobody"]
-    version: Text | None = Field(None, description="the model version that looked")
+    version: Name | None = Field(None, description="the model version that looked")
     latency: Seconds = Field(description="seconds from the picture to the decision")
     reason: Text = ""
     prediction: PredictionIn | None = Field(None, description="null if no model looked")
@@ -207,13 +218,18 @@ PREDICTED = {
 }
 
 # what every route may answer, and what some may answer besides
-GUARDED = {401: _refusal("the token is missing or wrong, where the server demands one", **{"WWW-Authenticate": TOKEN})}
+GUARDED = {
+    401: _refusal("the token is missing or wrong, where the server demands one", **{"WWW-Authenticate": TOKEN}),
+    422: _refusal(
+        "a parameter, field or key is missing, out of range, unknown or given twice; or a body is not expected"
+    ),
+}
 ERRORS = {
     400: _refusal("the body is no form that can be read, or one of too many fields"),
     408: _refusal("the upload took too long"),
     413: _refusal("too many bytes or pixels"),
     415: _refusal("not a JPEG or PNG picture, judged by its content"),
-    422: _refusal("a parameter is missing or out of range"),
+    422: GUARDED[422],
     503: _refusal("the model is not installed, or the server is overloaded", **{"Retry-After": PATIENCE}),
 }
 

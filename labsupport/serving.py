@@ -10,8 +10,10 @@ import contextlib
 import ctypes
 import gc
 import json
+import logging
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Mapping
 
@@ -22,7 +24,7 @@ from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from starlette.routing import Match
 
-from labsupport import background, console, endpoints, images, models, paths, statuses
+from labsupport import arguments, background, console, endpoints, images, models, paths, statuses
 from labsupport.admission import Admission, Slots
 from labsupport.desk import Desk
 from labsupport.detection import Detector
@@ -32,6 +34,7 @@ from labsupport.monitoring import PredictionLog
 from labsupport.rollout import Ramps, Router
 from labsupport.running import PortTaken, RunningServer, guarded, serve
 from labsupport.schemas import GUARDED
+from labsupport.strict import StrictRoute
 from labsupport.uploads import Uploads
 
 __all__ = ["PortTaken", "RunningServer", "create_app", "serve"]
@@ -39,7 +42,10 @@ __all__ = ["PortTaken", "RunningServer", "create_app", "serve"]
 MULTIPART_OVERHEAD = 10_000  # what a form adds around the one file in it, in bytes
 TOO_MANY_BYTES = f"send a picture of at most {images.MAX_BYTES:,} bytes"
 FORM_LIMITS = {"max_files": 4, "max_fields": 4, "max_part_size": 1_000}
+PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
+
+logger = logging.getLogger(__name__)
 
 
 def create_app(
@@ -56,8 +62,9 @@ def create_app(
     proxy in front puts before every path. With `keep_uploads` annotated pictures are kept in `images_uploaded`, the newest
     of them. Every prediction is written to `log`, if there is one. `slots` pictures are worked on at once, by default one
     a core.
-    Raises `models.ModelUnavailable` when no model is installed.
+    Raises `models.ModelUnavailable` when no model is installed, and ValueError for a `root_path` that is no path.
     """
+    root_path = _prefix(root_path)
     if detectors is None:
         detectors = _load_installed(slots)
     elif not isinstance(detectors, Mapping):
@@ -75,6 +82,7 @@ def create_app(
         responses=GUARDED,
         lifespan=_life(log, ramps),
     )
+    app.router.route_class = StrictRoute
     metrics, handlers = Metrics(), set()
     desk = Desk(routers, Slots(slots and slots + 1), log, Uploads() if keep_uploads else None, metrics)
     metrics.places.set(desk.slots.limit)
@@ -84,7 +92,7 @@ def create_app(
     app.add_middleware(console.AccessLog)
     app.add_middleware(Watch, metrics=metrics, handlers=handlers)
     if root_path:
-        app.add_middleware(Prefix, root_path=root_path.rstrip("/"))
+        app.add_middleware(Prefix, root_path=root_path)
     _explain_errors(app)
     endpoints.add_prediction_routes(app, desk)
     endpoints.add_feedback_route(app, log, metrics)
@@ -94,6 +102,7 @@ def create_app(
     endpoints.add_metrics_route(app, desk)
     endpoints.add_dashboard_routes(app, Live(log, routers))
     endpoints.add_browser_routes(app)
+    endpoints.add_head_routes(app)
     handlers.update(route.path for route in app.routes)
     return app
 
@@ -115,7 +124,9 @@ def _life(log: PredictionLog | None, ramps: Ramps):
 
 def app_from_environment():
     """The app of one worker process: `labsupport serve` leaves its options in `LAB_APP_OPTIONS`."""
-    options = json.loads(os.environ["LAB_APP_OPTIONS"])
+    options = arguments.variable("LAB_APP_OPTIONS", json.loads, "what labsupport serve gives")
+    if options is None:
+        raise ValueError("LAB_APP_OPTIONS is not set: start the server with labsupport serve")
     host, log, precision = (options.pop(name) for name in ("host", "log", "precision"))
     console.show()
     _end_with_parent()
@@ -162,9 +173,25 @@ class Prefix:
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] == "http":
             prefix, path = self.root_path, scope["path"]
-            path = path if path.startswith(prefix + "/") else prefix + path
+            if path == prefix:
+                path = prefix + "/"
+            elif not path.startswith(prefix + "/"):
+                path = prefix + path
             scope = {**scope, "root_path": prefix, "path": path}
         await self.app(scope, receive, send)
+
+
+def _prefix(root_path: str) -> str:
+    """Return a proxy's prefix with a slash before it and none behind it; "" for none. Raises ValueError.
+
+    >>> _prefix("serve"), _prefix("/serve/"), _prefix("/")
+    ('/serve', '/serve', '')
+    """
+    path = arguments.text("root_path", root_path, 200).removesuffix("/")
+    path = path if path.startswith("/") or not path else f"/{path}"
+    if path and (not PREFIX.fullmatch(path) or {".", ".."} & {*path.split("/")}):
+        raise ValueError(f"root_path={arguments.shown(root_path)}: give the path that the proxy adds, as in /serve")
+    return path
 
 
 def _load_installed(slots: int | None, precision: str | None = None) -> dict[str, Detector]:
@@ -178,11 +205,14 @@ def _explain_errors(app: FastAPI) -> None:
     """Every error is `{"detail": text}`, with a text that says what to do."""
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, statuses.status(error), statuses.headers(error))
+        text = statuses.text(error)
+        if text != str(error):
+            logger.warning("%s %s: %s", request.method, request.url.path, error)
+        return JSONResponse({"detail": text}, statuses.status(error), statuses.headers(error))
 
     async def refuse_method(request: Request, error: HTTPException) -> JSONResponse:
         fitting = [route for route in app.routes if route.matches(request.scope)[0] != Match.NONE]
-        methods = sorted({method for route in fitting for method in route.methods})
+        methods = sorted({method for route in fitting for method in getattr(route, "methods", ("GET", "HEAD"))})
         return JSONResponse({"detail": f"ask with {' or '.join(methods)}"}, 405, {"Allow": ", ".join(methods)})
 
     async def refuse_parameters(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -190,7 +220,7 @@ def _explain_errors(app: FastAPI) -> None:
         return JSONResponse({"detail": "; ".join(problems)}, 422)
 
     async def apologise(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": "the server failed, and its log says how: send it again"}, 500)
+        return JSONResponse({"detail": statuses.FAILED}, 500)
 
     app.add_exception_handler(405, refuse_method)
     for kind in statuses.STATUSES:

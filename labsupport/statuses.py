@@ -1,4 +1,8 @@
-"""One table from an exception to the HTTP status that it comes to: the answer, the log and the metrics all read it."""
+"""One table from an exception to the HTTP status that it comes to: the answer, the log and the metrics all read it.
+
+Beside it stands what a client may read. The message of most of these exceptions is written for clients. The others name
+files or addresses: there the answer has a text from `TEXTS`, and the server's log gets the message.
+"""
 
 from labsupport import admission, browser, images, models
 from labsupport.journal import JournalUnavailable
@@ -14,11 +18,20 @@ STATUSES: dict[type[Exception], int] = {
     WrongMoment: 409,
     WrongRamp: 422,
     models.ModelUnavailable: 503,
+    models.NotInstalled: 503,
     admission.Overloaded: 503,
     NotWritten: 503,
     JournalUnavailable: 503,
     LogUnavailable: 503,
 }
+TEXTS: dict[type[Exception], str] = {  # said instead of the exception's own message
+    UnknownPrediction: "no prediction with that id is known here: take the id from the answer's header X-Prediction-Id",
+    models.ModelUnavailable: "this model cannot be loaded at present, and the server's log says why: try again in a minute",
+    NotWritten: "this cannot be stored at present: send it again in a second",
+    JournalUnavailable: "the rollout's state cannot be read or changed at present: try again in a second",
+    LogUnavailable: "the log of predictions cannot be read at present: try again in a second",
+}
+FAILED = "the server failed, and its log says how: send it again"
 SLOW = (models.ModelUnavailable,)  # what takes a person to mend: worth another try in a minute, all else in a second
 
 
@@ -31,6 +44,20 @@ def status(error: BaseException) -> int:
     (413, 500)
     """
     return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 500)
+
+
+def text(error: BaseException) -> str:
+    """Return what a client may read about `error`: a text from `TEXTS`, else the exception's own message.
+
+    The nearest parent in `STATUSES` decides, as in `status`. An exception that is not in the table gives `FAILED`.
+
+    >>> text(LogUnavailable("sqlite:////home/ann/predictions.db is locked"))
+    'the log of predictions cannot be read at present: try again in a second'
+    >>> text(images.ImageTooLarge("too many pixels"))
+    'too many pixels'
+    """
+    nearest = next((kind for kind in type(error).__mro__ if kind in STATUSES), None)
+    return TEXTS.get(nearest, str(error)) if nearest else FAILED
 
 
 def headers(error: BaseException) -> dict[str, str] | None:

@@ -1,17 +1,24 @@
-"""Annotated pictures, kept if somebody asks for it: under names of our own, and only the newest of them."""
+"""Keep annotated pictures in `images_uploaded`, if the server was asked to: the newest, under names that only it makes."""
 
 import logging
-import shutil
+import re
+import stat
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from labsupport import paths
+import numpy as np
+
+from labsupport import images, paths
 
 MOST = 1_000  # pictures
 OLDEST = 7 * 24 * 3600  # seconds
 ABANDONED = 600  # seconds: no picture takes so long to write
+NAME = re.compile(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}\.jpg")  # as uuid.uuid4().hex: version 4, variant 10
+SIZE = b"\xff\xc0"  # the JPEG marker that the picture's size follows
 
 logger = logging.getLogger(__name__)
 
@@ -19,53 +26,89 @@ logger = logging.getLogger(__name__)
 class Uploads:
     """The pictures in `images_uploaded`: at most `most` of them, none older than `oldest` seconds once another is kept.
 
+    Only pictures that this server kept, now or before a restart, are ever removed. Of what lay there before, those count
+    that have a name as the server makes them (`NAME`) and begin as its pictures do. Only the owner may read them (0600).
+
     >>> import tempfile
+    >>> from uuid import uuid4
     >>> uploads = Uploads(Path(tempfile.mkdtemp()), most=2)
-    >>> kept = [uploads.keep(name, b"a picture") for name in ("a.jpg", "b.jpg", "c.jpg")]
+    >>> kept = [uploads.keep(uuid4().hex, b"a picture") for _ in range(3)]
     >>> [path.exists() for path in kept]
     [False, True, True]
     """
 
     def __init__(self, folder: Path | None = None, most: int = MOST, oldest: float = OLDEST) -> None:
+        """Take stock of the folder. Raises OSError if there is none and it cannot be made, or if it is a file."""
         self.folder, self.most, self.oldest = folder or paths.IMAGES_UPLOADED, most, oldest
-        self._lock = threading.Lock()
-        self._kept = deque(sorted((_written(path), path) for path in self.folder.glob("*.jpg")))
-        self._missed = 0  # pictures since the disk last took one
+        self._lock = threading.RLock()
+        self._troubles: dict[str, int] = {}  # what fails -> how often since it last worked
+        self._open_folder()
+        self._kept = deque(sorted(_kept_before(self.folder)))
         for half in self.folder.glob(".partial-*"):  # of a server that was killed while it wrote
-            if time.time() - _written(half) > ABANDONED:
-                shutil.rmtree(half, ignore_errors=True)
+            self._attempt("leftovers cannot be removed", lambda half=half: _clear(half))
 
-    def keep(self, name: str, content: bytes) -> Path | None:
-        """Write a picture, whole, and drop what is now too old or too many. Returns where it is.
+    def keep(self, id: str, content: bytes) -> Path | None:
+        """Write a picture, whole, as `id`.jpg, and drop what is now too old or too many. Returns where it is.
 
-        None if the disk does not take it: that costs a copy, not somebody's answer, and `logging` says it once.
+        `id` is a fresh uuid4 in hexadecimal digits. Returns None if the disk does not take the picture: that costs a copy,
+        nothing is raised, and the log says it once.
         """
-        path = self.folder / name
-        try:
-            with paths.whole(path) as partial:
-                partial.write_bytes(content)
-        except OSError as error:
-            self._miss(error)
-            return None
+        path = self.folder / f"{id}.jpg"
+        written = self._attempt("pictures cannot be kept", lambda: self._write(path, content))
         with self._lock:
-            if self._missed:
-                logger.warning("%s: pictures are kept again, %d were not", self.folder, self._missed)
-                self._missed = 0
-            self._kept.append((time.time(), path))
+            if written:
+                self._kept.append((time.time(), path))
             while self._kept and (len(self._kept) > self.most or time.time() - self._kept[0][0] > self.oldest):
-                self._kept.popleft()[1].unlink(missing_ok=True)
-        return path
+                old = self._kept.popleft()[1]
+                self._attempt("old pictures cannot be removed", lambda old=old: old.unlink(missing_ok=True))
+        return path if written else None
 
-    def _miss(self, error: OSError) -> None:
+    def _open_folder(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._attempt("others may read the folder", lambda: self.folder.chmod(0o700))
+
+    def _write(self, path: Path, content: bytes) -> None:
+        if not self.folder.is_dir():
+            self._open_folder()
+        with paths.whole(path) as partial:
+            partial.touch(mode=0o600)
+            partial.write_bytes(content)
+
+    def _attempt(self, trouble: str, work: Callable[[], object]) -> bool:
+        """Call `work()` and return whether it succeeded. Log what fails once, and once more when it works again."""
+        try:
+            work()
+        except OSError as error:
+            with self._lock:
+                self._troubles[trouble] = self._troubles.get(trouble, 0) + 1
+                if self._troubles[trouble] == 1:
+                    logger.warning("%s: %s: %s", self.folder, trouble, error)
+            return False
         with self._lock:
-            self._missed += 1
-            if self._missed == 1:
-                logger.warning("%s: pictures cannot be kept: %s", self.folder, error)
+            if missed := self._troubles.pop(trouble, 0):
+                logger.warning("%s: works again (%s, %d times)", self.folder, trouble, missed)
+        return True
 
 
-def _written(path: Path) -> float:
-    """When; now, if another worker has just taken it away."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return time.time()
+def _kept_before(folder: Path) -> Iterator[tuple[float, Path]]:
+    """Yield (seconds since the epoch, path) of each picture in `folder` that a server kept there."""
+    every = images.encode(np.zeros((8, 8, 3), np.uint8))
+    beginning = every[
+        : every.index(SIZE)
+    ]  # header and quantisation tables: the same in all pictures of `images.encode`
+    for path in folder.glob("*.jpg"):
+        with suppress(OSError):  # another worker has just removed it, or it cannot be read
+            if NAME.fullmatch(path.name) and stat.S_ISREG((status := path.lstat()).st_mode):
+                with path.open("rb") as file:
+                    if file.read(len(beginning)) == beginning:
+                        yield status.st_mtime, path
+
+
+def _clear(half: Path) -> None:
+    """Remove the folder of a picture that was never finished, if it is old and holds nothing else."""
+    if half.is_symlink() or time.time() - half.stat().st_mtime < ABANDONED:
+        return
+    for file in half.iterdir():
+        if NAME.fullmatch(file.name):
+            file.unlink()
+    half.rmdir()
