@@ -40,14 +40,14 @@ class Retraining:
             raise ValueError(f"alpha={alpha}: give the chance, between 0 and 1, that a candidate passes without merit")
         self.router, self.train, self.gate, self.steps, self.alpha, self.most = router, train, gate, steps, alpha, most
         self.stage = "idle"  # "shadow", "ramp", "promoted", "rejected"
-        self._began, self._ramp, self._candidate = 0.0, None, None
+        self._began, self._ramp = 0.0, None
 
     def open(self, reason: str) -> None:
         """Train a candidate and begin to show it pictures. Raises `WrongMoment` while a candidate is on trial already."""
         if self.router.state.candidate is not None:
             raise WrongMoment(f"{self.router.state.candidate} is on trial already: wait for it, or roll it back")
         self.router.shadow(self.train(), reason=f"retrained: {reason}")
-        self._began, self.stage, self._candidate = self.router.state.began, "shadow", self.router.state.candidate
+        self._began, self.stage = self.router.state.began, "shadow"
 
     def open_on(self, events: Iterable, rules: Sequence[str]) -> bool:
         """Open a run if one of these alarms has fired and none is under way. `events` are those of `Alarms.evaluate`."""
@@ -59,31 +59,24 @@ class Retraining:
 
     def look(self) -> Judgement:
         """Look at the figures once, and do what they say: up the ramp, up its next step, or away."""
-        state = self.router.state
-        if self.stage == "shadow" and (state.mode, state.candidate) != ("shadow", self._candidate):  # by hand
-            return self._ended()
+        if self.stage == "shadow" and self.router.state.mode != "shadow":
+            self.stage = "rejected"  # by hand
         if self.stage == "shadow":
             judgement = self._judge(*self.compared())
             if judgement.verdict == "promote":
-                self._ramp, self.stage = Rollout(self.router, self._candidate, self.steps, self.gate), "ramp"
+                candidate = self.router.state.candidate
+                self._ramp, self.stage = Rollout(self.router, candidate, self.steps, self.gate), "ramp"
             elif judgement.verdict == "rollback":
                 self.router.rollback(reason=judgement.reason, **judgement.figures)
                 self.stage = "rejected"
             return judgement
         if self.stage != "ramp":
             return Judgement("hold", f"no run is under way: the last one was {self.stage}")
+        candidate = self.router.state.candidate
         judgement = self._ramp.look()
         if self._ramp.done:
-            self._ended()
+            self.stage = "promoted" if self.router.state.stable == candidate else "rejected"
         return judgement
-
-    def _ended(self) -> Judgement:
-        """Find out what became of the candidate, now that this run does not decide any more."""
-        state = self.router.state
-        if state.candidate == self._candidate:
-            return Judgement("hold", f"{self._candidate} is on trial by hand ({state.mode}): nothing is decided yet")
-        self.stage = "promoted" if state.stable == self._candidate else "rejected"
-        return Judgement("hold", f"the run is over: the candidate was {self.stage}")
 
     def compared(self) -> tuple[int, int, int]:
         """Pictures since the run began of which a user said what is in them: on how many only the candidate was right, on
