@@ -65,6 +65,8 @@ def serve(
         security.required_token(host)
         models.ensure("yolov3-tiny")
         models.network("yolov3-tiny")  # once, before several workers ask for it
+        for file in paths.root().glob("rollout-*.db"):
+            journal.check(file)  # here, for a worker that does not start is started again and again
         running.run(options, port, workers)
     except (
         journal.JournalUnavailable,
