@@ -1,7 +1,7 @@
 """The rollout as a model: whatever happens, and in whatever order, its promises hold.
 
-Some workers share a journal (a real SQLite file) and a log. Hypothesis puts together actions, failures, restarts, requests
-and looks, by the thousand; a model of some lines says what must come of each. There are no threads and there is no waiting:
+Two workers share a journal (a real SQLite file) and a log. Hypothesis puts together actions, failures, restarts, requests
+and looks, by the thousand; a small model says what must come of each. There are no threads and there is no waiting:
 time stands still until a step moves it, and what would run on a thread of its own is a step as well. The promises:
 
 - no candidate gets more than its share, and none that is in shadow or kept warm answers anybody;
@@ -46,7 +46,7 @@ GATES = (
     Gate(thresholds={"error_rate": (None, 0.3)}, min_requests=3, failure_limit=0),
 )
 SETTINGS = settings(
-    max_examples=500,
+    max_examples=2_000,
     stateful_step_count=30,
     derandomize=True,
     database=None,
@@ -222,9 +222,8 @@ class Rollouts(RuleBasedStateMachine):
     def all_is_written(self) -> None:
         written = [row["id"] for row in self.world.log.rows if row["shadow"]]
         assert sorted(written) == sorted(self.shown), "each picture in shadow is written down once"
-        assert self.world.log.stored() == sorted(row["id"] for row in self.world.log.rows), (
-            "the log holds what happened"
-        )
+        recorded = sorted(row["id"] for row in self.world.log.rows)
+        assert self.world.log.stored() == recorded, "the log holds what was recorded"
 
     # what a person does
 
@@ -512,12 +511,12 @@ class Rollouts(RuleBasedStateMachine):
 
     def shared(self, worker: Worker, key: str | None, given: bool) -> None:
         """The candidate on trial got this request, or not: is that within its share, and as before for this key?"""
+        assert self.share > 0 or not given
         if key is None:
             worker.asked, worker.given = worker.asked + 1, worker.given + given
             assert worker.given <= worker.asked * self.share / 100 + 2, "more than its share"
         elif given:
             self.sticky[key] = min(self.share, self.sticky.get(key, 100))
-            assert self.share > 0
         else:
             assert self.sticky.get(key, 101) > self.share, f"{key} had the candidate at a lower weight"
 
@@ -583,7 +582,7 @@ def a_second_switch_is_undone(monkeypatch):
         (failures_are_not_written_down, "not enough values to unpack"),
         (each_worker_counts, "two checks failed within one interval"),
         (a_second_rollback_goes_further_back, "it made no sense, and was done"),
-        (a_second_switch_is_undone, ""),
+        (a_second_switch_is_undone, None),
     ],
 )
 def test_the_machine_finds_what_it_is_there_for(world, monkeypatch, fault, said):
