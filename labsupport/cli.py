@@ -85,13 +85,15 @@ def serve(
     ] = None,
 ) -> None:
     """Run the API until interrupted."""
-    from labsupport import models, paths, running, security
+    from labsupport import journal, models, paths, running, security
 
     log = f"sqlite:///{paths.root() / 'predictions.db'}" if log is None else log
     options = {"host": host, "log": log, "precision": precision, "root_path": root_path, "keep_uploads": keep_uploads}
     security.required_token(host)
     models.ensure("yolov3-tiny")
     models.network("yolov3-tiny")  # once, before several workers ask for it
+    for file in paths.root().glob("rollout-*.db"):
+        journal.check(file)  # here, for a worker that does not start is started again and again
     running.run(options, port, workers)
 
 

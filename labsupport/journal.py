@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
@@ -71,16 +71,12 @@ class Journal:
         self._writing = threading.Lock() if path else self._reading
         self._seen: int | None = None
         self._state: State | None = None
-        try:
+        with _named(path):
             self._writer = _opened(path, BUSY)
             self._reader = _opened(path, READ_BUSY) if path else self._writer
             self.change(lambda state: state or replace(first, time=time.time()))
             if path:
                 make_private(path)
-        except JournalUnavailable as error:
-            raise JournalUnavailable(f"{path}: {error}: move the file away to begin without it") from error
-        except (sqlite3.Error, OSError) as error:
-            raise JournalUnavailable(f"{path}: {error}: is its folder writable, and is it a journal?") from error
 
     @property
     def state(self) -> State:
@@ -199,6 +195,23 @@ def plain(figures: Mapping[str, float]) -> dict[str, float]:
     """
     numbers = {name: int(value) if isinstance(value, Integral) else float(value) for name, value in figures.items()}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def check(path: Path) -> None:
+    """Raise `JournalUnavailable` if there is a file that cannot be read as a journal."""
+    if path.exists():
+        with _named(path), closing(_opened(path, BUSY)) as file:
+            _last(file)
+
+
+@contextmanager
+def _named(path: Path | str | None) -> Iterator[None]:
+    """Make what goes wrong with a file a `JournalUnavailable` that names the file and says what to do."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        cure = "is its folder writable, and is it a journal? Without the file, the version that you start with answers"
+        raise JournalUnavailable(f"{path}: {error}: {cure}: move it away to begin anew") from error
 
 
 def _opened(path: Path | str | None, patience: float) -> sqlite3.Connection:

@@ -189,7 +189,8 @@ class Ramps:
             self._watch(model)
 
     def start(self, model: str, candidate, steps: Sequence[float], gate: Gate, interval: float) -> None:
-        """Begin a ramp. Raises what `Rollout` raises."""
+        """Begin a ramp. Raises what `Rollout` raises, and ValueError for a model that has no router."""
+        arguments.choice("model", model, self._routers)
         Rollout(self._routers[model], candidate, steps, gate, interval)
         self._watch(model)
 
@@ -202,7 +203,7 @@ class Ramps:
 
     def _watch(self, model: str) -> None:
         if model not in self._watchers:
-            self._watchers[model] = background.repeat(lambda: self._step(model), f"ramp of {model}", self._stop)
+            self._watchers[model] = background.repeat(lambda: self._step(model), f"rollout of {model}", self._stop)
 
     def _step(self, model: str) -> None:
         router, ramp = self._routers[model], self._ramps.get(model)

@@ -159,6 +159,22 @@ def test_serve_says_when_its_model_cannot_be_brought(monkeypatch):
     assert labsupport("serve") == (1, "", "labsupport: yolov3-tiny could not be downloaded\n")
 
 
+@pytest.mark.parametrize("content", [b"damaged" * 1000, b""])
+def test_serve_names_a_journal_that_it_cannot_read(content, monkeypatch, tmp_path):
+    """In a line, before it starts workers; an empty file is a new journal."""
+    monkeypatch.setenv("LAB_ROOT", str(tmp_path))
+    for name in ("ensure", "network"):
+        monkeypatch.setattr(models, name, lambda name: None)
+    monkeypatch.setattr("labsupport.running.run", lambda *arguments: print("it runs"))
+    (tmp_path / "rollout-yolov3-tiny.db").write_bytes(content)
+    code, out, err = labsupport("serve", "--workers", "2")
+    if not content:
+        assert (code, out, err) == (0, "it runs\n", "")
+    else:
+        assert (code, out) == (1, "") and err.count("\n") == 1
+        assert "rollout-yolov3-tiny.db: file is not a database" in err and "move it away" in err
+
+
 def test_without_a_command_it_explains_itself():
     _, out, err = labsupport()
     assert all(command in out + err for command in ("check", "models", "serve", "detect", "batch"))

@@ -209,9 +209,11 @@ def test_a_servers_watcher_judges_the_ramp_that_there_is_by_its_own_gate(log):
     began = router.state.time
     until(lambda: router.journal.judged(router.state.ramp["id"]) > began + 0.3)  # some looks of whoever looks
     assert router.state.share == 50
-    assert [thread.name for thread in threading.enumerate()].count("ramp of m") == 1
+    assert [thread.name for thread in threading.enumerate()].count("rollout of m") == 1
+    with pytest.raises(ValueError, match="model='n'"):
+        ramps.start("n", "v2", [50, 100], EASY, interval=1)
     ramps.stop()
-    assert "ramp of m" not in [thread.name for thread in threading.enumerate()]
+    assert "rollout of m" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_ramp_that_another_process_began_is_watched_too(log, tmp_path):
@@ -360,7 +362,6 @@ def test_a_clock_that_is_set_back_stops_no_watcher(workers, log):
 def test_in_real_time_four_workers_take_turns(log, tmp_path):
     routers = [Router(Version("v1"), Version("v2"), journal=tmp_path / "rollout.db", log=log) for _ in range(4)]
     workers = [Ramps({"m": router}) for router in routers]
-    answered(log, "v2", 5, latency=0.5)
     workers[0].start("m", "v2", [50, 100], Gate(thresholds=SLOW.thresholds, min_requests=5, failure_limit=3), 0.2)
     began = routers[0].state.time
     for ramps in workers:

@@ -681,7 +681,7 @@ def test_a_state_that_this_version_does_not_know_is_no_start_and_later_changes_n
     assert "cannot be read" in router.status()["trouble"]
     with pytest.raises(JournalUnavailable, match="does not know"):
         router.canary(Version("v2"))
-    with pytest.raises(JournalUnavailable, match=r"rollout\.db.*does not know.*move the file away"):
+    with pytest.raises(JournalUnavailable, match=r"rollout\.db.*does not know.*move it away"):
         Router(Version("v1"), journal=path)
 
 

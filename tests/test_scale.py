@@ -233,6 +233,18 @@ def test_what_one_changes_all_see_and_none_is_lost(keeper, tmp_path):
         journal.close()
 
 
+def test_of_many_fronts_one_looks_at_a_ramp_in_each_interval(keeper):
+    journals = [remote.SharedJournal(keeper) for _ in range(4)]
+    now = time.time()
+    waits = [journal.claim("a ramp", 60, now - 60) for journal in journals]
+    assert waits.count(0) == 1 and 0 < max(waits) <= 10
+    journals[2].looked("a ramp")
+    assert journals[3].judged("a ramp") >= now and journals[3].judged("another") == 0
+    assert 50 < journals[1].claim("a ramp", 60, now - 60) <= 60
+    for journal in journals:
+        journal.close()
+
+
 def test_what_a_change_raises_changes_nothing(keeper):
     journal = remote.SharedJournal(keeper)
     with pytest.raises(ZeroDivisionError):
