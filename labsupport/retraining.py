@@ -208,16 +208,16 @@ def weighed(signs: Sequence[Sequence[int]]) -> tuple[float, float]:
 
 def _signs(pairs: "pd.DataFrame") -> Iterator[tuple[str, int, int]]:
     """The first picture of each key on which the two differ: its id, and the lowest and the highest sign it may have."""
-    seen = set()
-    for pair in pairs.itertuples():
+    seen, said = set(), pairs["correct"].notna()
+    for pair, spoken in zip(pairs.itertuples(), said, strict=True):
         stable, candidate = _labels(pair.detections), _labels(pair.candidate_detections)
         key = pair.key if isinstance(pair.key, str) else ("no key", pair.id)
         if candidate != stable and key not in seen:
             seen.add(key)
-            yield pair.id, *_bounds(stable, candidate, pair.correct, pair.labels)
+            yield pair.id, *_bounds(stable, candidate, bool(pair.correct) if spoken else None, pair.labels)
 
 
-def _bounds(stable: set[str] | None, candidate: set[str] | None, correct, labels) -> tuple[int, int]:
+def _bounds(stable: set[str] | None, candidate: set[str] | None, correct: bool | None, labels) -> tuple[int, int]:
     """The lowest and the highest sign, as `weighed` takes them, given what was said of the stable version's answer."""
     if candidate is None:  # it failed
         return -1, -1
