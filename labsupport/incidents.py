@@ -38,7 +38,7 @@ class Incident:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Rows by time, arrays of one length, NaN where there is no value. `spoken`: when the user said what was said."""
+    """Rows by time, arrays of one length, NaN where there is no value. `key`: a number for each user. `spoken`: when the user said what was said."""
 
     rows: Rows
     spoken: np.ndarray
@@ -115,6 +115,7 @@ def _healthy(random: np.random.Generator, start: float, end: float, rate: float)
     found = random.poisson(busy).astype(float)
     rows = {
         "time": times,
+        "key": user.astype(float),
         "status": random.choice([200.0, 415.0, 500.0], count, p=[0.989, 0.01, 0.001]),
         "latency": random.lognormal(np.log(SERVICE), 0.25, count),
         "brightness": np.clip(scene + random.normal(0, 0.03, count), 0.02, 0.98),
@@ -145,6 +146,7 @@ def _ordered(rows: Rows) -> Rows:
 
 
 def _merged(some: Rows, others: Rows) -> Rows:
+    others = others | {"key": others["key"] + some["key"].max() + 1}  # other users
     return _ordered({name: np.concatenate([values, others[name]]) for name, values in some.items()})
 
 
@@ -211,6 +213,7 @@ def _record(log: "PredictionLog", id: str, row: dict[str, float], began: float) 
     errors = {200: None, 415: "UnsupportedImage", 500: "RuntimeError", 503: "Overloaded"}
     log.record(
         id=id,
+        key=f"user {row['key']:.0f}",
         time=began + row["time"],
         version="simulated",
         latency=None if status == 503 else row["latency"],

@@ -76,8 +76,9 @@ class Measure:
 class Drift(Measure):
     """How surprising the window is, beside a `reference` from a healthy period: the least p-value, corrected for the number
     of features (`drift.compare`), of those that changed much; 1 if none did. Much is a population stability index of 0.25:
-    with many rows the smallest change is significant, and with rows that hang together (a user sends several pictures of
-    one scene) p-values come out too small. Nothing to measure without a reference, or with fewer than 20 rows.
+    with many rows the smallest change is significant. Rows of one key (a user sends several pictures of one scene) are one
+    group; rows without a key are taken to be independent. Nothing to measure without a reference, or with fewer than 20
+    rows or keys.
 
     >>> from dataclasses import replace
     >>> random = np.random.default_rng(0)
@@ -97,22 +98,40 @@ class Drift(Measure):
         return Reading(None, count) if least < 20 else _compared(reference, now, count)
 
     def _rows(self, columns: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
-        columns = {name: as_numbers(columns[name]) for name in self.columns}
-        return {name: columns[name][_looked_at(columns)] for name in DRIFTING}
+        columns = {name: as_numbers(columns[name]) for name in self.columns if name in columns}
+        return {name: columns[name][_looked_at(columns)] for name in (*DRIFTING, "key") if name in columns}
 
 
 def _compared(reference: Columns, now: Columns, count: int) -> Reading:
     from labsupport import drift  # needs SciPy, which the server does without
 
-    much = drift.compare(reference, now, multivariate=()).to_frame().query("reading == 'large'")
+    windows = [{name: rows[name] for name in DRIFTING} for rows in (reference, now)]
+    try:
+        report = drift.compare(*windows, multivariate=(), groups=[_users(rows) for rows in (reference, now)])
+    except drift.TooFewRows:
+        return Reading(None, count)
+    much = report.to_frame().query("reading == 'large'")
     return Reading(float(much["p_adjusted"].min()) if len(much) else 1.0, count, ", ".join(much["feature"]))
 
 
+def _users(rows: Columns) -> np.ndarray:
+    """Whose row each is: a number for each key, and one of its own for each row without a key."""
+    keys = rows.get("key", np.full(len(rows["brightness"]), np.nan))
+    return np.where(np.isfinite(keys), keys, -1.0 - np.arange(len(keys)))
+
+
 def as_numbers(column: Sequence) -> np.ndarray:
-    """A column of numbers or bools as floats, NaN where there is no value."""
+    """A column of numbers or bools as floats, NaN where there is no value; texts as a number for each text."""
     if isinstance(column, np.ndarray) and column.dtype == float:
         return column
-    return np.asarray(column, dtype=object).astype(float)
+    column = np.asarray(column, dtype=object)
+    try:
+        return column.astype(float)
+    except ValueError:
+        known = np.array([value is not None for value in column])
+        numbers = np.full(len(column), np.nan)
+        numbers[known] = np.unique(column[known].astype(str), return_inverse=True)[1]
+        return numbers
 
 
 def _looked_at(rows: Columns) -> np.ndarray:
@@ -233,7 +252,7 @@ _every = (
     ),
     Drift(
         *("drift", "p-value of the window's pictures and answers beside the reference", "", "drift"),
-        *(("status", *DRIFTING), _looked_at),
+        *(("status", "key", *DRIFTING), _looked_at),
         promql="",
         counted="",
         pace=0.5,
