@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import requests
 
-from labsupport import agreement, darknet, images, loadtest, models, paths
+from labsupport import agreement, client, darknet, images, loadtest, models, paths
 from labsupport.admission import WAITING_PER_SLOT
 from labsupport.detection import Box, Detection, Detector
 from labsupport.queueing import Server
@@ -239,6 +239,7 @@ def server_process(precision: str | None = None) -> Iterator[str]:
 
 def _ready(url: str, process: subprocess.Popen) -> bool:
     """Wait until its models are loaded; False if it gives up."""
+    client.ask_loopback_directly()
     until = time.monotonic() + LIMIT
     while process.poll() is None and time.monotonic() < until:
         with contextlib.suppress(requests.RequestException):

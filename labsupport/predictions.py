@@ -151,7 +151,8 @@ class PredictionLog:
 
         Each is what `schemas.RecordIn` lets in. A decision becomes a row of `decisions`, and what a model saw one of the
         predictions, both at once. When this returns, the disk has them: a power cut does not undo it. A second arrival
-        changes nothing. Raises `NotWritten` if the database does not take them, and then it has none of them.
+        changes nothing. Raises `NotWritten` if the database does not take them, and `records.RecordClash` if one has the id
+        of a prediction that did not come from a station; then it has none of them.
         """
         with self._writing():
             records.make_table(self._engine)

@@ -10,7 +10,7 @@ import sqlalchemy as sql
 
 from labsupport import rows
 from labsupport.detection import Box, Detection
-from labsupport.tables import alone
+from labsupport.tables import PREDICTIONS, alone
 
 MOST = 100  # records in one request
 KEPT = ("id", "time", "station", "product", "verdict", "decided_by", "version", "latency", "reason")
@@ -28,6 +28,10 @@ INSERT INTO decisions ({", ".join(KEPT)}) VALUES ({", ".join(f":{name}" for name
 """
 
 
+class RecordClash(ValueError):
+    """A record has the id of a prediction that was made for somebody else."""
+
+
 def make_table(engine: sql.Engine) -> None:
     """The table of decisions, which a log has once a station has sent something. Many may ask for it at once."""
     if exists(engine):
@@ -42,9 +46,15 @@ def exists(engine: sql.Engine) -> bool:
 
 
 def take(connection: sql.Connection, records: Sequence[dict]) -> int:
-    """Insert the records that are not there yet, in their order; how many were new. Part of the caller's transaction."""
+    """Insert the records that are not there yet, in their order; how many were new. Part of the caller's transaction.
+
+    Raises `RecordClash` if a new one has the id of a prediction that did not come from a station.
+    """
     add = sql.text(ADD)
     new = [record for record in records if connection.execute(add, {name: record[name] for name in KEPT}).rowcount]
+    same = PREDICTIONS.c.id.in_([record["id"] for record in new])
+    if clash := connection.scalar(sql.select(PREDICTIONS.c.id).where(same, PREDICTIONS.c.shadow.is_(False)).limit(1)):
+        raise RecordClash(f"{clash}: another prediction has this id, so no record was taken: give each a fresh id")
     rows.insert(connection, [_prediction(record) for record in new if record["prediction"]])
     return len(new)
 

@@ -32,7 +32,7 @@ class Uploads:
     >>> import tempfile
     >>> from uuid import uuid4
     >>> uploads = Uploads(Path(tempfile.mkdtemp()), most=2)
-    >>> kept = [uploads.keep(uuid4().hex, b"a picture") for _ in range(3)]
+    >>> kept = [uploads.keep(f"{uuid4().hex}.jpg", b"a picture") for _ in range(3)]
     >>> [path.exists() for path in kept]
     [False, True, True]
     """
@@ -45,27 +45,27 @@ class Uploads:
         self._open_folder()
         self._kept = deque(sorted(_kept_before(self.folder)))
         for half in self.folder.glob(".partial-*"):  # of a server that was killed while it wrote
-            self._attempt("leftovers cannot be removed", lambda half=half: _clear(half))
+            self._attempt("leftovers", "removed", lambda half=half: _clear(half))
 
-    def keep(self, id: str, content: bytes) -> Path | None:
-        """Write a picture, whole, as `id`.jpg, and drop what is now too old or too many. Returns where it is.
+    def keep(self, name: str, content: bytes) -> Path | None:
+        """Write a picture, whole, and drop what is now too old or too many. Returns where it is.
 
-        `id` is a fresh uuid4 in hexadecimal digits. Returns None if the disk does not take the picture: that costs a copy,
-        nothing is raised, and the log says it once.
+        `name` is fresh, and as `NAME` says. Returns None if the disk does not take the picture: that costs a copy, nothing
+        is raised, and the log says it once.
         """
-        path = self.folder / f"{id}.jpg"
-        written = self._attempt("pictures cannot be kept", lambda: self._write(path, content))
+        path = self.folder / name
+        written = self._attempt("pictures", "kept", lambda: self._write(path, content))
         with self._lock:
             if written:
                 self._kept.append((time.time(), path))
             while self._kept and (len(self._kept) > self.most or time.time() - self._kept[0][0] > self.oldest):
                 old = self._kept.popleft()[1]
-                self._attempt("old pictures cannot be removed", lambda old=old: old.unlink(missing_ok=True))
+                self._attempt("old pictures", "removed", lambda old=old: old.unlink(missing_ok=True))
         return path if written else None
 
     def _open_folder(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._attempt("others may read the folder", lambda: self.folder.chmod(0o700))
+        self._attempt("the permissions", "set", lambda: self.folder.chmod(0o700))
 
     def _write(self, path: Path, content: bytes) -> None:
         if not self.folder.is_dir():
@@ -74,28 +74,26 @@ class Uploads:
             partial.touch(mode=0o600)
             partial.write_bytes(content)
 
-    def _attempt(self, trouble: str, work: Callable[[], object]) -> bool:
+    def _attempt(self, what: str, done: str, work: Callable[[], object]) -> bool:
         """Call `work()` and return whether it succeeded. Log what fails once, and once more when it works again."""
         try:
             work()
         except OSError as error:
             with self._lock:
-                self._troubles[trouble] = self._troubles.get(trouble, 0) + 1
-                if self._troubles[trouble] == 1:
-                    logger.warning("%s: %s: %s", self.folder, trouble, error)
+                self._troubles[what] = self._troubles.get(what, 0) + 1
+                if self._troubles[what] == 1:
+                    logger.warning("%s: %s cannot be %s: %s", self.folder, what, done, error)
             return False
         with self._lock:
-            if missed := self._troubles.pop(trouble, 0):
-                logger.warning("%s: works again (%s, %d times)", self.folder, trouble, missed)
+            if missed := self._troubles.pop(what, 0):
+                logger.warning("%s: %s are %s again, %d were not", self.folder, what, done, missed)
         return True
 
 
 def _kept_before(folder: Path) -> Iterator[tuple[float, Path]]:
     """Yield (seconds since the epoch, path) of each picture in `folder` that a server kept there."""
-    every = images.encode(np.zeros((8, 8, 3), np.uint8))
-    beginning = every[
-        : every.index(SIZE)
-    ]  # header and quantisation tables: the same in all pictures of `images.encode`
+    # every picture of `images.encode` begins with the same header and quantisation tables
+    beginning, _, _ = images.encode(np.zeros((8, 8, 3), np.uint8)).partition(SIZE)
     for path in folder.glob("*.jpg"):
         with suppress(OSError):  # another worker has just removed it, or it cannot be read
             if NAME.fullmatch(path.name) and stat.S_ISREG((status := path.lstat()).st_mode):
