@@ -1,6 +1,7 @@
 """Keep annotated pictures in `images_uploaded`, if the server was asked to: the newest, under names that only it makes."""
 
 import logging
+import os
 import re
 import stat
 import threading
@@ -10,15 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
-from labsupport import images, paths
+from labsupport import paths
 
 MOST = 1_000  # pictures
 OLDEST = 7 * 24 * 3600  # seconds
 ABANDONED = 600  # seconds: no picture takes so long to write
 NAME = re.compile(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}\.jpg")  # as uuid.uuid4().hex: version 4, variant 10
-SIZE = b"\xff\xc0"  # the JPEG marker that the picture's size follows
+PRIVATE = stat.S_IFREG | 0o600  # a regular file that only its owner may read and write
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +25,8 @@ logger = logging.getLogger(__name__)
 class Uploads:
     """The pictures in `images_uploaded`: at most `most` of them, none older than `oldest` seconds once another is kept.
 
-    Only pictures that this server kept, now or before a restart, are ever removed. Of what lay there before, those count
-    that have a name as the server makes them (`NAME`) and begin as its pictures do. Only the owner may read them (0600).
+    Only pictures that the server kept are ever removed. Of what lies there when it starts, those count that have a name as
+    the server makes them (`NAME`), and belong to its user and to nobody else (0600), as all that it keeps.
 
     >>> import tempfile
     >>> from uuid import uuid4
@@ -71,7 +70,8 @@ class Uploads:
         if not self.folder.is_dir():
             self._open_folder()
         with paths.whole(path) as partial:
-            partial.touch(mode=0o600)
+            partial.touch()
+            partial.chmod(0o600)
             partial.write_bytes(content)
 
     def _attempt(self, what: str, done: str, work: Callable[[], object]) -> bool:
@@ -92,14 +92,11 @@ class Uploads:
 
 def _kept_before(folder: Path) -> Iterator[tuple[float, Path]]:
     """Yield (seconds since the epoch, path) of each picture in `folder` that a server kept there."""
-    # every picture of `images.encode` begins with the same header and quantisation tables
-    beginning, _, _ = images.encode(np.zeros((8, 8, 3), np.uint8)).partition(SIZE)
     for path in folder.glob("*.jpg"):
-        with suppress(OSError):  # another worker has just removed it, or it cannot be read
-            if NAME.fullmatch(path.name) and stat.S_ISREG((status := path.lstat()).st_mode):
-                with path.open("rb") as file:
-                    if file.read(len(beginning)) == beginning:
-                        yield status.st_mtime, path
+        with suppress(FileNotFoundError):  # another worker has just removed it
+            status = path.lstat()
+            if NAME.fullmatch(path.name) and status.st_mode == PRIVATE and status.st_uid == os.geteuid():
+                yield status.st_mtime, path
 
 
 def _clear(half: Path) -> None:
