@@ -170,7 +170,7 @@ def add_prediction_routes(app: FastAPI, desk: Desk) -> None:
         def render(prediction: Prediction) -> Response:
             content = images.encode(draw_boxes(prediction.image, prediction.detections))
             if desk.uploads:  # under an id of the server's: that of a record comes from the client
-                desk.uploads.keep(uuid.uuid4().hex if question.record else prediction.id, content)
+                desk.uploads.keep(f"{uuid.uuid4().hex if question.record else prediction.id}.jpg", content)
             return Response(content, media_type="image/jpeg", headers=prediction.headers)
 
         return await desk.answer(question, render)

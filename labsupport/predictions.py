@@ -161,8 +161,8 @@ class PredictionLog:
 
         Each is what `schemas.RecordIn` lets in. A decision becomes a row of `decisions`, and what a model saw one of the
         predictions, both at once. When this returns, the disk has them: a power cut does not undo it. A second arrival
-        changes nothing. Raises ValueError for a record that is none, and `NotWritten` if the database does not take them:
-        in both cases it has none of them.
+        changes nothing. Raises ValueError for a record that is none, `records.RecordClash` if one has the id of a prediction
+        that did not come from a station, and `NotWritten` if the database does not take them: then it has none of them.
         """
         decided = [records.checked(record) for record in decided]
         with self._writing():

@@ -12,7 +12,7 @@ import sqlalchemy as sql
 from labsupport import arguments, rows
 from labsupport.detection import Box, Detection
 from labsupport.rows import Moment
-from labsupport.tables import DECIDED, DECISIONS, FEATURES
+from labsupport.tables import DECIDED, DECISIONS, FEATURES, PREDICTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +23,10 @@ ADD = f"""
 INSERT INTO decisions ({", ".join(DECIDED)}) VALUES ({", ".join(f":{name}" for name in DECIDED)})
 ON CONFLICT (id) DO NOTHING
 """
+
+
+class RecordClash(ValueError):
+    """A record has the id of a prediction that was made for somebody else."""
 
 
 def checked(record: Mapping) -> dict:
@@ -59,9 +63,15 @@ def _check_prediction(seen: Mapping) -> None:
 
 
 def take(connection: sql.Connection, records: Sequence[Mapping]) -> int:
-    """Insert the records that are not there yet, in their order; how many were new. Part of the caller's transaction."""
+    """Insert the records that are not there yet, in their order; how many were new. Part of the caller's transaction.
+
+    Raises `RecordClash` if a new one has the id of a prediction that did not come from a station.
+    """
     add = sql.text(ADD)
     new = [record for record in records if connection.execute(add, {name: record[name] for name in DECIDED}).rowcount]
+    same = PREDICTIONS.c.id.in_([record["id"] for record in new])
+    if clash := connection.scalar(sql.select(PREDICTIONS.c.id).where(same, PREDICTIONS.c.shadow.is_(False)).limit(1)):
+        raise RecordClash(f"{clash}: another prediction has this id, so no record was taken: give each a fresh id")
     rows.insert(connection, [_prediction(record) for record in new if record["prediction"]])
     return len(new)
 

@@ -16,16 +16,17 @@ import tempfile
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 from labsupport import arguments, background, client, security
-from labsupport.deadline import NoAnswer, exchange
 
 DEFAULT_PORT, MAX_PORT = 8000, 65_535
 MAX_HEADERS = 16_384  # bytes
+MADE = "made"  # the file by which a worker says that it has made its app, beside the metrics
 
 
 class PortTaken(OSError):
@@ -200,18 +201,18 @@ class _Announcing(uvicorn.Server):
 class _Workers(Multiprocess):
     """Several workers, of which the first one starts alone: what keeps it from starting would keep all of them.
 
-    If it ends before it answers, `run` returns, and `failed` is True.
+    A worker that has made its app leaves a file `made`. If the first one ends before, `run` returns and `failed` is True.
     """
 
-    def __init__(self, config: uvicorn.Config, listening: socket.socket, announcement: str) -> None:
+    def __init__(self, config: uvicorn.Config, listening: socket.socket, made: Path, announcement: str) -> None:
         super().__init__(config, [listening])
-        self.url, self.announcement, self.failed = _url(listening), announcement, False
+        self.made, self.announcement, self.failed = made, announcement, False
 
     def init_processes(self) -> None:
         number, self.processes_num = self.processes_num, 1
         super().init_processes()
         self.processes_num = number
-        while not self._answers():
+        while not self.made.exists():
             self.handle_signals()
             self.failed = not self.processes[0].process.is_alive()
             if self.failed or self.should_exit.wait(0.05):
@@ -222,13 +223,6 @@ class _Workers(Multiprocess):
             process = Process(self.config, self.sockets)
             process.start()
             self.processes.append(process)
-
-    def _answers(self) -> bool:
-        here = self.url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
-        try:
-            return exchange("GET", f"{here}/health", seconds=1).status == 200
-        except NoAnswer:
-            return False
 
 
 def _serve_here(app, listening: socket.socket) -> None:
@@ -263,7 +257,7 @@ def run(options: dict, port: int, workers: int) -> None:
             with tempfile.TemporaryDirectory(prefix="labsupport-metrics-") as folder:
                 os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where every worker counts
                 config = _config("labsupport.running:worker_app", factory=True, workers=workers)
-                supervisor = _Workers(config, listening, announcement)
+                supervisor = _Workers(config, listening, Path(folder, MADE), announcement)
                 supervisor.run()
             if supervisor.failed:
                 sys.exit(1)
@@ -278,7 +272,9 @@ def worker_app():
     from labsupport.serving import app_from_environment
 
     try:
-        return app_from_environment()
+        app = app_from_environment()
+        Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], MADE).touch()
+        return app
     except (OSError, ValueError, RuntimeError) as error:
         print(f"labsupport: {error}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import cv2
 
-from labsupport import nodes
+from labsupport import client, nodes
 from labsupport.bulk import predict_folder
 from labsupport.detection import parts
 from labsupport.journal import State
@@ -57,6 +57,7 @@ class Deployed:
 
     def __init__(self, url: str, keeper) -> None:
         self.url, self._keeper = url, keeper
+        client.ask_loopback_directly()
 
     def replicas(self) -> dict[str, int]:
         """How many replicas of each version are ready."""

@@ -7,6 +7,7 @@ files or addresses: there the answer has a text from `TEXTS`, and the server's l
 from labsupport import admission, browser, images, models
 from labsupport.journal import JournalUnavailable
 from labsupport.monitoring import LogUnavailable, NotWritten, UnknownPrediction
+from labsupport.records import RecordClash
 from labsupport.rollout import UnknownVersion, WrongMoment, WrongRamp
 
 STATUSES: dict[type[Exception], int] = {
@@ -17,6 +18,7 @@ STATUSES: dict[type[Exception], int] = {
     UnknownVersion: 404,
     WrongMoment: 409,
     WrongRamp: 422,
+    RecordClash: 422,
     models.ModelUnavailable: 503,
     models.NotInstalled: 503,
     admission.Overloaded: 503,

@@ -1,6 +1,7 @@
 """Keep annotated pictures in `images_uploaded`, if the server was asked to: the newest, under names that only it makes."""
 
 import logging
+import os
 import re
 import stat
 import threading
@@ -10,15 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
-from labsupport import images, paths
+from labsupport import paths
 
 MOST = 1_000  # pictures
 OLDEST = 7 * 24 * 3600  # seconds
 ABANDONED = 600  # seconds: no picture takes so long to write
 NAME = re.compile(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}\.jpg")  # as uuid.uuid4().hex: version 4, variant 10
-SIZE = b"\xff\xc0"  # the JPEG marker that the picture's size follows
+PRIVATE = stat.S_IFREG | 0o600  # a regular file that only its owner may read and write
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +25,13 @@ logger = logging.getLogger(__name__)
 class Uploads:
     """The pictures in `images_uploaded`: at most `most` of them, none older than `oldest` seconds once another is kept.
 
-    Only pictures that this server kept, now or before a restart, are ever removed. Of what lay there before, those count
-    that have a name as the server makes them (`NAME`) and begin as its pictures do. Only the owner may read them (0600).
+    Only pictures that the server kept are ever removed. Of what lies there when it starts, those count that have a name as
+    the server makes them (`NAME`), and belong to its user and to nobody else (0600), as all that it keeps.
 
     >>> import tempfile
     >>> from uuid import uuid4
     >>> uploads = Uploads(Path(tempfile.mkdtemp()), most=2)
-    >>> kept = [uploads.keep(uuid4().hex, b"a picture") for _ in range(3)]
+    >>> kept = [uploads.keep(f"{uuid4().hex}.jpg", b"a picture") for _ in range(3)]
     >>> [path.exists() for path in kept]
     [False, True, True]
     """
@@ -45,63 +44,59 @@ class Uploads:
         self._open_folder()
         self._kept = deque(sorted(_kept_before(self.folder)))
         for half in self.folder.glob(".partial-*"):  # of a server that was killed while it wrote
-            self._attempt("leftovers cannot be removed", lambda half=half: _clear(half))
+            self._attempt("leftovers", "removed", lambda half=half: _clear(half))
 
-    def keep(self, id: str, content: bytes) -> Path | None:
-        """Write a picture, whole, as `id`.jpg, and drop what is now too old or too many. Returns where it is.
+    def keep(self, name: str, content: bytes) -> Path | None:
+        """Write a picture, whole, and drop what is now too old or too many. Returns where it is.
 
-        `id` is a fresh uuid4 in hexadecimal digits. Returns None if the disk does not take the picture: that costs a copy,
-        nothing is raised, and the log says it once.
+        `name` is fresh, and as `NAME` says. Returns None if the disk does not take the picture: that costs a copy, nothing
+        is raised, and the log says it once.
         """
-        path = self.folder / f"{id}.jpg"
-        written = self._attempt("pictures cannot be kept", lambda: self._write(path, content))
+        path = self.folder / name
+        written = self._attempt("pictures", "kept", lambda: self._write(path, content))
         with self._lock:
             if written:
                 self._kept.append((time.time(), path))
             while self._kept and (len(self._kept) > self.most or time.time() - self._kept[0][0] > self.oldest):
                 old = self._kept.popleft()[1]
-                self._attempt("old pictures cannot be removed", lambda old=old: old.unlink(missing_ok=True))
+                self._attempt("old pictures", "removed", lambda old=old: old.unlink(missing_ok=True))
         return path if written else None
 
     def _open_folder(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._attempt("others may read the folder", lambda: self.folder.chmod(0o700))
+        self._attempt("the permissions", "set", lambda: self.folder.chmod(0o700))
 
     def _write(self, path: Path, content: bytes) -> None:
         if not self.folder.is_dir():
             self._open_folder()
         with paths.whole(path) as partial:
-            partial.touch(mode=0o600)
+            partial.touch()
+            partial.chmod(0o600)
             partial.write_bytes(content)
 
-    def _attempt(self, trouble: str, work: Callable[[], object]) -> bool:
+    def _attempt(self, what: str, done: str, work: Callable[[], object]) -> bool:
         """Call `work()` and return whether it succeeded. Log what fails once, and once more when it works again."""
         try:
             work()
         except OSError as error:
             with self._lock:
-                self._troubles[trouble] = self._troubles.get(trouble, 0) + 1
-                if self._troubles[trouble] == 1:
-                    logger.warning("%s: %s: %s", self.folder, trouble, error)
+                self._troubles[what] = self._troubles.get(what, 0) + 1
+                if self._troubles[what] == 1:
+                    logger.warning("%s: %s cannot be %s: %s", self.folder, what, done, error)
             return False
         with self._lock:
-            if missed := self._troubles.pop(trouble, 0):
-                logger.warning("%s: works again (%s, %d times)", self.folder, trouble, missed)
+            if missed := self._troubles.pop(what, 0):
+                logger.warning("%s: %s are %s again, %d were not", self.folder, what, done, missed)
         return True
 
 
 def _kept_before(folder: Path) -> Iterator[tuple[float, Path]]:
     """Yield (seconds since the epoch, path) of each picture in `folder` that a server kept there."""
-    every = images.encode(np.zeros((8, 8, 3), np.uint8))
-    beginning = every[
-        : every.index(SIZE)
-    ]  # header and quantisation tables: the same in all pictures of `images.encode`
     for path in folder.glob("*.jpg"):
-        with suppress(OSError):  # another worker has just removed it, or it cannot be read
-            if NAME.fullmatch(path.name) and stat.S_ISREG((status := path.lstat()).st_mode):
-                with path.open("rb") as file:
-                    if file.read(len(beginning)) == beginning:
-                        yield status.st_mtime, path
+        with suppress(FileNotFoundError):  # another worker has just removed it
+            status = path.lstat()
+            if NAME.fullmatch(path.name) and status.st_mode == PRIVATE and status.st_uid == os.geteuid():
+                yield status.st_mtime, path
 
 
 def _clear(half: Path) -> None:

@@ -12,10 +12,11 @@ import pytest
 import schemathesis
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
+from pydantic import TypeAdapter, ValidationError
 from schemathesis.checks import not_a_server_error
 from schemathesis.config import SchemathesisConfig
 
-from labsupport import admission, images, models, paths
+from labsupport import admission, images, models, paths, schemas
 from labsupport.admission import Slots
 from labsupport.security import TokenGuard
 from labsupport.serving import FORM_LIMITS, create_app, serve
@@ -86,6 +87,55 @@ def test_what_happens_only_at_times_is_documented_too(server, monkeypatch, statu
     # excluded because here a 503 is the right answer
     answer = case.call_and_validate(base_url=server.url, excluded_checks=[not_a_server_error])
     assert answer.status_code == status
+
+
+def unbounded(part: dict, document: dict, where: str) -> list[str]:
+    """Where a request's schema has no end, or takes text that no file can hold."""
+    if "$ref" in part:
+        return unbounded(document["components"]["schemas"][part["$ref"].rsplit("/", 1)[1]], document, where)
+    match part.get("type"):
+        case "string":
+            listed = {
+                "enum",
+                "const",
+                "contentMediaType",
+            } & part.keys()  # the last is the file, which `admission` bounds
+            right = listed or part.get("pattern") == schemas.RECORD_ID or {"maxLength", "pattern"} <= part.keys()
+            right = right or (" x-" in where and "maxLength" in part)  # a header: HTTP itself forbids the rest
+        case "array":
+            right = "maxItems" in part
+        case "object":
+            right = part.get("additionalProperties") is False or "enum" in part.get("propertyNames", {})
+        case _:
+            right = True
+    inner = dict(part.get("properties", {}))
+    inner |= {key: part[key] for key in ("items", "additionalProperties") if part.get(key)}
+    choices = [
+        one for one in part.get("anyOf", []) if {"type", "$ref"} & one.keys()
+    ]  # others only name what is required
+    inner |= {str(number): one for number, one in enumerate([*choices, *part.get("prefixItems", [])])}
+    found = [] if right else [where]
+    return found + [bad for name, one in inner.items() for bad in unbounded(one, document, f"{where}.{name}")]
+
+
+def test_all_that_a_client_may_send_has_an_end():
+    document, seen = create_app({}).openapi(), set()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            for parameter in operation.get("parameters", []):
+                assert not unbounded(parameter["schema"], document, f"{method} {path} {parameter['name']}")
+            for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+                seen.add(path)
+                assert not unbounded(content["schema"], document, f"{method} {path} {kind}")
+    assert {"/predict", "/feedback", "/records", "/rollout"} <= seen
+
+
+@pytest.mark.parametrize("bad", ["\0", "\ud800", "a\udfff"])
+def test_all_texts_are_such_as_any_file_and_any_database_can_hold(bad):
+    for text in (schemas.Name, schemas.Text):
+        assert TypeAdapter(text).validate_python("fine ü 水 \n")
+        with pytest.raises(ValidationError):
+            TypeAdapter(text).validate_python(bad)
 
 
 def test_that_a_token_is_missing_is_documented_everywhere(detector):

@@ -141,14 +141,16 @@ def test_uploads_are_kept_only_if_asked_for(detector, monkeypatch, tmp_path):
 
 
 def test_what_is_kept_is_capped_in_number_and_in_age(tmp_path):
+    names = [f"{number}0000000-0000-4000-8000-000000000000.jpg".replace("-", "") for number in range(7)]
+    picture = b"a picture"
     uploads = Uploads(tmp_path, most=3)
     for number in range(5):
-        uploads.keep(f"{number}.jpg", b"a picture")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.jpg", "3.jpg", "4.jpg"]
+        uploads.keep(names[number], picture)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names[2:5]
     again = Uploads(tmp_path, most=3)  # a new start counts what is there
-    again.keep("5.jpg", b"a picture")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["3.jpg", "4.jpg", "5.jpg"]
-    Uploads(tmp_path, oldest=-1).keep("6.jpg", b"a picture")
+    again.keep(names[5], picture)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names[3:6]
+    Uploads(tmp_path, oldest=-1).keep(names[6], picture)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,202 @@
+"""Nothing that a client sends is dropped silently: what no route reads is refused, and the answer says what to send."""
+
+import json
+
+import pytest
+import requests
+
+from labsupport import paths
+from labsupport.serving import create_app, serve
+from labsupport.strict import StrictRoute
+
+PICTURE = (paths.IMAGES / "clock.png").read_bytes()
+CURL = "curl -F file=@picture.jpg http://HOST:PORT/serve/detect"
+UPLOADS = ("/predict", "/detect", "/count-cars", "/count-apples", "/count-plants")
+GETS = ("/", "/models", "/health", "/ready", "/metrics", "/dashboard", "/dashboard/data", "/browser", "/rollout")
+
+
+class Blind:
+    """A model that finds nothing and costs nothing."""
+
+    version, slots = "blind/none-f32", 1
+
+    def detect(self, image, confidence=0.5):
+        return []
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serve(create_app(Blind(), root_path="/serve"), port=0) as running:
+        yield running
+
+
+def ask(server, method, path, **options):
+    return requests.request(method, server.url + path, timeout=30, **options)
+
+
+def upload(server, path="/detect", **options):
+    return ask(server, "POST", path, **{"files": {"file": PICTURE}, **options})
+
+
+def refusal(answer, status=422) -> str:
+    assert answer.status_code == status, answer.text
+    return answer.json()["detail"]
+
+
+def routes():
+    """Every method and path of the API, with a body that fits where there is one."""
+    for route in create_app({}).routes:
+        if isinstance(route, StrictRoute):
+            for method in route.methods:
+                body = {"files": {"file": PICTURE}} if route.path in UPLOADS else {"json": {}}
+                path = route.path.replace("{name:path}", "style.css")
+                yield pytest.param(method, path, {} if method in ("GET", "HEAD") else body, id=f"{method} {path}")
+
+
+@pytest.mark.parametrize("method, path, body", [*routes()])
+def test_every_route_refuses_an_unknown_parameter_and_names_it(server, method, path, body):
+    answer = ask(server, method, f"{path}?conf=0.9", **body)
+    assert answer.status_code == 422
+    if method != "HEAD":
+        assert "unknown parameter 'conf': this call reads " in answer.json()["detail"]
+
+
+def test_the_names_that_are_known_stand_in_the_answer(server):
+    assert refusal(upload(server, "/detect?conf=0.9")) == "unknown parameter 'conf': this call reads confidence, model"
+    assert refusal(ask(server, "GET", "/health?a=1")) == "unknown parameter 'a': this call reads none"
+    assert refusal(upload(server, "/detect?Confidence=0.9")).startswith("unknown parameter 'Confidence'")
+    assert refusal(upload(server, "/detect?=0.9")).startswith("unknown parameter ''")
+    assert refusal(upload(server, "/detect?confidence")).startswith("confidence: ")
+    assert len(refusal(upload(server, f"/detect?{'x' * 5_000}=1"))) < 200
+
+
+@pytest.mark.parametrize("query", ["confidence=0.2&confidence=0.9", "confidence=0.2&confidence=0.2", "model=&model="])
+def test_a_parameter_that_comes_twice_is_refused(server, query):
+    assert refusal(upload(server, f"/detect?{query}")).endswith("it came 2 times, send it once")
+
+
+@pytest.mark.parametrize(
+    "path", ["/docs?x=1", "/openapi.json?x=1", "/docs/oauth2-redirect?code=1", "/browser/style.css", "/serve/docs"]
+)
+def test_pages_for_people_keep_working(server, path):
+    assert ask(server, "GET", path).ok
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("body", [b"x", [b"x"]], ids=["a length", "chunks"])
+def test_a_body_that_nobody_reads_is_refused(server, method, body):
+    answer = ask(server, method, "/health", data=body if isinstance(body, bytes) else iter(body))
+    assert answer.status_code == 422
+    assert ask(server, method, "/health", headers={"Content-Length": "0", "Content-Type": "text/plain"}).ok
+
+
+@pytest.mark.parametrize("path", [*GETS, "/browser/style.css", "/docs", "/openapi.json", "/serve", "/serve/health"])
+def test_head_is_get_without_the_body(server, path):
+    get, head = ask(server, "GET", path), ask(server, "HEAD", path)
+    assert (get.status_code, head.status_code, head.content) == (200, 200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    same = path not in ("/metrics", "/dashboard/data", "/serve/health")  # these change
+    assert not same or head.headers["content-length"] == get.headers["content-length"]
+
+
+def test_head_is_not_in_the_document_and_only_where_get_is(server):
+    paths_ = create_app({}).openapi()["paths"]
+    assert not [path for path, methods in paths_.items() if "head" in methods]
+    for path in (*UPLOADS, "/feedback", "/records"):
+        assert ask(server, "HEAD", path).status_code == 405
+
+
+def part(headers: str, content: bytes = PICTURE) -> dict:
+    """A form that no library would make."""
+    data = f"--x\r\n{headers}\r\n\r\n".encode() + content + b"\r\n--x--\r\n"
+    return {"files": None, "data": data, "headers": {"Content-Type": "multipart/form-data; boundary=x"}}
+
+
+DISPOSITION = 'Content-Disposition: form-data; name="file"'
+BASE64 = "iVBORw0KGgo" * 300
+
+
+@pytest.mark.parametrize(
+    "status, says, options",
+    [
+        (400, "more than 1,000 bytes", part(f"{DISPOSITION}; filename*=UTF-8''a.jpg")),
+        (422, "holds text and not a file", part(f"{DISPOSITION}; filename*=UTF-8''a.jpg", b"small")),
+        (400, "more than 1,000 bytes", {"files": {"file": (None, BASE64)}}),
+        (400, "more than 1,000 bytes", {"data": {"note": "n" * 1_500}}),
+        (422, "unknown field 'note'", {"data": {"note": "n"}}),
+        (422, "unknown field 'confidence'", {"data": {"confidence": "0.9"}}),
+        (422, "unknown field '\\x1b[2J'", {"data": {"\x1b[2J": "0.9"}}),
+        (422, "curl sends a file if its name follows an @", {"files": {"file": (None, "a.jpg")}}),
+        (422, "not a multipart form", {"files": None, "data": PICTURE}),
+        (422, "not a multipart form", {"files": None, "data": PICTURE, "headers": {"Content-Type": "image/png"}}),
+        (
+            422,
+            "not a multipart form",
+            {"files": None, "data": PICTURE, "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
+        ),
+        (422, "not a multipart form", {"files": None, "data": {"file": "a.jpg"}}),
+        (422, "not a multipart form", {"files": None, "json": {"file": BASE64}}),
+        (422, "not a multipart form", {"files": None}),
+        (422, "unknown field 'image'", {"files": {"image": PICTURE}}),
+        (422, "2 pictures came", {"files": [("file", PICTURE), ("file", PICTURE)]}),
+        (
+            400,
+            "names no boundary",
+            {"files": None, "data": PICTURE, "headers": {"Content-Type": "multipart/form-data"}},
+        ),
+        (400, "damaged or cut off", part("no header at all")),
+        (400, "more than 4 files or 4 other fields", {"data": {f"f{number}": "x" for number in range(9)}}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_whatever_is_no_picture_in_a_form_is_told_what_to_send(server, status, says, options):
+    detail = refusal(upload(server, **options), status)
+    assert says in detail and detail.endswith(CURL)
+
+
+@pytest.mark.parametrize("path", UPLOADS)
+def test_all_routes_that_take_pictures_say_so(server, path):
+    detail = refusal(upload(server, path, files=None, data=PICTURE))
+    assert detail.endswith(f"curl -F file=@picture.jpg http://HOST:PORT/serve{path}")
+
+
+SAID = {"prediction_id": "a", "correct": True}
+
+
+@pytest.mark.parametrize(
+    "body, says",
+    [
+        (json.dumps({**SAID, "corect": True}), "corect"),
+        ('{"prediction_id": "a", "correct": true, "correct": false}', "the key 'correct' comes twice"),
+        ('{"prediction_id": "a", "correct": NaN}', "NaN is not a number in JSON"),
+        ('{"prediction_id": "\\ud800", "correct": true}', "prediction_id"),
+        ('{"prediction_id": "a\\u0000", "correct": true}', "prediction_id"),
+        ('{"prediction_id": "a", "labels": ["\\udfff"]}', "unicode"),
+        (json.dumps({"prediction_id": "a", "labels": ["x" * 201]}), "at most 200 characters"),
+        (json.dumps({"prediction_id": "a", "labels": ["x"] * 1_001}), "at most 1000 items"),
+        ('{"prediction_id": ', "not JSON that can be read: Expecting value at character 18"),
+        (b'{"\xff": 1}', "not UTF-8"),
+        ("[" * 100_000, "too long, or it is nested too deeply"),
+        ("1" * 5_000, "too long, or it is nested too deeply"),
+    ],
+)
+def test_json_is_read_whole_or_refused(server, body, says):
+    answer = ask(server, "POST", "/feedback", data=body, headers={"Content-Type": "application/json"})
+    assert says in refusal(answer) and "sys." not in answer.text
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "image/png", ""])
+def test_a_body_that_is_not_said_to_be_json_is_told_to_be(server, kind):
+    answer = ask(server, "POST", "/feedback", data=json.dumps(SAID), headers={"Content-Type": kind})
+    assert refusal(answer) == "send JSON with the header Content-Type: application/json"
+
+
+def test_headers_are_exempt(server):
+    headers = {"X-Anything": "at all", "X-Forwarded-For": "10.0.0.1", "Accept-Language": "de"}
+    assert upload(server, "/detect?confidence=0.9&model=yolov3-tiny", headers=headers).ok
+
+
+def test_a_wrong_method_on_any_path_is_a_405(server):
+    for route in create_app({}).routes:
+        answer = ask(server, "DELETE", route.path.replace("{name:path}", "style.css") or "/")
+        assert answer.status_code in (404, 405), route.path

@@ -1,0 +1,202 @@
+"""Kept pictures: under names of the server's own, for its owner only, and nothing of anybody else's is ever removed."""
+
+import os
+import shutil
+import stat
+import time
+import uuid
+
+import numpy as np
+import pytest
+import requests
+
+from conftest import disk_of
+from labsupport import images, paths
+from labsupport.predictions import PredictionLog
+from labsupport.serving import create_app, serve
+from labsupport.uploads import ABANDONED, OLDEST, Uploads
+from test_strict import PICTURE, Blind
+
+OURS = images.encode(np.random.default_rng(1).integers(0, 256, (300, 400, 3), np.uint8))
+TOKEN = "0123456789abcdef0123"
+
+
+def fresh() -> str:
+    return f"{uuid.uuid4().hex}.jpg"
+
+
+def aged(path, seconds=2 * OLDEST):
+    os.utime(path, (time.time() - seconds,) * 2, follow_symlinks=False)
+    return path
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The folder of kept pictures in a lab of its own."""
+    made = tmp_path / "images_uploaded"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def serving(folder, monkeypatch):
+    """Start a server that keeps pictures there, and ask it for one; give its answer."""
+    monkeypatch.setenv("LAB_ROOT", str(folder.parent))
+    monkeypatch.setenv("LAB_TOKEN", TOKEN)
+    with serve(create_app(Blind(), keep_uploads=True), port=0) as server:
+        yield lambda **headers: requests.post(
+            f"{server.url}/predict", files={"file": PICTURE}, headers=headers, timeout=30
+        )
+
+
+def test_what_a_user_put_there_stays_whatever_its_name_age_and_number(folder):
+    photograph = (paths.IMAGES / "street_1.jpg").read_bytes()
+    names = ["holiday.jpg", "a" * 32 + ".jpg", fresh(), fresh().upper(), f"x{fresh()}", f"{fresh()}.bak", "p.jpeg"]
+    theirs = [folder / name for name in names]
+    for path in theirs:
+        path.write_bytes(photograph)
+        path.chmod(0o644 if path == theirs[2] else 0o600)
+        aged(path)
+    elsewhere = folder.parent / "elsewhere.jpg"
+    elsewhere.write_bytes(OURS)
+    theirs += [folder / fresh(), folder / fresh(), folder / fresh()]
+    theirs[-3].symlink_to(elsewhere)
+    theirs[-2].mkdir()
+    theirs[-1].symlink_to(folder / "gone.jpg")
+    uploads = Uploads(folder, most=1, oldest=60)
+    for _ in range(3):
+        kept = uploads.keep(fresh(), OURS)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in [*theirs, kept]}
+    assert elsewhere.read_bytes() == OURS
+
+
+def test_what_a_server_kept_before_a_restart_is_removed_in_its_time(folder):
+    before = Uploads(folder)
+    old, new = before.keep(fresh(), OURS), before.keep(fresh(), OURS)
+    aged(old)
+    kept = Uploads(folder).keep(fresh(), OURS)
+    assert {*folder.iterdir()} == {new, kept}
+
+
+def test_only_its_owner_can_read_what_is_kept_also_in_a_folder_that_was_open(folder):
+    folder.chmod(0o777)
+    before = os.umask(0)
+    try:
+        kept = Uploads(folder).keep(fresh(), OURS)
+        shutil.rmtree(folder)
+        again = Uploads(folder).keep(fresh(), OURS)
+    finally:
+        os.umask(before)
+    assert kept.name != again.name and (mode(again), mode(folder)) == (0o600, 0o700)
+
+
+def test_the_rest_of_a_picture_that_was_being_written_is_removed_and_nothing_else(folder):
+    half, theirs, young = (folder / f".partial-{name}" for name in ("half", "theirs", "young"))
+    for made in (half, theirs, young):
+        made.mkdir()
+        (made / fresh()).write_bytes(b"half of it")
+    (theirs / "notes.txt").write_text("mine")
+    (folder / ".partial-file").write_text("mine, too")
+    for path in (half, theirs, folder / ".partial-file"):
+        aged(path, 2 * ABANDONED)
+    Uploads(folder)
+    assert not half.exists() and [*young.iterdir()]
+    assert [path.name for path in theirs.iterdir()] == ["notes.txt"] and (folder / ".partial-file").exists()
+
+
+def broken_folder(folder, how):
+    """Make the folder unusable after the server has started."""
+    shutil.rmtree(folder)
+    if how == "a file":
+        folder.write_text("no folder")
+    elif how == "a dangling link":
+        folder.symlink_to(folder.parent / "nowhere")
+
+
+@pytest.mark.parametrize("how", ["a file", "a dangling link", "gone"])
+def test_a_folder_that_breaks_costs_no_answer_and_is_said_once(serving, folder, caplog, how):
+    assert serving().ok
+    broken_folder(folder, how)
+    assert [serving().status_code for _ in range(3)] == [200] * 3
+    complaints = [record.getMessage() for record in caplog.records if "cannot be kept" in record.getMessage()]
+    assert len(complaints) == (how != "gone")  # it is simply made again
+    if how == "gone":
+        assert len([*folder.iterdir()]) == 3 and mode(folder) == 0o700
+
+
+def test_a_picture_that_cannot_be_removed_costs_no_answer_and_is_said_once(folder, caplog):
+    uploads = Uploads(folder, most=1)
+    first = uploads.keep(fresh(), OURS)
+    first.unlink()
+    first.mkdir()
+    second = uploads.keep(fresh(), OURS)
+    second.unlink()
+    second.mkdir()
+    last = [uploads.keep(fresh(), OURS) for _ in range(3)][-1]
+    assert {*folder.iterdir()} == {first, second, last}
+    assert [record.getMessage().split(": ")[1] for record in caplog.records] == [
+        "old pictures cannot be removed",
+        "old pictures are removed again, 2 were not",
+    ]
+
+
+def test_a_read_only_disk_costs_no_answer(tmp_path, caplog):
+    import subprocess
+
+    with disk_of(4, tmp_path / "disk") as disk:
+        uploads = Uploads(disk, most=1)
+        kept = uploads.keep(fresh(), OURS)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        assert [uploads.keep(fresh(), OURS) for _ in range(3)] == [None] * 3
+        assert kept.read_bytes() == OURS
+    assert len(caplog.records) == 1
+
+
+def test_a_server_that_cannot_keep_from_the_start_says_so(folder, monkeypatch):
+    monkeypatch.setenv("LAB_ROOT", str(folder.parent))
+    shutil.rmtree(folder)
+    folder.write_text("no folder")
+    with pytest.raises(OSError, match="images_uploaded"):
+        create_app(Blind(), keep_uploads=True)
+
+
+def test_a_client_with_the_token_cannot_name_or_overwrite_a_kept_picture(serving, folder):
+    somebodys = serving().headers["X-Prediction-Id"]
+    before = (folder / f"{somebodys}.jpg").stat()
+    answer = serving(**{"X-Record-Id": somebodys, "Authorization": f"Bearer {TOKEN}"})
+    assert answer.headers["X-Prediction-Id"] == somebodys  # the station's own id for what it will report
+    after = (folder / f"{somebodys}.jpg").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert len([*folder.iterdir()]) == 2
+    assert serving(**{"X-Record-Id": "../x", "Authorization": f"Bearer {TOKEN}"}).status_code == 422
+    assert serving(**{"X-Record-Id": somebodys}).status_code == 401
+
+
+def test_a_record_cannot_take_the_row_of_a_prediction(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_TOKEN", TOKEN)
+    seen = {"version": "evil", "latency": 1, "detections": [], "features": {}}
+    decided = {
+        "time": 1.75e9,
+        "station": "s",
+        "product": "p",
+        "verdict": "accept",
+        "decided_by": "server",
+        "latency": 1,
+    }
+    with PredictionLog(f"sqlite:///{tmp_path}/log.db") as log, serve(create_app(Blind(), log=log), port=0) as server:
+        answer = requests.post(f"{server.url}/detect", files={"file": PICTURE}, timeout=30)
+        log.flush()
+        before = log.frame()
+        records = [{**decided, "id": id, "prediction": seen} for id in (uuid.uuid4().hex, answer.json()["id"])]
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        refused = requests.post(f"{server.url}/records", json=records, headers=headers, timeout=30)
+        assert refused.status_code == 422 and "another prediction has this id" in refused.json()["detail"]
+        assert log.frame().equals(before) and not len(log.decisions())
+        taken = requests.post(f"{server.url}/records", json=records[:1], headers=headers, timeout=30)
+        assert taken.json() == {"new": 1, "known": 0}
+        again = requests.post(f"{server.url}/records", json=records[:1], headers=headers, timeout=30)
+        assert again.json() == {"new": 0, "known": 1}
