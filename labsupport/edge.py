@@ -5,7 +5,6 @@ which is the answer of whoever cannot know. It is on the disk before anybody is 
 """
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from labsupport import security
 from labsupport.breaker import CircuitBreaker
 from labsupport.camera import Camera, CameraUnavailable
 from labsupport.deadline import NoAnswer, Worker, exchange
@@ -102,7 +102,7 @@ class InspectionStation:
         """
         self.server, self.device, self.judge, self.outbox = server.rstrip("/"), device, judge, outbox
         self.deadline, self.model, self.confidence = deadline, model, confidence
-        token = os.environ.get("LAB_TOKEN")
+        token = security.token()
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._asker, self._looker = Worker("ask the server"), Worker("ask the device")
         self._looks, self._stores, self._failing = deque(maxlen=REMEMBERED), deque(maxlen=REMEMBERED), False
