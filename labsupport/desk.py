@@ -13,6 +13,7 @@ import numpy as np
 from labsupport import answering, images, models, statuses
 from labsupport.admission import Overloaded, Slots
 from labsupport.detection import Detection
+from labsupport.memory import LARGE_BODY, LARGE_PICTURE, memory_needed
 from labsupport.metrics import Metrics
 from labsupport.monitoring import PredictionLog
 from labsupport.router import Router
@@ -61,7 +62,9 @@ class Desk:
     async def answer(self, asked: Asked, render: Callable):
         """What `render` makes of the prediction. Raises what goes wrong, `Overloaded` if the queue is full."""
         try:
-            return await self.slots.run(self._work, asked, render)
+            need = memory_needed(asked.upload)
+            large = need > LARGE_PICTURE or len(asked.upload) > LARGE_BODY
+            return await self.slots.run(self._work, asked, render, need=need, large=large)
         except Overloaded:  # there was a place when the upload began, and none when it had arrived
             self.refused()
             raise

@@ -5,7 +5,6 @@ which is the answer of whoever cannot know. It is on the disk before anybody is 
 """
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from labsupport import arguments
+from labsupport import arguments, security
 from labsupport.breaker import CircuitBreaker
 from labsupport.camera import Camera, CameraUnavailable
 from labsupport.deadline import NoAnswer, Worker, exchange
@@ -114,7 +113,7 @@ class InspectionStation:
         self.deadline = arguments.number("deadline", deadline, 0, ends=False)
         self.model = arguments.text("model", model, most=100, least=1)
         self.confidence = arguments.number("confidence", confidence, 0, 1)
-        token = os.environ.get("LAB_TOKEN")
+        token = security.token()
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._asker, self._looker = Worker("ask the server"), Worker("ask the device")
         self._looks, self._stores, self._failing = deque(maxlen=REMEMBERED), deque(maxlen=REMEMBERED), False

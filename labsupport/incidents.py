@@ -38,7 +38,10 @@ class Incident:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Rows by time, arrays of one length, NaN where there is no value. `key`: a number for each user. `spoken`: when the user said what was said."""
+    """Rows by time, arrays of one length, NaN where there is no value.
+
+    `rows["key"]` is a number for each user; `spoken` is when the user said what was said.
+    """
 
     rows: Rows
     spoken: np.ndarray

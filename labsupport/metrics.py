@@ -85,6 +85,9 @@ class Metrics:
             "prediction_confidence_ratio", "Of the surest object in a picture.", ["version"], buckets=SHARES, **kept
         )
         self.feedback = Counter("feedback_total", "What users said of answers.", ["verdict"], **kept)
+        self.unauthorised = Counter(
+            "tokens_refused_total", "Requests without the right token: it was missing, or wrong.", ["reason"], **kept
+        )
         self.lost = Counter("log_rows_dropped_total", "Predictions that could not be written down.", **kept)
         started = Gauge(
             "process_start_time_seconds", "When the oldest worker started.", multiprocess_mode="livemin", **kept
@@ -96,6 +99,8 @@ class Metrics:
             self.rejected.labels(reason)
         for verdict in VERDICTS:
             self.feedback.labels(verdict)
+        for reason in ("missing", "wrong"):
+            self.unauthorised.labels(reason)
 
     def answered(self, handler: str, method: str, status: int, seconds: float) -> None:
         """A request was answered. `handler` is the route's template."""

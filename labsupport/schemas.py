@@ -165,7 +165,7 @@ class PredictionIn(BaseModel):
 
     version: Name
     latency: Seconds = Field(description="seconds that the model took")
-    detections: list[DetectionIn] = Field(max_length=10_000)
+    detections: list[DetectionIn] = Field(max_length=10_000, fail_fast=True)  # one error is enough of 10,000
     features: dict[Literal[FEATURES], Finite]
 
 
@@ -186,7 +186,7 @@ class RecordIn(BaseModel):
     prediction: PredictionIn | None = Field(None, description="null if no model looked")
 
 
-Records = Annotated[list[RecordIn], Field(min_length=1, max_length=records.MOST)]
+Records = Annotated[list[RecordIn], Field(min_length=1, max_length=records.MOST, fail_fast=True)]
 
 
 class RecordsOut(BaseModel):

@@ -46,7 +46,7 @@ def post(url: str, **options) -> requests.Response:
 
 def head(length: int) -> bytes:
     """The start of an upload that says how long it is and then sends nothing."""
-    lines = ["POST /detect HTTP/1.1", "Host: lab", "Content-Type: multipart/form-data; boundary=x"]
+    lines = ["POST /detect HTTP/1.1", "Host: 127.0.0.1", "Content-Type: multipart/form-data; boundary=x"]
     return "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
 
 
@@ -220,8 +220,12 @@ def test_on_sigterm_what_is_under_way_is_answered_and_the_exit_code_is_0(workers
 
 def test_uploads_that_find_no_place_once_they_have_arrived_are_written_down_too(gated, tmp_path):
     detector, _ = gated
-    request = requests.Request("POST", "http://lab/detect", files={"file": clock()}).prepare()
-    lines = ["POST /detect HTTP/1.1", "Host: lab", *(f"{name}: {value}" for name, value in request.headers.items())]
+    request = requests.Request("POST", "http://127.0.0.1/detect", files={"file": clock()}).prepare()
+    lines = [
+        "POST /detect HTTP/1.1",
+        "Host: 127.0.0.1",
+        *(f"{name}: {value}" for name, value in request.headers.items()),
+    ]
     message = "\r\n".join([*lines, "", ""]).encode() + request.body
     with (
         PredictionLog(f"sqlite:///{tmp_path}/predictions.db") as log,

@@ -76,7 +76,7 @@ def test_the_token_is_asked_for_before_the_body(detector, monkeypatch):
         serve(create_app(detector), host="0.0.0.0", port=0) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection,
     ):
-        headers = ["POST /predict HTTP/1.1", "Host: lab", "Content-Length: 1000000", "", ""]
+        headers = ["POST /predict HTTP/1.1", "Host: 127.0.0.1", "Content-Length: 1000000", "", ""]
         connection.sendall("\r\n".join(headers).encode())
         assert connection.recv(10_000).startswith(b"HTTP/1.1 401")
 
