@@ -32,7 +32,10 @@ REMARKS = sql.select(_remark.row.label("number"), *_fields).select_from(FEEDBACK
 
 
 def first_row(since: float) -> sql.Select:
-    """Return the query for the number of the first row since then. The `+ 0` makes SQLite use the index of time."""
+    """Return the query for the number of the first row since then.
+
+    The `+ 0` makes SQLite find the rows by the index of time; it would walk through all earlier rows to the first one.
+    """
     return sql.select(sql.func.min(_row.row + 0)).where(_row.time >= since)
 
 
@@ -119,7 +122,7 @@ class Tally:
         self.said = False  # whether any user has said of any of these answers whether it was right
         self._corrected: set[int] = set()  # rows whose last remark says so
         last, remark = (log.select(sql.select(sql.func.max(column)))[0][0] or 0 for column in (_row.row, _remark.row))
-        first = log.select(first_row(since))[0][0] or last + 1
+        first = log.select(first_row(since))[0][0] or last + 1  # asked after `last`: what comes between is read
         self._rows = Cursor(log, ROWS, _row.row, max(min(first - 1, last) - AGAIN, 0))
         self._remarks = Cursor(log, REMARKS, _remark.row, max(remark - AGAIN, 0))
 
