@@ -37,7 +37,10 @@ class Incident:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Rows by time, arrays of one length, NaN where there is no value. `key`: a number for each user. `spoken`: when the user said what was said."""
+    """Rows by time, arrays of one length, NaN where there is no value.
+
+    `key` is a number for each user, `spoken` says when the user said what was said.
+    """
 
     rows: Rows
     spoken: np.ndarray
