@@ -117,7 +117,10 @@ def batch(
     except KeyboardInterrupt:
         typer.echo("labsupport: stopped; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
-    typer.echo(f"{out}: {done.rows:,} rows, {done.errors:,} with an error, {done.resumed:,} from an earlier run")
+    left_out = f", {len(done.left_out):,} files left out" if done.left_out else ""
+    typer.echo(
+        f"{out}: {done.rows:,} rows, {done.errors:,} with an error, {done.resumed:,} from an earlier run{left_out}"
+    )
 
 
 def _stop(error: Exception) -> typer.Exit:

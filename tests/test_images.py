@@ -1,6 +1,7 @@
 """Whatever a client sends, what comes out is an upright BGR picture or a refusal that says why, and cheaply."""
 
 import io
+import re
 import struct
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labsupport import images
+from fuzz_images import segment
+from hostile_images import flat, in_scans
+from labsupport import images, jpeg, png
 from labsupport.images import ImageTooLarge, UnsupportedImage
 
 RED, GREEN, BLUE, WHITE = (0, 0, 255), (0, 255, 0), (255, 0, 0), (255, 255, 255)  # BGR
@@ -188,17 +191,53 @@ PNG = pillow(noise(60, 60, 3), "png", compress_level=0)  # its pixels stand in t
 PIXELS, END = PNG.index(b"IDAT") + 4, PNG.index(b"IEND") - 4
 
 
+def box(brand: bytes, others: bytes = b"") -> bytes:
+    """The start of a file in the ISO base media file format."""
+    return struct.pack(">I4s4sI", 16 + len(others), b"ftyp", brand, 0) + others + bytes(50)
+
+
 NOT_PICTURES = {
-    "nothing": b"",
     "text": b"certainly not a picture",
-    "a web page": b"<!DOCTYPE html><html></html>",
-    "GIF": pillow(corners(), "gif"),
-    "animated GIF": pillow(corners(), "gif", save_all=True, append_images=[Image.new("RGB", (80, 48))]),
-    "WebP": pillow(corners(), "webp"),
-    "BMP": pillow(corners(), "bmp"),
-    "TIFF": pillow(corners(), "tiff"),
-    "only the start of a JPEG's name": b"\xff\xd8\xff",
-    "only a PNG's name": b"\x89PNG\r\n\x1a\n",
+    "text, with letters of another kind that are cut": "größer ".encode() * 100,
+    "an HTML page": b"\n<!DOCTYPE html><html></html>",
+    "an SVG drawing": b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>',
+    "a picture in base64": b"data:image/png;base64,iVBORw0KGgo=",
+    "a GIF picture": pillow(corners(), "gif"),
+    "a WebP picture": pillow(corners(), "webp"),
+    "a BMP picture": pillow(corners(), "bmp"),
+    "a TIFF or raw picture": pillow(corners(), "tiff"),
+    "a HEIC picture": box(b"heic"),
+    "an AVIF picture": box(b"mif1", b"avifmiaf"),
+    "a JPEG 2000 picture": b"\xff\x4f\xff\x51" + bytes(50),
+    "a JPEG XL picture": b"\xff\x0a" + bytes(50),
+    "an icon": b"\0\0\1\0\1\0" + bytes(50),
+    "a Photoshop document": b"8BPS\0\1" + bytes(50),
+    "a PDF document": b"%PDF-1.7\n",
+    "a ZIP archive": b"PK\3\4" + bytes(50),
+    "an MP4 or QuickTime video": box(b"isom"),
+    "an AVI video": b"RIFF\0\0\0\0AVI LIST",
+    "a Matroska or WebM video": b"\x1a\x45\xdf\xa3" + bytes(50),
+}
+
+
+def jpeg_of_kind(marker: int, precision: int = 8, colours: int = 1) -> bytes:
+    """The start of a JPEG of a kind that Pillow does not write."""
+    parts = b"".join(bytes([number, 0x11, 0]) for number in range(1, colours + 1))
+    frame = segment(bytes([0xFF, marker]), struct.pack(">BHHB", precision, 48, 80, colours) + parts)
+    return (
+        b"\xff\xd8" + segment(b"\xff\xdb", bytes([0] + [1] * 64)) + frame + segment(b"\xff\xda", bytes(6)) + b"\xff\xd9"
+    )
+
+
+UNREAD = {
+    "a 12-bit JPEG is not read": jpeg_of_kind(0xC1, precision=12),
+    "a lossless JPEG is not read": jpeg_of_kind(0xC3, precision=16),
+    "a hierarchical JPEG is not read": jpeg_of_kind(0xC5),
+    "an arithmetic-coded JPEG is not read": jpeg_of_kind(0xC9),
+    "a JPEG-LS picture is not read": jpeg_of_kind(0xF7),
+    "a JPEG of 2 colour channels is not read": jpeg_of_kind(0xC0, colours=2),
+    "a JPEG with unusual colour sampling is not read": flat(80, 48, [(1, 2), (1, 1), (2, 1)]),
+    "a PNG with 'CgBI' data is not read": PNG[:8] + chunk(b"CgBI", bytes(4)) + PNG[8:],
 }
 DAMAGED = {
     "half a JPEG": cut(pillow(noise(60, 60, 3), "jpeg"), 0.5),
@@ -209,13 +248,48 @@ DAMAGED = {
     "a PNG with one wrong pixel": flipped(PNG, PIXELS + 500),
     "a PNG with a wrong checksum behind its pixels": flipped(PNG, END - 5),
     "a PNG whose pixels are not compressed as they should be": flipped(PNG, PIXELS),
+    "only the start of a JPEG's name": b"\xff\xd8\xff",
+    "only a PNG's name": b"\x89PNG\r\n\x1a\n",
+    "a PNG that was sent as text": PNG.replace(b"\r\n", b"\n"),
+    "a JPEG without a height": jpeg_of_kind(0xC0).replace(struct.pack(">HH", 48, 80), struct.pack(">HH", 0, 80)),
 }
 
 
 @pytest.mark.parametrize("what", NOT_PICTURES)
-def test_what_is_no_jpeg_or_png_is_refused(what):
-    with pytest.raises(UnsupportedImage, match="send one of these"):
+def test_what_is_no_jpeg_or_png_is_refused_by_its_name(what):
+    start = re.escape(what.split(",")[0])
+    with pytest.raises(UnsupportedImage, match=f"^not a JPEG or PNG picture but {start}.*: send one of these$"):
         images.decode(NOT_PICTURES[what])
+
+
+@pytest.mark.parametrize("data", [bytes(100), b"\x7fELF\2\1\1", "überall".encode("latin-1")])
+def test_what_nobody_knows_is_refused_without_a_guess(data):
+    with pytest.raises(UnsupportedImage, match=r"^not a JPEG or PNG picture: send one of these$"):
+        images.decode(data)
+
+
+def test_an_empty_file_is_called_empty():
+    with pytest.raises(UnsupportedImage, match="the file is empty: send a JPEG or PNG picture"):
+        images.decode(b"")
+
+
+@pytest.mark.parametrize("why", UNREAD)
+def test_a_jpeg_or_png_of_a_kind_that_is_not_read_is_refused_by_its_name(why):
+    with pytest.raises(UnsupportedImage, match=f"^{re.escape(why)}: save it .*JPEG|PNG"):
+        images.decode(UNREAD[why])
+
+
+@pytest.mark.parametrize("data", [None, "photo.jpg", 5, [1], np.zeros(9, np.uint8)])
+def test_what_is_not_bytes_is_an_error_of_the_caller(data):
+    for function in (images.decode, images.measure):
+        with pytest.raises(ValueError, match=r"data=.*give the bytes of a JPEG or PNG file"):
+            function(data)
+
+
+def test_bytes_may_come_in_any_container():
+    data = pillow(corners(), "png")
+    for kind in (bytes, bytearray, memoryview):
+        np.testing.assert_array_equal(images.decode(kind(data)), corners())
 
 
 @pytest.mark.parametrize("what", DAMAGED)
@@ -314,23 +388,66 @@ def test_a_bomb_is_refused_before_it_goes_off(width, tmp_path):
     assert done.stderr == ""  # no warning reaches the server's terminal
 
 
-def with_scans(count: int, kind: str) -> bytes:
-    """A progressive JPEG whose last scan comes again and again: 11 bytes each, which go over every pixel once more."""
-    out = io.BytesIO()
-    several = {"save_all": True, "append_images": [Image.new("L", (8, 8))]} if kind == "MPO" else {}
-    Image.new("L", (16, 16)).save(out, kind, progressive=True, **several)
-    data = out.getvalue()
-    end = data.index(b"\xff\xd9")
-    start = data.rindex(b"\xff\xda", 0, end)
-    wanted = count - data.count(b"\xff\xda")
-    return data[:end] + wanted * data[start:end] + data[end:]
+def test_a_jpeg_that_goes_over_its_pixels_too_often_is_refused_and_the_limit_itself_is_not():
+    assert (
+        in_scans(1, 16, 16, 7, 12).count(b"\xff\xda") > 100 > (close := in_scans(1, 16, 16, 6, 13)).count(b"\xff\xda")
+    )
+    assert images.decode(close).shape == (16, 16, 3)
+    with pytest.raises(UnsupportedImage, match="a JPEG in more than 100 scans: save it again in at most 100"):
+        images.decode(in_scans(1, 16, 16, 7, 12))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
-def test_a_jpeg_that_goes_over_its_pixels_too_often_is_refused_and_the_limit_itself_is_not(kind):
-    assert images.decode(with_scans(100, kind)).shape == (16, 16, 3)
-    with pytest.raises(UnsupportedImage, match="a JPEG in 101 scans: save it again in at most 100"):
-        images.decode(with_scans(101, kind))
+def test_scans_times_pixels_are_limited_and_the_limit_itself_is_let_in(monkeypatch):
+    data = in_scans(3, 80, 48, 1, 13)  # 84 times a colour
+    monkeypatch.setattr(jpeg, "MAX_WORK", 84 * 80 * 48)
+    assert images.decode(data).shape == (48, 80, 3)
+    monkeypatch.setattr(jpeg, "MAX_WORK", 84 * 80 * 48 - 1)
+    with pytest.raises(UnsupportedImage, match="a JPEG of 80 x 48 pixels in too many scans: save it again in fewer"):
+        images.decode(data)
+
+
+def test_segments_and_chunks_are_limited_and_the_limit_itself_is_let_in(monkeypatch):
+    monkeypatch.setattr(jpeg, "MAX_SEGMENTS", 100)
+    monkeypatch.setattr(png, "MAX_CHUNKS", 100)
+    data = pillow(corners(), "jpeg")
+    needed = len(re.findall(rb"\xff[\xc0\xc4\xda\xdb\xe0]", data))
+    comments = segment(b"\xff\xfe", b"")
+    assert images.decode(data[:2] + (100 - needed) * comments + data[2:]).shape == (48, 80, 3)
+    with pytest.raises(UnsupportedImage, match="a JPEG in more than 100 segments: save it again"):
+        images.decode(data[:2] + (101 - needed) * comments + data[2:])
+    data, text = pillow(corners(), "png"), chunk(b"tEXt", b"a\0b")
+    assert images.decode(data[:33] + 97 * text + data[33:]).shape == (48, 80, 3)
+    with pytest.raises(UnsupportedImage, match="a PNG in more than 100 chunks: save it again"):
+        images.decode(data[:33] + 98 * text + data[33:])
+
+
+def test_kinds_that_take_more_for_a_pixel_may_have_fewer_pixels(monkeypatch):
+    monkeypatch.setattr(jpeg, "MAX_MEMORY", 12 * 48 * 80)
+    monkeypatch.setattr(png, "MAX_ROWS", 8 * 48 * 80)
+    cmyk, deep = pillow(corners(), "jpeg", "CMYK", progressive=True), rgba16(corners())
+    assert images.decode(cmyk).shape == images.decode(deep).shape == (48, 80, 3)
+    monkeypatch.setattr(jpeg, "MAX_MEMORY", 12 * 48 * 80 - 12)
+    monkeypatch.setattr(png, "MAX_ROWS", 8 * 48 * 80 - 8)
+    with pytest.raises(
+        ImageTooLarge, match="80 x 48 pixels of 4 colours in several scans: send at most 3,839 of these"
+    ):
+        images.decode(cmyk)
+    with pytest.raises(ImageTooLarge, match="80 x 48 pixels of 64 bits: send at most 3,839 of these"):
+        images.decode(deep)
+    assert images.decode(pillow(corners(), "jpeg", progressive=True)).shape == (48, 80, 3)
+
+
+def rgba16(picture: np.ndarray) -> bytes:
+    deep = np.dstack([picture[..., ::-1], np.full(picture.shape[:2], 255, np.uint8)]).astype(">u2") * 257
+    rows = np.hstack([np.zeros((len(deep), 1), np.uint8), deep.reshape(len(deep), -1).view(np.uint8)])
+    return png_of(rows.tobytes(), *picture.shape[1::-1], 16, 6)
+
+
+def png_of(
+    rows: bytes, width: int, height: int, depth: int, colours: int, before: bytes = b"", interlace: int = 0
+) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, interlace))
+    return b"\x89PNG\r\n\x1a\n" + header + before + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_what_looks_like_the_start_of_a_scan_is_none_in_a_png():
@@ -343,14 +460,14 @@ def test_what_looks_like_the_start_of_a_scan_is_none_in_a_png():
 # libjpeg has its own word on each of these
 DAMAGED_AND_READ = {
     "odd EXIF": pillow(corners(), "jpeg", exif=exif_of_nonsense()),
-    "a JPEG whose pixels end too soon": cut(pillow(noise(60, 60, 3), "jpeg"), 0.5) + b"\xff\xd9",
+    "a PNG with a broken colour profile": PNG[:33] + chunk(b"iCCP", b"a\0\0nonsense") + PNG[33:],
     "a JPEG with bytes behind its pixels": pillow(corners(), "jpeg")[:-2] + bytes(20) + b"\xff\xd9",
 }
 
 
 @pytest.mark.parametrize("what", DAMAGED_AND_READ)
 def test_what_is_damaged_and_can_be_read_prints_nothing(what, tmp_path):
-    picture = tmp_path / "damaged.jpg"
+    picture = tmp_path / "damaged"
     picture.write_bytes(DAMAGED_AND_READ[what])
     program = "import sys; from labsupport import images; images.decode(open(sys.argv[1], 'rb').read())"
     done = subprocess.run([sys.executable, "-c", program, picture], capture_output=True, text=True, check=True)
