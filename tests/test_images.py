@@ -1,11 +1,13 @@
 """Whatever a client sends, what comes out is an upright BGR picture or a refusal that says why, and cheaply."""
 
 import io
+import os
 import re
 import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -472,6 +474,133 @@ def test_what_is_damaged_and_can_be_read_prints_nothing(what, tmp_path):
     program = "import sys; from labsupport import images; images.decode(open(sys.argv[1], 'rb').read())"
     done = subprocess.run([sys.executable, "-c", program, picture], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+# the size alone, and files
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_measuring_gives_the_size_of_what_decoding_gives(orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = pillow(corners(), kind, exif=exif)
+    assert images.measure(data) == images.decode(data).shape[1::-1]
+
+
+def test_measuring_needs_no_pixels_and_refuses_what_decoding_refuses(monkeypatch):
+    data = pillow(corners(), "jpeg")
+    for module in (jpeg, png):
+        monkeypatch.setattr(module, "pixels", lambda *args: pytest.fail("the pixels were decoded"))
+    assert images.measure(data) == images.measure(data[: len(data) // 2]) == (80, 48)
+    for refused in (*NOT_PICTURES.values(), b"", *(UNREAD[why] for why in UNREAD if "sampling" not in why)):
+        with pytest.raises(UnsupportedImage):
+            images.measure(refused)
+    for large in (black_png(5_001, 5_000), black_png(65_501, 1)):
+        with pytest.raises(ImageTooLarge):
+            images.measure(large)
+
+
+def test_a_file_is_read_as_its_bytes_are(tmp_path, monkeypatch):
+    file = tmp_path / "a photo of no name"
+    file.write_bytes(pillow(corners(), "png"))
+    for path in (file, str(file)):
+        np.testing.assert_array_equal(images.read(path), corners())
+    monkeypatch.setattr(images, "MAX_BYTES", size := file.stat().st_size)
+    assert images.read(file).shape == (48, 80, 3)
+    monkeypatch.setattr(images, "MAX_BYTES", size - 1)
+    with pytest.raises(ImageTooLarge, match=f"{size:,} bytes: send at most {size - 1:,}"):
+        images.read(file)
+    with pytest.raises(FileNotFoundError):
+        images.read(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_what_is_no_file_is_refused_and_not_waited_for(kind, tmp_path):
+    place = tmp_path / "x.jpg"
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place = Path("/dev/zero")
+    with pytest.raises(UnsupportedImage, match="this is no file"):
+        images.read(place)
+
+
+# what callers give
+
+
+def gray_floats() -> np.ndarray:
+    return np.full((4, 5, 3), 0.5)
+
+
+WRONG_PICTURES = {
+    "shares of one": (
+        gray_floats(),
+        r"shape \(4, 5, 3\).*\(image \* 255\)\.round\(\)\.astype\(np\.uint8\)",
+    ),
+    "floats up to 255": (gray_floats() * 500, r"float64.*; \(image\)\.round\(\)\.astype\(np\.uint8\)"),
+    "half floats": (gray_floats().astype(np.float16), "float16"),
+    "numbers of another size": (np.zeros((4, 5, 3), np.uint16), "uint16"),
+    "signed numbers": (np.zeros((4, 5, 3), int), "int64"),
+    "yes and no": (np.zeros((4, 5, 3), bool), "array of bool"),
+    "objects": (np.full((4, 5, 3), None), "array of object"),
+    "gray": (np.zeros((4, 5), np.uint8), "COLOR_GRAY2BGR"),
+    "one channel": (np.zeros((4, 5, 1), np.uint8), r"shape \(4, 5, 1\)"),
+    "four channels": (np.zeros((4, 5, 4), np.uint8), "COLOR_BGRA2BGR"),
+    "channels first": (np.zeros((3, 40, 50), np.uint8), r"image\.transpose\(1, 2, 0\)"),
+    "a batch": (np.zeros((2, 4, 5, 3), np.uint8), "one picture of the batch at a time"),
+    "no rows": (np.zeros((0, 5, 3), np.uint8), r"shape \(0, 5, 3\)"),
+    "no columns": (np.zeros((5, 0, 3), np.uint8), r"shape \(5, 0, 3\)"),
+    "no floats": (np.zeros((0, 5, 3)), "float64"),
+    "a number": (np.uint8(3), "uint8"),
+    "a list": ([[[1, 2, 3]]], "of type list"),
+    "None": (None, "None"),
+    "a path": ("photo.jpg", r"images\.read\(path\)"),
+    "a Path": (Path("photo.jpg"), r"images\.read\(path\)"),
+    "bytes": (b"\xff\xd8", r"images\.decode\(data\)"),
+    "a Pillow picture": (Image.new("RGB", (5, 4)), "COLOR_RGB2BGR"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_PICTURES)
+def test_what_is_no_picture_is_named_with_what_to_give(what):
+    picture, message = WRONG_PICTURES[what]
+    for function in (images.encode, images.features, images.show):
+        with pytest.raises(ValueError, match=r"^image is .*give uint8, \(H, W, 3\), BGR, 0 to 255") as refused:
+            function(picture)
+        assert re.search(message, str(refused.value))
+
+
+def test_a_picture_may_be_any_view_of_one():
+    whole = noise(40, 60, 3)
+    views = (whole[::2, ::3], whole[..., ::-1], whole[::-1], whole.transpose(1, 0, 2), np.asfortranarray(whole))
+    for view in (*views, np.broadcast_to(whole[:1], (9, 60, 3))):
+        copy = view.copy(order="C")
+        np.testing.assert_array_equal(images.checked("image", view), copy)
+        np.testing.assert_array_equal(images.decode(images.encode(view, "png")), copy)
+        assert images.features(view) == images.features(copy)
+    assert images.checked("image", whole) is whole
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: images.encode(corners(), "gif"), "kind='gif': give one of 'jpeg', 'png'"),
+        (lambda: images.encode(corners(), None), "kind=None: give one of"),
+        (lambda: images.encode(np.zeros((1, 65_501, 3), np.uint8)), "a JPEG has at most 65,500 pixels either way"),
+        (lambda: images.show(corners(), width=0), "width=0: give a number from 1"),
+        (lambda: images.show(corners(), width="500"), "width='500'"),
+    ],
+)
+def test_other_arguments_are_checked_too(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_long_picture_can_be_a_png():
+    assert images.encode(np.zeros((1, 65_501, 3), np.uint8), "png").startswith(b"\x89PNG")
 
 
 # what goes out
