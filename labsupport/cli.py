@@ -146,8 +146,9 @@ def batch(
     except KeyboardInterrupt:
         _complain("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
-    name = typer.format_filename(out)
-    typer.echo(f"{name}: {done.rows:,} rows, {done.errors:,} with an error, {done.resumed:,} from an earlier run")
+    left_out = f", {len(done.left_out):,} files left out" if done.left_out else ""
+    rows = f"{done.rows:,} rows, {done.errors:,} with an error, {done.resumed:,} from an earlier run{left_out}"
+    typer.echo(f"{typer.format_filename(out)}: {rows}")
 
 
 def _complain(text: str) -> None:

@@ -54,6 +54,7 @@ class Source:
     path: Path
     name: bytes  # its path within the folder, as the disk has it: not every name is text
     stamp: str
+    video: bool = False
 
 
 def _named(method: Callable) -> Callable:
@@ -145,6 +146,7 @@ class Ledger:
         partial = self._folder / self.out.name
         write(partial, self._chunks())
         to_disk(partial)
+        spare_others(self.out)  # the night was long
         os.replace(partial, self.out)
         to_disk(self.out.parent)
 
@@ -166,6 +168,30 @@ class Ledger:
         if kind is None:
             with suppress(OSError):  # somebody begins anew already
                 self._folder.rmdir()
+
+
+def spare_others(out: Path) -> None:
+    """Raise FileExistsError if there is a file that is no table of a batch: we replace our own only.
+
+    >>> spare_others(Path(__file__))
+    Traceback (most recent call last):
+    FileExistsError: this file is no table of a batch, and is not replaced
+    """
+    if not out.is_file() or not out.stat().st_size:
+        return
+    ours = list(COLUMNS)[:4]
+    try:
+        if out.suffix.lower() == ".parquet":
+            from pyarrow import parquet
+
+            columns = parquet.read_schema(out).names
+        else:
+            with out.open(encoding="utf-8", newline="") as file:
+                columns = file.readline(1_000).strip().split(",")
+    except (ValueError, ImportError):  # no text, no Parquet
+        columns = []
+    if columns[:4] != ours:
+        raise FileExistsError("this file is no table of a batch, and is not replaced")
 
 
 def as_text(name: bytes) -> str:
