@@ -50,24 +50,21 @@ class UnknownPrediction(KeyError):
 class PredictionLog:
     """What the model was asked and what it answered, in a database that several processes may write and read at once.
 
-    `url` names a SQLite file: "sqlite:///" and a path as it is, whatever signs are in it, or a `Path`. Only its owner can
+    `url` names a SQLite file: "sqlite:///" and a path as it is, whatever signs are in it, or a `Path`; only its owner can
     read the file. Or it names a PostgreSQL database that several machines share (postgresql+psycopg://user@host/lab; the
     password may stand in ~/.pgpass, and is never printed). With `keep` or `max_bytes` whoever records removes the oldest
-    rows, twice a minute, as `prune` does; by default everything stays. A clock that is set ahead while this runs makes no
-    row too old.
+    rows, twice a minute, as `prune` does; by default everything stays.
 
     `record` returns at once; a thread writes, at the latest after 0.2 s or 500 rows, each batch in one transaction. While
     the disk is slow, locked or full, or the server away, up to 10,000 rows wait and are tried again; beyond that the oldest
-    waiting one makes room, for monitoring asks about now. `dropped` counts what was lost so. `logging` gets a line when it
-    begins and one when it is over, with the number of rows that were lost meanwhile.
-
-    What cannot be written or read raises `NotWritten` or `LogUnavailable`. Their messages name no path and no server, as a
-    client may see them; `logging` gets the name and the reason, once while it lasts.
+    waiting one makes room, for monitoring asks about now. `dropped` counts what was lost so, and `logging` gets a line when
+    it begins and one when it is over. `NotWritten` and `LogUnavailable` name no path and no server, as clients may see them:
+    `logging` gets the name and the reason.
 
     A crash (kill -9) loses what was recorded in its last 0.2 s, or what waits for the disk, and never leaves half a row.
     Power loss may also undo the last transactions, and damages nothing (https://sqlite.org/wal.html, synchronous=NORMAL).
     Threads may share a log; each process opens its own, a forked one too. If the file is deleted or replaced while it is
-    open, the log says so and begins a new one with the rows that wait.
+    open, `logging` says so, and the log begins a new one with the rows that wait.
 
     >>> import tempfile
     >>> from labsupport.detection import Box
@@ -96,7 +93,7 @@ class PredictionLog:
         retention, limited = Retention(self._engine, keep, max_bytes), keep is not None or max_bytes is not None
         tend = retention.step if limited else None
         self._writer = Writer(self._engine, self.url, rows.insert, self._prepare, tend, retention.close)
-        self._reading_trouble, self._writing_trouble = Trouble(self.url), Trouble(self.url)
+        self._unread = Trouble(self.url)
 
     @property
     def dropped(self) -> int:
@@ -145,7 +142,7 @@ class PredictionLog:
         prediction the last counts. Written when this returns. Raises `UnknownPrediction`, ValueError if nothing is said or
         the labels are too much or no text, and `NotWritten` if the database does not take it.
         """
-        said, id = rows.remark(correct, labels, retry), rows.clean(id)
+        said, id = rows.remark(correct, labels, retry), rows.clean(str(id))
         with self._writing():
             if not self._recorded(id):
                 self.flush()  # it may wait to be written
@@ -258,22 +255,8 @@ class PredictionLog:
         `agreement.compare` counts them, with the answer as the reference; these are missing where the candidate failed.
         `since` and `until` are about the answers; what the candidate said more than an hour after `until` is left out.
         """
-        import pandas as pd
-
         later = None if until is None else rows.seconds(until) + 3600  # a candidate may be slow
-        answers, others = self.frame(since, until), self.frame(since, later, shadow=True)
-        seen = ["version", "latency", "detections", "error"]
-        others = others[["id", *seen]].rename(columns={"version": "candidate"})
-        others = others.rename(columns={name: f"candidate_{name}" for name in seen})
-        answers = answers[["time", "id", "key", "version", "latency", "detections"]]
-        pairs = answers.merge(others, on="id", validate="one_to_many")
-        both = pairs["detections"].notna() & pairs["candidate_detections"].notna()
-        counts = [
-            {**vars(verdict), "agreement": verdict.share}
-            for verdict in map(agreement.compare, pairs["candidate_detections"][both], pairs["detections"][both])
-        ]
-        names = ["matched", "relabelled", "missed", "extra", "agreement"]
-        return pairs.join(pd.DataFrame(counts, index=pairs.index[both], columns=names, dtype="float64"))
+        return agreement.paired(self.frame(since, until), self.frame(since, later, shadow=True))
 
     def export(self, path: Path | str, since: Moment = None, until: Moment = None) -> int:
         """Write the rows with since <= time < until into a Parquet file, by time; the number of rows.
@@ -299,15 +282,15 @@ class PredictionLog:
             with self._engine.connect() as connection:
                 yield connection
         except DBAPIError as error:
-            self._reading_trouble.met("cannot be read: %s", tables.reason(error))
+            self._unread.met("cannot be read: %s", tables.reason(error))
             raise LogUnavailable("the log of predictions cannot be read now: try again") from error
-        self._reading_trouble.over("can be read again")
+        self._unread.over("can be read again")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except (DBAPIError, LogUnavailable) as error:
-            self._writing_trouble.met("cannot be written: %s", tables.reason(error))
+            self._writer.fails(error)
             raise NotWritten("the log of predictions cannot be written now: nothing was noted, try again") from error
-        self._writing_trouble.over("can be written again")
+        self._writer.works()

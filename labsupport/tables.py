@@ -155,7 +155,7 @@ def prepare(engine: sql.Engine) -> None:
         )
         raise LogUnavailable(f"{name}: {reason(error)}: {hint}") from error
     except OSError as error:
-        raise LogUnavailable(f"{name}: {error.strerror}: name a file in a folder you may write in") from error
+        raise LogUnavailable(f"{name}: unable to open it ({error.strerror}): {HINTS['sqlite']}") from error
 
 
 def shown(url: str | Path | sql.URL) -> str:

@@ -58,7 +58,7 @@ class Writer:
     """A queue of rows, and the thread that empties it: after 0.2 s or 500 rows, each batch in one transaction.
 
     - `insert(connection, rows)` writes a batch; it may be called again with rows whose transaction failed.
-    - `prepare()` is called each time before the database is opened.
+    - `prepare()` is called after a failure, before the database is opened again.
     - `tend()` is called now and then by the same thread, returns whether there is more to do, and is logged if it raises.
     - `end()` is called when the thread ends.
     - `name` is for messages.
@@ -138,7 +138,8 @@ class Writer:
         """Write and tend until the log closes, or the database fails; return whether the log is closed."""
         closed = False
         try:
-            self._prepare()
+            if self._away.there:
+                self._prepare()
             with self._engine.connect() as connection:
                 while (rows := self._next()) is not None:
                     if rows:
@@ -177,9 +178,15 @@ class Writer:
             for _ in range(count):
                 self._queue.popleft()
             self._writing = 0
-            few, lost = len(self._queue) < BATCH, self._lost
-            self._lost = 0 if few else lost
+        self._say_lost(few=len(self._queue) < BATCH)
+        with self._changed:
             self._changed.notify_all()
+
+    def _say_lost(self, few: bool) -> None:
+        """Say that a trouble is over, if few rows wait; and that there is one, if many wait and some made room."""
+        with self._changed:
+            lost = self._lost
+            self._lost = 0 if few else lost
         if few:
             self._full.there = self._full.there and not self._away.there  # one line is enough
             self._away.over("is written again, %d rows were dropped", lost)
@@ -187,9 +194,18 @@ class Writer:
         elif lost:
             self._full.met("takes fewer rows than come: the oldest that wait are dropped")
 
+    def works(self) -> None:
+        """Say that the database is written again, if no row waits to be."""
+        if not self._queue:
+            self._say_lost(few=True)
+
+    def fails(self, error: Exception) -> None:
+        """Say that the database cannot be written, once until it is written again."""
+        self._away.met("cannot be written, rows wait: %s", tables.reason(error))
+
     def _given_up(self, error: Exception) -> bool:
         """Locked, full, away: no row is to blame and it may pass, so we try again, unless the log closes."""
-        self._away.met("cannot be written, rows wait: %s", tables.reason(error))
+        self.fails(error)
         with self._changed:
             self._writing = 0
             if self._changed.wait_for(lambda: self._closing, DELAY):

@@ -203,7 +203,7 @@ def test_the_tables_are_plain_and_can_be_read_by_anyone(log, server, database):
 
 
 def test_feedback_needs_a_prediction(log):
-    with pytest.raises(UnknownPrediction, match="no prediction 'x' is in postgresql"):
+    with pytest.raises(UnknownPrediction, match="no prediction 'x' is in the log"):
         log.feedback("x", correct=True)
 
 
@@ -294,13 +294,13 @@ def test_while_the_server_is_away_rows_wait_and_are_written_when_it_is_back(serv
         try:
             for number in range(700, 1500):
                 record(log, str(number))
-            with pytest.raises(NotWritten, match="800 rows still wait to be written to postgresql"):
+            with pytest.raises(NotWritten, match="800 rows still wait to be written to the log"):
                 log.flush(0.5)
-            with pytest.raises(LogUnavailable, match=r"cannot be read: .*refused"):
+            with pytest.raises(LogUnavailable, match="cannot be read now"):
                 log.columns("id")
-            with pytest.raises(NotWritten, match=r"cannot be written: .*refused"):
+            with pytest.raises(NotWritten, match="cannot be written now"):
                 log.feedback("1", correct=True)
-            with pytest.raises(NotWritten, match=r"cannot be written: .*refused"):
+            with pytest.raises(NotWritten, match="cannot be written now"):
                 log.prune(older_than=timedelta(0))
             with pytest.raises(LogUnavailable, match="refused"):
                 PredictionLog(url)
@@ -309,8 +309,14 @@ def test_while_the_server_is_away_rows_wait_and_are_written_when_it_is_back(serv
         log.flush(20)
         assert log.columns("id")["id"] == [str(number) for number in range(1500)]
         assert log.dropped == 0
-    told = [entry.getMessage() for entry in caplog.records if entry.name == "labsupport.writer"]
-    assert len(told) == 2 and "cannot be written, rows wait" in told[0] and "is written again" in told[1]
+    told = [entry.getMessage().removeprefix(log.url) for entry in caplog.records if entry.name == "labsupport.writer"]
+    assert [message.partition(":")[0] for message in told] == [
+        " cannot be written, rows wait",
+        " cannot be read",
+        " is written again, 0 rows were dropped",
+        " can be read again",
+    ]
+    assert "server" in told[0] and "refused" in told[1]
     assert PASSWORD not in caplog.text
 
 
@@ -337,8 +343,6 @@ def test_a_commit_whose_answer_is_lost_doubles_nothing(log):
     "poison",
     [
         {"detections": [Detection("cat", float("nan"), Box(0, 0, 1, 1))]},  # no JSON
-        {"key": "\ud800"},  # no UTF-8
-        {"key": "a\0b"},  # no text in PostgreSQL
         {"bytes": 2**70},  # no integer
         {"latency": "fast"},
     ],
@@ -349,7 +353,7 @@ def test_a_row_that_cannot_be_written_stops_no_other(log, poison, caplog):
     log.flush()
     assert log.columns("id")["id"] == [str(number) for number in range(45) if number not in (7, 29)]
     assert log.dropped == 2
-    assert caplog.text.count("a row that cannot be written was dropped") == 1
+    assert caplog.text.count("1 rows that cannot be written were dropped") == 1
 
 
 # what was there before
@@ -390,7 +394,7 @@ def test_tables_of_an_older_version_are_brought_up_to_date_once_by_all_who_come_
     [
         ("CREATE TABLE predictions (id int)", r"schema 0 \(tables: predictions\)"),
         ("CREATE TABLE feedback (id int)", r"schema 0 \(tables: feedback\)"),
-        ("CREATE TABLE predictions (id int); COMMENT ON TABLE predictions IS 'labsupport 4'", "schema 4"),
+        ("CREATE TABLE predictions (id int); COMMENT ON TABLE predictions IS 'labsupport 5'", "schema 5"),
     ],
 )
 def test_tables_of_a_newer_lab_or_of_another_program_are_refused(server, database, url, script, what):
