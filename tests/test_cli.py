@@ -1,5 +1,6 @@
 """The labsupport command, as a person types it: answers on stdout, trouble in one line on stderr, and no traceback."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from labsupport import cli, models, paths
+from labsupport import cli, images, models, paths
 
 
 def labsupport(*arguments) -> tuple[int, str, str]:
@@ -64,13 +65,56 @@ def blind(monkeypatch):
     from labsupport.detection import Detector
 
     monkeypatch.setattr(Detector, "load", lambda *args: Detector("blind", "none", "f32", 1, None))
+    monkeypatch.setattr(Detector, "detect", lambda *args: [])
+
+
+@pytest.fixture
+def seeing(blind, monkeypatch):
+    """A detector that sees a cat in every picture."""
+    from labsupport.detection import Box, Detection, Detector
+
+    monkeypatch.setattr(Detector, "detect", lambda *args: [Detection("cat", 0.9, Box(1, 2, 3, 4))])
 
 
 def test_detect_refuses_what_is_no_picture(blind, tmp_path):
     (tmp_path / "x.jpg").write_text("certainly not a picture")
     code, out, err = labsupport("detect", tmp_path / "x.jpg")
     assert (code, out) == (1, "")
-    assert err == "labsupport: not a JPEG or PNG picture: send one of these\n"
+    assert err == f"labsupport: {tmp_path}/x.jpg: not a JPEG or PNG picture: send one of these\n"
+
+
+def test_detect_names_each_file_that_is_no_picture_and_goes_on_with_the_others(seeing, tmp_path):
+    good = [tmp_path / "good.png", tmp_path / "last \udcff.png"]  # a name that is no text, as Linux allows
+    for path in good:
+        path.write_bytes(images.encode(np.zeros((2, 3, 3), np.uint8), "png"))
+    (tmp_path / "bad.jpg").write_text("certainly not a picture")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    (tmp_path / "cut.png").write_bytes(good[0].read_bytes()[:40])
+    endless = "/dev/zero"  # never read to its end
+    bad = [tmp_path / f"{name}" for name in ("bad.jpg", "empty.jpg", "folder.jpg", "loop.jpg", "cut.png", "gone.jpg")]
+    code, out, err = labsupport("detect", good[0], *bad, endless, good[1])
+    assert code == 1
+    assert out.splitlines() == [
+        f"{tmp_path}/good.png\tcat\t0.900\t1,2,3,4",
+        f"{tmp_path}/last \ufffd.png\tcat\t0.900\t1,2,3,4",
+    ]
+    named = [line.split(": ")[1] for line in err.splitlines()]
+    assert named == [*map(str, bad), endless] and "labsupport batch" in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_detect_names_a_file_that_may_not_be_read(seeing, tmp_path):
+    (tmp_path / "secret.jpg").touch(mode=0)
+    code, _, err = labsupport("detect", tmp_path / "secret.jpg")
+    assert (code, err) == (1, f"labsupport: {tmp_path}/secret.jpg: Permission denied\n")
+
+
+def test_detect_says_where_nothing_is_found_and_that_is_no_failure(blind):
+    code, out, err = labsupport("detect", paths.IMAGES / "clock.png", "--confidence", "0.25")
+    assert (code, out) == (0, "")
+    assert err == f"labsupport: {paths.IMAGES}/clock.png: nothing found with a confidence above 0.25\n"
 
 
 def test_detect_names_a_file_that_is_not_there(blind, tmp_path):
@@ -80,7 +124,7 @@ def test_detect_names_a_file_that_is_not_there(blind, tmp_path):
     assert "gone.jpg" in err
 
 
-@pytest.mark.parametrize("confidence", ["-0.1", "1.5", "much"])
+@pytest.mark.parametrize("confidence", ["-0.1", "1.5", "much", "nan"])
 def test_detect_refuses_a_confidence_out_of_range(confidence):
     code, _, err = labsupport("detect", "any.jpg", "--confidence", confidence)
     assert code == 2
@@ -148,7 +192,56 @@ def test_serve_says_when_its_port_is_taken(monkeypatch):
         code, _, err = labsupport("serve", "--port", port)
     assert code == 1
     assert err.startswith(f"labsupport: port {port} on 127.0.0.1 is taken by another program")
-    assert err.count("\n") == 1
+    assert err.count("\n") == 1 and "labsupport serve --port 0" in err
+
+
+@pytest.mark.parametrize(
+    "options, variables, says",
+    [
+        (["--host", "nowhere.invalid"], {}, "host='nowhere.invalid': give an address of this machine"),
+        (["--host", "192.0.2.1"], {}, "cannot listen on port 8000 of 192.0.2.1"),
+        (["--host", ""], {}, "host='': give an address"),
+        ([], {"LAB_ROOT": "/nowhere"}, "LAB_ROOT is /nowhere, and there is no such folder"),
+        ([], {"LAB_ROOT": "/etc/passwd"}, "LAB_ROOT is /etc/passwd, and there is no such folder"),
+        ([], {"XDG_CACHE_HOME": ".cache"}, "XDG_CACHE_HOME='.cache': give an absolute path"),
+        ([], {"LAB_TOKEN": ""}, "set LAB_TOKEN"),
+    ],
+)
+def test_serve_says_in_a_line_which_option_or_variable_is_wrong(options, variables, says, monkeypatch):
+    for name, value in {"LAB_TOKEN": "0123456789abcdef0123", **variables}.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = labsupport("serve", *(options or ["--host", "0.0.0.0"]))
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("labsupport: ") and says in err
+
+
+@pytest.mark.parametrize(
+    "options", [["--port", "99999"], ["--port", "-1"], ["--port", "x"], ["--workers", "0"], ["--workers", "1000000"]]
+)
+def test_serve_refuses_numbers_that_make_no_sense(options):
+    code, out, err = labsupport("serve", *options)
+    assert (code, out) == (2, "") and options[0] in err
+
+
+def test_what_goes_wrong_in_any_command_is_one_line(monkeypatch, tmp_path):
+    for command, words in {
+        "models": ["yolov3-tiny"],
+        "serve": [],
+        "detect": [tmp_path / "x.jpg"],
+        "batch": [tmp_path, "--out", tmp_path / "x.csv"],
+    }.items():
+        for name in ("ensure", "network", "locate"):
+            monkeypatch.setattr(models, name, raising(PermissionError(13, "Permission denied", "/secret")))
+        code, _, err = labsupport(command, *words)
+        assert (code, err.count("\n")) == (1, 1), command
+        assert "Permission denied" in err
+
+
+def raising(error):
+    def fail(*args, **options):
+        raise error
+
+    return fail
 
 
 def test_serve_says_when_its_model_cannot_be_brought(monkeypatch):
@@ -186,10 +279,12 @@ def test_without_a_command_it_explains_itself():
         (["--precision", "f64"], "labsupport: no runtime 'openvino' at precision 'f64'"),
         (["--log", "sqlite:////no/such/folder/predictions.db"], "labsupport: "),
         (["--log", "predictions.db"], "labsupport: "),
+        (["--root-path", "//"], "labsupport: root_path='//': give the path that the proxy adds"),
+        (["--workers", "2", "--precision", "f64"], "labsupport: no runtime 'openvino' at precision 'f64'"),
     ],
 )
 def test_serve_says_in_a_line_what_it_cannot_do(options, said):
     command = [sys.executable, "-m", "labsupport", "serve", "--port", "0", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert said in done.stderr and "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert said in done.stderr

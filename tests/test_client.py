@@ -1,14 +1,17 @@
 """A server seen from its clients."""
 
 import concurrent.futures
+import contextlib
+import http.server
 import io
+import os
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import requests
 
-from labsupport import admission, client, images, paths
+from labsupport import admission, background, client, images, paths
 from labsupport.client import Client, ServerError
 from labsupport.serving import create_app, serve
 from test_admission import Gated, fill
@@ -71,11 +74,166 @@ def test_a_client_passes_on_what_the_server_says_at_once(server, pictures, waits
     assert waits == []
 
 
+class Elsewhere(http.server.BaseHTTPRequestHandler):
+    """A server that remembers what it was asked, and answers as its class says."""
+
+    status, headers_, body, asked = 200, (), b"", ()
+
+    def do_POST(self):
+        type(self).asked = (*self.asked, (self.command, self.path))
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(self.status)
+        for name, value in self.headers_:
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    do_GET = do_POST
+
+    def log_message(self, *args):
+        pass
+
+
+@contextlib.contextmanager
+def elsewhere(**answer):
+    """Its URL, and what it was asked so far."""
+    handler = type("Handler", (Elsewhere,), {"asked": (), **answer})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = background.start(lambda: server.serve_forever(0.02), "elsewhere")
+        yield f"http://127.0.0.1:{server.server_port}", lambda: handler.asked
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_picture_is_never_sent_on_to_where_a_server_points(status, pictures, capsys, monkeypatch):
+    with (
+        elsewhere() as (other, stolen),
+        elsewhere(status=status, headers_=[("Location", f"{other}/x")]) as (url, asked),
+    ):
+        with pytest.raises(ServerError, match=f"{status}: the server points to {other}/x"):
+            Client(url).detect(pictures["clock.png"])
+        answer = client.response_from_server(f"{url}/predict", io.BytesIO(b"a picture"))
+        assert f"refused: {status}, the server points to {other}/x" in capsys.readouterr().out
+        with pytest.raises(ServerError, match=f"points to {other}/x"):
+            client.display_image_from_response(answer)
+        assert client.find_server(int(url.rpartition(":")[2])) is None
+        assert not stolen() and len(asked()) == 3
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"5", b"{}", b'{"version": "v", "detections": [1]}'])
+def test_what_is_not_the_labs_server_is_said_to_be_none(body, pictures):
+    with elsewhere(body=body) as (url, _):
+        with pytest.raises(ServerError, match="is not the lab's server"):
+            Client(url).detect(pictures["clock.png"])
+        assert client.find_server(int(url.rpartition(":")[2])) is None
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "ftp://x", "", None, 8000])
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(ValueError, match=r"url=.*: give an address, such as http://127\.0\.0\.1:8000"):
+        Client(url)
+    with pytest.raises(ValueError, match="url="):
+        client.response_from_server(url, io.BytesIO(b"x"))
+
+
+@pytest.fixture
+def proxied(monkeypatch):
+    """A proxy that the environment names for everything; gives what it was asked."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "lab.example")  # so that what is changed is undone
+        monkeypatch.delenv(name)
+    with elsewhere(body=b"from the proxy") as (url, asked):
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, url)
+        yield asked
+
+
+def test_loopback_never_goes_through_a_proxy(proxied, server, pictures):
+    assert client.find_server(server.port) == server.url
+    for url in (server.url, server.url.replace("127.0.0.1", "localhost")):
+        assert [found.label for found in Client(url).detect(pictures["clock.png"])] == ["clock"]
+    with (paths.IMAGES / "clock.png").open("rb") as file:
+        assert client.response_from_server(server.url + "/detect", file).ok
+    assert not proxied()
+
+
+def test_who_serves_here_asks_here_without_a_proxy_and_elsewhere_with_it(proxied):
+    with serve(create_app({}), port=0) as server:
+        assert requests.get(server.url + "/health", timeout=10).json() == {"status": "alive"}  # as a lesson's cell does
+    assert requests.get("http://lab.invalid/", timeout=10).text == "from the proxy"
+    assert client.response_from_server("http://lab.invalid/predict", io.BytesIO(b"x"), verbose=False).ok
+    assert [path for _, path in proxied()] == ["http://lab.invalid/", "http://lab.invalid/predict"]
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ("", "localhost,127.0.0.1,::1"),
+        ("lab.example, .intra", "lab.example,.intra,localhost,127.0.0.1,::1"),
+        ("127.0.0.1", "127.0.0.1,localhost,::1"),
+        ("*", "*"),
+    ],
+)
+def test_who_was_to_be_asked_without_a_proxy_before_still_is(before, after, monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, before)
+    client.ask_loopback_directly()
+    client.ask_loopback_directly()
+    assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == after
+
+
 def test_find_server_knows_ours_and_is_not_fooled(server, monkeypatch):
     assert client.find_server(server.port) == server.url
     monkeypatch.setenv("LAB_PORT", str(server.port))
     assert client.find_server() == server.url
     assert client.find_server(port=1) is None
+    for port in ("8000", -1, 65_536, 1.5):
+        with pytest.raises(ValueError, match="port="):
+            client.find_server(port)
+
+
+def test_a_file_that_was_read_before_is_sent_from_its_beginning(server):
+    with open(paths.IMAGES / "clock.png", "rb") as file:
+        answers = [client.response_from_server(server.url + "/predict", file) for _ in range(2)]
+    assert answers[0].status_code == 200 and answers[0].content == answers[1].content
+    with open(paths.IMAGES / "clock.png", "rb") as file:
+        read, write = os.pipe()  # which has no beginning to return to
+        with open(read, "rb") as piped, open(write, "wb", buffering=0) as into:
+            background.start(lambda: (into.write(file.read()), into.close()), "pipe")
+            assert client.response_from_server(server.url + "/predict", piped).ok
+
+
+def not_a_picture(kind, tmp_path):
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(b"" if kind == "empty" else b"\xff\xd8\xff")
+    if kind in ("a path", "bytes", "nothing"):
+        return {"a path": path, "bytes": b"a picture", "nothing": None}[kind]
+    file = path.open({"text": "r", "writing": "ab"}.get(kind, "rb"))
+    if kind == "closed":
+        file.close()
+    return file
+
+
+@pytest.mark.parametrize(
+    "kind, says",
+    [
+        ("empty", "is empty: give a file that holds a picture"),
+        ("closed", "closed file"),
+        ("text", "is open as text"),
+        ("writing", "read"),
+        ("a path", "give a file opened for reading bytes"),
+        ("bytes", "give a file opened for reading bytes"),
+        ("nothing", "None: give a file opened"),
+    ],
+)
+def test_what_is_no_open_picture_is_refused_before_anything_is_sent(kind, says, tmp_path):
+    file = not_a_picture(kind, tmp_path)
+    with pytest.raises(ValueError, match=f"image_file=.*{says}"):
+        client.response_from_server("http://127.0.0.1:9/predict", file)
+    if hasattr(file, "close"):
+        file.close()
 
 
 def test_response_from_server_says_how_it_went(server, capsys):
