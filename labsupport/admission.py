@@ -27,6 +27,7 @@ WAITING_PER_SLOT = 12  # an accepted picture waits about a second at the worst, 
 RETRY_AFTER = {"Retry-After": "1"}
 BODY_SECONDS = 30  # for a whole upload to arrive
 OVERLOADED = "the server is busy: send it again in a second"
+MAX_QUERY = 2_000  # bytes
 PIECE = 65_536  # bytes of an answer that are handed over at once: the next ones go when these are read
 
 
@@ -215,6 +216,11 @@ class Admission:
         headers = Headers(scope=scope)
         if rule.needs_token(scope["method"], headers) and not security.carries(headers, security.token()):
             return await self.wrong_tokens.refuse(scope, receive, send)
+        if len(scope["query_string"]) > MAX_QUERY:
+            refusal = JSONResponse(
+                {"detail": f"the address is too long: send at most {MAX_QUERY:,} bytes after the ?"}, 414
+            )
+            return await refusal(scope, receive, send)
         length = headers.get("content-length", "")
         size = int(length) if length.isdecimal() else 0
         if size > rule.most and rule is not OTHER:

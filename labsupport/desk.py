@@ -3,6 +3,7 @@
 `serving` knows HTTP, this module does not: a request comes as `Asked`, and what `render` makes of a `Prediction` goes back.
 """
 
+import asyncio
 import functools
 import uuid
 from collections.abc import Callable, Mapping
@@ -62,8 +63,9 @@ class Desk:
     async def answer(self, asked: Asked, render: Callable):
         """What `render` makes of the prediction. Raises what goes wrong, `Overloaded` if the queue is full."""
         try:
-            need = memory_needed(asked.upload)
-            large = need > LARGE_PICTURE or len(asked.upload) > LARGE_BODY
+            large = len(asked.upload) > LARGE_BODY
+            need = await asyncio.to_thread(memory_needed, asked.upload) if large else memory_needed(asked.upload)
+            large = large or need > LARGE_PICTURE
             return await self.slots.run(self._work, asked, render, need=need, large=large)
         except Overloaded:  # there was a place when the upload began, and none when it had arrived
             self.refused()

@@ -103,20 +103,6 @@ def checked(name: str, image: np.ndarray) -> np.ndarray:
     raise ValueError(f"{name} is {_described(image)}: give {PICTURE}{_remedy(image)}")
 
 
-def measure(data: bytes) -> tuple[int, int]:
-    """Return the width and height in pixels that a picture's header says.
-
-    Raises `UnsupportedImage` if there is no such header, and `ImageTooLarge` for too many pixels.
-
-    >>> measure(encode(np.zeros((2, 3, 3), np.uint8), "png"))
-    (3, 2)
-    """
-    picture = _open(data)
-    if picture.width * picture.height > MAX_PIXELS:
-        raise _too_many_pixels(f"{picture.width:,} x {picture.height:,} pixels")
-    return picture.size
-
-
 def encode(image: np.ndarray, kind: str = "jpeg") -> bytes:
     """Return the bytes of a picture (uint8, (H, W, 3), BGR) as `kind`: "jpeg" (quality 90) or "png" (exact).
 

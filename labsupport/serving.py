@@ -46,13 +46,14 @@ TOO_MANY_BYTES = f"send a picture of at most {images.MAX_BYTES:,} bytes"
 PICTURE = Rule(images.MAX_BYTES + MULTIPART_OVERHEAD, copies=COPIES, predicts=True, too_large=TOO_MANY_BYTES)
 RULES = {
     **dict.fromkeys(("/predict", "/detect", *(f"/count-{plural}" for plural in endpoints.COUNTED)), PICTURE),
-    "/feedback": Rule(64_000, copies=30),
+    "/feedback": Rule(16_000, copies=30),
     "/records": Rule(2_000_000, copies=30, values=100_000, guarded=("POST",), too_large="send fewer records at a time"),
     "/rollout": Rule(16_000, copies=30, guarded=("PUT",)),
 }
 ANYWHERE = {  # what every route may answer besides what it says of itself
     **GUARDED,
     **{status: ERRORS[status] for status in (408, 413, 503)},
+    414: {"model": Problem, "description": "the address is too long"},
     403: {"model": Problem, "description": "a page of another site made the browser ask"},
     421: {"model": Problem, "description": "on loopback: the header Host names another machine"},
 }
