@@ -442,7 +442,7 @@ def test_drift_is_computed_again_only_after_half_a_window():
 
 
 def test_an_unknown_incident_is_refused():
-    with pytest.raises(ValueError, match="no incident 'flood': there are darkness, overload"):
+    with pytest.raises(ValueError, match="incident='flood': give None, or one of darkness, overload"):
         simulate("flood")
 
 

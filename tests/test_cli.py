@@ -80,7 +80,7 @@ def test_detect_refuses_what_is_no_picture(blind, tmp_path):
     (tmp_path / "x.jpg").write_text("certainly not a picture")
     code, out, err = labsupport("detect", tmp_path / "x.jpg")
     assert (code, out) == (1, "")
-    assert err == f"labsupport: {tmp_path}/x.jpg: not a JPEG or PNG picture: send one of these\n"
+    assert err == f"labsupport: {tmp_path}/x.jpg: not a JPEG or PNG picture but text: send one of these\n"
 
 
 def test_detect_names_each_file_that_is_no_picture_and_goes_on_with_the_others(seeing, tmp_path):

@@ -512,7 +512,7 @@ def test_a_log_that_cannot_be_reached_is_no_failure_of_the_server(log, monkeypat
     monkeypatch.setattr(log, "columns", unreachable)
     with serve(create_app(Cats(), log=log), port=0) as server:
         answer = requests.get(f"{server.url}/dashboard/data", timeout=30)
-    assert answer.status_code == 503 and answer.json() == {"detail": "the database is away"}
+    assert answer.status_code == 503 and "cannot be read at present" in answer.json()["detail"]
     assert "retry-after" in answer.headers
 
 

@@ -450,7 +450,7 @@ def test_who_answers_is_shown_and_changed_with_the_token(live):
         (404, {"action": "rollback", "to": "v3"}),
         (409, {"action": "pause"}),
         (409, {"action": "promote"}),
-        (422, {"action": "rollback", "to": "v" * 201}),
+        (422, {"action": "rollback", "to": "v" * 1_001}),
         (422, {"action": "canary", "candidate": "v2", "reason": "a\0b"}),
         (422, {"action": "canary", "candidate": "v2", "reason": "x" * 1_001}),
         (409, {"action": "canary", "candidate": "v1"}),

@@ -91,7 +91,7 @@ def test_tokens_are_compared_in_constant_time(monkeypatch):
     guard = security.TokenGuard(app, TOKEN)
     scope = {"type": "http", "path": "/", "headers": [(b"authorization", b"Bearer x")]}
     asyncio.run(guard(scope, None, None))
-    assert compared == [(b"Bearer x", f"Bearer {TOKEN}".encode()), "let in"]
+    assert compared == [(b"x", TOKEN.encode()), "let in"]
 
 
 def test_no_other_site_may_call_it_from_a_browser(server):
@@ -101,7 +101,7 @@ def test_no_other_site_may_call_it_from_a_browser(server):
         timeout=5,
     )
     answer = post(server, headers={"Origin": "http://elsewhere.example"})
-    assert preflight.status_code == 405 and answer.ok
+    assert preflight.status_code == answer.status_code == 403
     for response in (preflight, answer):
         assert not [name for name in response.headers if name.lower().startswith("access-control")]
 

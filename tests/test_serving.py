@@ -380,7 +380,7 @@ print(gc.get_freeze_count(), len(gc.get_objects()))
 """
     for folder in ("images", "notebooks"):
         (tmp_path / folder).mkdir()
-    options = {"host": "127.0.0.1", "log": "", "precision": "f32", "slots": 1}
+    options = {"host": "127.0.0.1", "log": "", "precision": "f32", "slots": 1, "workers": 1}
     env = {**os.environ, "LAB_APP_OPTIONS": json.dumps(options), "LAB_ROOT": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=env)
     exempt, looked_through = map(int, done.stdout.split()[-2:])
