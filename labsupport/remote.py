@@ -14,13 +14,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from labsupport import models, nodes
+from labsupport import background, models, nodes
 from labsupport.detection import Detection, Detector, parts, squeezed
 from labsupport.journal import Journal, JournalUnavailable, State
 
 PATIENCE = 15  # seconds for one picture, asked again as often as it takes
 PAUSE = 0.02  # seconds before we ask again
 KEEPER_SECONDS = 5  # for the keeper to answer
+KEEPER_START_SECONDS = 120  # for its first answer: its process may have to start
 HOLD = 10  # seconds for which the keeper holds a question for news
 
 
@@ -118,8 +119,8 @@ class SharedJournal:
         self._keeper, self._ray = keeper, nodes.imported()
         self._lock, self._closed = threading.Lock(), threading.Event()
         self._number, self._state = 0, None
-        self._learn(*self._ask(keeper.read.remote()))
-        threading.Thread(target=self._follow, name="journal", daemon=True).start()
+        self._learn(*self._ask(keeper.read.remote(), KEEPER_START_SECONDS))
+        background.repeat(self._hear, "journal", self._closed)
 
     @property
     def state(self) -> State:
@@ -177,11 +178,12 @@ class SharedJournal:
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
 
-    def _follow(self) -> None:
-        while not self._closed.is_set() and self._ray.is_initialized():  # to ask without would start a Ray of its own
-            try:
-                self._learn(*self._ask(self._keeper.wait.remote(self._number), HOLD + KEEPER_SECONDS))
-            except SystemExit:  # how Ray says that this process has left the cluster
-                return
-            except Exception:  # the keeper starts again
-                self._closed.wait(1)
+    def _hear(self) -> bool:
+        """Wait for news, once. Returns True when there will be none any more; raises `JournalUnavailable`."""
+        if not self._ray.is_initialized():  # to ask without would start a Ray of its own
+            return True
+        try:
+            self._learn(*self._ask(self._keeper.wait.remote(self._number), HOLD + KEEPER_SECONDS))
+        except SystemExit:  # how Ray says that this process has left the cluster
+            return True
+        return False
