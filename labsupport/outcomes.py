@@ -70,8 +70,9 @@ class Watch:
     """The figures of a ramp, for `Gate.decide`. Each call of `figures` reads only what was written since the one before.
 
     So a look costs the same whatever the age of the ramp. Only the first one, after a start or a restart, reads all rows of
-    the ramp. In memory are sums, a histogram of latencies, 8 MB for the keys, and, so that a remark that comes late still
-    counts, a bit for each row of the log and 16 bytes for each request of the candidate.
+    the ramp, which takes a core some ten seconds for a million. In memory are sums, a histogram of latencies, 8 MB for the
+    keys, and, so that a remark that comes late still counts, a bit for each row of the log and 16 bytes for each request of
+    the candidate.
 
     The e-value takes requests in the order in which they were written, each with what was known of it then. A user who
     calls an answer wrong later adds to the evidence at that moment (`Evidence.went_wrong`).
