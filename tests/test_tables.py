@@ -110,8 +110,12 @@ def layout(file) -> tuple[set, set]:
             for table in ("predictions", "feedback", "decisions")
             for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})")
         }
-        indexes = connection.execute("SELECT name, tbl_name FROM sqlite_master WHERE type = 'index'").fetchall()
-    return columns, set(indexes)
+        names = connection.execute("SELECT name, tbl_name FROM sqlite_master WHERE type = 'index'").fetchall()
+        indexes = {
+            (name, table, *(column for _, _, column in connection.execute(f"PRAGMA index_info({name})")))
+            for name, table in names
+        }
+    return columns, indexes
 
 
 def test_processes_that_bring_files_up_to_date_at_once_do_it_once(tmp_path):
