@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from numbers import Integral, Real
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -31,10 +32,11 @@ def number(
     """
     kind = Integral if whole else Real
     if isinstance(value, kind) and not isinstance(value, bool):
-        result = int(value) if whole else float(value)
-        inside = least <= result <= most if ends else least < result < most
-        if inside and math.isfinite(result):
-            return result
+        with suppress(OverflowError):  # a whole number that is larger than any float
+            result = int(value) if whole else float(value)
+            inside = least <= result <= most if ends else least < result < most
+            if inside and math.isfinite(result):
+                return result
     raise ValueError(f"{name}={shown(value)}: give {_described(least, most, whole, ends)}")
 
 

@@ -20,7 +20,7 @@ AGED = {  # every table, and the column that says how old a row is: the limits h
 }
 ROWS = {"sqlite": 1000, "postgresql": 10_000}  # of a table in one transaction, which in PostgreSQL holds up nobody
 PAGES = 500  # given back to the disk in one transaction
-SAMPLE = 2_000  # pages of a table in PostgreSQL that are read to estimate its size: 16 MB
+SAMPLE = 1_000  # pages of a table in PostgreSQL that are read to estimate its size: 8 MB
 INCREMENTAL = 2  # SQLite's auto_vacuum mode in which pages can be given back a few at a time
 JUMP = 3_600.0  # seconds: a clock that runs ahead by more was set, and may be set back
 
@@ -166,9 +166,9 @@ def _sampled(connection: sql.Connection, table: str) -> tuple[int, int]:
 
 
 def _too_many(connection: sql.Connection, max_bytes: int) -> int:
-    """How many rows would have to go, if all are alike; at least one while there is too much and there are any."""
+    """Half of the rows that would have to go if all were alike; the rest once we see how large these were. 0 if none."""
     used, rows = size(connection)
-    return ceil(rows * (1 - max_bytes / used)) if used > max_bytes else 0
+    return ceil(rows * (1 - max_bytes / used) / 2) if used > max_bytes else 0
 
 
 def _oldest(connection: sql.Connection, count: int) -> float:

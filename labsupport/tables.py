@@ -26,9 +26,13 @@ SCHEMA = 4  # the version: SQLite's user_version, in PostgreSQL a comment on the
 BOTH = {"predictions", "feedback"}
 KNOWN = {0: set(), 1: {"predictions"}, 2: BOTH, 3: BOTH}  # the tables that older versions have at least
 STEPS = {  # from a version to the next one, once the tables are made that it lacks
-    1: "ALTER TABLE predictions ADD COLUMN shadow BOOLEAN DEFAULT 0",
-    2: "ALTER TABLE predictions ADD COLUMN noise FLOAT",
-    3: "CREATE INDEX IF NOT EXISTS ix_feedback_time ON feedback (time)",
+    1: ["ALTER TABLE predictions ADD COLUMN shadow BOOLEAN DEFAULT 0"],
+    2: ["ALTER TABLE predictions ADD COLUMN noise FLOAT"],
+    3: [
+        "CREATE INDEX IF NOT EXISTS ix_feedback_time ON feedback (time)",
+        "DROP INDEX ix_feedback_id",
+        'CREATE INDEX ix_feedback_id ON feedback (id, "row")',
+    ],
 }
 FOUND = {  # the version and the tables' names, in one statement: of one moment
     "sqlite": """SELECT user_version, (SELECT group_concat(name) FROM sqlite_master WHERE type = 'table')
@@ -91,8 +95,9 @@ FEEDBACK = sql.Table(
     TABLES,
     sql.Column("row", WHOLE, primary_key=True),
     sql.Column("time", sql.Float, index=True),
-    sql.Column("id", sql.String, index=True),  # the prediction's
+    sql.Column("id", sql.String),  # the prediction's
     *(sql.Column(name, KINDS[kind]) for name, kind in SAID.items()),
+    sql.Index("ix_feedback_id", "id", "row"),  # with the row: PostgreSQL might look for the last one in the whole table
 )
 DECISIONS = sql.Table(
     "decisions",
@@ -268,7 +273,8 @@ def _prepare(connection: sql.Connection, name: str) -> None:
                 version, _ = _found(connection)
                 TABLES.create_all(connection)
                 for step in range(version, SCHEMA) if version else ():
-                    connection.exec_driver_sql(STEPS[step])
+                    for statement in STEPS[step]:
+                        connection.exec_driver_sql(statement)
                 connection.exec_driver_sql(MARK[connection.dialect.name].format(SCHEMA))
     version, tables = _found(connection)
     if version != SCHEMA or PREDICTIONS.name not in tables:

@@ -3,6 +3,7 @@
 The older files are made by the SQL that the older versions themselves left behind (sqlite3's iterdump of their files).
 """
 
+import os
 import re
 import sqlite3
 import subprocess
@@ -11,8 +12,9 @@ from contextlib import closing
 
 import pytest
 import sqlalchemy
+from typer.testing import CliRunner
 
-from labsupport import tables
+from labsupport import paths, tables
 from labsupport.detection import Box, Detection
 from labsupport.predictions import PredictionLog
 from labsupport.tables import LogUnavailable, UnknownSchema
@@ -110,8 +112,12 @@ def layout(file) -> tuple[set, set]:
             for table in ("predictions", "feedback", "decisions")
             for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})")
         }
-        indexes = connection.execute("SELECT name, tbl_name FROM sqlite_master WHERE type = 'index'").fetchall()
-    return columns, set(indexes)
+        names = connection.execute("SELECT name, tbl_name FROM sqlite_master WHERE type = 'index'").fetchall()
+        indexes = {
+            (name, table, *(column for _, _, column in connection.execute(f"PRAGMA index_info({name})")))
+            for name, table in names
+        }
+    return columns, indexes
 
 
 def test_processes_that_bring_files_up_to_date_at_once_do_it_once(tmp_path):
@@ -239,6 +245,27 @@ def test_what_is_recorded_is_in_no_message_of_the_database(file):
     with PredictionLog(file) as log, pytest.raises(sqlalchemy.exc.StatementError) as raised, log._engine.begin() as one:
         one.execute(sqlalchemy.insert(tables.PREDICTIONS).values(key="somebody", time=object()))
     assert "somebody" not in str(raised.value)
+
+
+def test_the_address_of_the_log_can_stay_off_the_command_line(monkeypatch):
+    from labsupport import cli, models, running
+
+    started = []
+    monkeypatch.setattr(running, "run", lambda options, port, workers: started.append(options["log"]))
+    monkeypatch.setattr(models, "ensure", lambda name: None)
+    monkeypatch.setattr(models, "network", lambda name: None)
+    for value, options in [("postgresql://db/a", []), ("postgresql://db/a", ["--log", "sqlite:///b.db"]), ("", [])]:
+        monkeypatch.setenv("LAB_LOG", value)
+        assert CliRunner().invoke(cli.app, ["serve", *options]).exit_code == 0
+    assert started == ["postgresql://db/a", "sqlite:///b.db", f"sqlite:///{paths.root()}/predictions.db"]
+
+
+def test_a_password_in_the_variable_is_in_no_line_of_the_command():
+    command = [sys.executable, "-m", "labsupport", "serve", "--port", "0"]
+    variables = {**os.environ, "LAB_LOG": "postgresql://lab:a@s3cret@host/lab"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=variables)
+    assert done.returncode == 1 and "percent-encoded" in done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
 
 
 def test_a_server_that_nobody_runs_is_named():
