@@ -1,9 +1,12 @@
 """What /metrics says, counted beside it: in one process, in several, and when somebody asks for what there is not."""
 
 import contextlib
+import os
 import random
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -33,6 +36,22 @@ def read(text: str) -> dict[tuple, float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_a_folder_of_metrics_that_is_empty_in_the_environment_is_none(text):
+    """The client library decides when it is imported: in a process of its own."""
+    code = "from labsupport.metrics import Metrics; m = Metrics(); m.answered('/x', 'GET', 200, 1.0); print(m.text())"
+    env = {**os.environ, FOLDER: text}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
+    assert 'http_requests_total{handler="/x",method="GET",status="2xx"} 1.0' in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("folder", ["/nowhere", "/etc/passwd"])
+def test_a_folder_of_metrics_that_is_none_names_the_variable(folder, monkeypatch):
+    monkeypatch.setenv(FOLDER, folder)
+    with pytest.raises(ValueError, match=f"{FOLDER}='{folder}': give a folder that can be written"):
+        Metrics()
 
 
 def scraped(url: str) -> dict[tuple, float]:

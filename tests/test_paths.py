@@ -1,6 +1,7 @@
 """The lab's folders are found from wherever one starts, and every file appears complete or not at all."""
 
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -157,6 +158,39 @@ def test_converted_networks_are_kept_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert paths.cache() == tmp_path / ".cache" / "labsupport"
+
+
+@pytest.mark.parametrize("name", ["LAB_ROOT", "XDG_CACHE_HOME"])
+@pytest.mark.parametrize("text", ["", "  "])
+def test_a_variable_that_is_empty_is_as_if_it_were_not_set(name, text, monkeypatch):
+    monkeypatch.delenv(name, raising=False)
+    before = paths.root(), paths.cache()
+    monkeypatch.setenv(name, text)
+    assert (paths.root(), paths.cache()) == before
+
+
+@pytest.mark.parametrize("text", ["cache", "./cache", "~/.cache"])
+def test_a_cache_folder_that_is_no_absolute_path_names_the_variable(text, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", text)
+    with pytest.raises(ValueError, match=r"XDG_CACHE_HOME='.*': give an absolute path, or unset"):
+        paths.cache()
+
+
+def test_from_a_folder_that_was_removed_the_message_says_so(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(paths.LabNotFound, match="the working folder was removed"):
+        paths.root()
+
+
+def test_one_helper_reads_the_environment():
+    """So an empty variable counts as unset everywhere, and nonsense names the variable."""
+    readers = {"arguments.py", "client.py", "metrics.py", "running.py"}  # the helper; NO_PROXY; what is set for workers
+    readers |= {"security.py", "edge.py"}  # the token, which has rules of its own
+    reads = re.compile(r"os\.environ(\.get\(|\[)(?!.*\] = )|getenv")
+    found = {file.name for file in Path(paths.__file__).parent.glob("*.py") if reads.search(file.read_text())}
+    assert found <= readers
 
 
 def test_a_file_is_as_readable_as_any_other(tmp_path):
