@@ -70,7 +70,7 @@ def test_detect_refuses_what_is_no_picture(blind, tmp_path):
     (tmp_path / "x.jpg").write_text("certainly not a picture")
     code, out, err = labsupport("detect", tmp_path / "x.jpg")
     assert (code, out) == (1, "")
-    assert err == "labsupport: not a JPEG or PNG picture: send one of these\n"
+    assert err == "labsupport: not a JPEG or PNG picture but text: send one of these\n"
 
 
 def test_detect_names_a_file_that_is_not_there(blind, tmp_path):
