@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from labsupport import folders, images
+from labsupport.arguments import shown
 from labsupport.folders import printable
 
 BLIND = 10  # pictures in a row that a device does not give, until it counts as gone
@@ -28,7 +29,8 @@ class Camera:
     video and the number of its frame, so after a restart each has the name it had; a device takes each picture once, and
     names it by the time. A name stands for one product: give another day's pictures another folder name in front, or a new
     outbox. A picture that cannot be read is a product all the same: something lies on the belt. Iterating again begins
-    again. Raises `CameraUnavailable`; while iterating, once a device is gone.
+    again. Raises ValueError for a source that is none of these, and `CameraUnavailable`; while iterating, once a device is
+    gone.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -40,13 +42,18 @@ class Camera:
     """
 
     def __init__(self, source: int | str | Path) -> None:
-        self.source = source if isinstance(source, int) else Path(source)
-        if isinstance(source, int):
+        number = isinstance(source, int) and not isinstance(source, bool) and source >= 0
+        if not number and (not isinstance(source, str | Path) or not str(source) or "\0" in str(source)):
+            raise ValueError(f"source={shown(source)}: give a folder, a video file, or the number of a device")
+        self.source = source if number else Path(source)
+        if number:
             _opened(source).release()
         elif not self.source.exists():
             raise CameraUnavailable(f"{source}: there is no such folder or video")
-        elif not self.source.is_dir():
+        elif self.source.is_file():
             _opened(str(source)).release()
+        elif not self.source.is_dir():  # a pipe, which would wait for ever
+            raise CameraUnavailable(f"{source}: neither a folder nor a file")
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray | None]]:
         if isinstance(self.source, int):

@@ -117,9 +117,9 @@ def test_what_the_client_calls_its_picture_changes_nothing(server, name):
 @pytest.mark.parametrize(
     "content, status, detail",
     [
-        (b"this is a text", 415, "not a JPEG or PNG picture: send one of these"),
-        (b"", 415, "not a JPEG or PNG picture: send one of these"),
-        (gif(), 415, "not a JPEG or PNG picture: send one of these"),
+        (b"this is a text", 415, "not a JPEG or PNG picture but text: send one of these"),
+        (b"", 415, "the file is empty: send a JPEG or PNG picture"),
+        (gif(), 415, "not a JPEG or PNG picture but a GIF picture: send one of these"),
         (picture()[:30_000], 415, "the picture is damaged or cut off: send it again, whole"),
         (bomb(), 413, "send at most 25,000,000 pixels"),
         (bytes(20_000_001), 413, "send at most 20,000,000"),
