@@ -165,8 +165,7 @@ class Slots:
         with self.budget.lock:
             if self.full or (large and self.full_of_large):
                 raise Overloaded(OVERLOADED)
-            fitting = min(need, max(0, self.budget.total - SMALL))  # what never fits would wait for ever
-            order = _Order(work, arguments, fitting, large, loop, loop.create_future())
+            order = _Order(work, arguments, need, large, loop, loop.create_future())
             self._line.join(order)
         return await order.answer
 

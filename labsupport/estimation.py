@@ -136,9 +136,9 @@ def estimate(
     assumption, nor answers that depend on each other beyond their confidences: of a video's frames, take one now and then.
 
     If the inputs have changed, a confidence may be worth something else: a decision tree gives all inputs of a leaf one
-    confidence, and among them the easy ones may have become rarer. XXX Give the window's `inputs` (a table of N rows), and
-    those of the reference to the calibration: then reference examples count as much as inputs like theirs are more frequent in
-    the window than they were (importance weighting: Shimodaira, 2000; for this estimate Bialek et al., 2024).
+    confidence, and among them the easy ones may have become rarer. Give the window's `inputs` (a table of N rows), and
+    those of the reference to the calibration: then reference examples count as much as inputs like theirs are more
+    frequent in the window than they were (importance weighting: Shimodaira, 2000; for this estimate Bialek et al., 2024).
 
     Raises `NotEstimable` for no confidences, for some that are not 0 to 1, for a confidence_level that is no share, and for
     inputs that do not fit.

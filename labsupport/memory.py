@@ -9,6 +9,7 @@ from pathlib import Path
 
 from labsupport import images
 
+GROUPS, GROUP_FILES = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 SHARE = 0.75  # of the memory limit: the rest is for what nobody counts, such as gaps that the allocator keeps
 PIXEL_BYTES = 10  # bytes of memory a pixel: the picture is decoded, drawn on in a copy, and encoded
 COPIES = 3  # of an upload: in the form's file, as bytes, and one that decoding makes
@@ -27,7 +28,7 @@ def memory_limit() -> int:
     That is the limit of the container or control group that it runs in. Without one it is a quarter of the machine's memory.
     """
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min((bytes for bytes in _contained() if 0 < bytes < machine), default=machine // 4)
+    return min((bytes for bytes in group_limits() if 0 < bytes < machine), default=machine // 4)
 
 
 def resident() -> int:
@@ -53,15 +54,14 @@ def memory_needed(upload: bytes) -> int:
     return width * height * PIXEL_BYTES
 
 
-def _contained() -> Iterator[int]:
-    """Yield the memory limit of each control group that this process is in, of version 1 or 2."""
+def group_limits(groups: Path = GROUPS, root: Path = GROUP_FILES) -> Iterator[int]:
+    """Yield the memory limit of each control group that this process is in, of version 1 or 2 (Linux's cgroups)."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in groups.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers not in ("", "memory"):
                 continue
-            root = Path("/sys/fs/cgroup", controllers)
-            own = root / path.lstrip("/")
+            own = root / controllers / path.lstrip("/")
             for folder in (own, *own.parents):
                 with contextlib.suppress(OSError, ValueError):  # ValueError: "max", which is no limit
                     yield int((folder / ("memory.limit_in_bytes" if controllers else "memory.max")).read_text())

@@ -114,12 +114,13 @@ def serve(app, host: str = "127.0.0.1", port: int | None = None, block: bool = F
 def guarded(app, host: str):
     """Return the app, closed to pages of other sites; beyond loopback, behind a token. Raises `security.TokenMissing`.
 
-    On loopback the request's `Host` must be this machine, unless the app was made for a proxy (`root_path`).
+    Without a token the request's `Host` must be this machine, unless the app was made for a proxy (`root_path`).
     """
     token = security.required_token(host)
     proxied = getattr(getattr(app, "state", None), "root_path", "")
-    guarded = security.TokenGuard(app, token, security.read_token()) if token else app
-    return security.SiteGuard(guarded, local=security.is_loopback(host) and not proxied)
+    if token:
+        app = security.TokenGuard(app, token, security.read_token())
+    return security.SiteGuard(app, local=not (proxied or isinstance(app, security.TokenGuard)))
 
 
 def default_port() -> int:

@@ -29,7 +29,7 @@ from labsupport.admission import Admission, Rule, Slots
 from labsupport.desk import Desk
 from labsupport.detection import Detector
 from labsupport.live import Live
-from labsupport.memory import COPIES, Budget, memory_limit
+from labsupport.memory import COPIES, LEAST, Budget, memory_limit
 from labsupport.metrics import Metrics, Watch
 from labsupport.monitoring import PredictionLog
 from labsupport.rollout import Ramps, Router
@@ -82,7 +82,8 @@ def create_app(
     of them. Every prediction is written to `log`, if there is one. `slots` pictures are worked on at once, by default one
     a core. Uploads, pictures and answers together take at most `memory` bytes; by default what the container's limit, or a
     quarter of the machine's memory, leaves now.
-    Raises `models.ModelUnavailable` when no model is installed, and ValueError for a `root_path` that is no path.
+    Raises `models.ModelUnavailable` when no model is installed, and ValueError for a `root_path` that is no path or too
+    little `memory`.
     """
     root_path = _prefix(root_path)
     if detectors is None:
@@ -104,7 +105,8 @@ def create_app(
     )
     app.router.route_class = StrictRoute
     metrics, handlers = Metrics(), set()
-    slots = Slots(slots and slots + 1, budget=Budget(memory))
+    budget = Budget(memory if memory is None else arguments.number("memory", memory, least=LEAST, whole=True))
+    slots = Slots(slots and slots + 1, budget=budget)
     desk = Desk(routers, slots, log, Uploads() if keep_uploads else None, metrics)
     metrics.places.set(slots.limit)
     app.state.root_path = root_path
