@@ -64,7 +64,8 @@ $(TFJS): package.json package-lock.json
 test: weights .venv-oracle/installed $(if $(shell command -v npm),browser)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest $(ARGS)
+	@rm -f .crash-*
+	$(BIN)/python -m pytest $(ARGS) || { status=$$?; cat .crash-* 2>/dev/null; exit $$status; }
 
 # make test opens only the first two there, and runs the others without a browser
 lessons: weights $(if $(shell command -v npm),browser)
