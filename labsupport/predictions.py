@@ -209,6 +209,11 @@ class PredictionLog:
             found = connection.execute(rows.query(names, since, until).where(PREDICTIONS.c.shadow.is_(shadow))).all()
         return dict(zip(names, map(list, zip(*found, strict=True)) if found else [[] for _ in names], strict=True))
 
+    def select(self, query: sql.Select) -> list[sql.Row]:
+        """The rows that a query of `tables` finds. Raises `LogUnavailable`."""
+        with self._reading() as connection:
+            return connection.execute(query).all()
+
     def frame(
         self, since: Moment = None, until: datetime | float | None = None, shadow: bool = False
     ) -> "pd.DataFrame":
@@ -254,10 +259,12 @@ class PredictionLog:
         Columns: `time`, `id`, `key`, `version`, `candidate`, `latency`, `candidate_latency`, `detections`,
         `candidate_detections`, `candidate_error`, and `matched`, `relabelled`, `missed`, `extra` and `agreement` as
         `agreement.compare` counts them, with the answer as the reference; these are missing where the candidate failed.
+        `since` and `until` are about the answers; what the candidate said more than an hour after `until` is left out.
         """
         import pandas as pd
 
-        answers, others = self.frame(since, until), self.frame(since, None, shadow=True)
+        later = None if until is None else rows.seconds(until) + 3600  # a candidate may be slow
+        answers, others = self.frame(since, until), self.frame(since, later, shadow=True)
         seen = ["version", "latency", "detections", "error"]
         others = others[["id", *seen]].rename(columns={"version": "candidate"})
         others = others.rename(columns={name: f"candidate_{name}" for name in seen})

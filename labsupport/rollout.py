@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
-import numpy as np
-
 from labsupport import arguments, background
 from labsupport.detection import UnknownVersion
-from labsupport.gate import Gate, Judgement, Outcomes
+from labsupport.gate import Gate, Judgement
 from labsupport.journal import State
+from labsupport.outcomes import Watch, outcomes_since
 from labsupport.router import Router
 from labsupport.transitions import WrongMoment, calm, let_in, ramp_id, stepped_up
 
@@ -22,14 +21,24 @@ POLL = 0.5  # seconds after which a watcher asks the journal again whether there
 MOST_STEPS = 100
 INTERVALS = (0.001, 86_400)  # seconds between two looks: from, to
 
-__all__ = ["Gate", "Judgement", "Ramps", "Rollout", "Router", "UnknownVersion", "WrongMoment", "WrongRamp"]
+__all__ = [
+    "Gate",
+    "Judgement",
+    "Ramps",
+    "Rollout",
+    "Router",
+    "UnknownVersion",
+    "WrongMoment",
+    "WrongRamp",
+    "outcomes_since",
+]
 
 
 NO_LOG = "the gate reads a log: Router(..., log=PredictionLog(...))"
 
 
 class WrongRamp(ValueError):
-    """These steps are no ramp, or there is no log that its gate could read."""
+    """These steps are no ramp, no ramp could pass this gate, or there is no log that it could read."""
 
 
 class Rollout:
@@ -40,9 +49,11 @@ class Rollout:
     `Rollout.resumed` goes on where another process stopped. Every process that watches a ramp looks at it in turn: together
     they look once in `interval` seconds.
 
-    Raises `WrongRamp` for a router without a log, for steps that do not grow to 100, and for an `interval` that is not from
-    0.001 to 86,400 seconds.
+    Raises `WrongRamp` for a router without a log, for steps that do not grow to 100, for a gate that no ramp could pass, and
+    for an `interval` that is not from 0.001 to 86,400 seconds.
     """
+
+    _watch: Watch | None = None  # made at the first look
 
     def __init__(
         self,
@@ -87,9 +98,9 @@ class Rollout:
             return Judgement("hold", "paused" if self._goes_on(state) else "the ramp is over")
         if self.router.log is None:
             raise WrongRamp(NO_LOG)
-        outcomes = outcomes_since(self.router.log, state.ramp["began"])
-        since, failures = state.ramp["since"], state.ramp["failures"]
-        judgement = self.gate.judge(outcomes, state.stable, state.candidate, since=since, failures=failures)
+        if self._watch is None:
+            self._watch = Watch(self.router.log, state.stable, state.candidate, state.ramp["began"])
+        judgement = self.gate.decide(self._watch.figures(state.ramp["since"]), state.stable, state.ramp["failures"])
         self.router.journal.looked(self.id)
         self._act(judgement, state)
         return judgement
@@ -155,24 +166,10 @@ def _checked(steps: Sequence[float], gate: Gate | None, interval: float) -> tupl
             raise ValueError(f"steps={arguments.shown(steps)}: give percentages that grow to 100")
         if not isinstance(gate, Gate | None):
             raise ValueError(f"gate={arguments.shown(gate)}: give a Gate, or None for the usual one")
+        (gate or Gate()).check_ramp()
         return steps, arguments.number("interval", interval, *INTERVALS)
     except ValueError as error:
         raise WrongRamp(str(error)) from None
-
-
-def outcomes_since(log, since: float) -> Outcomes:
-    """What became of the requests since then, from a `PredictionLog`; those that were the client's fault left out."""
-    columns = log.columns("time", "version", "status", "latency", "n_detections", "correct", since=since)
-    kept = np.array([status is None or status < 400 or status >= 500 for status in columns["status"]], bool)
-    status = np.array([status or 0 for status in columns["status"]])
-    return Outcomes(
-        time=np.array(columns["time"], float)[kept],
-        version=np.array([str(version) for version in columns["version"]])[kept],
-        failed=(status >= 500)[kept],
-        latency=np.array(columns["latency"], float)[kept],
-        null=np.array([count == 0 for count in columns["n_detections"]], bool)[kept],
-        corrected=np.array([correct == 0 for correct in columns["correct"]], bool)[kept],
-    )
 
 
 class Ramps:

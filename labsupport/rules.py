@@ -6,7 +6,7 @@ A canary of 5 % answers beside a stable version. After every 40 requests of the 
 import numpy as np
 from scipy.stats import norm
 
-from labsupport.gate import e_value
+from labsupport.evidence import e_value
 
 ALPHA = 0.05
 LIMIT = 0.05  # error rate that the tolerant rules allow in a look

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from labsupport import records
-from labsupport.gate import METRICS
+from labsupport.gate import METRICS, Gate
 from labsupport.rows import YEAR_10000
 from labsupport.tables import FEATURES
 
@@ -78,6 +78,11 @@ class GateIn(BaseModel):
     min_requests: int = Field(200, ge=1, le=1_000_000_000)
     alpha: float = Field(0.05, gt=0, lt=1)
     failure_limit: int = Field(3, ge=0, le=1_000_000_000)
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "GateIn":
+        Gate(**self.model_dump()).check_ramp()
+        return self
 
 
 class RolloutIn(BaseModel):

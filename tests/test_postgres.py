@@ -27,6 +27,7 @@ import sqlalchemy as sql
 
 from labsupport import retention, rows, tables
 from labsupport.detection import Box, Detection
+from labsupport.outcomes import Watch
 from labsupport.predictions import LogUnavailable, NotWritten, PredictionLog, UnknownPrediction, UnknownSchema
 from test_tables import FIRST, SECOND
 
@@ -169,6 +170,19 @@ def test_it_answers_as_a_log_in_a_file_does(both):
     assert len(here.pairs()) == 2
 
 
+def test_a_ramp_has_the_same_figures_as_on_a_log_in_a_file(both):
+    ramps = [Watch(log, "v1", "v2", NOON.timestamp()) for log in both]
+    figures = [ramp.figures(NOON.timestamp()) for ramp in ramps]
+    assert figures[0] == figures[1] and figures[0]["stable_requests"] > 1_000
+    for log in both:
+        record(log, "late", version="v2", detections=[], key="Zoë ☃ 100%")
+        log.flush()
+        log.feedback("late", correct=False)
+        log.feedback("n8", correct=False)
+    figures = [ramp.figures(NOON.timestamp()) for ramp in ramps]
+    assert figures[0] == figures[1] and figures[0]["correction_rate"] == 1
+
+
 def test_it_exports_as_a_log_in_a_file_does(both, tmp_path):
     for number, one in enumerate(both):
         assert one.export(tmp_path / f"{number}.parquet") == 1239
@@ -207,6 +221,7 @@ def test_no_password_is_shown(log, server, database):
 PROGRAM = """
 import sys, time
 from labsupport.detection import Box, Detection
+from labsupport.outcomes import Watch
 from labsupport.predictions import PredictionLog
 print("ready", flush=True)
 sys.stdin.readline()
