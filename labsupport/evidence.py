@@ -54,10 +54,8 @@ class Evidence:
         self._bets = np.zeros(len(TIMES_AS_BAD))  # logarithms
         self._bad, self._count = 0, 0  # requests in closed blocks
         self._open_bad, self._open = 0, 0  # requests of the stable version since the last one of the candidate
-        self._ends, self._fine = (
-            array("q"),
-            array("q"),
-        )  # of each closed block: its last row, the stable version's fine ones
+        self._ends = array("q")  # of each closed block: its last row
+        self._fine = array("q")  # and how many requests of the stable version in it have been fine so far
         self._may_fail: Bits | None = None  # rows that have not gone wrong so far
         self._newest = 0  # the last of them
 

@@ -32,7 +32,10 @@ REMARKS = sql.select(_remark.row.label("number"), *_fields).select_from(FEEDBACK
 
 
 def first_row(since: float) -> sql.Select:
-    """Return the query for the number of the first row since then. The `+ 0` makes SQLite use the index of time."""
+    """Return the query for the number of the first row since then.
+
+    The `+ 0` makes SQLite find the rows by the index of time; it would walk through all earlier rows to the first one.
+    """
     return sql.select(sql.func.min(_row.row + 0)).where(_row.time >= since)
 
 
@@ -67,8 +70,9 @@ class Watch:
     """The figures of a ramp, for `Gate.decide`. Each call of `figures` reads only what was written since the one before.
 
     So a look costs the same whatever the age of the ramp. Only the first one, after a start or a restart, reads all rows of
-    the ramp. In memory are sums, a histogram of latencies, 8 MB for the keys, and, so that a remark that comes late still
-    counts, a bit for each row of the log and 16 bytes for each request of the candidate.
+    the ramp, which takes a core some ten seconds for a million. In memory are sums, a histogram of latencies, 8 MB for the
+    keys, and, so that a remark that comes late still counts, a bit for each row of the log and 16 bytes for each request of
+    the candidate.
 
     The e-value takes requests in the order in which they were written, each with what was known of it then. A user who
     calls an answer wrong later adds to the evidence at that moment (`Evidence.went_wrong`).
@@ -119,7 +123,7 @@ class Tally:
         self.said = False  # whether any user has said of any of these answers whether it was right
         self._corrected: set[int] = set()  # rows whose last remark says so
         last, remark = (log.select(sql.select(sql.func.max(column)))[0][0] or 0 for column in (_row.row, _remark.row))
-        first = log.select(first_row(since))[0][0] or last + 1
+        first = log.select(first_row(since))[0][0] or last + 1  # asked after `last`: what comes between is read
         self._rows = Cursor(log, ROWS, _row.row, max(min(first - 1, last) - AGAIN, 0))
         self._remarks = Cursor(log, REMARKS, _remark.row, max(remark - AGAIN, 0))
 

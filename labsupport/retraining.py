@@ -60,9 +60,11 @@ class Retraining:
         alpha: float = 0.05,
         most: int = PAIRS,
     ) -> None:
-        """Raises ValueError for a router without a log, and for an `alpha` or a `most` that is no such number."""
+        """Raises ValueError for a router without a log, a gate that no ramp could pass, and a wrong `alpha` or `most`."""
         if router.log is None:
             raise ValueError("a candidate is judged by what the log says: Router(..., log=PredictionLog(...))")
+        if gate:
+            gate.check_ramp()
         self.alpha = arguments.number("alpha", alpha, 0, 1, ends=False)
         self.most = arguments.number("most", most, 1, whole=True)
         self.router, self.train, self.gate, self.steps = router, train, gate, steps

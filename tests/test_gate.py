@@ -427,12 +427,12 @@ def test_a_candidate_with_4_percent_errors_is_rolled_back_early():
     ["2,000 keys, 5 % of users fail at 30 %", "sessions with a key, alike 0.9", "20,000 keys, users complain later"],
 )
 def test_the_promise_holds_where_users_differ_and_keys_stick(setting):
-    """60 ramps: if 5 % are rolled back, it is more than 8 of them in 1 case of 300. `benchmarks.gate_promises` tries 500."""
-    same, every, _ = gate_promises.counts(gate_promises.SETTINGS[setting], 60)
-    print(f"{setting}: {same} of 60 rolled back, {every} if each request counted")
-    assert same <= 8
+    """40 ramps: if 5 % are rolled back, it is more than 6 of them in 1 case of 300. `benchmarks.gate_promises` tries 500."""
+    same, every, _ = gate_promises.counts(gate_promises.SETTINGS[setting], 40)
+    print(f"{setting}: {same} of 40 rolled back, {every} if each request counted")
+    assert same <= 6
     if "alike" in setting:
-        assert every > 8  # so the test can fail
+        assert every > 6  # so the test can fail
 
 
 def test_other_rules_err_as_they_are_known_to():

@@ -336,6 +336,8 @@ def test_bad_settings_are_refused(log):
     for most in (0, 1.5, float("nan")):
         with pytest.raises(ValueError, match=r"^most="):
             Retraining(router_with(log), lambda: None, most=most)
+    with pytest.raises(ValueError, match="agreement"):
+        Retraining(router_with(log), lambda: None, Gate(thresholds={"agreement": (0.8, None)}))
     with pytest.raises(ValueError, match=r"^rules="):
         Retraining(router_with(log), lambda: None).open_on([], "WrongAnswers")
     with pytest.raises(ValueError, match="log"):
