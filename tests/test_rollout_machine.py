@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from labsupport import journal, rollout, rows, shadow, tables, transitions, versions
+from labsupport import journal, outcomes, rollout, rows, shadow, tables, transitions, versions
 from labsupport.detection import Box, Detection
 from labsupport.gate import Gate
 from labsupport.models import ModelUnavailable
@@ -574,6 +574,16 @@ def failures_are_not_written_down(monkeypatch):
     monkeypatch.setattr(Router, "detect", detect)
 
 
+def what_is_not_known_is_nan(monkeypatch):
+    """And NaN is beyond no limit."""
+    figures = outcomes.Watch.figures
+
+    def with_nan(watch, since):
+        return {name.removesuffix("_unknown"): np.nan for name in figures(watch, since)} | figures(watch, since)
+
+    monkeypatch.setattr(outcomes.Watch, "figures", with_nan)
+
+
 def each_worker_counts(monkeypatch):
     """Nobody asks the journal whether another worker has just looked."""
     monkeypatch.setattr(journal.Journal, "claim", lambda *arguments: 0.0)
@@ -600,6 +610,7 @@ def a_second_switch_is_undone(monkeypatch):
     [
         (any_ramp_is_mine, "not by Gate"),
         (failures_are_not_written_down, "not enough values to unpack"),
+        (what_is_not_known_is_nan, "not by Gate"),
         (each_worker_counts, "two checks failed within one interval"),
         (a_second_rollback_goes_further_back, None),
         (a_second_switch_is_undone, None),
