@@ -166,8 +166,7 @@ def _checked(steps: Sequence[float], gate: Gate | None, interval: float) -> tupl
             raise ValueError(f"steps={arguments.shown(steps)}: give percentages that grow to 100")
         if not isinstance(gate, Gate | None):
             raise ValueError(f"gate={arguments.shown(gate)}: give a Gate, or None for the usual one")
-        if gate is not None:
-            gate.check_ramp()
+        (gate or Gate()).check_ramp()
         return steps, arguments.number("interval", interval, *INTERVALS)
     except ValueError as error:
         raise WrongRamp(str(error)) from None

@@ -239,13 +239,11 @@ class Away:
 @pytest.mark.parametrize("watcher", ["server", "run"])
 def test_a_watcher_survives_a_log_that_is_away_and_says_so_once(log, caplog, watcher):
     router = Router(Version("v1"), Version("v2"), log=log)
-    ramps = Ramps({"m": router})
-    answered(log, "v2", 0)
+    ramps, router.log = Ramps({"m": router}), Away()
     if watcher == "server":
         ramps.start("m", "v2", [100], EASY, interval=0.02)
     else:
         threading.Thread(target=Rollout(router, "v2", [100], EASY, interval=0.02).run, daemon=True).start()
-    router.log = Away()
     until(lambda: "LogUnavailable" in caplog.text)
     assert router.status()["phase"] == "Progressing"  # it has not been for long
     router.log = log

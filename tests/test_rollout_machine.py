@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from labsupport import journal, rollout, rows, shadow, tables, transitions, versions
+from labsupport import journal, outcomes, rollout, rows, shadow, tables, transitions, versions
 from labsupport.detection import Box, Detection
 from labsupport.gate import Gate
 from labsupport.models import ModelUnavailable
@@ -61,6 +61,16 @@ STEPS, INTERVALS = st.sampled_from([[10, 50, 100], [50, 100], [100]]), st.sample
 SECONDS = st.sampled_from([0, 0.5, 1, 4, 8])
 MODES, FAULTS = ("shadow", "canary", "blue_green"), ("failing", "slow", "unloadable", "log", "disk")
 ACTIONS = ("switch", "promote", "rollback", "rollback to", "pause", "resume")
+THEN = st.sampled_from(  # what people do next
+    [
+        (),
+        (),
+        ("promote",),
+        ("rollback", "rollback"),
+        ("switch", "switch", "rollback"),
+        ("switch", "rollback", "rollback"),
+    ]
+)
 
 
 class Broken(RuntimeError):
@@ -124,7 +134,6 @@ class Log(PredictionLog):
             if self._waiting:
                 rows.insert(connection, self._waiting)
                 self._waiting = []
-        with super()._reading() as connection:
             yield connection
 
 
@@ -227,14 +236,16 @@ class Rollouts(RuleBasedStateMachine):
 
     # what a person does
 
-    @rule(worker=WORKERS, mode=st.sampled_from(MODES), name=st.sampled_from(NAMES), share=SHARES)
-    def let_in(self, worker, mode, name, share):
+    @rule(worker=WORKERS, mode=st.sampled_from(MODES), name=st.sampled_from(NAMES), share=SHARES, then=THEN)
+    def let_in(self, worker, mode, name, share, then):
         share = {"blue_green": 0, "shadow": 100}.get(mode, share)
         arguments = (name,) if mode == "blue_green" else (name, share)
         with self.done_by(worker, name, moment=name != self.stable) as done:
             getattr(done.router, mode)(*arguments)
         if done.right:
             self.on_trial(mode, name, share)
+        for action in then:
+            self.act(worker, action, name)
 
     @rule(worker=WORKERS, name=st.sampled_from(NAMES), gate=st.sampled_from(GATES), steps=STEPS, interval=INTERVALS)
     def begin(self, worker, name, gate, steps, interval):
@@ -249,6 +260,14 @@ class Rollouts(RuleBasedStateMachine):
         if fault:
             getattr(self.world, fault).add(name)
         self.begun(worker, name, gate, [50, 100], 1)
+
+    @precondition(lambda self: self.ramp)
+    @rule(worker=WORKERS, gate=st.sampled_from(GATES))
+    def begin_again(self, worker, gate):
+        name, steps, interval = self.candidate, self.ramp.steps, self.ramp.interval
+        self.act(worker, "rollback", name)
+        if self.candidate is None:
+            self.begun(worker, name, gate, steps, interval)
 
     def begun(self, worker, name, gate, steps, interval):
         with self.done_by(worker, name, moment=name != self.stable) as done:
@@ -300,6 +319,7 @@ class Rollouts(RuleBasedStateMachine):
     @rule()
     def a_latency_is_not_known(self):
         """A row that somebody else wrote."""
+        self.world.clock.now += QUICK
         row = {"id": f"row {len(self.world.log.rows)}", "version": self.candidate, "detections": [], "features": None}
         self.world.log.record(**row, latency=None)
 
@@ -554,6 +574,16 @@ def failures_are_not_written_down(monkeypatch):
     monkeypatch.setattr(Router, "detect", detect)
 
 
+def what_is_not_known_is_nan(monkeypatch):
+    """And NaN is beyond no limit."""
+    figures = outcomes.Watch.figures
+
+    def with_nan(watch, since):
+        return {name.removesuffix("_unknown"): np.nan for name in figures(watch, since)} | figures(watch, since)
+
+    monkeypatch.setattr(outcomes.Watch, "figures", with_nan)
+
+
 def each_worker_counts(monkeypatch):
     """Nobody asks the journal whether another worker has just looked."""
     monkeypatch.setattr(journal.Journal, "claim", lambda *arguments: 0.0)
@@ -580,8 +610,9 @@ def a_second_switch_is_undone(monkeypatch):
     [
         (any_ramp_is_mine, "not by Gate"),
         (failures_are_not_written_down, "not enough values to unpack"),
+        (what_is_not_known_is_nan, "not by Gate"),
         (each_worker_counts, "two checks failed within one interval"),
-        (a_second_rollback_goes_further_back, "it made no sense, and was done"),
+        (a_second_rollback_goes_further_back, None),
         (a_second_switch_is_undone, None),
     ],
 )
