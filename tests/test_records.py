@@ -62,7 +62,7 @@ TEXTS = ("x" * 1_001, "nul \0", "half \ud800", 5)
 WRONG = {
     "time": ["2025-06-01", float("nan"), None, True],
     "latency": [-1, float("inf"), 10**400, "0.1", None, True],
-    **{name: TEXTS for name in ("station", "product", "reason", "version")},
+    **dict.fromkeys(("station", "product", "reason", "version"), TEXTS),
     "id": ["", "x" * 1_001, None],
     "verdict": ["maybe", None, 1],
     "decided_by": ["", None],
