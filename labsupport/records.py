@@ -5,6 +5,7 @@ arrival changes nothing. What a model saw goes among the predictions, in the sam
 """
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sql
@@ -45,7 +46,9 @@ def checked(record: Mapping) -> dict:
         arguments.text("version", row["version"], rows.TEXT)
     if row["prediction"] is not None:
         _check_prediction(row["prediction"])
-    row.update(time=rows.seconds(row.get("time")), latency=arguments.number("latency", row.get("latency"), 0))
+    time = rows.seconds(row.get("time"))
+    row["time"] = float(row["time"]) if isinstance(row["time"], Real) else time  # as the station noted it, to the digit
+    row["latency"] = arguments.number("latency", row.get("latency"), 0)
     return {name: row[name] for name in (*DECIDED, "prediction")}
 
 

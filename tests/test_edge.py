@@ -582,7 +582,6 @@ def test_records_wait_while_the_servers_disk_is_locked(lab, log, station, tmp_pa
     line_ = station()
     monkeypatch.setattr(forwarding, "PATIENCE", 10.0)  # the server waits 2 s for its disk
     line_.inspect("p1", LIGHT)
-    log._prepare()
     with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         line_._forwarder.url = f"{lab.url}/records"
