@@ -18,7 +18,7 @@ import requests
 from matplotlib.colors import same_color, to_hex
 from prometheus_client.parser import text_string_to_metric_families
 
-from labsupport import grafana, live, paths, timeline
+from labsupport import grafana, live, paths, statuses, timeline
 from labsupport.alerts import Alarms, AlertRule
 from labsupport.charts import ALARM, BEFORE, NOW
 from labsupport.dashboard import dashboard
@@ -446,7 +446,7 @@ def test_a_log_that_cannot_be_reached_is_no_failure_of_the_server(log, monkeypat
     monkeypatch.setattr(log, "columns", unreachable)
     with serve(create_app(Cats(), log=log), port=0) as server:
         answer = requests.get(f"{server.url}/dashboard/data", timeout=30)
-    assert answer.status_code == 503 and answer.json() == {"detail": "the database is away"}
+    assert answer.status_code == 503 and answer.json() == {"detail": statuses.TEXTS[LogUnavailable]}
     assert "retry-after" in answer.headers
 
 
