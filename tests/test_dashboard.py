@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 
 from benchmarks.log import aged
-from labsupport import grafana, live, paths, timeline
+from labsupport import grafana, live, paths, statuses, timeline
 from labsupport.alerts import Alarms, AlertRule
 from labsupport.charts import ALARM, BEFORE, NOW
 from labsupport.dashboard import dashboard
@@ -512,7 +512,7 @@ def test_a_log_that_cannot_be_reached_is_no_failure_of_the_server(log, monkeypat
     monkeypatch.setattr(log, "columns", unreachable)
     with serve(create_app(Cats(), log=log), port=0) as server:
         answer = requests.get(f"{server.url}/dashboard/data", timeout=30)
-    assert answer.status_code == 503 and "cannot be read at present" in answer.json()["detail"]
+    assert answer.status_code == 503 and answer.json() == {"detail": statuses.TEXTS[LogUnavailable]}
     assert "retry-after" in answer.headers
 
 
