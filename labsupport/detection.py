@@ -269,14 +269,10 @@ _drawings: dict[Path, Path] = {}  # drawing -> the picture that it is of
 def _source(filename: str | Path) -> Path:
     """Return the path of the picture that `filename` names, in a folder without links. Raises ValueError."""
     if not isinstance(filename, str | Path) or not str(filename).strip() or "\0" in str(filename):
-        raise ValueError(
-            f"filename={shown(filename)}: give the name of a picture in {paths.IMAGES}, or a picture's path"
-        )
+        raise ValueError(f"filename={shown(filename)}: give the name of a picture in images, or a picture's path")
     source = paths.IMAGES / filename
     if source.resolve().is_relative_to(paths.IMAGES_WITH_BOXES.resolve()):
-        raise ValueError(
-            f"filename={shown(filename)} is in images_with_boxes, where drawings go: copy it to images first"
-        )
+        raise ValueError(f"filename={shown(filename)} is in images_with_boxes, where drawings go: copy it first")
     return source.parent.resolve() / source.name
 
 

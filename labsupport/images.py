@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from labsupport import headers, jpeg, png
-from labsupport.arguments import choice, number, shown
+from labsupport.arguments import choice, number, shown, text
 from labsupport.headers import ImageTooLarge, UnsupportedImage
 
 MAX_BYTES = 20_000_000
@@ -163,6 +163,7 @@ def show(image: np.ndarray, alt: str = "", width: int = 560) -> None:
     `alt` says in words what is in it, for those who cannot see it. Raises ValueError for what is no picture.
     """
     image = checked("image", image)
+    text("alt", alt, most=100_000)
     number("width", width, 1, MAX_SIDE)
     from IPython.display import Image as Shown
     from IPython.display import display

@@ -20,13 +20,13 @@ MAX_SCANS = 100  # a progressive JPEG needs some 10; each goes over every pixel,
 MAX_WORK = 1_000_000_000  # samples in all scans together: at 25 megapixels, 40 times a colour; 15 are usual
 MAX_MEMORY = 225_000_000  # bytes: 25 megapixels of 9; 4 colours in several scans take 12
 SPARE = 4  # bytes after the pixels, before the next marker, that careless encoders write
-MARKER = re.compile(
-    rb"\xff([^\x00\x01\xff\xd0-\xd7])"
-)  # what is left out stands alone, within the pixels or as filling
+# the start of a segment; the codes that are left out stand alone, within the pixels or as filling
+MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
 EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 END = b"\xff\xd9"
 JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
-READ = {0xC0: "baseline", 0xC1: "sequential", 0xC2: "progressive"}  # kinds of frames; Huffman coded, all of them
+PROGRESSIVE = 0xC2
+READ = (0xC0, 0xC1, PROGRESSIVE)  # frames: baseline, sequential, progressive; Huffman coded, all of them
 UNREAD = {
     0xC3: "a lossless JPEG",
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xDE), "a hierarchical JPEG"),
@@ -50,9 +50,8 @@ class Frame:
     kept: list[bytes] = field(default_factory=list)  # segments, in the order of the file
     scans: int = 0
     work: float = 0  # samples in all scans
-    bits: dict[int, list[int]] = field(
-        default_factory=dict
-    )  # for each colour: the bits that each of 64 coefficients lacks
+    # for each colour: how many bits each of its 64 coefficients still lacks, -1 if nothing of it has come
+    bits: dict[int, list[int]] = field(default_factory=dict)
 
     @property
     def colours(self) -> int:
@@ -89,8 +88,7 @@ class Frame:
 
 def read(data: bytes) -> tuple[Frame, int]:
     """Return what a JPEG says of itself, and where its first scan starts. Raises `UnsupportedImage`."""
-    frame, kept, exif, at = None, {}, None, 2
-    tables: list[bytes] = []
+    frame, jfif, adobe, exif, tables, at = None, b"", None, None, [], 2
     for _ in range(MAX_SEGMENTS):
         marker, start, end = _segment(data, at)
         body = data[start + 4 : end]
@@ -104,9 +102,9 @@ def read(data: bytes) -> tuple[Frame, int]:
         elif marker in TABLES:
             tables.append(data[start:end])
         elif marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14:
-            kept[marker] = JFIF
+            jfif = JFIF
         elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
-            kept[marker] = body[11]
+            adobe = body[11]
         elif marker == 0xE1 and exif is None and body.startswith(b"Exif\0"):
             exif = body[6:]
         elif marker == SCAN:
@@ -119,7 +117,7 @@ def read(data: bytes) -> tuple[Frame, int]:
     frame.several = frame.progressive or body[0] < frame.colours
     if exif:
         frame.orientation = headers.orientation(exif)
-    frame.kept = [b"\xff\xd8", kept.get(0xE0, b""), _adobe(kept.get(0xEE), frame.colours), *tables]
+    frame.kept = [b"\xff\xd8", jfif, _adobe(adobe, frame.colours), *tables]
     return frame, start
 
 
@@ -171,14 +169,12 @@ def _frame(marker: int, body: bytes) -> Frame:
     if precision != 8:
         raise UnsupportedImage(f"a {precision}-bit JPEG is not read: save it as a JPEG of 8 bits, or as PNG")
     if colours not in (1, 3, 4):
-        raise UnsupportedImage(
-            f"a JPEG of {colours} colour channels is not read: save it as an ordinary JPEG, or as PNG"
-        )
+        raise UnsupportedImage(f"a JPEG of {colours} colour channels is not read: save it as an ordinary JPEG or PNG")
     if not width or not height or len(sampling) < colours:
         raise damaged()
     if not all(1 <= share <= 4 for both in sampling.values() for share in both):
         raise damaged()
-    return Frame(marker == 0xC2, width, height, sampling)
+    return Frame(marker == PROGRESSIVE, width, height, sampling)
 
 
 def _adobe(transform: int | None, colours: int) -> bytes:
@@ -205,7 +201,7 @@ def _count(frame: Frame, body: bytes) -> None:
     if not set(colours) <= set(frame.sampling) or not first <= last <= 63:
         raise damaged()
     for colour in colours:
-        lacking = frame.bits.setdefault(colour, [-1] * 64)  # -1: nothing has come
+        lacking = frame.bits.setdefault(colour, [-1] * 64)
         if set(lacking[first : last + 1]) != {before or -1} or (before and after != before - 1):
             raise damaged()
         lacking[first : last + 1] = [after] * (last + 1 - first)
@@ -214,9 +210,8 @@ def _count(frame: Frame, body: bytes) -> None:
     if frame.scans > MAX_SCANS:
         raise UnsupportedImage(f"a JPEG in more than {MAX_SCANS} scans: save it again in at most {MAX_SCANS}")
     if frame.work > MAX_WORK:
-        raise UnsupportedImage(
-            f"a JPEG of {frame.width:,} x {frame.height:,} pixels in too many scans: save it again in fewer"
-        )
+        size = f"{frame.width:,} x {frame.height:,} pixels"
+        raise UnsupportedImage(f"a JPEG of {size} in too many scans: save it again in fewer")
 
 
 def _scan(frame: Frame, scan: memoryview) -> list[memoryview | bytes]:
@@ -233,9 +228,7 @@ def _decoded(data: bytes, colours: int) -> np.ndarray:
         picture = simplejpeg.decode_jpeg(data, space, strict=True)
     except ValueError as error:
         if "subsampling" in str(error):
-            raise UnsupportedImage(
-                "a JPEG with unusual colour sampling is not read: save it again, or as PNG"
-            ) from error
+            raise UnsupportedImage("a JPEG with unusual colour sampling is not read: save it again as PNG") from error
         if not _harmless(str(error), data):
             raise damaged() from error
         picture = simplejpeg.decode_jpeg(data, space, strict=False)

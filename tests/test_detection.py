@@ -327,7 +327,7 @@ def test_a_drawing_is_not_drawn_on(lab):
     detect_and_draw_box("a.jpg")
     before = everything(lab)
     for name in ("../images_with_boxes/a.jpg", lab / "images_with_boxes/a.jpg"):
-        with pytest.raises(ValueError, match="is in images_with_boxes, where drawings go: copy it to images first"):
+        with pytest.raises(ValueError, match="is in images_with_boxes, where drawings go: copy it first"):
             detect_and_draw_box(name)
     assert everything(lab) == before
 

@@ -329,6 +329,14 @@ def test_a_camera_shows_what_is_a_picture_and_logs_what_is_not(tmp_path, caplog)
     assert "d.png: not a JPEG or PNG picture but text: send one of these" in said
 
 
+def test_a_camera_reads_no_larger_frames_than_a_batch(tmp_path, monkeypatch):
+    film(tmp_path / "belt.avi", frames=2)
+    assert len(list(Camera(tmp_path / "belt.avi"))) == 2
+    monkeypatch.setattr(images, "MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(CameraUnavailable, match="64 x 48 pixels a frame: at most 3,071 are read"):
+        Camera(tmp_path / "belt.avi")
+
+
 def test_a_camera_waits_for_no_pipe(tmp_path):
     os.mkfifo(tmp_path / "belt.avi")
     with pytest.raises(CameraUnavailable, match="neither a folder nor a file"):
