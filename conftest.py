@@ -8,6 +8,34 @@ import pytest
 
 os.environ["LAB_ROOT"] = str(Path(__file__).parent)
 os.environ["LAB_PORT"] = "0"  # any free port: notebooks under test cannot collide
+# a file that `make test` prints at its end if something is left in it; what the tests start must not write there
+crash = os.environ.pop("LAB_CRASH", None)
+crash = crash and os.open(crash, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND)
+
+
+def note(where: str) -> None:
+    """Write where a crash from now on has been, in place of what was written before."""
+    if crash:
+        os.ftruncate(crash, 0)
+        os.write(crash, where.encode())
+
+
+@pytest.hookimpl(trylast=True)  # after pytest's own faulthandler, which writes to the terminal
+def pytest_configure():
+    if crash:
+        faulthandler.enable(crash)
+        note("while the tests were collected\n")
+
+
+def pytest_runtest_logstart(nodeid):
+    note(f"in {nodeid}\n")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure():
+    note("")
+    if crash:
+        faulthandler.enable(crash)  # for what still goes wrong while the process ends
 
 
 @pytest.hookimpl(wrapper=True)
@@ -19,32 +47,3 @@ def pytest_runtest_makereport(item, call):
         report.longrepr = report.longrepr or f"{item.name}: this cell, or one before it, took too long"
         report.__dict__.pop("wasxfail", None)
     return report
-
-
-CRASH = pytest.StashKey()
-
-
-@pytest.hookimpl(
-    trylast=True
-)  # after pytest has sent faulthandler's words to the terminal, which a crash may not reach
-def pytest_configure(config):
-    """Keep a file that says which test is running. If the process dies, it also holds what each thread was doing."""
-    file = config.stash[CRASH] = (config.rootpath / f".crash-{os.getpid()}").open("w")
-    faulthandler.enable(file)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item):
-    file = item.config.stash[CRASH]
-    file.seek(0)
-    file.truncate()
-    file.write(f"The process that ran the tests died in {item.nodeid}\n")
-    file.flush()
-
-
-def pytest_unconfigure(config):
-    """The run has come to its end, so nothing has crashed: `make test` prints the file if it is still there."""
-    if file := config.stash.get(CRASH, None):
-        faulthandler.disable()
-        file.close()
-        Path(file.name).unlink(missing_ok=True)

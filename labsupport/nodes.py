@@ -170,6 +170,7 @@ def _private(folder: str) -> Iterator[None]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",  # no other machines: else Ray makes 127.0.0.1 the outer address
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 are short on a slow machine
     }
     before, clusters = {name: os.environ.get(name) for name in own}, ray_constants.ENABLE_RAY_CLUSTER
 
