@@ -123,8 +123,12 @@ def shown(value: object) -> str:
     """
     if isinstance(value, str | bytes):
         value = value[:61]
-    elif not isinstance(value, bool | int | float | None) and hasattr(value, "__len__") and len(value) > 20:
-        return f"a {type(value).__name__} of length {len(value):,}"
+    try:
+        length = 0 if isinstance(value, bool | int | float | None) else len(value)
+    except TypeError:  # it has none
+        length = 0
+    if length > 20 and not isinstance(value, str | bytes):
+        return f"a {type(value).__name__} of length {length:,}"
     whole = repr(value)
     return whole if len(whole) <= 60 else whole[:57] + "..."
 

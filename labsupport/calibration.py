@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labsupport.arguments import number
-from labsupport.containers import bool_column, float_column, narrowest, table
+from labsupport.containers import bool_column, float_column, narrowest, shape_of, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,20 +163,21 @@ def _cross_fitted_error(happened: np.ndarray, confidences: np.ndarray) -> float:
     return calibration_error(happened, calibrated)
 
 
-def checked(confidences: np.ndarray, labels: np.ndarray | None = None) -> list[np.ndarray]:
+def checked(confidences: np.ndarray, *labels: np.ndarray) -> list[np.ndarray]:
     """Both as arrays, of float and of bool; without labels, one. Raises `NotEstimable`."""
-    if np.ndim(confidences) != 1 or not len(confidences):
-        raise NotEstimable(f"confidences of shape {np.shape(confidences)}: give one number for each answer, and some")
+    shape = shape_of(confidences)
+    if len(shape) != 1 or not shape[0]:
+        raise NotEstimable(f"confidences of shape {shape}: give one number for each answer, and some")
     try:
         confidences = float_column("confidences", confidences)
     except ValueError as error:
         raise NotEstimable(f"confidences that are no numbers: {error}") from None
     if not ((confidences >= 0) & (confidences <= 1)).all():  # not a number is not in there either
         raise NotEstimable("confidences are 0 to 1: leave out what is missing, turn scores into probabilities")
-    if labels is None:
+    if not labels:
         return [confidences]
     try:
-        labels = bool_column("labels", labels)
+        labels = bool_column("labels", *labels)
     except ValueError as error:
         raise NotEstimable(f"{error}: give one bool for each of {len(confidences)} confidences") from None
     if len(labels) != len(confidences):

@@ -107,6 +107,20 @@ def bool_column(name: str, data: Any) -> np.ndarray:
     return values.astype(bool)
 
 
+def shape_of(data: Any) -> tuple[int, ...]:
+    """Return the shape of any data, as `numpy.shape` does; () of what has none, (N,) of rows that differ in length.
+
+    >>> shape_of([1.0, np.ma.masked]), shape_of([[1, 2], [3]]), shape_of(None)
+    ((2,), (2,), ())
+    """
+    if isinstance(data, list | tuple) and any(value is np.ma.masked for value in data):
+        return (len(data),)
+    try:
+        return np.shape(data)
+    except ValueError:
+        return (len(data),)
+
+
 def as_float(value: Any) -> float:
     """Return a real number of any kind as a float: int, bool, NumPy's, Decimal, Fraction. Raises ValueError for others.
 
@@ -119,6 +133,14 @@ def as_float(value: Any) -> float:
         except OverflowError:
             return np.inf if value > 0 else -np.inf
     raise ValueError(f"{shown(value)} is no number")
+
+
+def codes_of(groups: "pd.Series") -> np.ndarray:
+    """Return the number of each row's group, 0, 1, ..., of labels without missing ones. Raises ValueError for no labels."""
+    try:
+        return groups.factorize()[0]
+    except TypeError:
+        raise ValueError(f"groups: {shown(groups.iloc[0])} is no label: give texts or numbers") from None
 
 
 def row_of(row: Any) -> dict | list:
@@ -155,8 +177,15 @@ def precision(column: "pd.Series") -> type:
     """
     if column.dtype == object:
         return narrowest(map(type, column))
-    dtype = getattr(column.dtype, "subtype", column.dtype)
-    return narrowest([getattr(getattr(dtype, "numpy_dtype", dtype), "type", None)])
+    return narrowest([getattr(_numpy_dtype(column), "type", None)])
+
+
+def _numpy_dtype(column: "pd.Series") -> Any:
+    """NumPy's dtype of what a column holds, or pandas' own dtype if NumPy has none."""
+    import pandas as pd
+
+    dtype = column.dtype.subtype if isinstance(column.dtype, pd.SparseDtype) else column.dtype
+    return getattr(dtype, "numpy_dtype", dtype)
 
 
 def narrowest(types: Any) -> type:
@@ -189,7 +218,7 @@ def _values(name: str, data: Any) -> np.ndarray:
 
 
 def _series_values(column: "pd.Series") -> np.ndarray:
-    dtype = getattr(column.dtype, "numpy_dtype", getattr(column.dtype, "subtype", column.dtype))
+    dtype = _numpy_dtype(column)
     if getattr(dtype, "kind", "O") not in "biuf":
         return column.to_numpy(object)
     if not column.isna().any():

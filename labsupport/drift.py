@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labsupport import univariate
-from labsupport.arguments import choice, number
+from labsupport.arguments import choice, number, shown
 from labsupport.comparison import TESTS, Shape, counts, look, look_together
 from labsupport.corrections import CORRECTIONS, LEVELS
-from labsupport.frames import DifferentColumns, Feature, TooFewRows, features, to_frame
+from labsupport.frames import DifferentColumns, Feature, TooFewRows, check_rows, features, to_frame
 from labsupport.grouped import split_off
 from labsupport.streams import ConceptDriftMonitor, DataDriftMonitor, compare_detectors, evaluate
 from labsupport.univariate import Psi
@@ -98,6 +98,7 @@ class DriftReport:
         """The features' distributions before and now, the most striking first, at most `most` of them."""
         from labsupport.charts import distributions
 
+        most = int(number("most", most, 1, whole=True))
         worst = [row for row in self.to_frame().itertuples() if row.feature in self.shapes][:most]
         return distributions([(f"{row.feature}: {_why(row)}", *self.shapes[row.feature], row.drifted) for row in worst])
 
@@ -155,10 +156,9 @@ def compare(
     """
     alpha, seed = number("alpha", alpha, 0, 1, ends=False), number("seed", seed, 0, whole=True)
     choice("correction", correction, CORRECTIONS)
-    multivariate = [multivariate] if isinstance(multivariate, str) else list(dict.fromkeys(multivariate or ()))
-    for test in multivariate:
-        choice("multivariate", test, TESTS)
+    multivariate = _tests(multivariate)
     reference, current = to_frame(reference, "reference"), to_frame(current, "current")
+    check_rows(reference, current)
     codes = None
     if groups is not None:
         codes, reference, current = split_off(groups, reference, current)
@@ -186,6 +186,15 @@ def psi(reference, current, alpha: float = 0.05, seed: int = 0) -> Psi:
     if feature.kind == "none" or not min(len(feature.reference), len(feature.current)):
         raise ValueError(f"cannot be compared: {feature.note or 'one window has no values'}")
     return univariate.population_stability(counts(feature, (feature.reference, feature.current)), alpha, seed=seed)
+
+
+def _tests(multivariate: Sequence[str] | str | None) -> list[str]:
+    """The tests of all features that were asked for, each once. Raises ValueError for what is none."""
+    if multivariate is None or isinstance(multivariate, str):
+        multivariate = [multivariate] if multivariate else []
+    if not isinstance(multivariate, Sequence | set | frozenset):
+        raise ValueError(f"multivariate={shown(multivariate)}: give a list of {', '.join(TESTS)}, or of none")
+    return [test for test in TESTS if any(choice("multivariate", one, TESTS) == test for one in multivariate)]
 
 
 def _map(look: Callable, found: list[Feature]) -> list:

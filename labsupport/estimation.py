@@ -137,8 +137,8 @@ def estimate(
 
     If the inputs have changed, a confidence may be worth something else: a decision tree gives all inputs of a leaf one
     confidence, and among them the easy ones may have become rarer. Give the window's `inputs` (a table of N rows), and
-    those of the reference to the calibration: then reference examples count as much as inputs like theirs are more
-    frequent in the window than they were (importance weighting: Shimodaira, 2000; for this estimate Bialek et al., 2024).
+    those of the reference to the calibration: then a reference example counts for more if inputs like its own have become
+    more frequent (importance weighting: Shimodaira, 2000; for this estimate Bialek et al., 2024).
 
     Raises `NotEstimable` for no confidences, for some that are not 0 to 1, for a confidence_level that is no share, and for
     inputs that do not fit.
@@ -204,7 +204,7 @@ def density_ratio(reference: "pd.DataFrame", window: "pd.DataFrame") -> np.ndarr
     from labsupport.frames import to_frame
 
     both = to_frame(reference), to_frame(window)
-    _, x = columns(*both, list(both[0]))
+    _, x = columns(*both)
     if not x.shape[1]:
         return np.ones(len(reference))
     whose = np.repeat([0, 1], list(map(len, both)))
@@ -213,13 +213,19 @@ def density_ratio(reference: "pd.DataFrame", window: "pd.DataFrame") -> np.ndarr
     return share / (1 - share)
 
 
-def realised(calibration: Calibration, labels: np.ndarray, confidences: np.ndarray, inputs: Any = None) -> Realised:
+def realised(
+    calibration: Calibration,
+    labels: np.ndarray,
+    confidences: np.ndarray,
+    confidence_level: float = 0.95,
+    inputs: Any = None,
+) -> Realised:
     """What labels that came later say about a window, beside what would have been estimated without them.
 
     `labels` (N,), bool, mean what they meant for the calibration: the answer was right, or the example is positive. Give all
     of a window or a random part: those that users complained about say nothing about the rest. Without drift one window in
-    twenty is not as estimated, at a 95 % interval. `inputs` as in `estimate`. Raises as `estimate` does, and for labels that
-    do not fit.
+    twenty is not as estimated, at a 95 % interval. `confidence_level` and `inputs` as in `estimate`. Raises as `estimate`
+    does, and for labels that do not fit.
 
     >>> rng = np.random.default_rng(0)
     >>> worth = rng.uniform(0.5, 1, 4000)
@@ -228,7 +234,7 @@ def realised(calibration: Calibration, labels: np.ndarray, confidences: np.ndarr
     <Realised accuracy 0.263, estimated 0.749 (0.729 to 0.765); not as estimated: concept drift, or inputs of a new kind>
     """
     confidences, labels = checked(confidences, labels)
-    expected = estimate(calibration, confidences, inputs=inputs)
+    expected = estimate(calibration, confidences, confidence_level, inputs)
     positive = calibration.positive(confidences)
     cells = positive.sum(), (~positive).sum(), (labels & positive).sum(), (labels & ~positive).sum()
     figures = {name: float(value) for name, value in _metrics(calibration, *cells).items() if name in expected.figures}

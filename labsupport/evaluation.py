@@ -162,15 +162,20 @@ def _run(detector: Any, values: Sequence[float]) -> list[int]:
 
 
 def _indices(name: str, values: Sequence[int], n_samples: int) -> np.ndarray:
-    given = (
-        values if isinstance(values, np.ndarray) else np.asarray(values if isinstance(values, list) else list(values))
-    )
-    indices = given if len(given) else np.zeros(0, int)
-    masked = np.ma.getmaskarray(indices).any()
-    if indices.ndim != 1 or indices.dtype.kind not in "iu" or masked or (np.diff(indices) <= 0).any():
+    try:
+        indices = float_column(name, values)
+        whole = np.isfinite(indices).all() and (indices == np.rint(indices)).all() and not _of_bool(values)
+    except ValueError:
+        indices, whole = np.zeros(0), False
+    if not whole or (np.diff(indices) <= 0).any():
         raise ValueError(f"{name}={shown(values)}: give whole indices, each above the one before")
     if len(indices) and (indices[0] < 0 or indices[-1] >= n_samples):
         raise ValueError(
-            f"{name} from {indices[0]} to {indices[-1]}: there are {n_samples} samples, 0 to {n_samples - 1}"
+            f"{name} from {indices[0]:g} to {indices[-1]:g}: there are {n_samples} samples, 0 to {n_samples - 1}"
         )
-    return np.asarray(indices).astype(int)
+    return indices.astype(int)
+
+
+def _of_bool(values: Sequence[int]) -> bool:
+    """Whether these are truth values, of which one could think that they say where an alarm was."""
+    return any(isinstance(value, bool | np.bool_) for value in values)

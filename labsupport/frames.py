@@ -70,11 +70,7 @@ def features(reference: "pd.DataFrame", current: "pd.DataFrame") -> list[Feature
     >>> [found.kind for found in features(*[pd.DataFrame({"a": np.arange(30.0), "b": list("xyz") * 10})] * 2)]
     ['numeric', 'category']
     """
-    for name, rows in (("reference", len(reference)), ("current", len(current))):
-        if rows < MIN_ROWS:
-            raise TooFewRows(
-                f"the {name} window has {rows} rows: at least {MIN_ROWS} are needed, so collect more of them"
-            )
+    check_rows(reference, current)
     if gone := [name for name in reference if name not in current.columns]:
         raise DifferentColumns(f"the current window has no {', '.join(gone)}: compare the columns that both have")
     if new := [name for name in current if name not in reference.columns]:
@@ -82,6 +78,15 @@ def features(reference: "pd.DataFrame", current: "pd.DataFrame") -> list[Feature
     if not len(reference.columns):
         raise DifferentColumns("there is no column to compare")
     return [_feature(name, reference[name], current[name]) for name in reference]
+
+
+def check_rows(reference: "pd.DataFrame", current: "pd.DataFrame") -> None:
+    """Raise `TooFewRows` if a window has fewer than `MIN_ROWS` rows."""
+    for name, rows in (("reference", len(reference)), ("current", len(current))):
+        if rows < MIN_ROWS:
+            raise TooFewRows(
+                f"the {name} window has {rows} rows: at least {MIN_ROWS} are needed, so collect more of them"
+            )
 
 
 def _feature(name: str, reference: "pd.Series", current: "pd.Series") -> Feature:

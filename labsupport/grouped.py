@@ -12,7 +12,7 @@ import numpy as np
 
 from labsupport import univariate
 from labsupport.arguments import shown
-from labsupport.containers import TooFewRows, table
+from labsupport.containers import TooFewRows, codes_of, table
 from labsupport.univariate import Alike, Counts, Noise, TwoSampleTest
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def _codes(window: str, labels: "pd.DataFrame", frame: "pd.DataFrame") -> np.nda
         )
     if gone := int(labels.iloc[:, 0].isna().sum()):
         raise ValueError(f"groups: {gone} rows of the {window} window have no group: name one, or leave these rows out")
-    codes, found = labels.iloc[:, 0].factorize()
-    if len(found) < MIN_GROUPS:
+    codes = codes_of(labels.iloc[:, 0])
+    if (found := int(codes.max()) + 1) < MIN_GROUPS:
         raise TooFewRows(
-            f"the {window} window has {len(found)} groups: at least {MIN_GROUPS} are needed, so collect rows of more of them"
+            f"the {window} window has {found} groups: at least {MIN_GROUPS} are needed, so collect rows of more of them"
         )
     return codes
 

@@ -1,13 +1,14 @@
 """All features together: a change that no single column shows, as when two of them stop going along with each other."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 from scipy.spatial.distance import cdist
 
-from labsupport.arguments import number, shown
-from labsupport.containers import TooFewRows, table
+from labsupport.arguments import number
+from labsupport.containers import TooFewRows, shape_of, table
 
 COLUMNS = 100  # that `correlations` is asked about at most: all pairs of more take too long
 ROWS = 500  # of each window, evenly spaced: pairs of rows cost memory and time
@@ -167,10 +168,12 @@ def _numbers(name: str, sample) -> np.ndarray:
     """A table of numbers as an array (N, D), NaN where one is missing. Raises ValueError."""
     if isinstance(sample, np.ndarray) and sample.ndim == 2 and sample.dtype == float and type(sample) is np.ndarray:
         return sample
-    if np.ndim(sample) != 2 and not hasattr(sample, "columns"):
-        raise ValueError(f"{name}: two tables of equal width, (N, D) and (M, D), are needed, not {shown(sample)}")
     try:
-        return table(sample, name).to_numpy(float, na_value=np.nan)
+        frame = table(sample, name)
+        shape = frame.shape if isinstance(sample, Mapping) else getattr(sample, "shape", None) or shape_of(sample)
+        if len(shape) != 2:
+            raise ValueError(f"it is of shape {shape}")
+        return frame.to_numpy(float, na_value=np.nan)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: two tables of equal width, of numbers, are needed: {error}") from None
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from labsupport.arguments import number
-from labsupport.containers import NARROW, bool_column, float_column, is_missing, table
+from labsupport.containers import NARROW, bool_column, codes_of, float_column, is_missing, shape_of, table
 
 
 class NoSafeThreshold(ValueError):
@@ -221,16 +221,16 @@ def one_of_each(groups: np.ndarray, rows: int, seed: int) -> np.ndarray:
         raise ValueError(f"groups of shape {frame.shape} for {rows} examples: give one label for each")
     if gone := int(frame.iloc[:, 0].map(is_missing).sum()):
         raise ValueError(f"groups: {gone} of {rows} labels are missing: name a group for each example")
-    codes = frame.iloc[:, 0].factorize()[0]
+    codes = codes_of(frame.iloc[:, 0])
     order = np.random.default_rng(seed).permutation(rows)
     return np.sort(order[np.unique(codes[order], return_index=True)[1]])
 
 
 def checked(labels: np.ndarray, confidences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both as arrays, of bool and of float. Raises ValueError."""
-    if np.ndim(labels) != 1 or np.ndim(confidences) != 1 or len(labels) != len(confidences):
-        shapes = f"labels {np.shape(labels)} and confidences {np.shape(confidences)}"
-        raise ValueError(f"{shapes}: give two arrays of one length")
+    shapes = shape_of(labels), shape_of(confidences)
+    if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
+        raise ValueError(f"labels {shapes[0]} and confidences {shapes[1]}: give two arrays of one length")
     try:
         labels = bool_column("labels", labels)
     except ValueError as error:

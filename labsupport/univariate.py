@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from labsupport.arguments import number
+from labsupport.arguments import number, shown
 from labsupport.containers import TooFewRows, float_column
 
 BINS = 10  # deciles of the reference, for PSI and for Jensen-Shannon
@@ -102,9 +102,11 @@ class Counts:
 
     def __post_init__(self) -> None:
         for name in ("reference", "current"):
-            counts = np.asarray(float_column(name, getattr(self, name)))
-            if not (counts >= 0).all():
-                raise ValueError(f"{name}={counts}: give how often each class occurs, 0 or more")
+            counts = float_column(name, getattr(self, name))
+            if not isinstance(getattr(self, name), np.ndarray):
+                object.__setattr__(self, name, counts)
+            if not ((counts >= 0) & np.isfinite(counts)).all():
+                raise ValueError(f"{name}={shown(counts)}: give how often each class occurs, 0 or more")
             if not counts.sum():
                 raise TooFewRows(f"the {name} window has 0 rows: there is nothing to compare")
         if len(self.reference) != len(self.current):

@@ -134,7 +134,8 @@ class DataDriftMonitor:
             values = _of_tuple(values, features)
         if isinstance(values, dict):
             if odd := values.keys() ^ features.keys():
-                raise ValueError(f"{', '.join(map(str, odd))}: in the row or in the reference, but not in both")
+                names = ", ".join(map(str, list(odd)[:5])) + (", ..." if len(odd) > 5 else "")
+                raise ValueError(f"{names}: in the row or in the reference, but not in both")
             return [feature.read(values[name]) for name, feature in features.items()]
         if len(values) != len(features):
             raise ValueError(f"row={shown(row)}: {len(values)} values: give {len(features)}, one for each feature")
