@@ -207,7 +207,7 @@ def _named(path: Path | str | None) -> Iterator[None]:
     """Make what goes wrong with a file a `JournalUnavailable` that names the file and says what to do."""
     try:
         yield
-    except (sqlite3.Error, JournalUnavailable) as error:
+    except (sqlite3.Error, OSError) as error:
         cure = "is its folder writable, and is it a journal? Without the file, the version that you start with answers"
         raise JournalUnavailable(f"{path}: {error}: {cure}: move it away to begin anew") from error
 
