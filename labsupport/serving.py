@@ -140,7 +140,8 @@ def _life(log: PredictionLog | None, ramps: Ramps):
 def app_from_environment():
     """The app of one worker process: `labsupport serve` leaves its options in `LAB_APP_OPTIONS`."""
     options = json.loads(os.environ["LAB_APP_OPTIONS"])
-    host, log, precision, workers = (options.pop(name) for name in ("host", "log", "precision", "workers"))
+    host, log, precision = (options.pop(name) for name in ("host", "log", "precision"))
+    workers = options.pop("workers", 1)
     console.show()
     _end_with_parent()
     _keep_memory()
