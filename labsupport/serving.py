@@ -151,7 +151,8 @@ def app_from_environment():
     options = arguments.variable("LAB_APP_OPTIONS", json.loads, "what labsupport serve gives")
     if options is None:
         raise ValueError("LAB_APP_OPTIONS is not set: start the server with labsupport serve")
-    host, log, precision, workers = (options.pop(name) for name in ("host", "log", "precision", "workers"))
+    host, log, precision = (options.pop(name) for name in ("host", "log", "precision"))
+    workers = options.pop("workers", 1)
     console.show()
     _end_with_parent()
     _keep_memory()
