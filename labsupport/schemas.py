@@ -58,12 +58,14 @@ _SAID = [
     {"required": ["labels"], "properties": {"labels": {"type": "array"}}},
     {"required": ["retry"], "properties": {"retry": {"const": True}}},
 ]
+_BOTH = {"required": ["correct", "labels"], "properties": {"correct": {"const": True}, "labels": {"type": "array"}}}
+_WRONG = {"prediction_id": "0" * 32, "correct": False}  # what /docs offers to try
 
 
 class FeedbackIn(BaseModel):
-    """What a user says of an answer; at least one of the three."""
+    """What a user says of an answer; at least one of the three. Labels are a correction, so they exclude `correct: true`."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"anyOf": _SAID})
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"anyOf": _SAID, "not": _BOTH, "examples": [_WRONG]})
 
     prediction_id: Annotated[Name, Field(max_length=64, description="from the answer's X-Prediction-Id")]
     correct: bool | None = None
@@ -74,6 +76,8 @@ class FeedbackIn(BaseModel):
     def _says_something(self) -> "FeedbackIn":
         if self.correct is None and self.labels is None and not self.retry:
             raise ValueError("say correct, labels or retry")
+        if self.correct and self.labels is not None:
+            raise ValueError("labels say that the answer was wrong: leave out correct, or send it as false")
         return self
 
 
@@ -100,10 +104,20 @@ class GateIn(BaseModel):
         return self
 
 
-class RolloutIn(BaseModel):
-    """A change of who answers. Only what the action needs is looked at."""
+READS = {  # what each action reads; the gate gives the reasons of a ramp
+    "shadow": ("candidate", "percent", "reason"),
+    "canary": ("candidate", "weight", "reason"),
+    "blue_green": ("candidate", "reason"),
+    "ramp": ("candidate", "steps", "gate", "interval"),
+    **dict.fromkeys(("switch", "promote", "pause", "resume", "rollback"), ("reason",)),
+}
+_CANARY = {"action": "canary", "candidate": "yolov3-tiny/openvino-f32", "weight": 5}  # what /docs offers to try
 
-    model_config = ConfigDict(extra="forbid")
+
+class RolloutIn(BaseModel):
+    """A change of who answers. A field that the action does not read is refused, as in a canary with `percent`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_CANARY]})
 
     action: Literal["shadow", "canary", "blue_green", "ramp", "switch", "promote", "pause", "resume", "rollback"]
     candidate: Name | None = Field(None, examples=["yolov3-tiny/openvino-f32"])
@@ -114,6 +128,13 @@ class RolloutIn(BaseModel):
     interval: float = Field(1, ge=0.01, le=86_400, description="seconds between two looks of the ramp's gate")
     to: Text | None = Field(None, description="the version that a rollback returns to, if nothing is on trial")
     reason: Text = ""
+
+    @model_validator(mode="after")
+    def _is_read(self) -> "RolloutIn":
+        if unread := self.model_fields_set - {"action", *READS[self.action]}:
+            reads = ", ".join(READS[self.action])
+            raise ValueError(f"{self.action} does not read {', '.join(sorted(unread))}: it reads {reads}")
+        return self
 
 
 class RolloutOut(BaseModel):

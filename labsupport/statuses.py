@@ -29,9 +29,9 @@ STATUSES: dict[type[Exception], int] = {
 TEXTS: dict[type[Exception], str] = {  # said instead of the exception's own message
     UnknownPrediction: "no prediction with that id is known here: take the id from the answer's header X-Prediction-Id",
     models.ModelUnavailable: "this model cannot be loaded at present, and the server's log says why: try again in a minute",
-    NotWritten: "this cannot be stored at present: send it again in a second",
-    JournalUnavailable: "the rollout's state cannot be read or changed at present: try again in a second",
-    LogUnavailable: "the log of predictions cannot be read at present: try again in a second",
+    NotWritten: "the log cannot be written at present: send it again in a second",
+    JournalUnavailable: "the rollout cannot be read or written at present, so nothing was changed: try again in a second",
+    LogUnavailable: "the log cannot be read at present: try again in a second",
 }
 FAILED = "the server failed, and its log says how: send it again"
 SLOW = (models.ModelUnavailable,)  # what takes a person to mend: worth another try in a minute, all else in a second
@@ -54,7 +54,7 @@ def text(error: BaseException) -> str:
     The nearest parent in `STATUSES` decides, as in `status`. An exception that is not in the table gives `FAILED`.
 
     >>> text(LogUnavailable("sqlite:////home/ann/predictions.db is locked"))
-    'the log of predictions cannot be read at present: try again in a second'
+    'the log cannot be read at present: try again in a second'
     >>> text(images.ImageTooLarge("too many pixels"))
     'too many pixels'
     """

@@ -5,7 +5,7 @@ import json
 import pytest
 import requests
 
-from labsupport import paths
+from labsupport import paths, schemas
 from labsupport.serving import create_app, serve
 from labsupport.strict import StrictRoute
 
@@ -193,6 +193,42 @@ SAID = {"prediction_id": "a", "correct": True}
 def test_json_is_read_whole_or_refused(server, body, says):
     answer = ask(server, "POST", "/feedback", data=body, headers={"Content-Type": "application/json"})
     assert says in refusal(answer) and "sys." not in answer.text
+
+
+def test_what_the_docs_offer_to_try_is_read_whole():
+    for model in (schemas.FeedbackIn, schemas.RolloutIn):
+        for example in model.model_json_schema()["examples"]:
+            assert model(**example).model_dump(exclude_unset=True) == example
+
+
+def test_labels_and_correct_do_not_contradict_each_other(server):
+    both = {"prediction_id": "a", "labels": ["cat"]}
+    contradiction = ask(server, "POST", "/feedback", json={**both, "correct": True})
+    assert "labels say that the answer was wrong" in refusal(contradiction)
+    for said in (both, {**both, "correct": False}, {**both, "correct": None}):
+        assert refusal(ask(server, "POST", "/feedback", json=said), 404)  # it keeps no log
+
+
+CHANGES = {
+    "candidate": "v",
+    "percent": 10,
+    "weight": 10,
+    "steps": [5, 100],
+    "gate": {"alpha": 0.1},
+    "interval": 2,
+    "reason": "a test",
+}
+
+
+@pytest.mark.parametrize("action", schemas.READS)
+@pytest.mark.parametrize("field", CHANGES)
+def test_what_an_action_does_not_read_is_refused_and_what_it_reads_is_named(action, field):
+    wanted = {"action": action, field: CHANGES[field]}
+    if field in schemas.READS[action]:
+        assert schemas.RolloutIn(**wanted)
+    else:
+        with pytest.raises(ValueError, match=f"{action} does not read {field}: it reads "):
+            schemas.RolloutIn(**wanted)
 
 
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "image/png", ""])
