@@ -111,10 +111,9 @@ def _opened(source: int | str) -> cv2.VideoCapture:
     if not video.isOpened():
         what = f"device {source}: is it plugged in, and does no other program use it?"
         raise CameraUnavailable(what if isinstance(source, int) else f"{source}: not a video that can be read")
-    width, height = (int(video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-    if isinstance(source, str) and width * height > images.MAX_PIXELS:
-        video.release()
-        raise CameraUnavailable(
-            f"{source}: {width:,} x {height:,} pixels a frame: at most {images.MAX_PIXELS:,} are read"
-        )
+    if isinstance(source, str):
+        width, height = (int(video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if width * height > images.MAX_PIXELS:
+            video.release()
+            raise CameraUnavailable(f"{source}: {width:,} x {height:,} pixels: send at most {images.MAX_PIXELS:,}")
     return video

@@ -333,7 +333,7 @@ def test_a_camera_reads_no_larger_frames_than_a_batch(tmp_path, monkeypatch):
     film(tmp_path / "belt.avi", frames=2)
     assert len(list(Camera(tmp_path / "belt.avi"))) == 2
     monkeypatch.setattr(images, "MAX_PIXELS", 64 * 48 - 1)
-    with pytest.raises(CameraUnavailable, match="64 x 48 pixels a frame: at most 3,071 are read"):
+    with pytest.raises(CameraUnavailable, match="64 x 48 pixels: send at most 3,071"):
         Camera(tmp_path / "belt.avi")
 
 
