@@ -89,15 +89,34 @@ def made(make: Callable[[], Network], *blank) -> Network:
     return background.call(work, "make a network")
 
 
+@functools.cache
 def best_precision() -> str:
-    """Return "bf16" where OpenVINO computes in it (AMX, AVX512-BF16; not below `OV_CPU_MAX_ISA`), else "f32"."""
+    """Return "bf16" where OpenVINO computes in it (AMX, AVX512-BF16), else "f32"."""
+    return "bf16" if background.call(_computes_in_bf16, "ask the CPU") else "f32"
 
-    def abilities() -> list[str]:
-        import openvino as ov
 
-        return ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+def _computes_in_bf16() -> bool:
+    """Can this process compute in bf16? A small network is tried.
 
-    return "bf16" if "BF16" in background.call(abilities, "ask the CPU") else "f32"
+    OpenVINO and oneDNN, which computes for it, can each be held to less than the processor has (`OV_CPU_MAX_ISA`,
+    `ONEDNN_MAX_CPU_ISA`), and OpenVINO's own answer does not know of oneDNN.
+    """
+    import openvino as ov
+    from openvino import opset13 as steps
+
+    core = ov.Core()
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return False
+    given = steps.parameter([1, 8, 8, 8], np.float32)
+    filters, one, none = np.ones((8, 8, 1, 1), np.float32), [1, 1], [0, 0]
+    x = steps.convolution(given, filters, one, none, none, one)
+    x = steps.max_pool(x, one, one, none, none, [2, 2]).output(0)
+    x = steps.convolution(x, filters, one, none, none, one)
+    try:
+        made = core.compile_model(ov.Model([x], [given]), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    except RuntimeError:  # oneDNN has no such step
+        return False
+    return made.get_property("INFERENCE_PRECISION_HINT") == ov.Type.bf16
 
 
 def _openvino(network: Path, anchors: list[np.ndarray], precision: str, slots: int) -> Forward:

@@ -131,6 +131,31 @@ def test_whatever_makes_a_network_leaves_the_main_threads_signal_stack_alone():
     assert done.returncode == 0, done.stderr[-2_000:]
 
 
+# a processor that is held to less than it has
+
+LESS = {
+    "OpenVINO": ["OV_CPU_MAX_ISA"],
+    "oneDNN": ["ONEDNN_MAX_CPU_ISA"],
+    "both": ["OV_CPU_MAX_ISA", "ONEDNN_MAX_CPU_ISA"],
+}
+
+
+@pytest.mark.parametrize("held", LESS)
+def test_the_precision_that_is_chosen_is_one_that_works(held):
+    """Held to AVX2 the CPU has no bf16. OpenVINO alone would say that it has, and then fail."""
+    done = run(
+        """
+from labsupport import images, paths
+from labsupport.detection import Detector
+detector = Detector.load()
+found = detector.detect(images.decode((paths.IMAGES / "clock.png").read_bytes()))
+print(detector.version, *[one.label for one in found])
+""",
+        **dict.fromkeys(LESS[held], "AVX2"),
+    )
+    assert done.stdout == "yolov3-tiny/openvino-f32 clock\n", done.stderr[-2_000:]
+
+
 # a kernel
 
 FIRST_CELL = """
