@@ -1,6 +1,6 @@
 # The server and its weights, and nothing else: no TensorFlow, no Jupyter, no compiler.
 #   docker build --tag labsupport . && docker run --read-only --tmpfs /tmp --volume predictions:/data \
-#     --env LAB_TOKEN="$(openssl rand -hex 16)" --publish 127.0.0.1:8000:8000 labsupport
+#     --memory 1g --env LAB_TOKEN="$(openssl rand -hex 16)" --publish 127.0.0.1:8000:8000 labsupport
 # deploy/README.md says more. What changes seldom comes first, so that a change of code rebuilds one layer.
 
 FROM python:3.11-slim-bookworm AS packages
@@ -42,6 +42,6 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=2).read()"]
-# beyond loopback it asks for LAB_TOKEN, and does not start without
+# beyond loopback it asks for LAB_TOKEN (or LAB_TOKEN_FILE), and does not start without
 ENTRYPOINT ["python", "-m", "labsupport", "serve", "--host", "0.0.0.0", "--port", "8000"]
 CMD []

@@ -60,11 +60,15 @@ $(TFJS): package.json package-lock.json
 	rm -rf node_modules
 	mv $(TFJS).partial $@
 
+# what a crash leaves: in which test it was, and where each thread (conftest.py)
+CRASH := $(CURDIR)/.pytest_crash
+
 # without npm the page's tests are skipped, unless LAB_REQUIRE_BROWSER asks for them
 test: weights .venv-oracle/installed $(if $(shell command -v npm),browser)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest $(ARGS)
+	@rm -f $(CRASH); status=0; LAB_CRASH=$(CRASH) $(BIN)/python -m pytest $(ARGS) || status=$$?; \
+		[ ! -s $(CRASH) ] || { echo "the tests did not come to their end:"; cat $(CRASH); }; rm -f $(CRASH); exit $$status
 
 # make test opens only the first two there, and runs the others without a browser
 lessons: weights $(if $(shell command -v npm),browser)

@@ -1,5 +1,6 @@
 """What every test needs, the notebooks' cells included: fixtures never reach those, hooks do."""
 
+import faulthandler
 import os
 from pathlib import Path
 
@@ -7,6 +8,34 @@ import pytest
 
 os.environ["LAB_ROOT"] = str(Path(__file__).parent)
 os.environ["LAB_PORT"] = "0"  # any free port: notebooks under test cannot collide
+# a file that `make test` prints at its end if something is left in it; what the tests start must not write there
+crash = os.environ.pop("LAB_CRASH", None)
+crash = crash and os.open(crash, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND)
+
+
+def note(where: str) -> None:
+    """Write where a crash from now on has been, in place of what was written before."""
+    if crash:
+        os.ftruncate(crash, 0)
+        os.write(crash, where.encode())
+
+
+@pytest.hookimpl(trylast=True)  # after pytest's own faulthandler, which writes to the terminal
+def pytest_configure():
+    if crash:
+        faulthandler.enable(crash)
+        note("while the tests were collected\n")
+
+
+def pytest_runtest_logstart(nodeid):
+    note(f"in {nodeid}\n")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure():
+    note("")
+    if crash:
+        faulthandler.enable(crash)  # for what still goes wrong while the process ends
 
 
 @pytest.hookimpl(wrapper=True)

@@ -22,7 +22,7 @@ import psutil
 import requests
 from tqdm import tqdm
 
-from benchmarks import batch, capacity, drift, load, log, runtimes, scale, shadow
+from benchmarks import batch, capacity, drift, load, log, looks, runtimes, scale, shadow
 from labsupport import client, paths
 from labsupport.runtimes import RUNTIMES, best_precision
 
@@ -54,6 +54,7 @@ SECTIONS = {  # heading -> how its lines are measured
     "Scale": lambda rounds, seconds: scale.lines(rounds, seconds, best_precision()),
     "Log": lambda rounds, seconds: log.lines(),
     "Drift": lambda rounds, seconds: drift.lines(),
+    "Looks": lambda rounds, seconds: looks.lines(),
 }
 
 

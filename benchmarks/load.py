@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from labsupport import images, paths
-from labsupport.loadtest import BUFFER, exchange, upload
+from labsupport.loadtest import BUFFER, exchange, stays_open, upload
 
 PICTURES = ("street_1.jpg", "street_2.jpg", "person_dog.jpg", "fruits.jpg")
 JPEG_START = b"\xff\xd8"
@@ -78,7 +78,7 @@ async def _client(port: int, number: int, until: float, path: str, alone: dict[s
         try:
             connection = connection or await asyncio.open_connection(HOST, port, limit=BUFFER)
             status, headers, body = await asyncio.wait_for(exchange(*connection, message), 60)
-        except (TimeoutError, OSError, EOFError, ValueError):
+        except (TimeoutError, OSError, EOFError, ValueError, asyncio.LimitOverrunError):
             result.failed += 1
             connection = None
             continue
@@ -89,7 +89,7 @@ async def _client(port: int, number: int, until: float, path: str, alone: dict[s
             result.refused += 1
         else:
             result.failed += 1
-        if b"connection: close" in headers:
+        if not stays_open(headers):
             connection[1].close()
             connection = None
     if connection:

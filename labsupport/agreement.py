@@ -5,8 +5,13 @@ which objects did both see, which got another name, which did only one of them s
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from labsupport import arguments
 from labsupport.detection import Box, Detection
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ def compare(answer: list[Detection], reference: list[Detection], overlap: float 
     >>> compare([dog], [dog, Detection("cat", 0.6, Box(50, 50, 60, 60))])
     Agreement(matched=1, relabelled=0, missed=1, extra=0)
     """
+    arguments.number("overlap", overlap, 0, 1)
     overlaps = [
         (iou(a.box, b.box), i, j, a.label == b.label) for i, a in enumerate(answer) for j, b in enumerate(reference)
     ]
@@ -63,6 +69,27 @@ def compare(answer: list[Detection], reference: list[Detection], overlap: float 
             found.add(j)
             counts[same] += 1
     return Agreement(counts[True], counts[False], len(reference) - len(found), len(answer) - len(taken))
+
+
+def paired(answers: "pd.DataFrame", others: "pd.DataFrame") -> "pd.DataFrame":
+    """Return each answer beside what a candidate in shadow said of the same picture, as `PredictionLog.pairs` describes it.
+
+    Both are frames of `PredictionLog.frame`: of the answers, and of what candidates said.
+    """
+    import pandas as pd
+
+    seen = ["version", "latency", "detections", "error"]
+    others = others[["id", *seen]].rename(columns={"version": "candidate"})
+    others = others.rename(columns={name: f"candidate_{name}" for name in seen})
+    answers = answers[["time", "id", "key", "version", "latency", "detections"]]
+    pairs = answers.merge(others, on="id", validate="one_to_many")
+    both = pairs["detections"].notna() & pairs["candidate_detections"].notna()
+    counts = [
+        {**vars(verdict), "agreement": verdict.share}
+        for verdict in map(compare, pairs["candidate_detections"][both], pairs["detections"][both])
+    ]
+    names = ["matched", "relabelled", "missed", "extra", "agreement"]
+    return pairs.join(pd.DataFrame(counts, index=pairs.index[both], columns=names, dtype="float64"))
 
 
 def _area(box: Box) -> int:

@@ -4,6 +4,7 @@
 is there: it fires once and clears once, and says why with the figures.
 """
 
+import logging
 import math
 import re
 import threading
@@ -15,11 +16,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from labsupport.measures import MEASURES, Drift, Measure, Reading, as_numbers
+from labsupport.rows import Moment, seconds
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from labsupport.predictions import PredictionLog
+
+logger = logging.getLogger(__name__)
 
 SEVERITIES = {"page": "users are hurt now", "ticket": "somebody should look at it in working hours"}
 BEFORE_THE_MEANING = 20  # rows: of fewer, one odd picture would be an incident
@@ -153,6 +157,7 @@ class Alarms:
         self.history: list[Event] = []
         self.status = {rule.name: Status() for rule in rules}
         self._lock = threading.Lock()
+        self._longest = max((rule.window for rule in rules), default=0.0)
         self._columns = tuple(dict.fromkeys(["time", *(name for rule in rules for name in rule.measure.columns)]))
 
     @property
@@ -163,17 +168,32 @@ class Alarms:
     def states(self) -> dict[str, str]:
         return {name: status.state for name, status in self.status.items()}
 
-    def evaluate(self, now: float | None = None) -> list[Event]:
-        """Look at every rule; what fired or cleared at this look. `now` in seconds since the epoch.
+    def evaluate(self, now: Moment = None) -> list[Event]:
+        """Look at every rule; return what fired or cleared at this look. `now` as `rows.seconds` takes it.
 
-        A look at a time before the last one changes nothing. Raises what `log.columns` raises.
+        A look at a time before the last one changes nothing. But if the clock itself was set back by more than the longest
+        window, the looks begin again from there, and `logging` says so. Raises what `log.columns` raises.
         """
         with self._lock:
-            now = float(self.clock() if now is None else now)
+            if now is None:
+                now = float(self.clock())
+                self._follow(now)
+            now = seconds(now, "now")
             rows = self._rows(now)
             found = [event for rule in self.rules if (event := self._look(rule, rows, now))]
             self.history += found
             return found
+
+    def _follow(self, now: float) -> None:
+        """Forget looks that lie further ahead than a window: until the clock is there again, nothing would be looked at."""
+        latest = max((status.looked for status in self.status.values()), default=-math.inf)
+        if latest - now <= self._longest:
+            return
+        logger.warning(
+            "the clock was set back by %s: alarms are judged from here on", spoken(float(round(latest - now)))
+        )
+        for status in self.status.values():
+            status.looked, status.since = -math.inf, min(status.since, now)
 
     def to_frame(self) -> "pd.DataFrame":
         """A row for each rule: alarm, severity, state, since (UTC), metric, value, limit, clear, window, rows, cure."""
@@ -192,8 +212,7 @@ class Alarms:
 
     def _rows(self, now: float) -> dict[str, np.ndarray]:
         """Of the longest window; which is each rule's, `_look` sees."""
-        longest = max((rule.window for rule in self.rules), default=0.0)
-        columns = self.log.columns(*self._columns, since=now - longest, until=now)
+        columns = self.log.columns(*self._columns, since=now - self._longest, until=now)
         return {name: as_numbers(column) for name, column in columns.items()}
 
     def _look(self, rule: AlertRule, rows: dict[str, np.ndarray], now: float) -> Event | None:

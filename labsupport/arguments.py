@@ -3,8 +3,10 @@
 import math
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from numbers import Integral, Real
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 Value = TypeVar("Value")
 
@@ -30,10 +32,11 @@ def number(
     """
     kind = Integral if whole else Real
     if isinstance(value, kind) and not isinstance(value, bool):
-        result = int(value) if whole else float(value)
-        inside = least <= result <= most if ends else least < result < most
-        if inside and math.isfinite(result):
-            return result
+        with suppress(OverflowError):  # a whole number that is larger than any float
+            result = int(value) if whole else float(value)
+            inside = least <= result <= most if ends else least < result < most
+            if inside and math.isfinite(result):
+                return result
     raise ValueError(f"{name}={shown(value)}: give {_described(least, most, whole, ends)}")
 
 
@@ -44,7 +47,7 @@ def choice(name: str, value: object, choices: Iterable) -> object:
     'holm'
     """
     choices = list(choices)
-    if not any(type(value) is type(one) and value == one for one in choices):
+    if not any(isinstance(value, type(one)) and value == one for one in choices):
         raise ValueError(f"{name}={shown(value)}: give one of {', '.join(map(repr, choices))}")
     return value
 
@@ -63,6 +66,32 @@ def text(name: str, value: object, most: int = 1_000, least: int = 0) -> str:
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{name}={shown(value)}: give text without NUL and without half a surrogate pair")
     return value
+
+
+def address(name: str, value: object) -> str:
+    """Return `value`, without a slash at its end, if it is the address of a server: http or https, a host, maybe a port.
+
+    A path may follow, such as a proxy's prefix. Raises ValueError for anything else: no scheme, a password, a query, a port
+    that there is not. The message does not repeat what may hold a password.
+
+    >>> address("server", "http://127.0.0.1:8000/")
+    'http://127.0.0.1:8000'
+    >>> address("server", "127.0.0.1:8000")
+    Traceback (most recent call last):
+    ValueError: server='127.0.0.1:8000': give an address such as http://127.0.0.1:8000
+    """
+    come = shown(value)
+    if isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value:
+        try:
+            parts = urlsplit(value)
+            fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            if parts.username is not None:
+                come, fine = "'...@...'", False
+            if fine and not (parts.query or parts.fragment):
+                return value.rstrip("/")
+        except ValueError:  # a port that is no number, a bracket that is not closed
+            pass
+    raise ValueError(f"{name}={come}: give an address such as http://127.0.0.1:8000")
 
 
 def variable(name: str, read: Callable[[str], Value], give: str) -> Value | None:
@@ -94,8 +123,12 @@ def shown(value: object) -> str:
     """
     if isinstance(value, str | bytes):
         value = value[:61]
-    elif not isinstance(value, bool | int | float | None) and hasattr(value, "__len__") and len(value) > 20:
-        return f"a {type(value).__name__} of length {len(value):,}"
+    try:
+        length = 0 if isinstance(value, bool | int | float | None) else len(value)
+    except TypeError:  # it has none
+        length = 0
+    if length > 20 and not isinstance(value, str | bytes):
+        return f"a {type(value).__name__} of length {length:,}"
     whole = repr(value)
     return whole if len(whole) <= 60 else whole[:57] + "..."
 

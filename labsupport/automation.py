@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labsupport.arguments import number, shown
+from labsupport.containers import is_missing
 from labsupport.thresholds import NEVER_SURE, NoSafeThreshold, Thresholds, checked, choose_thresholds, error_bound
 
 __all__ = [
@@ -70,7 +72,7 @@ def decide(detections: Sequence["Detection"], degree: Degree, thresholds: Thresh
 
     `detections` are the possible defects: what `detect(image, confidence=...)` finds. Ask it for all from a confidence under
     `thresholds.low`, for what it leaves out counts as 0. Highlighted are those that the model is not sure are good.
-    Raises ValueError if `degree` is none.
+    Raises ValueError if `degree` is none, and for a detection whose confidence is missing.
 
     >>> from labsupport.detection import Box, Detection
     >>> scratch = Detection("scratch", 0.6, Box(10, 20, 60, 30))
@@ -81,7 +83,9 @@ def decide(detections: Sequence["Detection"], degree: Degree, thresholds: Thresh
     >>> sure.by, sure.decided
     ('model', 'good')
     """
-    degree = Degree(degree)
+    degree = _degree(degree, thresholds)
+    if missing := [detection for detection in detections if is_missing(detection.confidence)]:
+        raise ValueError(f"detections: {shown(missing[0])} has no confidence: leave it out, or ask a person")
     if degree is Degree.HUMAN_ONLY:
         return Decision(degree, by="human")
     confidence = max((detection.confidence for detection in detections), default=0.0)
@@ -90,6 +94,17 @@ def decide(detections: Sequence["Detection"], degree: Degree, thresholds: Thresh
         return Decision(degree, "model", opinion, opinion, confidence)
     regions = tuple(detection for detection in detections if detection.confidence >= thresholds.low)
     return Decision(degree, "human", None, opinion, confidence, regions if degree >= Degree.ASSISTANCE else ())
+
+
+def _degree(degree: Degree, thresholds: Thresholds) -> Degree:
+    """The degree, if it is one and the thresholds are `Thresholds`. Raises ValueError."""
+    if not isinstance(thresholds, Thresholds):
+        raise ValueError(f"thresholds={shown(thresholds)}: give Thresholds(low, high)")
+    try:
+        return Degree(degree)
+    except ValueError:
+        names = ", ".join(f"Degree.{one.name}" for one in Degree)
+        raise ValueError(f"degree={shown(degree)}: give one of {names}") from None
 
 
 @dataclass(frozen=True)
@@ -115,14 +130,16 @@ def expected_outcome(
 
     `labels` (N,) are True for a defect, `confidences` (N,) the model's. People call a share `human_miss` of the defects good
     and a share `human_false_alarm` of the good ones defect; that may differ from degree to degree, as assistance changes it.
-    Raises ValueError as `choose_thresholds` does.
+    Raises ValueError as `choose_thresholds` does, and for shares that are none.
 
     >>> labels, confidences = [False, False, True, True], [0.1, 0.3, 0.4, 0.9]
     >>> expected_outcome(labels, confidences, Degree.PARTIAL, Thresholds(0.2, 0.8), human_miss=0.1)
     Outcome(degree=<Degree.PARTIAL: 3>, by_model=0.5, error=0.025, missed=0.05, false_alarms=0.0)
     """
     labels, confidences = checked(labels, confidences)
-    degree = Degree(degree)
+    human_miss = number("human_miss", human_miss, 0, 1)
+    human_false_alarm = number("human_false_alarm", human_false_alarm, 0, 1)
+    degree = _degree(degree, thresholds)
     by_model = np.where(degree is Degree.PARTIAL, thresholds.sure(confidences), degree is Degree.FULL)
     by_people = np.where(labels, human_miss, human_false_alarm)
     wrong = np.where(by_model, thresholds.defect(confidences) != labels, by_people)

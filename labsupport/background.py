@@ -7,8 +7,11 @@ found nothing to report. Every thread of this package is therefore started here.
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 def start(work: Callable[[], object], name: str) -> threading.Thread:
@@ -82,3 +85,38 @@ def after(seconds: float, work: Callable[[], object], name: str) -> Callable[[],
     cancelled = threading.Event()
     start(lambda: cancelled.wait(seconds) or work(), name)
     return cancelled.set
+
+
+def call(work: Callable[[], Result], name: str) -> Result:
+    """Return `work()`, called on a thread called `name`. Raises what `work` raises.
+
+    An interrupt (Ctrl-C) is raised when `work` is over, because native code cannot be stopped half way: nothing of it goes
+    on after this has returned.
+
+    >>> call(lambda: 6 * 7, name="example")
+    42
+    """
+    outcome: Future[Result] = Future()
+
+    def run() -> None:
+        if outcome.set_running_or_notify_cancel():
+            try:
+                outcome.set_result(work())
+            except BaseException as error:
+                outcome.set_exception(error)
+
+    interrupt = None
+    try:
+        start(run, name)
+    except KeyboardInterrupt as error:
+        if outcome.cancel():  # the work has not begun, and will not
+            raise
+        interrupt = error
+    while not outcome.done():
+        try:
+            outcome.exception()  # waits; joining would take the thread for ended after an interrupt (Python < 3.13)
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt:
+        raise interrupt
+    return outcome.result()

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -21,9 +21,20 @@ import numpy as np
 from tqdm import tqdm
 
 from labsupport import folders, images, paths, rows, videos
+from labsupport.arguments import number, shown
 from labsupport.detection import Detector
 from labsupport.folders import NoPictures
-from labsupport.ledger import COLUMNS, LAYOUT, PICTURE, BatchRunning, BatchUnwritable, Ledger, Source, as_text
+from labsupport.ledger import (
+    COLUMNS,
+    LAYOUT,
+    PICTURE,
+    BatchRunning,
+    BatchUnwritable,
+    Ledger,
+    Source,
+    as_text,
+    spare_others,
+)
 
 __all__ = ["COLUMNS", "BatchRunning", "BatchUnwritable", "NoPictures", "Summary", "predict_folder"]
 
@@ -35,6 +46,7 @@ class Summary:
     rows: int
     errors: int
     resumed: int
+    left_out: dict[str, str] = field(default_factory=dict, compare=False)  # a file without a row -> why
 
 
 @dataclass(frozen=True)
@@ -62,39 +74,45 @@ def predict_folder(
     boxes in pixels, in a CSV as JSON. Rows come by file, then frame. `detector=None` is the one that serves requests, and
     the answers are its answers.
 
-    Subfolders count, and links to folders, each folder once; hidden files and folders do not. Files go by their suffix. As
-    many threads as the detector has slots look at one picture each, and none wait in memory. The table appears whole or not
-    at all, and replaces one that is there. Until then what is done is in `.partial-` and its name, beside it: after an
-    interrupt, a full disk or a kill -9 the same call looks only at what is missing, and at what was changed since.
+    Content decides what is a picture or a video, whatever a file is called. A file that is called so and cannot be read is a
+    row with an error. Other files are left out: the summary and the log say which and why. Subfolders count, and links to
+    folders, each folder once; hidden files and folders do not.
 
-    Raises `NoPictures`, `BatchRunning` when another batch writes the same table, `BatchUnwritable`, ValueError for another
-    suffix, a confidence out of range or an `every` below 1, OSError for a subfolder that cannot be listed, and what
-    `Detector.load` raises.
+    As many threads as the detector has slots look at one picture each, and none wait in memory. The table appears whole or
+    not at all, and replaces one that is there; no other file is replaced. Until then what is done is in `.partial-` and its
+    name, beside it: after an interrupt, a full disk or a kill -9 the same call looks only at what is missing, and at what
+    was changed since.
+
+    Raises `NoPictures`, `BatchRunning` when another batch writes the same table, `BatchUnwritable`, also where `out` is a
+    file of another kind, ValueError for an argument that is not what it should be, OSError for a folder that cannot be
+    listed, and what `Detector.load` raises.
 
     >>> import shutil, tempfile
     >>> folder = tempfile.TemporaryDirectory()
     >>> copy = shutil.copy(paths.IMAGES / "clock.png", folder.name)
     >>> predict_folder(folder.name, Path(folder.name) / "found.csv", Detector.load(precision="f32"), progress=False)
-    Summary(rows=1, errors=0, resumed=0)
+    Summary(rows=1, errors=0, resumed=0, left_out={})
     >>> print(*(Path(folder.name) / "found.csv").read_text().splitlines()[1].split(",")[:6])
     clock.png   yolov3-tiny/openvino-f32 640.0 480.0
     >>> folder.cleanup()
     """
-    folder, out = Path(folder).absolute(), Path(out).resolve()
+    folder, out = _path("folder", folder).absolute(), _path("out", out).resolve()
     check(out, confidence, every)
-    write, found = _writer(out), folders.found(folder)
+    write, found = _writer(out), folders.found(folder, but=out)
     detector = detector or Detector.load()
     question = f"{LAYOUT} {detector.version} {float(confidence)!r} {every}"
-    sources = sorted((_source(path, folder, question) for path in found), key=lambda source: source.name)
+    sources = [_source(path, folder, question) for path in found.pictures]
+    sources += [_source(path, folder, question, video=True) for path in found.videos]
+    sources.sort(key=lambda source: source.name)
     with Ledger(out, sources) as ledger:
         done = ledger.done()
         _look_at_all(sources, done, ledger, detector, confidence, every, progress)
         ledger.publish(write)
-        return Summary(*ledger.counts(), resumed=len(done))
+        return Summary(*ledger.counts(), resumed=len(done), left_out=found.left_out)
 
 
 def check(out: Path, confidence: float, every: int) -> None:
-    """Raises ValueError for what `predict_folder` cannot do.
+    """Raise ValueError for what `predict_folder` cannot do, and `BatchUnwritable` if `out` is another kind of file.
 
     >>> check(Path("found.xlsx"), 0.5, 1)
     Traceback (most recent call last):
@@ -102,10 +120,18 @@ def check(out: Path, confidence: float, every: int) -> None:
     """
     if out.suffix.lower() not in (".csv", ".parquet"):
         raise ValueError(f"{out.name}: name a file that ends in .parquet or .csv")
-    if not 0 <= confidence <= 1:
-        raise ValueError(f"confidence={confidence}: give a number from 0 to 1")
-    if every < 1:
-        raise ValueError(f"every={every}: 1 takes each frame of a video, 10 one in ten")
+    number("confidence", confidence, 0, 1)
+    number("every", every, 1, whole=True)
+    try:
+        spare_others(out)
+    except OSError as error:
+        raise BatchUnwritable(f"{out}: {error.strerror or error}: name another file") from error
+
+
+def _path(name: str, path: Path | str) -> Path:
+    if not isinstance(path, str | Path) or not str(path) or "\0" in str(path):
+        raise ValueError(f"{name}={shown(path)}: give a path")
+    return Path(path)
 
 
 def _look_at_all(sources, done, ledger, detector, confidence, every, progress) -> None:
@@ -142,36 +168,24 @@ def _look(detector: Detector, confidence: float, item: _Item) -> dict:
         return seen | {"error": as_text(f"{type(error).__name__}: {text}".encode("utf-8", "backslashreplace"))}
 
 
-def _is_video(source: Source) -> bool:
-    return source.path.suffix.lower() in folders.VIDEOS
-
-
-def _source(path: Path, folder: Path, question: str) -> Source:
+def _source(path: Path, folder: Path, question: str, video: bool = False) -> Source:
     try:
         status = path.stat()
         content = f"{status.st_size} {status.st_mtime_ns}"
     except OSError:  # gone meanwhile, or a link to nothing: its row will say so
         content = "unreadable"
     name = path.name if path == folder else path.relative_to(folder).as_posix()
-    return Source(path, os.fsencode(name), f"{content} {question}")
+    return Source(path, os.fsencode(name), f"{content} {question}", video)
 
 
 def _items(sources: Iterable[Source], done: set, ledger: Ledger, every: int) -> Iterator[_Item]:
     """What is still to be looked at. A picture is read by the thread that looks at it; a video's frames come one by one."""
     for source in sources:
-        if _is_video(source):
+        if source.video:
             if not ledger.has_ended(source):
                 yield from _frames(source, done, ledger, every)
         elif (source.name, PICTURE) not in done:
-            yield _Item(source, PICTURE, functools.partial(_read, source.path))
-
-
-def _read(path: Path) -> np.ndarray:
-    if path.exists() and not path.is_file():  # reading from a pipe would wait for ever
-        raise images.UnsupportedImage("this is no file")
-    if (size := path.stat().st_size) > images.MAX_BYTES:
-        raise images.ImageTooLarge(f"{size:,} bytes: send at most {images.MAX_BYTES:,}")
-    return images.decode(path.read_bytes())
+            yield _Item(source, PICTURE, functools.partial(images.read, source.path))
 
 
 def _frames(source: Source, done: set, ledger: Ledger, every: int) -> Iterator[_Item]:
@@ -189,7 +203,7 @@ def _total(sources: Iterable[Source], every: int) -> int:
     """Rows to come, for the progress bar: what the videos' headers promise."""
     total = 0
     for source in sources:
-        total += math.ceil(videos.promised(source.path) / every) if _is_video(source) else 1
+        total += math.ceil(videos.promised(source.path) / every) if source.video else 1
     return total
 
 

@@ -9,6 +9,8 @@ import random
 import threading
 from collections.abc import Callable
 
+from labsupport import arguments, background
+
 FIRST, LONGEST = 0.25, 15.0  # seconds: pauses before the second try, and after many
 FAILURES = 3  # in a row, until nobody is asked
 
@@ -23,7 +25,8 @@ class Backoff:
     """
 
     def __init__(self, first: float = FIRST, longest: float = LONGEST) -> None:
-        self.first, self.longest, self.tries = first, longest, 0
+        self.first = arguments.number("first", first, 0, ends=False)
+        self.longest, self.tries = arguments.number("longest", longest, first), 0
 
     def next(self) -> float:
         whole = min(self.longest, self.first * 2 ** min(self.tries, 30))
@@ -49,7 +52,7 @@ class CircuitBreaker:
     """
 
     def __init__(self, probe: Callable[[], bool], failures: int = FAILURES, backoff: Backoff | None = None) -> None:
-        self.closed, self.failures = True, failures
+        self.closed, self.failures = True, int(arguments.number("failures", failures, 1, whole=True))
         self._probe, self._backoff, self._count = probe, backoff or Backoff(), 0
         self._lock, self._stopped = threading.Lock(), threading.Event()
 
@@ -66,15 +69,18 @@ class CircuitBreaker:
             self._count += 1
             if self.closed and self._count >= self.failures:
                 self.closed = False
-                threading.Thread(target=self._wait, name="probe", daemon=True).start()
+                background.repeat(self._tried, "probe", self._stopped, after_error=0)
 
     def stop(self) -> None:
         """Probe no more."""
         self._stopped.set()
 
-    def _wait(self) -> None:
-        while not self._stopped.wait(self._backoff.next()):
-            if self._probe():
-                with self._lock:
-                    self.closed, self._count = True, self.failures - 1
-                return
+    def _tried(self) -> bool:
+        """Wait for the next probe and make it; return whether the breaker is closed now, or is not needed any more."""
+        if self._stopped.wait(self._backoff.next()):
+            return True
+        if not self._probe():
+            return False
+        with self._lock:
+            self.closed, self._count = True, self.failures - 1
+        return True

@@ -38,7 +38,7 @@ def predict_folder(
     >>> from labsupport import bulk, nodes, paths
     >>> with nodes.LocalCluster() as cluster:  # doctest: +SKIP
     ...     bulk.predict_folder(paths.IMAGES, "found.parquet")
-    Summary(rows=56, errors=0, resumed=0)
+    Summary(rows=56, errors=0, resumed=0, left_out={})
     """
     folder, out = Path(folder).absolute(), Path(out).resolve()
     version = version or f"yolov3-tiny/openvino-{best_precision()}"
@@ -47,18 +47,19 @@ def predict_folder(
     ray = nodes.imported()
     if not ray.is_initialized():
         raise RuntimeError("this process is in no cluster: ray.init(address=...), or nodes.LocalCluster()")
-    names = _names(folder)
+    found = folders.found(folder, but=out)
+    names = _names([*found.pictures, *found.videos], folder)
     workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     results = _looked_at(names, (folder, out.suffix.lower(), version, confidence, every), workers)
     with whole(out) as partial:
         JOIN[out.suffix.lower()](partial, [result["table"] for result in results])
-    return batch.Summary(*(int(sum(result[name] for result in results)) for name in ("rows", "errors")), resumed=0)
+    counts = (int(sum(result[name] for result in results)) for name in ("rows", "errors"))
+    return batch.Summary(*counts, resumed=0, left_out=found.left_out)
 
 
-def _names(folder: Path) -> list[bytes]:
+def _names(files: list[Path], folder: Path) -> list[bytes]:
     """The paths within the folder, as the disk has them, in the order of the table."""
-    found = folders.found(folder)
-    return sorted(os.fsencode(path.name if path == folder else path.relative_to(folder)) for path in found)
+    return sorted(os.fsencode(path.name if path == folder else path.relative_to(folder)) for path in files)
 
 
 def _looked_at(names: list[bytes], question: tuple, workers: int) -> list[dict]:

@@ -8,9 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from labsupport import images
+from labsupport import folders, images
+from labsupport.arguments import shown
+from labsupport.folders import printable
 
-PICTURES = (".jpeg", ".jpg", ".png")
 BLIND = 10  # pictures in a row that a device does not give, until it counts as gone
 
 logger = logging.getLogger(__name__)
@@ -23,11 +24,13 @@ class CameraUnavailable(OSError):
 class Camera:
     """A source of products: each a name and a picture (uint8, (H, W, 3), BGR), or None if the picture cannot be read.
 
-    `source` is a folder (its JPEG and PNG files, by name), a video file (its frames), or the number of a device. A product
-    is called like its file, or like its video and the number of its frame, so after a restart each has the name it had; a
-    device takes each picture once, and names it by the time. A name stands for one product: give another day's pictures
-    another folder name in front, or a new outbox. A picture that cannot be read is a product all the same: something lies
-    on the belt. Iterating again begins again. Raises `CameraUnavailable`; while iterating, once a device is gone.
+    `source` is a folder (its JPEG and PNG files, by name), a video file (its frames), or the number of a device. In a folder
+    content decides what is a picture, and the log says what is left out. A product is called like its file, or like its
+    video and the number of its frame, so after a restart each has the name it had; a device takes each picture once, and
+    names it by the time. A name stands for one product: give another day's pictures another folder name in front, or a new
+    outbox. A picture that cannot be read is a product all the same: something lies on the belt. Iterating again begins
+    again. Raises ValueError for a source that is none of these, and `CameraUnavailable`; while iterating, once a device is
+    gone.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -39,13 +42,18 @@ class Camera:
     """
 
     def __init__(self, source: int | str | Path) -> None:
-        self.source = source if isinstance(source, int) else Path(source)
-        if isinstance(source, int):
+        number = isinstance(source, int) and not isinstance(source, bool) and source >= 0
+        if not number and (not isinstance(source, str | Path) or not str(source) or "\0" in str(source)):
+            raise ValueError(f"source={shown(source)}: give a folder, a video file, or the number of a device")
+        self.source = source if number else Path(source)
+        if number:
             _opened(source).release()
         elif not self.source.exists():
             raise CameraUnavailable(f"{source}: there is no such folder or video")
-        elif not self.source.is_dir():
+        elif self.source.is_file():
             _opened(str(source)).release()
+        elif not self.source.is_dir():  # a pipe, which would wait for ever
+            raise CameraUnavailable(f"{source}: neither a folder nor a file")
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray | None]]:
         if isinstance(self.source, int):
@@ -58,19 +66,19 @@ class Camera:
 
 def _from_folder(folder: Path) -> Iterator[tuple[str, np.ndarray | None]]:
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in PICTURES and not path.name.startswith("."):
-            yield _printable(path.name), _read(path)
+        if path.name.startswith("."):
+            continue
+        if (what := folders.judged(path)) == "picture":
+            yield printable(path.name), _read(path)
+        else:
+            logger.warning("%s: no JPEG or PNG picture, but %s: left out", printable(str(path)), what)
 
 
 def _read(path: Path) -> np.ndarray | None:
     try:
-        if not path.is_file():  # reading from a pipe would wait for ever
-            raise images.UnsupportedImage("this is no file")
-        if path.stat().st_size > images.MAX_BYTES:
-            raise images.ImageTooLarge(f"more than {images.MAX_BYTES:,} bytes")
-        return images.decode(path.read_bytes())
+        return images.read(path)
     except (OSError, ValueError, MemoryError) as error:
-        logger.warning("%s: %s", path, error)
+        logger.warning("%s: %s", printable(str(path)), error)
         return None
 
 
@@ -79,7 +87,7 @@ def _from_video(path: Path) -> Iterator[tuple[str, np.ndarray | None]]:
     try:
         while video.grab():
             whole, picture = video.retrieve()
-            yield f"{_printable(path.name)}/{number:06}", picture if whole else None
+            yield f"{printable(path.name)}/{number:06}", picture if whole else None
             number += 1
     finally:
         video.release()
@@ -103,9 +111,10 @@ def _opened(source: int | str) -> cv2.VideoCapture:
     if not video.isOpened():
         what = f"device {source}: is it plugged in, and does no other program use it?"
         raise CameraUnavailable(what if isinstance(source, int) else f"{source}: not a video that can be read")
+    width, height = (int(video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if isinstance(source, str) and width * height > images.MAX_PIXELS:
+        video.release()
+        raise CameraUnavailable(
+            f"{source}: {width:,} x {height:,} pixels a frame: at most {images.MAX_PIXELS:,} are read"
+        )
     return video
-
-
-def _printable(name: str) -> str:
-    """A name as it may stand in a log or a database: whatever a disk allows, the rest escaped."""
-    return name if name.isprintable() else ascii(name)[1:-1]

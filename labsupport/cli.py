@@ -75,16 +75,25 @@ def serve(
     root_path: Annotated[str, typer.Option(help="the prefix that a proxy in front adds, such as /serve")] = "",
     keep_uploads: Annotated[bool, typer.Option(help="keep annotated pictures in images_uploaded")] = False,
     precision: Precision = None,
-    log: Annotated[str | None, typer.Option(help="where predictions are written down; '' for nowhere")] = None,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LAB_LOG",
+            help="where predictions are written down; '' for nowhere. A URL with a password belongs into LAB_LOG: "
+            "every user of this machine can read a command's options",
+        ),
+    ] = None,
 ) -> None:
     """Run the API until interrupted."""
-    from labsupport import models, paths, running, security
+    from labsupport import journal, models, paths, running, security
 
     log = f"sqlite:///{paths.root() / 'predictions.db'}" if log is None else log
     options = {"host": host, "log": log, "precision": precision, "root_path": root_path, "keep_uploads": keep_uploads}
     security.required_token(host)
     models.ensure("yolov3-tiny")
     models.network("yolov3-tiny")  # once, before several workers ask for it
+    for file in paths.root().glob("rollout-*.db"):
+        journal.check(file)  # here, for a worker that does not start is started again and again
     running.run(options, port, workers)
 
 
@@ -137,8 +146,9 @@ def batch(
     except KeyboardInterrupt:
         _complain("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
-    name = typer.format_filename(out)
-    typer.echo(f"{name}: {done.rows:,} rows, {done.errors:,} with an error, {done.resumed:,} from an earlier run")
+    left_out = f", {len(done.left_out):,} files left out" if done.left_out else ""
+    rows = f"{done.rows:,} rows, {done.errors:,} with an error, {done.resumed:,} from an earlier run{left_out}"
+    typer.echo(f"{typer.format_filename(out)}: {rows}")
 
 
 def _complain(text: str) -> None:

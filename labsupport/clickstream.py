@@ -10,6 +10,7 @@ from functools import cache, partial
 
 import numpy as np
 
+from labsupport import arguments
 from labsupport.pipeline import UNKNOWN, Pipeline, Stage
 
 PAGES = ("home", "search", "news", "sport", "family", "travel", "cars", "insurance")
@@ -41,6 +42,8 @@ def visits(count: int, seed, news: float = 1.0, lost: float = 0.0) -> Visits:
     >>> some.clicks[0][:4], bool(some.owns_car[0])
     (['home', 'sport', 'news', 'home'], False)
     """
+    count = arguments.number("count", count, 0, whole=True)
+    news, lost = arguments.number("news", news, 0), arguments.number("lost", lost, 0, 1)
     random = np.random.default_rng(seed)
     owns_car = random.random(count) < 0.5
     return Visits(
@@ -98,7 +101,7 @@ class Recommender:
 
     def recommend(self, owns_car: str) -> str:
         """One offer."""
-        offers = self.offers[owns_car]
+        offers = self.offers[arguments.choice("owns_car", owns_car, self.offers)]
         return str(self._random.choice(list(offers), p=list(offers.values())))
 
 

@@ -8,27 +8,29 @@ import atexit
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-import requests
 
-from labsupport import agreement, client, darknet, images, loadtest, models, paths
+from labsupport import agreement, arguments, darknet, images, loadtest, models, paths
 from labsupport.admission import WAITING_PER_SLOT
+from labsupport.deadline import NoAnswer, exchange
 from labsupport.detection import Box, Detection, Detector
 from labsupport.queueing import Server
 
 LIGHT = 0.12  # of the highest rate
 LONGEST = 20  # seconds under a light load: on a slow machine fewer requests have to do
 LIMIT = 120  # seconds for a process to measure, or to start
+ENDING = 20  # seconds for a server to finish what is under way and to stop
 
 
 class MeasurementFailed(RuntimeError):
@@ -66,13 +68,32 @@ class Machine:
 
 
 def weigh(runtime: str, precision: str, seconds: float = 1) -> dict:
-    """`measure` in a fresh process, or `in_browser.measure` for the runtime "browser". Raises `MeasurementFailed`."""
+    """Return what `measure` measures in a fresh process, or `in_browser.measure` for the runtime "browser".
+
+    Raises `MeasurementFailed` if the process fails, prints something else, or takes more than `LIMIT` seconds longer than
+    it is to measure.
+    """
     what = ["labsupport.in_browser"] if runtime == "browser" else ["labsupport.compute", runtime, precision]
     command = [sys.executable, "-m", *what, str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    limit = LIMIT + arguments.number("seconds", seconds, 0, ends=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise MeasurementFailed(
+            f"{runtime} {precision}: not measured within {limit:g} s: is the machine busy?"
+        ) from None
+    except (OSError, ValueError) as error:  # no process to be had, or a name that none can be given
+        raise MeasurementFailed(f"{runtime} {precision}: no process was started: {error}") from error
     if done.returncode:
-        raise MeasurementFailed(f"{runtime} {precision}: {done.stderr.strip().rpartition(chr(10))[2]}")
-    return json.loads(done.stdout.splitlines()[-1])
+        raise MeasurementFailed(f"{runtime} {precision}: {_last_line(done.stderr) or f'exit status {done.returncode}'}")
+    try:
+        return json.loads(_last_line(done.stdout))
+    except ValueError:
+        raise MeasurementFailed(f"{runtime} {precision}: it printed no figures: {done.stdout[-200:]!r}") from None
+
+
+def _last_line(printed: str) -> str:
+    return printed.strip().rpartition("\n")[2]
 
 
 def measure(runtime: str, precision: str, seconds: float = 4) -> dict:
@@ -120,25 +141,23 @@ def picture_files() -> list[Path]:
 def throughput(work: Callable[[int], object], threads: int, seconds: float) -> float:
     """How often a second so many threads get it done, in so many seconds. Each counts its own calls: `work(0)`, `work(1)`, …
 
+    Raises what `work` raises.
+
     >>> throughput(lambda turn: time.sleep(0.01), threads=2, seconds=0.1) < 200
     True
     """
-    counts: list[int] = []
 
-    def again(until: float) -> None:
+    def again(until: float) -> int:
         done = 0
         while time.perf_counter() < until:
             work(done)
             done += 1
-        counts.append(done)
+        return done
 
-    started = time.perf_counter()
-    workers = [threading.Thread(target=again, args=(started + seconds,)) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return sum(counts) / (time.perf_counter() - started)
+    with ThreadPoolExecutor(threads) as pool:
+        started = time.perf_counter()
+        counts = list(pool.map(again, [started + seconds] * threads))
+        return sum(counts) / (time.perf_counter() - started)
 
 
 def found(answers: list, reference: list, overlap: float) -> float:
@@ -223,30 +242,31 @@ def server_process(precision: str | None = None) -> Iterator[str]:
         for folder in ("images", "notebooks", "images_uploaded"):
             Path(scratch, folder).mkdir()
         environment = {**os.environ, "LAB_ROOT": scratch}
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=console, text=True)
+        process = subprocess.Popen(command, env=environment, stdout=console, stderr=console, text=True)
         atexit.register(process.terminate)  # a notebook that is closed half-way leaves nothing behind
         try:
-            said = process.stdout.readline()  # where it listens, or nothing if it gave up
-            if "http://" not in said or not _ready(said.split()[2], process):
-                raise MeasurementFailed(f"the server did not start: {Path(console.name).read_text().strip()[-300:]}")
-            yield said.split()[2]
+            yield _address(Path(console.name), process)
         finally:
             atexit.unregister(process.terminate)
             process.terminate()
-            process.wait(timeout=LIMIT)
-            process.stdout.close()
+            try:
+                process.wait(timeout=ENDING)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _ready(url: str, process: subprocess.Popen) -> bool:
-    """Wait until its models are loaded; False if it gives up."""
-    client.ask_loopback_directly()
+def _address(console: Path, process: subprocess.Popen) -> str:
+    """Wait until the server's models are loaded, and return its address. Raises `MeasurementFailed`."""
     until = time.monotonic() + LIMIT
     while process.poll() is None and time.monotonic() < until:
-        with contextlib.suppress(requests.RequestException):
-            if requests.get(f"{url}/ready", timeout=LIMIT).ok:
-                return True
+        if said := re.search(r"serving on (http://\S+)", console.read_text()):
+            with contextlib.suppress(NoAnswer):
+                if exchange("GET", f"{said[1]}/ready", until - time.monotonic()).status == 200:
+                    return said[1]
         time.sleep(0.05)
-    return False
+    ended = f"exit status {process.returncode}" if process.returncode is not None else f"not ready after {LIMIT} s"
+    raise MeasurementFailed(f"the server did not start ({ended}): {console.read_text().strip()[-300:]}")
 
 
 def calibrated(target: loadtest.Target, light: int = 80, seconds: float = 3, cores: int | None = None) -> Server:

@@ -13,6 +13,7 @@ from scipy import linalg
 from scipy.spatial.distance import cdist
 
 from labsupport import frames, multivariate
+from labsupport.arguments import number
 from labsupport.univariate import inefficiency
 
 if TYPE_CHECKING:
@@ -59,7 +60,15 @@ def given_input(
     errors of prediction is small, so neither has to be right by itself, and rows unlike any of the other window count for
     nothing. Weights by each input find changes that cancel out over all rows (after Scheidegger, Hörrmann and Bühlmann,
     2022), and spreads are tested like means. We predict by kernel ridge regression, each row from the others; the p-value
-    is that of the largest statistic of all, by `draws` random signs. Raises `frames.TooFewRows`.
+    is that of the largest statistic of all, by `draws` random signs.
+
+    The outputs are judged given the figures that are written down, and no others: if a part of the input changes that no
+    column of `inputs` describes, the stage that reads it is blamed. The level of 5 % holds for independent rows, from some
+    100 in each window on. With 40 rows, or if neighbours resemble each other (which is allowed for in part), 7 to 8 % of
+    unchanged stages are called changed.
+
+    Raises `TooFewRows`, `DifferentColumns` for a name that a window does not have, and ValueError for frames, `draws` or
+    `seed` that make no sense.
 
     >>> import pandas as pd
     >>> random = np.random.default_rng(0)
@@ -70,6 +79,10 @@ def given_input(
     >>> given_input(before, now.assign(y=now["y"] - 1), ["x"], ["y"]).p_value
     0.0005
     """
+    draws, seed = int(number("draws", draws, 1, whole=True)), number("seed", seed, 0, whole=True)
+    reference, current = frames.to_frame(reference, "reference"), frames.to_frame(current, "current")
+    frames.check_rows(reference, current)
+    inputs, outputs = _names("inputs", inputs, reference, current), _names("outputs", outputs, reference, current)
     windows = [frame.iloc[multivariate.evenly(np.arange(len(frame)), ROWS)] for frame in (reference, current)]
     _, x = columns(*windows, inputs)
     whose, y = columns(*windows, outputs)
@@ -90,6 +103,17 @@ def given_input(
     return _summary(whose * len(parts), effects, p_values, overlap)
 
 
+def _names(argument: str, names: Sequence[str], *windows: "pd.DataFrame") -> list[str]:
+    """The names as texts, if both windows have them. Raises ValueError."""
+    if isinstance(names, str):
+        raise ValueError(f"{argument}={names!r}: give a list of column names")
+    names = [str(name) for name in names]
+    for window, frame in zip(("reference", "current"), windows, strict=True):
+        if gone := [name for name in names if name not in frame.columns]:
+            raise frames.DifferentColumns(f"{argument}: the {window} window has no {', '.join(gone)}")
+    return names
+
+
 def _summary(whose: list[str], effects: np.ndarray, p_values: np.ndarray, overlap: float) -> ConditionalTest:
     """For each figure its most striking statistic."""
     import pandas as pd
@@ -100,14 +124,17 @@ def _summary(whose: list[str], effects: np.ndarray, p_values: np.ndarray, overla
     return ConditionalTest(p_value, table.reset_index(drop=True), overlap)
 
 
-def columns(reference: "pd.DataFrame", current: "pd.DataFrame", names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+def columns(
+    reference: "pd.DataFrame", current: "pd.DataFrame", names: Sequence[str] | None = None
+) -> tuple[list[str], np.ndarray]:
     """Whose figure each column is, and the columns, (N + M, K): scaled to standard deviation 1; constant ones are left out.
 
     Numbers become normal scores, so no unit and no outlier counts, with missing ones in the middle; classes become zeros
     and ones, and so does what is missing.
     """
     found, whose = [], []
-    for feature in frames.features(reference[list(names)], current[list(names)]) if len(names) else []:
+    both = (reference, current) if names is None else (reference[list(names)], current[list(names)])
+    for feature in frames.features(*both) if len(both[0].columns) else []:
         gone = np.concatenate(feature.missing)
         values = np.full(len(gone), np.nan)
         values[~gone] = np.concatenate([feature.reference, feature.current]) if feature.kind != "none" else 0

@@ -5,10 +5,12 @@ an alarm, is known for a CUSUM, so that its limit can be chosen for the false al
 """
 
 import math
-import numbers
 from functools import partial
 
 import numpy as np
+
+from labsupport.arguments import choice, number, shown
+from labsupport.containers import as_float
 
 BEYOND = 1e12  # run lengths above this are lost in the rounding of the equation
 MOST = 200.0  # standard deviations: the equation takes 6 points for each
@@ -30,8 +32,7 @@ class Cusum:
     """
 
     def __init__(self, k: float = 0.5, h: float = 5.0, two_sided: bool = True) -> None:
-        _check(k, h)
-        self.k, self.h, self.two_sided = k, h, two_sided
+        self.k, self.h, self.two_sided = _checked(k, h, two_sided)
         self.upper = self.lower = 0.0
 
     def update(self, x: float) -> "Cusum":
@@ -72,8 +73,8 @@ def cusum_run_length(shift: float = 0.0, k: float = 0.5, h: float = 5.0, two_sid
     >>> [round(cusum_run_length(shift, k=0.5, h=5), 1) for shift in (0, 0.5, 1, 2)]
     [465.4, 38.0, 10.4, 4.0]
     """
-    _check(k, h)
-    finite(shift)
+    k, h, two_sided = _checked(k, h, two_sided)
+    shift = number("shift", shift)
     if h > MOST:
         raise ValueError(f"h={h}: the run length is computed up to h={MOST:.0f}")
     alarms = 1 / _one_sided(shift, k, h) + (1 / _one_sided(-shift, k, h) if two_sided else 0.0)  # for one value
@@ -91,11 +92,13 @@ def cusum_limit(k: float = 0.5, run_length: float = 10_000, two_sided: bool = Tr
     """
     from scipy import optimize
 
+    k, _, two_sided = _checked(k, 1.0, two_sided)
+    run_length = number("run_length", run_length, 1, 1e9)
     length = partial(cusum_run_length, 0.0, k, two_sided=two_sided)
     least, most = 1e-6, 1.0
     while length(h=most) < run_length and most < MOST:
         most = min(2 * most, MOST)
-    if not length(h=least) < run_length <= min(length(h=most), 1e9):
+    if not length(h=least) < run_length <= length(h=most):
         raise ValueError(
             f"run_length={run_length}: with k={k} give one from {length(h=least):.3g} to 1e9, or a larger k"
         )
@@ -103,13 +106,13 @@ def cusum_limit(k: float = 0.5, run_length: float = 10_000, two_sided: bool = Tr
 
 
 def finite(x: float) -> float:
-    """A number of any kind (a bool too) as a float. Raises ValueError for NaN, infinity, text and all else."""
+    """Return a finite number of any kind, a bool too, as a float. Raises ValueError for everything else."""
     try:
-        value = float(x) if isinstance(x, numbers.Real | np.bool_) else math.nan
-    except OverflowError:
-        value = math.inf
+        value = as_float(x)
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{x!r} is no finite number: leave it out, and count how often that happens")
+        raise ValueError(f"{shown(x)} is no finite number: leave it out, and count how often that happens")
     return value
 
 
@@ -133,6 +136,6 @@ def _one_sided(shift: float, k: float, h: float) -> float:
     return max(1.0, float(length)) if 0 < length < BEYOND else math.inf
 
 
-def _check(k: float, h: float) -> None:
-    if not 0 <= k < math.inf or not 0 < h < math.inf:
-        raise ValueError(f"k={k} and h={h}: give k of at least 0 and h above 0, in standard deviations")
+def _checked(k: float, h: float, two_sided: bool) -> tuple[float, float, bool]:
+    """All of it, if it makes sense. Raises ValueError, which names what does not. k and h are in standard deviations."""
+    return number("k", k, 0), number("h", h, 0, ends=False), choice("two_sided", two_sided, (True, False))

@@ -15,7 +15,7 @@ from labsupport.journal import State
 from labsupport.limits import DEFAULT_RULES
 from labsupport.panels import Panel
 from labsupport.rows import Moment, seconds
-from labsupport.timeline import Series, Timeline, reach, read, timeline
+from labsupport.timeline import Series, Timeline, reach, read, timeline, window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ STABLE = ("start", "promote", "rollback", "switch")  # changes after which the s
 def dashboard(
     log: "PredictionLog",
     since: Moment = timedelta(hours=1),
-    until: datetime | float | None = None,
+    until: Moment = None,
     alarms: Alarms | None = None,
     rollouts: Sequence[State] = (),
 ) -> "Figure":
@@ -57,8 +57,8 @@ def dashboard(
     >>> print(figure.alt.removeprefix("Dashboard from 00:00 to 00:20 UTC: "))
     simulated answers, 1.22 requests/s, 0 % failed, 0 % refused, p95 0.16 s, firing: Dark.
     """
-    until = seconds(until) if until is not None else datetime.now(UTC).timestamp()
-    since = _start(log, since, until)
+    until = datetime.now(UTC).timestamp() if until is None else seconds(until, "until")
+    since, until = window(_start(log, since, until), until)
     rules = DEFAULT_RULES if alarms is None else alarms.rules
     seen = timeline(read(log, since - reach(rules), until), since, until, rules, alarms)
     title = headline(seen, _versions(log, until))
@@ -89,14 +89,10 @@ def change(state: State) -> str:
     return f"{state.action} {name}{share}"
 
 
-def _start(log: "PredictionLog", since: Moment, until: float) -> float:
-    if isinstance(since, timedelta):
-        since = until - since.total_seconds()
-    elif since is None:
-        since = min(log.columns("time", until=until)["time"], default=until - 3600)
-    if not (start := seconds(since)) < until:
-        raise ValueError(f"since={since} is not before until={until}: nothing lies between them")
-    return start
+def _start(log: "PredictionLog", since: Moment, until: float) -> Moment:
+    if since is None:
+        return until - 3600 if (first := log.oldest()) is None else min(first, until - 1)
+    return until - since.total_seconds() if isinstance(since, timedelta) else since
 
 
 def _versions(log: "PredictionLog", until: float) -> list[str]:

@@ -6,16 +6,22 @@ the clock starts once and nothing starts it again.
 
 import contextlib
 import http.client
+import logging
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from labsupport import arguments, background
+
 MOST_BYTES = 10_000_000  # of an answer: longer ones are none
+
+logger = logging.getLogger(__name__)
 
 
 class NoAnswer(OSError):
@@ -42,10 +48,13 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self.name, self._orders, self._free = name, SimpleQueue(), threading.Semaphore()
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+        background.start(self._work, name)
 
     def do(self, work: Callable, until: float):
-        """What `work()` returns or raises, if that happens before `until` (of `time.monotonic`). Raises TimeoutError."""
+        """Return what `work()` returns, if it does so before `until` (of `time.monotonic`).
+
+        Raises what `work` raises, `NoAnswer` if that would end a program (SystemExit), and TimeoutError after `until`.
+        """
         if not self._free.acquire(timeout=max(0.0, until - time.monotonic())):
             raise TimeoutError("still busy with what came before")
         answer: Future = Future()
@@ -66,9 +75,13 @@ class Worker:
             work, answer = order
             try:
                 result = work()
-            except BaseException as error:
+            except Exception as error:
                 self._free.release()
                 answer.set_exception(error)
+            except BaseException as error:  # it would end the caller's program, which has done nothing wrong
+                logger.error("%s: %r", self.name, error, exc_info=True)
+                self._free.release()
+                answer.set_exception(NoAnswer(f"it ended on {error!r}"))
             else:
                 self._free.release()
                 answer.set_result(result)
@@ -90,14 +103,11 @@ def exchange(
     """
     until, where = time.monotonic() + seconds, urlsplit(url)
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    if where.scheme not in kinds or not where.hostname:
-        raise ValueError(f"{url!r}: write http://host:port")
+    arguments.address("url", where._replace(query="").geturl())
     if seconds <= 0:
         raise NoAnswer("no time was left")
     connection = kinds[where.scheme](where.hostname, where.port, timeout=seconds)
-    watchdog = threading.Timer(seconds, _cut, [connection])
-    watchdog.daemon = True
-    watchdog.start()
+    cancel = background.after(seconds, partial(_cut, connection), "watchdog")
     try:
         connection.connect()
         if time.monotonic() >= until:  # the watchdog found no connection to cut
@@ -112,7 +122,7 @@ def exchange(
         late = time.monotonic() >= until
         raise NoAnswer(f"no answer within {seconds:.2g} s" if late else _said(error)) from error
     finally:
-        watchdog.cancel()
+        cancel()
         connection.close()
 
 

@@ -1,18 +1,20 @@
-"""Where an upload becomes a prediction: the version is chosen, the picture looked at, and what happened is written down.
+"""Where an upload becomes a prediction, in a slot of its own: `answering.answer` with the log, the metrics and the uploads.
 
 `serving` knows HTTP, this module does not: a request comes as `Asked`, and what `render` makes of a `Prediction` goes back.
 """
 
-import time
+import asyncio
+import functools
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from labsupport import images, models, statuses
+from labsupport import answering, images, models, statuses
 from labsupport.admission import Overloaded, Slots
 from labsupport.detection import Detection
+from labsupport.memory import LARGE_BODY, LARGE_PICTURE, memory_needed
 from labsupport.metrics import Metrics
 from labsupport.monitoring import PredictionLog
 from labsupport.router import Router
@@ -61,34 +63,34 @@ class Desk:
     async def answer(self, asked: Asked, render: Callable):
         """What `render` makes of the prediction. Raises what goes wrong, `Overloaded` if the queue is full."""
         try:
-            return await self.slots.run(self._work, asked, render)
+            large = len(asked.upload) > LARGE_BODY
+            need = await asyncio.to_thread(memory_needed, asked.upload) if large else memory_needed(asked.upload)
+            large = large or need > LARGE_PICTURE
+            return await self.slots.run(self._work, asked, render, need=need, large=large)
         except Overloaded:  # there was a place when the upload began, and none when it had arrived
             self.refused()
             raise
 
     def _work(self, asked: Asked, render: Callable):
         """In a slot's thread: decode, detect, render, write down."""
-        started, version, id = time.perf_counter(), None, asked.record or uuid.uuid4().hex
+        id, features = asked.record or uuid.uuid4().hex, None
+
+        def write(**row) -> None:
+            self._record(asked, features=features if row["status"] == 200 else None, **row)
+
+        def drawn(version: str, latency: float, image: np.ndarray, found: list[Detection]):
+            nonlocal features
+            content, features = render(Prediction(id, version, latency, image, found)), images.features(image)
+            return content
+
         try:
             router = self.router(asked.model)
-            chosen = router.choose(asked.key)
-            version = chosen.version
-            image = images.decode(asked.upload)
-            detections = chosen.detect(image, asked.confidence)
-            latency = time.perf_counter() - started
-            answer = render(Prediction(id, version, latency, image, detections))
-        except Exception as error:
-            failed = {
-                "detections": None,
-                "features": None,
-                "status": statuses.status(error),
-                "error": type(error).__name__,
-            }
-            self._record(uuid.uuid4().hex, asked, version, time.perf_counter() - started, **failed)
+        except Exception as error:  # no version can answer
+            failed = {"detections": None, "status": statuses.status(error), "error": type(error).__name__}
+            write(id=uuid.uuid4().hex, version=None, latency=0.0, **failed)
             raise
-        self._record(id, asked, version, latency, detections=detections, features=images.features(image))
-        router.mirror(id, image, asked.confidence, asked.key)
-        return answer
+        see = functools.partial(images.decode, asked.upload)
+        return answering.answer(router, see, asked.confidence, asked.key, id, write, drawn, statuses.status)
 
     def refused(self) -> None:
         """Write down that an upload found the queue full: else the log would look best when all goes worst."""
@@ -103,9 +105,9 @@ class Desk:
         models.locate(model)  # raises if it is not installed
         raise models.NotInstalled(f"{model} was installed after this server started: start the server again")
 
-    def _record(self, id: str, asked: Asked, version: str | None, latency: float, status: int = 200, **seen) -> None:
+    def _record(self, asked: Asked, *, version: str | None, latency: float, status: int, **seen) -> None:
         self.metrics.predicted(version, latency, seen["detections"], seen["features"], status)
         if self.log and not (asked.record and status == 200):  # who reports it writes the one row: `records`
             size = len(asked.upload)
-            self.log.record(id=id, version=version, latency=latency, key=asked.key, bytes=size, status=status, **seen)
+            self.log.record(version=version, latency=latency, key=asked.key, bytes=size, status=status, **seen)
             self.metrics.dropped(self.log.dropped)

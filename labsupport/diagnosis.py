@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labsupport import drift
+from labsupport.arguments import number, shown
 from labsupport.charts import ALARM, BEFORE, NOW
 from labsupport.conditional import given_input
-from labsupport.frames import MIN_ROWS, TooFewRows
+from labsupport.frames import MIN_ROWS, TooFewRows, to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,9 +118,10 @@ def diagnose(
     """
     import pandas as pd
 
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha is a share of false alarms, between 0 and 1, not {alpha}")
-    windows = (reference, current)
+    alpha, seed = number("alpha", alpha, 0, 1, ends=False), number("seed", seed, 0, whole=True)
+    if isinstance(stages, str) or len(stages := list(stages)) != len(set(stages)) or not stages:
+        raise ValueError(f"stages={shown(stages)}: give the names of the stages in order, each of them once")
+    windows = (to_frame(reference, "reference"), to_frame(current, "current"))
     for name, frame in zip(("reference", "current"), windows, strict=True):
         _check(name, frame, stages)
     parts = [_figures(windows, part) for part in (INPUT, *stages)]
@@ -127,7 +129,7 @@ def diagnose(
     machine = _machine(parts[1:])
     found = [_input(parts[0], share, seed)]
     for stage, before, after in zip(stages, parts, parts[1:], strict=False):
-        asked = [frame[f"{stage}.asked"].to_numpy(bool) for frame in windows]
+        asked = [frame[f"{stage}.asked"].eq(True).fillna(False).to_numpy(bool) for frame in windows]
         before, after = ([f[rows] for f, rows in zip(part, asked, strict=True)] for part in (before, after))
         found.append(_stage(stage, before, after, machine, share, seed))
     rows = [{**dict.fromkeys(COLUMNS, ""), "overlap": np.nan, **row} for row, _ in found]

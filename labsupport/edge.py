@@ -5,7 +5,6 @@ which is the answer of whoever cannot know. It is on the disk before anybody is 
 """
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from labsupport import arguments, security
 from labsupport.breaker import CircuitBreaker
 from labsupport.camera import Camera, CameraUnavailable
 from labsupport.deadline import NoAnswer, Worker, exchange
@@ -98,17 +98,33 @@ class InspectionStation:
 
         `server` is a URL; the token in `LAB_TOKEN` is sent along. `device` answers `detect(image, confidence)`, and is None
         where there is none. `judge` makes a verdict of the detections above `confidence`; it has to be quick. `deadline` in
-        seconds. Raises ValueError for a deadline that device and disk alone would miss.
+        seconds. Raises ValueError for a deadline that device and disk alone would miss, and for an argument that cannot be
+        used; then no thread is left behind, and the outbox stays open.
         """
-        self.server, self.device, self.judge, self.outbox = server.rstrip("/"), device, judge, outbox
-        self.deadline, self.model, self.confidence = deadline, model, confidence
-        token = os.environ.get("LAB_TOKEN")
+        if not (device is None or (hasattr(device, "detect") and isinstance(getattr(device, "version", None), str))):
+            raise ValueError(f"device={arguments.shown(device)}: give a Detector, or None where there is none")
+        if not callable(judge):
+            raise ValueError(
+                f"judge={arguments.shown(judge)}: give a function of a list of detections, such as wants()"
+            )
+        if not isinstance(outbox, Outbox):
+            raise ValueError(f"outbox={arguments.shown(outbox)}: give an Outbox")
+        self.server, self.device, self.judge, self.outbox = arguments.address("server", server), device, judge, outbox
+        self.deadline = arguments.number("deadline", deadline, 0, ends=False)
+        self.model = arguments.text("model", model, most=100, least=1)
+        self.confidence = arguments.number("confidence", confidence, 0, 1)
+        token = security.token()
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._asker, self._looker = Worker("ask the server"), Worker("ask the device")
         self._looks, self._stores, self._failing = deque(maxlen=REMEMBERED), deque(maxlen=REMEMBERED), False
-        self._warm_up()
         self.breaker = CircuitBreaker(self._ready)
-        self._forwarder = Forwarder(outbox, self.server, self._headers)
+        try:
+            self._warm_up()
+            self._forwarder = Forwarder(outbox, self.server, self._headers)
+        except BaseException:
+            self._asker.close()
+            self._looker.close()
+            raise
         self._forwarder.wake()
 
     def inspect(self, product: str, picture: np.ndarray | None) -> Decision:
@@ -210,7 +226,7 @@ class InspectionStation:
             return self._undecided(product, started, reason)
         try:
             accepted = self.judge(seen.detections)
-        except Exception as error:  # the judge is the user's code, and the line goes on
+        except (Exception, SystemExit) as error:  # the judge is the user's code, and the line goes on
             return self._undecided(product, started, f"judge: {type(error).__name__}: {error}", seen.version)
         if accepted is None:
             return self._undecided(product, started, f"judge: not sure of what the {by} saw", seen.version)

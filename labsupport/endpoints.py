@@ -83,7 +83,8 @@ def add_metrics_route(app: FastAPI, desk: Desk) -> None:
         if desk.log:
             desk.metrics.dropped(desk.log.dropped)
         answering = [(name, router.version) for name, router in desk.routers.items()]
-        return Response(desk.metrics.text(answering), media_type=CONTENT_TYPE)
+        unjudged = {name: router.unjudged for name, router in desk.routers.items()}
+        return Response(desk.metrics.text(answering, unjudged), media_type=CONTENT_TYPE)
 
 
 def add_dashboard_routes(app: FastAPI, live: Live) -> None:
@@ -280,6 +281,8 @@ def add_rollout_routes(app: FastAPI, desk: Desk, ramps: Ramps) -> None:
                 router.blue_green(name, wanted.reason)
             case "ramp":
                 ramps.start(model.value, name, wanted.steps, Gate(**wanted.gate.model_dump()), wanted.interval)
+            case "rollback":
+                router.rollback(wanted.reason, to=wanted.to)
             case action:
                 getattr(router, action)(wanted.reason)
         return RolloutOut(**router.status())

@@ -7,11 +7,23 @@ from labelled reference data. That it is worth the same in the window is an assu
 
 from dataclasses import dataclass
 from html import escape
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from labsupport.calibration import MIN_EACH, MIN_REFERENCE, Calibration, NotEstimable, calibration_error, checked
+from labsupport.arguments import number, shown
+from labsupport.calibration import (
+    MIN_EACH,
+    MIN_REFERENCE,
+    Calibration,
+    NotEstimable,
+    calibration_error,
+    checked,
+    read_inputs,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "MIN_EACH",
@@ -34,6 +46,7 @@ ASSUMPTION = (
 )
 MIN_WINDOW = 30  # confidences: with 30 the interval around an accuracy of .9 is more than .1 wide on either side
 MAX_OUTSIDE = 0.1  # share of a window beyond them that calls for a caution; without any drift it is .02
+TREES, LEAF = 100, 10  # of the forest that tells inputs apart; rows in a leaf
 DRAWS = 2000  # simulated windows behind each interval
 
 
@@ -108,7 +121,9 @@ class Realised(_Printed):
         return f"<Realised accuracy {self.figures['accuracy']:.3f}, estimated {self.estimate.accuracy}; {self.verdict}>"
 
 
-def estimate(calibration: Calibration, confidences: np.ndarray, confidence_level: float = 0.95) -> Estimate:
+def estimate(
+    calibration: Calibration, confidences: np.ndarray, confidence_level: float = 0.95, inputs: Any = None
+) -> Estimate:
     """How good the model is on a window without labels, from its `confidences` (N,), of the kind that was calibrated.
 
     Each answer is right with the probability that its confidence is worth, so the cells of the confusion matrix are sums of
@@ -120,7 +135,13 @@ def estimate(calibration: Calibration, confidences: np.ndarray, confidence_level
     2,000 times, with a fixed seed; in simulated worlds 93 to 96 of 100 intervals at 95 % held. It does not cover a broken
     assumption, nor answers that depend on each other beyond their confidences: of a video's frames, take one now and then.
 
-    Raises `NotEstimable` for no confidences, for some that are not 0 to 1, and for a confidence_level that is no share.
+    If the inputs have changed, a confidence may be worth something else: a decision tree gives all inputs of a leaf one
+    confidence, and among them the easy ones may have become rarer. Give the window's `inputs` (a table of N rows), and
+    those of the reference to the calibration: then a reference example counts for more if inputs like its own have become
+    more frequent (importance weighting: Shimodaira, 2000; for this estimate Bialek et al., 2024).
+
+    Raises `NotEstimable` for no confidences, for some that are not 0 to 1, for a confidence_level that is no share, and for
+    inputs that do not fit.
 
     >>> rng = np.random.default_rng(0)
     >>> worth = rng.uniform(0.5, 1, 4000)
@@ -130,26 +151,81 @@ def estimate(calibration: Calibration, confidences: np.ndarray, confidence_level
     <Estimate accuracy 0.652 (0.616 to 0.686); sees data drift, cannot see concept drift>
     """
     (confidences,) = checked(confidences)
-    if not 0 < confidence_level < 1:
-        raise NotEstimable(f"confidence_level={confidence_level}: give a share, as in 0.95")
-    steps, rates, positive = calibration.steps(confidences), calibration.rates, calibration.positive(confidences)
+    confidence_level = _level(calibration, confidence_level)
+    rates, counts, unlike = calibration.rates, calibration.counts, ()
+    if inputs is not None:
+        rates, counts, unlike = _weighted(calibration, read_inputs(inputs, len(confidences)))
+    steps, positive = calibration.steps(confidences), calibration.positive(confidences)
     called, passed = (np.bincount(steps[which], minlength=len(rates)) for which in (positive, ~positive))
     expected = _metrics(calibration, called.sum(), passed.sum(), called @ rates, passed @ rates)
-    rng, came_true = np.random.default_rng(0), rates * calibration.counts
-    worth = rng.beta(came_true + 0.5, calibration.counts - came_true + 0.5, (DRAWS, len(rates)))
+    rng, came_true = np.random.default_rng(0), rates * counts
+    worth = rng.beta(came_true + 0.5, counts - came_true + 0.5, (DRAWS, len(rates)))
     hits, missed = (rng.binomial(cell, worth).sum(axis=1) for cell in (called, passed))
     drawn = _metrics(calibration, called.sum(), passed.sum(), hits, missed)
     figures = {name: _figure(value, drawn[name], confidence_level) for name, value in expected.items() if name in drawn}
     outside, cautions = _cautions(calibration, confidences)
-    return Estimate(figures, len(confidences), outside, confidence_level, cautions)
+    return Estimate(figures, len(confidences), outside, confidence_level, (*cautions, *unlike))
 
 
-def realised(calibration: Calibration, labels: np.ndarray, confidences: np.ndarray) -> Realised:
+def _level(calibration: Calibration, confidence_level: float) -> float:
+    if not isinstance(calibration, Calibration):
+        raise NotEstimable(f"calibration={shown(calibration)}: give a Calibration")
+    try:
+        return number("confidence_level", confidence_level, 0, 1, ends=False)
+    except ValueError as error:
+        raise NotEstimable(f"{error}: give a share, as in 0.95") from None
+
+
+def _weighted(calibration: Calibration, inputs: "pd.DataFrame") -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Rates and counts of the steps for inputs like these, and what to beware of."""
+    if calibration.labelled is None:
+        raise NotEstimable("inputs: the calibration has none to compare them with: give it those of the reference, too")
+    try:
+        weights = density_ratio(calibration.labelled.inputs, inputs)
+    except ValueError as error:
+        raise NotEstimable(f"inputs: {error}") from None
+    rates, counts = calibration.weighted(weights)
+    effective = float(weights.sum() ** 2 / (weights**2).sum())
+    if effective >= MIN_REFERENCE / 2:
+        return rates, counts, ()
+    text = f"inputs like the window's are rare in the reference: its {len(weights)} examples count as {effective:.0f}"
+    return rates, counts, (f"{text}, so label some of the window",)
+
+
+def density_ratio(reference: "pd.DataFrame", window: "pd.DataFrame") -> np.ndarray:
+    """Return how many times as frequent as in the reference inputs like each of its rows are in the window, (N,).
+
+    A random forest tells the two apart; the odds it gives a row, by the trees that have not learnt on it, are the ratio but
+    for a factor that does not matter (Bickel, Brückner and Scheffer, 2009). Raises ValueError as `frames.features` does.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    from labsupport.conditional import columns
+    from labsupport.frames import to_frame
+
+    both = to_frame(reference), to_frame(window)
+    _, x = columns(*both)
+    if not x.shape[1]:
+        return np.ones(len(reference))
+    whose = np.repeat([0, 1], list(map(len, both)))
+    forest = RandomForestClassifier(TREES, min_samples_leaf=LEAF, oob_score=True, random_state=0).fit(x, whose)
+    share = np.clip(forest.oob_decision_function_[: len(reference), 1], 1 / TREES, 1 - 1 / TREES)
+    return share / (1 - share)
+
+
+def realised(
+    calibration: Calibration,
+    labels: np.ndarray,
+    confidences: np.ndarray,
+    confidence_level: float = 0.95,
+    inputs: Any = None,
+) -> Realised:
     """What labels that came later say about a window, beside what would have been estimated without them.
 
     `labels` (N,), bool, mean what they meant for the calibration: the answer was right, or the example is positive. Give all
     of a window or a random part: those that users complained about say nothing about the rest. Without drift one window in
-    twenty is not as estimated, at a 95 % interval. Raises as `estimate` does, and for labels that do not fit.
+    twenty is not as estimated, at a 95 % interval. `confidence_level` and `inputs` as in `estimate`. Raises as `estimate`
+    does, and for labels that do not fit.
 
     >>> rng = np.random.default_rng(0)
     >>> worth = rng.uniform(0.5, 1, 4000)
@@ -158,9 +234,9 @@ def realised(calibration: Calibration, labels: np.ndarray, confidences: np.ndarr
     <Realised accuracy 0.263, estimated 0.749 (0.729 to 0.765); not as estimated: concept drift, or inputs of a new kind>
     """
     confidences, labels = checked(confidences, labels)
+    expected = estimate(calibration, confidences, confidence_level, inputs)
     positive = calibration.positive(confidences)
     cells = positive.sum(), (~positive).sum(), (labels & positive).sum(), (labels & ~positive).sum()
-    expected = estimate(calibration, confidences)
     figures = {name: float(value) for name, value in _metrics(calibration, *cells).items() if name in expected.figures}
     return Realised(figures, expected)
 

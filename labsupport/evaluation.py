@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labsupport.arguments import number, shown
+from labsupport.containers import float_column
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -59,14 +62,9 @@ def evaluate(alarms: Sequence[int], drifts: Sequence[int], n_samples: int, max_d
     >>> evaluate(alarms=[120, 530, 540, 900], drifts=[500], n_samples=1000, max_delay=100).to_dict()
     {'detected': 1, 'missed': 0, 'mean_delay': 30.0, 'false_alarms': 2, 'false_alarms_per_10000': 22.246941045606228}
     """
-    if max_delay != int(max_delay) or max_delay < 0 or n_samples != int(n_samples) or n_samples < 1:
-        raise ValueError(
-            f"n_samples={n_samples} and max_delay={max_delay}: give a number above 0, and one of at least 0"
-        )
+    n_samples, max_delay = number("n_samples", n_samples, 1, whole=True), number("max_delay", max_delay, 0, whole=True)
     alarms, drifts = _indices("alarms", alarms, n_samples), _indices("drifts", drifts, n_samples)
-    ends = np.minimum(
-        drifts + int(max_delay) + 1, np.append(drifts[1:], n_samples)
-    )  # the first sample after each stretch
+    ends = np.minimum(drifts + max_delay + 1, np.append(drifts[1:], n_samples))  # the first sample after each stretch
     first = np.searchsorted(alarms, drifts)
     inside = np.searchsorted(alarms, ends) - first
     delays = alarms[first[inside > 0]] - drifts[inside > 0]
@@ -74,7 +72,7 @@ def evaluate(alarms: Sequence[int], drifts: Sequence[int], n_samples: int, max_d
         delays=tuple(delays.tolist()),
         missed=int((inside == 0).sum()),
         false_alarms=len(alarms) - int(inside.sum()),
-        clean_samples=int(n_samples) - int((ends - drifts).sum()),
+        clean_samples=n_samples - int((ends - drifts).sum()),
     )
 
 
@@ -100,15 +98,32 @@ def compare_detectors(
     """
     import pandas as pd
 
+    if not isinstance(detectors, Mapping):
+        raise ValueError(f"detectors={shown(detectors)}: give a dict of names and of what makes each detector")
     if made := [name for name, make in detectors.items() if not callable(make)]:
         raise TypeError(
             f"{', '.join(made)}: give what makes one, a class or a lambda; a used one remembers the last stream"
         )
-    if not (streams := list(streams)):
+    max_delay = number("max_delay", max_delay, 0, whole=True)
+    if not (streams := [_stream(place, stream) for place, stream in enumerate(streams)]):
         raise ValueError("no stream: give (values, drifts) for each")
     everyone = {**detectors, f"fires every {EVERY}": _Always}
     rows = {name: _total(make, streams, max_delay) for name, make in everyone.items()}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _stream(place: int, stream: tuple[Sequence[float], Sequence[int]]) -> tuple[np.ndarray, Sequence[int]]:
+    """Values and drifts. Raises ValueError: a missing value would make detectors differ by how they treat it."""
+    try:
+        values, drifts = stream
+    except (TypeError, ValueError):
+        raise ValueError(f"streams[{place}]: give a pair, the values and the indices of the drifts") from None
+    values = float_column(f"streams[{place}]: values", values)
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"streams[{place}]: {int((~np.isfinite(values)).sum())} values are missing or infinite: leave them out"
+        )
+    return values, drifts
 
 
 class _Always:
@@ -147,11 +162,20 @@ def _run(detector: Any, values: Sequence[float]) -> list[int]:
 
 
 def _indices(name: str, values: Sequence[int], n_samples: int) -> np.ndarray:
-    indices = np.asarray(values) if len(values) else np.zeros(0, int)
-    if indices.ndim != 1 or indices.dtype.kind not in "iu" or (np.diff(indices) <= 0).any():
-        raise ValueError(f"{name}={list(values)}: give whole indices, each above the one before")
+    try:
+        indices = float_column(name, values)
+        whole = np.isfinite(indices).all() and (indices == np.rint(indices)).all() and not _of_bool(values)
+    except ValueError:
+        indices, whole = np.zeros(0), False
+    if not whole or (np.diff(indices) <= 0).any():
+        raise ValueError(f"{name}={shown(values)}: give whole indices, each above the one before")
     if len(indices) and (indices[0] < 0 or indices[-1] >= n_samples):
         raise ValueError(
-            f"{name} from {indices[0]} to {indices[-1]}: there are {n_samples} samples, 0 to {n_samples - 1}"
+            f"{name} from {indices[0]:g} to {indices[-1]:g}: there are {n_samples} samples, 0 to {n_samples - 1}"
         )
     return indices.astype(int)
+
+
+def _of_bool(values: Sequence[int]) -> bool:
+    """Whether these are truth values, of which one could think that they say where an alarm was."""
+    return any(isinstance(value, bool | np.bool_) for value in values)

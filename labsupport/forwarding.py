@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 
+from labsupport import arguments, background
 from labsupport.breaker import Backoff
 from labsupport.deadline import NoAnswer, exchange
 from labsupport.outbox import Outbox, OutboxUnavailable
@@ -24,11 +25,11 @@ class Forwarder:
     """
 
     def __init__(self, outbox: Outbox, url: str, headers: dict[str, str]) -> None:
-        self.outbox, self.url, self.headers = outbox, f"{url}/records", {**headers, "Content-Type": "application/json"}
+        self.outbox, self.url = outbox, f"{arguments.address('url', url)}/records"
+        self.headers = {**headers, "Content-Type": "application/json"}
         self._sending, self._wake, self._closing = threading.Lock(), threading.Event(), threading.Event()
-        self._backoff, self._troubled = Backoff(), False
-        self._thread = threading.Thread(target=self._run, name="forward", daemon=True)
-        self._thread.start()
+        self._backoff, self._pause, self._troubled = Backoff(), None, False
+        self._thread = background.repeat(self._sent, "forward", self._closing, after_error=0)
 
     def wake(self) -> None:
         """There is something to send, or the server is back."""
@@ -69,17 +70,20 @@ class Forwarder:
             pass
         raise NoAnswer(f"{status}: {body[:200].decode(errors='replace')}")
 
-    def _run(self) -> None:
-        pause = None
-        while not self._closing.is_set():
-            self._wake.wait(pause)
-            self._wake.clear()
-            try:
-                self.forward()
-                pause, self._troubled = None, False
-                self._backoff.reset()
-            except (NoAnswer, OutboxUnavailable) as error:
-                pause = self._backoff.next()
-                if not self._troubled:  # once, not with every try
-                    self._troubled = True
-                    logger.warning("records wait to be forwarded to %s: %s", self.url, error)
+    def _sent(self) -> bool:
+        """Wait until there is something to send or the pause is over, and send it; return True once closed."""
+        self._wake.wait(self._pause)
+        self._wake.clear()
+        if self._closing.is_set():
+            return True
+        self._pause = self._backoff.next()  # until the next try, if this one fails in whatever way
+        try:
+            self.forward()
+        except (NoAnswer, OutboxUnavailable) as error:
+            if not self._troubled:  # once, not with every try
+                self._troubled = True
+                logger.warning("records wait to be forwarded to %s: %s", self.url, error)
+            return False
+        self._pause, self._troubled = None, False
+        self._backoff.reset()
+        return False

@@ -1,11 +1,14 @@
 """Two windows of data as they come, and what each column of them is: numbers, classes, truth values or texts."""
 
-from collections.abc import Mapping, Sequence
+import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labsupport.containers import TooFewRows, narrowest, precision, rounded, table
 from labsupport.univariate import FEW_VALUES
 
 if TYPE_CHECKING:
@@ -15,10 +18,6 @@ MIN_ROWS = 20  # in each window: below, no test of ours could find anything but 
 TEXT_SHARE = 0.5  # texts of which more than this share are distinct are no classes: we look at their lengths
 CLASSES = 20  # the commonest classes that effect sizes and plots tell apart
 LARGEST = 1e150  # of numbers beyond, squares overflow: they count as infinite
-
-
-class TooFewRows(ValueError):
-    """A window holds fewer than `MIN_ROWS` rows."""
 
 
 class DifferentColumns(ValueError):
@@ -52,35 +51,16 @@ class Feature:
         return len(self.labels) > 0
 
 
-def to_frame(data) -> "pd.DataFrame":
-    """A pandas or polars frame, a dict of columns or an array, (N,) or (N, D), as a pandas frame.
+def to_frame(data, name: str = "data") -> "pd.DataFrame":
+    """Return what `containers.table` reads as a pandas frame whose column names are texts.
 
-    Raises ValueError for anything else, and for columns of different lengths or of the same name.
+    `name` is what the caller calls the data, for messages. Raises ValueError as `containers.table` does.
+
+    >>> to_frame([[90, 3], [105, 4]]).columns.tolist()
+    ['0', '1']
     """
-    import pandas as pd
-
-    if hasattr(data, "to_pandas"):  # polars and others; a series too
-        data = data.to_pandas()
-    if isinstance(data, pd.Series):
-        data = data.to_frame(data.name if data.name is not None else "0")
-    elif isinstance(data, Mapping):
-        if single := [str(name) for name, column in data.items() if isinstance(column, str) or not np.ndim(column)]:
-            raise ValueError(f"{', '.join(single)}: a column of values is needed, not a single one")
-        lengths = {name: len(column) for name, column in data.items()}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"columns of different lengths: {lengths}")
-        columns = {name: getattr(column, "to_pandas", lambda column=column: column)() for name, column in data.items()}
-        data = pd.DataFrame({name: pd.Series(column).reset_index(drop=True) for name, column in columns.items()})
-    elif not isinstance(data, pd.DataFrame):
-        array = np.asarray(data)
-        if array.ndim not in (1, 2):
-            what = f"an array of shape {array.shape}" if array.ndim else type(data).__name__
-            raise ValueError(f"a frame, a dict of columns or an array, (N,) or (N, D), is needed, not {what}")
-        data = pd.DataFrame(array.reshape(len(array), -1))
-    data = data.set_axis([str(name) for name in data.columns], axis=1)
-    if not data.columns.is_unique:
-        raise ValueError(f"two columns of one name: {list(data.columns[data.columns.duplicated()])}")
-    return data
+    frame = table(data, name)
+    return frame.set_axis([str(column) for column in frame.columns], axis=1)
 
 
 def features(reference: "pd.DataFrame", current: "pd.DataFrame") -> list[Feature]:
@@ -90,11 +70,7 @@ def features(reference: "pd.DataFrame", current: "pd.DataFrame") -> list[Feature
     >>> [found.kind for found in features(*[pd.DataFrame({"a": np.arange(30.0), "b": list("xyz") * 10})] * 2)]
     ['numeric', 'category']
     """
-    for name, rows in (("reference", len(reference)), ("current", len(current))):
-        if rows < MIN_ROWS:
-            raise TooFewRows(
-                f"the {name} window has {rows} rows: at least {MIN_ROWS} are needed, so collect more of them"
-            )
+    check_rows(reference, current)
     if gone := [name for name in reference if name not in current.columns]:
         raise DifferentColumns(f"the current window has no {', '.join(gone)}: compare the columns that both have")
     if new := [name for name in current if name not in reference.columns]:
@@ -104,7 +80,17 @@ def features(reference: "pd.DataFrame", current: "pd.DataFrame") -> list[Feature
     return [_feature(name, reference[name], current[name]) for name in reference]
 
 
+def check_rows(reference: "pd.DataFrame", current: "pd.DataFrame") -> None:
+    """Raise `TooFewRows` if a window has fewer than `MIN_ROWS` rows."""
+    for name, rows in (("reference", len(reference)), ("current", len(current))):
+        if rows < MIN_ROWS:
+            raise TooFewRows(
+                f"the {name} window has {rows} rows: at least {MIN_ROWS} are needed, so collect more of them"
+            )
+
+
 def _feature(name: str, reference: "pd.Series", current: "pd.Series") -> Feature:
+    reference, current = _alike(reference, current), _alike(current, reference)
     kinds = [kind for kind in (_kind(reference), _kind(current)) if kind != "empty"]
     missing = tuple(column.isna().to_numpy(bool) for column in (reference, current))
     nothing = Feature(name, "none", np.array([]), np.array([]), missing)
@@ -119,25 +105,44 @@ def _feature(name: str, reference: "pd.Series", current: "pd.Series") -> Feature
         return replace(nothing, note="times are not compared" if kinds[0] == "time" else unknown)
     if kinds[0] != "numeric":
         return _classes(name, kinds[0], reference, current, missing)
+    held = narrowest([precision(reference), precision(current)])  # 9.99 as float32 is another number than as float64
     try:
-        return _numbers(name, *(column.to_numpy(float, na_value=np.nan) for column in (reference, current)))
+        return _numbers(name, *(rounded(_floats(column), held) for column in (reference, current)))
     except OverflowError:
         return replace(nothing, note="whole numbers too large for floating point")
+
+
+def _alike(column: "pd.Series", other: "pd.Series") -> "pd.Series":
+    """The column without what only its container says: values of no type if all are missing, or no classes for numbers."""
+    import pandas as pd
+
+    if column.isna().all():
+        return pd.Series(np.full(len(column), np.nan))
+    if isinstance(column.dtype, pd.CategoricalDtype) and not isinstance(other.dtype, pd.CategoricalDtype):
+        return column if _kind(other) in ("text", "empty") else column.astype(object)
+    return column
+
+
+def _floats(column: "pd.Series") -> np.ndarray:
+    return column.to_numpy(float, na_value=np.nan)
 
 
 def _kind(column: "pd.Series") -> str:
     """ "numeric", "boolean", "category", "text", "time", "mixed", or "empty"."""
     import pandas as pd
 
-    if column.isna().all():
+    column = column.dropna()
+    if column.empty:
         return "empty"
     if isinstance(column.dtype, pd.CategoricalDtype):
         return "category"
-    found = pd.api.types.infer_dtype(column, skipna=True)
+    found = pd.api.types.infer_dtype(column)
     if found in ("integer", "floating", "mixed-integer-float", "decimal"):
         return "numeric"
     if found.startswith(("datetime", "date", "time", "period")):
         return "time"
+    if found == "mixed" and all(isinstance(value, numbers.Real | Decimal | np.bool_) for value in column):
+        return "numeric"
     return {"string": "text", "boolean": "boolean"}.get(found, "mixed")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labsupport import arguments
 from labsupport.detection import Box, Detection
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ class Incident:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Rows by time, arrays of one length, NaN where there is no value. `spoken`: when the user said what was said."""
+    """Rows by time, arrays of one length, NaN where there is no value.
+
+    `rows["key"]` is a number for each user; `spoken` is when the user said what was said.
+    """
 
     rows: Rows
     spoken: np.ndarray
@@ -68,7 +72,8 @@ def simulate(
 ) -> Traffic:
     """Traffic of `rate` requests a second, and from `start` on an incident, one of `INCIDENTS`, or none.
 
-    Until then traffic of the same seed is the same, whatever the incident. Raises ValueError for an unknown incident.
+    Until then traffic of the same seed is the same, whatever the incident.
+    Raises ValueError for an unknown incident, and for a time or a rate that is not positive.
 
     >>> traffic = simulate("darkness", start=60, seconds=120)
     >>> before = traffic.columns("brightness", until=60)["brightness"]
@@ -77,7 +82,10 @@ def simulate(
     (0.46, 0.09)
     """
     if incident not in (None, *INCIDENTS):
-        raise ValueError(f"no incident {incident!r}: there are {', '.join(INCIDENTS)}")
+        raise ValueError(f"incident={arguments.shown(incident)}: give None, or one of {', '.join(INCIDENTS)}")
+    seconds = arguments.number("seconds", seconds, 0, ends=False)
+    start = arguments.number("start", start, 0)
+    rate = arguments.number("rate", rate, 0, ends=False)
     random, chance = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
     rows = _healthy(random, 0.0, seconds, rate)
     if incident:
@@ -110,6 +118,7 @@ def _healthy(random: np.random.Generator, start: float, end: float, rate: float)
     found = random.poisson(busy).astype(float)
     rows = {
         "time": times,
+        "key": user.astype(float),
         "status": random.choice([200.0, 415.0, 500.0], count, p=[0.989, 0.01, 0.001]),
         "latency": random.lognormal(np.log(SERVICE), 0.25, count),
         "brightness": np.clip(scene + random.normal(0, 0.03, count), 0.02, 0.98),
@@ -140,6 +149,7 @@ def _ordered(rows: Rows) -> Rows:
 
 
 def _merged(some: Rows, others: Rows) -> Rows:
+    others = others | {"key": others["key"] + some["key"].max() + 1}  # other users
     return _ordered({name: np.concatenate([values, others[name]]) for name, values in some.items()})
 
 
@@ -206,6 +216,7 @@ def _record(log: "PredictionLog", id: str, row: dict[str, float], began: float) 
     errors = {200: None, 415: "UnsupportedImage", 500: "RuntimeError", 503: "Overloaded"}
     log.record(
         id=id,
+        key=f"user {row['key']:.0f}",
         time=began + row["time"],
         version="simulated",
         latency=None if status == 503 else row["latency"],

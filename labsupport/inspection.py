@@ -5,6 +5,7 @@ take it as they take a `detection.Detector`. The network divides the picture int
 it is that a scratch runs through it; cells that are sure enough and touch are one scratch.
 """
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from queue import SimpleQueue
@@ -12,7 +13,7 @@ from queue import SimpleQueue
 import cv2
 import numpy as np
 
-from labsupport import training
+from labsupport import runtimes, training
 from labsupport.detection import Box, Detection
 from labsupport.scenarios import SIZE
 
@@ -47,10 +48,8 @@ class Inspector:
         """
         if name not in recipes:
             raise ValueError(f"no inspector is called {name!r}: choose from {', '.join(recipes)}")
-        heat_map = _network(training.networks(recipes) / f"{name}.xml", slots or os.cpu_count() or 1)
-        # OpenVINO's very first inference must not come from several threads
-        heat_map(np.zeros((SIZE, SIZE, 3), np.uint8))
-        return cls(name, heat_map)
+        make = functools.partial(_network, training.networks(recipes) / f"{name}.xml", slots or os.cpu_count() or 1)
+        return cls(name, runtimes.made(make, np.zeros((SIZE, SIZE, 3), np.uint8)))
 
     def heat_map(self, image: np.ndarray) -> np.ndarray:
         """How sure the network is, 0 to 1, that a scratch runs through each cell: (16, 16), float32.

@@ -1,22 +1,37 @@
 """Who answers, and since when: one row for each change, in a SQLite file that several processes share.
 
 The last row is what is in force; those before it are the history, with the reason of every change and the figures that it
-was decided on.
+was decided on. Beside them stands when the ramp under way was last looked at, so that its watchers take turns.
 """
 
 import json
+import logging
+import math
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 
-from labsupport.sqlite import write_ahead
+from labsupport.sqlite import SHARED, connect, make_private, write_ahead
+
+MODES = ("stable", "shadow", "canary", "blue_green")
+BUSY = 5.0  # seconds for which a change waits for another one
+LEASE = 10.0  # seconds after which somebody else looks, if who took the turn has not judged the ramp
+READ_BUSY = 0.1  # seconds for which a request waits for the state, where somebody has locked the whole file
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS states (number INTEGER PRIMARY KEY, state TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS looks (ramp TEXT PRIMARY KEY, claimed REAL NOT NULL, judged REAL NOT NULL DEFAULT 0)",
+)
+
+logger = logging.getLogger(__name__)
 
 
 class JournalUnavailable(OSError):
-    """The file cannot be opened or written, or it is no journal."""
+    """The file cannot be opened, read or written, or it is no journal that this version of the lab reads."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +40,12 @@ class State:
 
     stable: str  # the version that answers, but for what a canary takes
     candidate: str | None = None
-    previous: str | None = None  # the version that a rollback returns to when there is no candidate
-    mode: str = "stable"  # "stable", "shadow", "canary" or "blue_green"
+    previous: str | None = None  # the version that `rollback()` returns to, right after a promotion or a switch
+    mode: str = "stable"  # one of MODES
     share: float = 0.0  # percent of requests that the candidate answers (canary) or sees (shadow)
     paused: bool = False
     began: float = 0.0  # when the candidate was let in, in seconds since the epoch; keys are mixed with it
-    ramp: dict | None = None  # of a ramp: its steps, its gate, how many of its checks failed
+    ramp: dict | None = None  # of a ramp: its id, steps, gate and interval, how many of its checks failed
     time: float = 0.0  # of the change that led here
     action: str = "start"
     reason: str = ""
@@ -48,24 +63,36 @@ class Journal:
     """
 
     def __init__(self, path: Path | str | None, first: State) -> None:
-        """Open the file, or make it with `first` in it. Raises `JournalUnavailable`."""
-        self._lock = threading.Lock()
-        try:
-            self._file = sqlite3.connect(path or ":memory:", timeout=5, isolation_level=None, check_same_thread=False)
-            write_ahead(self._file)
-            self._file.execute("CREATE TABLE IF NOT EXISTS states (number INTEGER PRIMARY KEY, state TEXT NOT NULL)")
-            self._seen, self._state = self._look()
-            if self._state is None:
-                self.change(lambda state: state or replace(first, time=time.time()))
-        except sqlite3.Error as error:
-            raise JournalUnavailable(f"{path}: {error}: is its folder writable, and is it a journal?") from error
+        """Open the file, or make it with `first` in it. Raises `JournalUnavailable`, and ValueError for an empty path."""
+        if path is not None and not str(path):
+            raise ValueError("journal='': give the path of a file, or None to keep it in memory")
+        self.trouble = ""  # why the state could not be read the last time, for `Router.status`
+        self._reading = threading.Lock()  # never held while somebody waits to write: requests take it
+        self._writing = threading.Lock() if path else self._reading
+        self._seen: int | None = None
+        self._state: State | None = None
+        with _named(path):
+            self._writer = _opened(path, BUSY)
+            self._reader = _opened(path, READ_BUSY) if path else self._writer
+            self.change(lambda state: state or replace(first, time=time.time()))
+            if path:
+                make_private(path)
 
     @property
     def state(self) -> State:
-        """What is in force now, whichever process changed it last. Takes some microseconds."""
-        with self._lock:
-            if self._version() != self._seen:
-                self._seen, self._state = self._look()
+        """What is in force now, whichever process changed it last. Takes some microseconds.
+
+        If the file cannot be read, the last known state stays in force. `trouble` then says so, and so does `logging`, once.
+        """
+        with self._reading:
+            try:
+                version = self._reader.execute("PRAGMA data_version").fetchone()[0]  # another one after each change
+                if version != self._seen:
+                    self._state, self._seen = _last(self._reader), version
+            except (sqlite3.Error, JournalUnavailable) as error:
+                self._say(f"{type(error).__name__}: {error}")
+            else:
+                self._say("")
             return self._state
 
     def change(self, change: Callable[[State], State]) -> State:
@@ -74,40 +101,161 @@ class Journal:
         If it gives back the same object nothing is written. What `change` raises changes nothing. Raises
         `JournalUnavailable` if it cannot be written, and then nothing changes.
         """
-        with self._lock:
+        with self._transaction() as file:
+            before = _last(file)
+            state = change(before)
+            if state is not before:
+                text = json.dumps(asdict(state))
+                file.execute("INSERT INTO states (state) VALUES (?)", [text])
+                state = _parsed(text)  # as everybody else will read it
+        with self._reading:
+            self._state, self._seen = state, None  # SQLite tells a connection of the others' changes only
+        return state
+
+    def history(self) -> list[State]:
+        """Every state there was, the oldest first. Raises `JournalUnavailable`."""
+        with self._read() as file:
+            return [_parsed(text) for (text,) in file.execute("SELECT state FROM states ORDER BY number")]
+
+    def claim(self, ramp: str, interval: float, began: float) -> float:
+        """Take the turn to look at a ramp: return 0 to one caller in each `interval`, to others the seconds until the next.
+
+        The first turn comes `interval` seconds after the ramp `began`. Whoever takes a turn calls `looked` when the ramp is
+        judged; if nobody does within some seconds, the turn is free again. Raises `JournalUnavailable`.
+        """
+        with self._read() as file:
+            if (left := _left(file, ramp, interval, began)) > 0:
+                return left
+        with self._transaction() as file:
+            if (left := _left(file, ramp, interval, began)) > 0:  # somebody was faster
+                return left
+            file.execute("DELETE FROM looks WHERE ramp != ?", [ramp])
+            again = "ON CONFLICT (ramp) DO UPDATE SET claimed = excluded.claimed"
+            file.execute(f"INSERT INTO looks (ramp, claimed) VALUES (?, ?) {again}", [ramp, time.time()])
+        return 0.0
+
+    def looked(self, ramp: str) -> None:
+        """Note that the ramp has just been judged, so that nobody else does within the same interval.
+
+        Raises `JournalUnavailable`.
+        """
+        with self._transaction() as file:
+            now = time.time()
+            file.execute("INSERT OR REPLACE INTO looks (ramp, claimed, judged) VALUES (?, ?, ?)", [ramp, now, now])
+
+    def judged(self, ramp: str) -> float:
+        """Return when the ramp was last judged, in seconds since the epoch; 0 if never. Raises `JournalUnavailable`."""
+        with self._read() as file:
+            row = file.execute("SELECT judged FROM looks WHERE ramp = ?", [ramp]).fetchone()
+        return row[0] if row else 0.0
+
+    def close(self) -> None:
+        with self._writing:
+            self._writer.close()
+        with self._reading:
+            self._reader.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of what follows is written, or nothing of it; no other process writes meanwhile."""
+        with self._writing:
             try:
-                self._file.execute("BEGIN IMMEDIATE")
+                self._writer.execute("BEGIN IMMEDIATE")
                 try:
-                    _, before = self._look()
-                    state = change(before)
-                    if state is not before:
-                        text = json.dumps(asdict(state))
-                        self._file.execute("INSERT INTO states (state) VALUES (?)", [text])
-                        state = State(**json.loads(text))  # as everybody else will read it
-                    self._file.execute("COMMIT")
+                    yield self._writer
+                    self._writer.execute("COMMIT")
                 except BaseException:
-                    self._file.execute("ROLLBACK")
+                    with suppress(sqlite3.Error):  # a full disk ends the transaction by itself
+                        self._writer.execute("ROLLBACK")
                     raise
             except sqlite3.Error as error:
                 raise JournalUnavailable(f"the change was not written down, so it was not made: {error}") from error
-            self._seen, self._state = self._version(), state
+
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        with self._reading:
+            try:
+                yield self._reader
+            except sqlite3.Error as error:
+                raise JournalUnavailable(f"the journal of the rollout cannot be read: {error}") from error
+
+    def _say(self, trouble: str) -> None:
+        if trouble and not self.trouble:
+            logger.error("the journal of the rollout cannot be read, so the last known state stays: %s", trouble)
+        elif self.trouble and not trouble:
+            logger.warning("the journal of the rollout can be read again")
+        self.trouble = trouble
+
+
+def plain(figures: Mapping[str, float]) -> dict[str, float]:
+    """Return the figures as JSON holds them: Python's own numbers, and without those that are not known.
+
+    >>> plain({"requests": 20, "latency_p95": float("nan")})
+    {'requests': 20}
+    """
+    numbers = {name: int(value) if isinstance(value, Integral) else float(value) for name, value in figures.items()}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def check(path: Path) -> None:
+    """Raise `JournalUnavailable` if there is a file that cannot be read as a journal."""
+    if path.exists():
+        with _named(path), closing(_opened(path, BUSY)) as file:
+            _last(file)
+
+
+@contextmanager
+def _named(path: Path | str | None) -> Iterator[None]:
+    """Make what goes wrong with a file a `JournalUnavailable` that names the file and says what to do."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        cure = "is its folder writable, and is it a journal? Without the file, the version that you start with answers"
+        raise JournalUnavailable(f"{path}: {error}: {cure}: move it away to begin anew") from error
+
+
+def _opened(path: Path | str | None, patience: float) -> sqlite3.Connection:
+    """A connection to a journal, in memory for None.
+
+    Raises sqlite3.Error or OSError, and `JournalUnavailable` for another program's database.
+    """
+    file = connect(path, patience) if path else sqlite3.connect(":memory:", **SHARED)
+    try:
+        file.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY)}")  # until it is open
+        tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and "states" not in tables:
+            raise JournalUnavailable(f"it holds {', '.join(sorted(tables))}, so it is no journal")
+        write_ahead(file)
+        for table in TABLES:
+            file.execute(table)
+        file.execute(f"PRAGMA busy_timeout = {round(1000 * patience)}")
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _last(file: sqlite3.Connection) -> State | None:
+    row = file.execute("SELECT state FROM states ORDER BY number DESC LIMIT 1").fetchone()
+    return row and _parsed(row[0])
+
+
+def _parsed(text: str) -> State:
+    """The state in a row. Raises `JournalUnavailable` for what another version of the lab, or something else, wrote."""
+    try:
+        state = State(**json.loads(text))
+        names = isinstance(state.stable, str) and isinstance(state.candidate, str | None)
+        fits = state.mode in MODES and (state.mode == "stable") == (state.candidate is None) and 0 <= state.share <= 100
+        if names and fits and isinstance(state.ramp, dict | None) and isinstance(state.figures, dict):
             return state
+    except (TypeError, ValueError):
+        pass
+    raise JournalUnavailable("it holds a state that this version of the lab does not know")
 
-    def history(self) -> list[State]:
-        """Every state there was, the oldest first."""
-        with self._lock:
-            rows = self._file.execute("SELECT state FROM states ORDER BY number").fetchall()
-        return [State(**json.loads(text)) for (text,) in rows]
 
-    def close(self) -> None:
-        with self._lock:
-            self._file.close()
-
-    def _version(self) -> int:
-        """Another number once another process has written; SQLite's own, which costs next to nothing."""
-        return self._file.execute("PRAGMA data_version").fetchone()[0]
-
-    def _look(self) -> tuple[int, State | None]:
-        version = self._version()
-        row = self._file.execute("SELECT state FROM states ORDER BY number DESC LIMIT 1").fetchone()
-        return version, row and State(**json.loads(row[0]))
+def _left(file: sqlite3.Connection, ramp: str, interval: float, began: float) -> float:
+    """Seconds until the next look at a ramp is due; 0 if it is due, or if the clock was set back."""
+    row = file.execute("SELECT claimed, judged FROM looks WHERE ramp = ?", [ramp]).fetchone()
+    claimed, judged = row or (-math.inf, 0.0)
+    left = max((judged or began) + interval, claimed + min(interval, LEASE)) - time.time()
+    return left if 0 < left <= interval else 0.0

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from labsupport.sqlite import write_ahead
+from labsupport.sqlite import connect, make_private, write_ahead
 from labsupport.tables import FEATURES
 from labsupport.videos import NO_FRAME
 
@@ -54,6 +54,7 @@ class Source:
     path: Path
     name: bytes  # its path within the folder, as the disk has it: not every name is text
     stamp: str
+    video: bool = False
 
 
 def _named(method: Callable) -> Callable:
@@ -84,9 +85,9 @@ class Ledger:
     def _open(self, sources: Sequence[Source]) -> None:
         if self.out.is_dir():
             raise IsADirectoryError("this is a folder")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        file = self._folder / "ledger.db"
-        self._file = sqlite3.connect(file, timeout=0, isolation_level=None, check_same_thread=False)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._folder)  # it may have been there before
+        self._file = connect(self._folder / "ledger.db", patience=0)
         try:
             self._prepare(sources)
         except sqlite3.Error as error:
@@ -98,6 +99,7 @@ class Ledger:
     def _prepare(self, sources: Sequence[Source]) -> None:
         self._file.execute("PRAGMA locking_mode=EXCLUSIVE")  # the lock goes with the process, however it ends
         write_ahead(self._file, patience=0)
+        make_private(self._folder / "ledger.db")
         self._file.execute("PRAGMA synchronous=NORMAL")
         self._file.executescript(SCHEMA)
         with self._file:
@@ -144,6 +146,7 @@ class Ledger:
         partial = self._folder / self.out.name
         write(partial, self._chunks())
         to_disk(partial)
+        spare_others(self.out)  # the night was long
         os.replace(partial, self.out)
         to_disk(self.out.parent)
 
@@ -165,6 +168,30 @@ class Ledger:
         if kind is None:
             with suppress(OSError):  # somebody begins anew already
                 self._folder.rmdir()
+
+
+def spare_others(out: Path) -> None:
+    """Raise FileExistsError if there is a file that is no table of a batch: we replace our own only.
+
+    >>> spare_others(Path(__file__))
+    Traceback (most recent call last):
+    FileExistsError: this file is no table of a batch, and is not replaced
+    """
+    if not out.is_file() or not out.stat().st_size:
+        return
+    ours = list(COLUMNS)[:4]
+    try:
+        if out.suffix.lower() == ".parquet":
+            from pyarrow import parquet
+
+            columns = parquet.read_schema(out).names
+        else:
+            with out.open(encoding="utf-8", newline="") as file:
+                columns = file.readline(1_000).strip().split(",")
+    except (ValueError, ImportError):  # no text, no Parquet
+        columns = []
+    if columns[:4] != ours:
+        raise FileExistsError("this file is no table of a batch, and is not replaced")
 
 
 def as_text(name: bytes) -> str:

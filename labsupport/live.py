@@ -16,6 +16,7 @@ import numpy as np
 from labsupport.alerts import Alarms, AlertRule, spoken
 from labsupport.dashboard import change
 from labsupport.limits import DEFAULT_RULES
+from labsupport.rows import Moment, seconds
 from labsupport.timeline import COLUMNS, Series, Timeline, reach, read, timeline
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ class Live:
         finally:
             self._lock.release()
 
-    def look(self, minutes: int, until: float | None = None) -> dict:
-        """The same as a dictionary, looked at anew. `until` in seconds since the epoch, by default now."""
-        until = clock.time() if until is None else until
+    def look(self, minutes: int, until: Moment = None) -> dict:
+        """The same as a dictionary, looked at anew. `until` as `rows.seconds` takes it, by default now."""
+        until = clock.time() if until is None else seconds(until, "until")
         since = until - 60 * minutes
         said = {"now": until, "since": since, "minutes": minutes, "versions": [*self._versions()], "message": None}
         if self.log is None:

@@ -173,10 +173,16 @@ class Function:
 
     async def send(self) -> str:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._pool, self._work)
+            await asyncio.get_running_loop().run_in_executor(self._pool, self._worked)
         except Exception:
             return FAILED
         return ANSWERED
+
+    def _worked(self) -> None:
+        try:
+            self._work()
+        except SystemExit as error:  # it would end the event loop
+            raise RuntimeError("the work tried to end the program") from error
 
     async def close(self) -> None:
         """Nothing to do: the threads wait for the next run."""
@@ -208,10 +214,10 @@ class Http:
             async with asyncio.timeout(TIMEOUT):
                 connection = self._waiting() or await asyncio.open_connection(self._host, self._port, limit=BUFFER)
                 status, headers, _ = await exchange(*connection, self._message)
-        except (TimeoutError, OSError, EOFError, ValueError):
+        except (TimeoutError, OSError, EOFError, ValueError, asyncio.LimitOverrunError):
             await _hang_up(connection)
             return FAILED
-        if b"connection: close" in headers:
+        if not stays_open(headers):
             await _hang_up(connection)
         else:
             self._idle.append(connection)
@@ -250,20 +256,37 @@ def upload(picture: bytes, filename: str, path: str) -> bytes:
     return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 
-async def exchange(reader, writer, message: bytes) -> tuple[int, bytes, bytes]:
-    """Send a request and read its answer: the status, the headers in small letters, the body."""
+async def exchange(reader, writer, message: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+    """Send a request and read its answer: the status, the headers (names and values in small letters), the body.
+
+    A body that says neither its length nor that it comes in chunks ends with the connection (RFC 9112, section 6.3). Raises
+    ValueError for what is no answer, EOFError for one that is cut off.
+    """
     writer.write(message)
-    headers = (await reader.readuntil(b"\r\n\r\n")).lower()
-    status = int(headers.split(b" ", 2)[1])
-    if b"transfer-encoding: chunked" in headers:
+    first, *lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+    if not first.startswith(b"http/"):
+        raise ValueError("this is no HTTP answer")
+    status = int(first.partition(b" ")[2][:3])
+    headers = {name.strip(): value.strip() for name, _, value in (line.partition(b":") for line in lines if line)}
+    if status in (204, 304):
+        return status, headers, b""
+    if headers.get(b"transfer-encoding") == b"chunked":
         return status, headers, await _chunks(reader)
-    length = int(headers.split(b"content-length: ")[1].split(b"\r\n")[0])
-    return status, headers, await reader.readexactly(length)
+    if b"content-length" in headers:
+        return status, headers, await reader.readexactly(int(headers[b"content-length"]))
+    return status, headers, await reader.read()
+
+
+def stays_open(headers: dict[bytes, bytes]) -> bool:
+    """Return whether another request may follow on the connection, given the headers of an answer as `exchange` has them."""
+    delimited = headers.get(b"transfer-encoding") == b"chunked" or b"content-length" in headers
+    return delimited and headers.get(b"connection") != b"close"
 
 
 async def _chunks(reader) -> bytes:
     body = b""
-    while size := int(await reader.readline(), 16):
+    while size := int((await reader.readline()).partition(b";")[0], 16):
         body += (await reader.readexactly(size + 2))[:-2]
-    await reader.readline()
+    while (await reader.readline()).strip():  # what may follow the last chunk
+        pass
     return body

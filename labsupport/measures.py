@@ -4,6 +4,7 @@ Each measure picks the rows that it is about and a value for each of them; most 
 stands the same in PromQL, over what `metrics` counts, so that a rule means the same in a notebook and on a cluster.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,7 +25,8 @@ class Reading(NamedTuple):
     note: str = ""
 
 
-def _mean(values: np.ndarray, window: float) -> float:
+def mean(values: np.ndarray, window: float) -> float:
+    """Return the mean of the values (N,) of a window."""
     return float(values.mean())
 
 
@@ -52,7 +54,7 @@ class Measure:
     values: Callable[[Columns], np.ndarray]
     promql: str
     counted: str
-    summary: Callable[[np.ndarray, float], float] = _mean
+    summary: Callable[[np.ndarray, float], float] = mean
     nothing: float | None = None
     pace: float = 0.0
 
@@ -75,8 +77,9 @@ class Measure:
 class Drift(Measure):
     """How surprising the window is, beside a `reference` from a healthy period: the least p-value, corrected for the number
     of features (`drift.compare`), of those that changed much; 1 if none did. Much is a population stability index of 0.25:
-    with many rows the smallest change is significant, and with rows that hang together (a user sends several pictures of
-    one scene) p-values come out too small. Nothing to measure without a reference, or with fewer than 20 rows.
+    with many rows the smallest change is significant. Rows of one key (a user sends several pictures of one scene) are one
+    group; rows without a key are taken to be independent. Nothing to measure without a reference, or with fewer than 20
+    rows or keys.
 
     >>> from dataclasses import replace
     >>> random = np.random.default_rng(0)
@@ -96,22 +99,47 @@ class Drift(Measure):
         return Reading(None, count) if least < 20 else _compared(reference, now, count)
 
     def _rows(self, columns: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
-        columns = {name: as_numbers(columns[name]) for name in self.columns}
-        return {name: columns[name][_looked_at(columns)] for name in DRIFTING}
+        columns = {name: as_numbers(columns[name]) for name in self.columns if name in columns}
+        return {name: columns[name][_looked_at(columns)] for name in (*DRIFTING, "key") if name in columns}
 
 
 def _compared(reference: Columns, now: Columns, count: int) -> Reading:
     from labsupport import drift  # needs SciPy, which the server does without
 
-    much = drift.compare(reference, now, multivariate=()).to_frame().query("reading == 'large'")
+    windows = [{name: rows[name] for name in DRIFTING} for rows in (reference, now)]
+    try:
+        report = drift.compare(*windows, multivariate=(), groups=[_users(rows) for rows in (reference, now)])
+    except drift.TooFewRows:
+        return Reading(None, count)
+    much = report.to_frame().query("reading == 'large'")
     return Reading(float(much["p_adjusted"].min()) if len(much) else 1.0, count, ", ".join(much["feature"]))
 
 
+def _users(rows: Columns) -> np.ndarray:
+    """Whose row each is: a number for each key, and one of its own for each row without a key."""
+    keys = rows.get("key", np.full(len(rows["brightness"]), np.nan))
+    return np.where(np.isfinite(keys), keys, -1.0 - np.arange(len(keys)))
+
+
 def as_numbers(column: Sequence) -> np.ndarray:
-    """A column of numbers or bools as floats, NaN where there is no value."""
+    """Return a column of numbers or bools as floats, NaN where there is no value.
+
+    Of texts each gets a number of its own, the same in every column: so parts of a log can be put together.
+
+    >>> first, second = as_numbers(["b", None, "a", "b"]), as_numbers(["b"])
+    >>> bool(first[0] == first[3] == second[0]), bool(first[0] == first[2]), bool(np.isnan(first[1]))
+    (True, False, True)
+    """
     if isinstance(column, np.ndarray) and column.dtype == float:
         return column
-    return np.asarray(column, dtype=object).astype(float)
+    column = np.asarray(column, dtype=object)
+    if not isinstance(next((value for value in column if value is not None), None), str):
+        return column.astype(float)
+    numbers = {
+        text: float(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest()))
+        for text in {*column} - {None}
+    }
+    return np.array([numbers.get(text, np.nan) for text in column])
 
 
 def _looked_at(rows: Columns) -> np.ndarray:
@@ -146,7 +174,8 @@ def _average(metric: str) -> dict[str, str]:
     return _share(_rate(f"{metric}_sum"), _rate(f"{metric}_count"))
 
 
-def _p95(values: np.ndarray, window: float) -> float:
+def p95(values: np.ndarray, window: float) -> float:
+    """Return the 95th percentile of the values (N,) of a window, interpolated linearly."""
     return float(np.percentile(values, 95))
 
 
@@ -184,7 +213,7 @@ _every = (
         *(("status", "latency"), lambda rows: _of(_looked_at(rows), rows["latency"])),
         promql=LATENCY,
         counted=_rate("inference_duration_seconds_count").replace("rate(", "increase("),
-        summary=_p95,
+        summary=p95,
     ),
     Measure(
         *("requests_per_second", "uploads, refused ones too", "1/s", "software", ("status",)),
@@ -231,7 +260,7 @@ _every = (
     ),
     Drift(
         *("drift", "p-value of the window's pictures and answers beside the reference", "", "drift"),
-        *(("status", *DRIFTING), _looked_at),
+        *(("status", "key", *DRIFTING), _looked_at),
         promql="",
         counted="",
         pace=0.5,

@@ -85,6 +85,9 @@ class Metrics:
             "prediction_confidence_ratio", "Of the surest object in a picture.", ["version"], buckets=SHARES, **kept
         )
         self.feedback = Counter("feedback_total", "What users said of answers.", ["verdict"], **kept)
+        self.unauthorised = Counter(
+            "tokens_refused_total", "Requests without the right token: it was missing, or wrong.", ["reason"], **kept
+        )
         self.lost = Counter("log_rows_dropped_total", "Predictions that could not be written down.", **kept)
         started = Gauge(
             "process_start_time_seconds", "When the oldest worker started.", multiprocess_mode="livemin", **kept
@@ -96,6 +99,8 @@ class Metrics:
             self.rejected.labels(reason)
         for verdict in VERDICTS:
             self.feedback.labels(verdict)
+        for reason in ("missing", "wrong"):
+            self.unauthorised.labels(reason)
 
     def answered(self, handler: str, method: str, status: int, seconds: float) -> None:
         """A request was answered. `handler` is the route's template."""
@@ -142,8 +147,9 @@ class Metrics:
             self.lost.inc(max(0, rows - self._lost))
             self._lost = max(rows, self._lost)
 
-    def text(self, versions: Iterable[tuple[str, str]] = ()) -> str:
-        """Everything, of every worker, in Prometheus' text format. `versions`: pairs of a model's name and what answers."""
+    def text(self, versions: Iterable[tuple[str, str]] = (), unjudged: Mapping[str, float] | None = None) -> str:
+        """Everything, of every worker, in Prometheus' text format. `versions`: pairs of a model's name and what answers;
+        `unjudged`: for how many seconds a look at a model's ramp has been overdue."""
         versions = set(versions)
         for _, version in versions:
             for metric in (self.predictions, self.errors, self.empty, self.inference, self.found, self.confidence):
@@ -151,7 +157,9 @@ class Metrics:
         folder = arguments.variable(FOLDER, Path, "a folder")
         workers = _workers(folder) if folder else [os.getpid()]
         counted = MultiProcessCollector(None).collect() if folder else self.registry.collect()
-        return prometheus_client.generate_latest(_Families([*counted, *_now(versions, workers)])).decode()
+        return prometheus_client.generate_latest(
+            _Families([*counted, *_now(versions, workers, unjudged or {})])
+        ).decode()
 
 
 class _Families:
@@ -198,12 +206,18 @@ class Watch:
             self.metrics.answered(handler, method, status, time.perf_counter() - started)
 
 
-def _now(versions: set[tuple[str, str]], workers: list[int]) -> Iterator[Metric]:
+def _now(versions: set[tuple[str, str]], workers: list[int], unjudged: Mapping[str, float]) -> Iterator[Metric]:
     """What is not counted, but so when it is asked. No worker keeps it: another one's answer would linger."""
     answering = GaugeMetricFamily("model_info", "1 for a version that answers.", labels=["name", "version"])
     for pair in sorted(versions):
         answering.add_metric(pair, 1)
     yield answering
+    overdue = GaugeMetricFamily(
+        "rollout_unjudged_seconds", "For how long a look at a ramp has been overdue; 0: none is.", labels=["name"]
+    )
+    for name, seconds in sorted(unjudged.items()):
+        overdue.add_metric([name], seconds)
+    yield overdue
     if memory := sum(map(_resident, workers)):
         yield GaugeMetricFamily("process_resident_memory_bytes", "Of all workers together.", memory)
 

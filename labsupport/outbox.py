@@ -5,9 +5,7 @@ got lost. Sending at least once, to a receiver that takes each id once, comes to
 Hohpe and Woolf, 2003, "Enterprise Integration Patterns"). What was sent stays in short, so that nothing is decided twice.
 """
 
-import errno
 import json
-import os
 import sqlite3
 import threading
 import uuid
@@ -16,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from labsupport.sqlite import transaction, write_ahead
+from labsupport import sqlite
 
 NEW, OURS = (0, None), (1, "outbox_station,outbox_decisions,outbox_waiting")  # SQLite's user_version and the tables
 BUSY = 0.25  # seconds that a call waits while another process writes: the line waits with it
@@ -66,14 +64,13 @@ class Outbox:
         """Open the file, or make it, and look whether it is whole. Raises `OutboxUnavailable`."""
         self.path, self._lock = Path(path).absolute(), threading.Lock()
         try:
-            self.path.touch(mode=0o600)
-            if not self.path.is_file():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            self._connection = sqlite.connect(self.path, BUSY)
         except OSError as error:
             raise OutboxUnavailable(
                 f"{self.path}: {error.strerror}: name a file in a folder you may write in"
             ) from error
-        self._connection = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise OutboxUnavailable(f"{self.path}: {error}: {_cure(error)}") from error
         self.close = weakref.finalize(
             self, self._connection.close
         )  # at the latest when nobody holds the outbox any more
@@ -150,16 +147,21 @@ class Outbox:
     def _prepare(self) -> None:
         """Make the tables if the file is new, give it its name for good; refuse a file that is not ours or not whole."""
         with self._used() as connection:
-            if connection.execute(FOUND).fetchone() not in (NEW, OURS):
+            if (found := connection.execute(FOUND).fetchone()) not in (NEW, OURS):
                 raise OutboxUnavailable(f"{self.path} is of another program or of a newer version: name another file")
             if (verdict := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(verdict)
-            write_ahead(connection)
-            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
-        with self._transaction("FULL") as connection:
-            name = "INSERT INTO outbox_station SELECT ?, 0 WHERE NOT EXISTS (SELECT * FROM outbox_station)"
-            connection.execute(name, [uuid.uuid4().hex])
-            (self.station,) = connection.execute("SELECT station FROM outbox_station").fetchone()
+            if found == NEW:
+                sqlite.write_ahead(connection)
+                connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
+            named = connection.execute("SELECT station FROM outbox_station").fetchone()
+        if named is None:
+            with self._transaction("FULL") as connection:
+                name = "INSERT INTO outbox_station SELECT ?, 0 WHERE NOT EXISTS (SELECT * FROM outbox_station)"
+                connection.execute(name, [uuid.uuid4().hex])
+                named = connection.execute("SELECT station FROM outbox_station").fetchone()
+        (self.station,) = named
+        sqlite.make_private(self.path)
 
     def touch(self) -> None:
         """One small write to the disk, as `put` does: who has a deadline measures how long it takes."""
@@ -178,7 +180,7 @@ class Outbox:
     @contextmanager
     def _transaction(self, synchronous: str) -> Iterator[sqlite3.Connection]:
         """All of what follows is written, or nothing of it. FULL waits for the disk, NORMAL does not."""
-        with self._used() as connection, transaction(connection, synchronous):
+        with self._used() as connection, sqlite.transaction(connection, synchronous):
             yield connection
 
 

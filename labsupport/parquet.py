@@ -9,6 +9,7 @@ from pyarrow import parquet
 
 from labsupport.detection import Box
 from labsupport.paths import whole
+from labsupport.rows import mended
 
 ROWS = 10_000  # in memory at a time, and in a row group of the file
 DETECTION = pa.struct(
@@ -52,9 +53,10 @@ def _array(column: Sequence, field: pa.Field) -> pa.Array:
     elif field.name == "detections":
         column = [None if text is None else list(map(_struct, json.loads(text))) for text in column]
     elif field.name == "labels":
-        column = [None if text is None else json.loads(text) for text in column]
+        column = [None if text is None else [mended(label) for label in json.loads(text)] for text in column]
     return pa.array(column, field.type)
 
 
 def _struct(found: dict) -> dict:
-    return {**found, "box": dict(zip(Box._fields, map(round, found["box"]), strict=True))}
+    box = dict(zip(Box._fields, map(round, found["box"]), strict=True))
+    return {**found, "label": mended(found["label"]), "box": box}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from labsupport import arguments
 from labsupport.detection import Box
 
 SIZE = 128  # pixels: pictures are square
@@ -102,9 +103,13 @@ def inspection(
     >>> round(float(night.images.mean() / day.images.mean()), 1), bool((night.truth == day.truth).all())
     (0.5, True)
     """
-    light = np.broadcast_to(np.asarray(lighting, np.float32), 3)
-    if count < 0 or not 0 <= scratch_share <= 1 or scratch_size <= 0 or noise < 0 or (light < 0).any():
-        raise ValueError("count, lighting and noise are never negative, scratch_share is 0 to 1, scratch_size above 0")
+    lamps = lighting if np.ndim(lighting) == 1 and len(lighting) == 3 else [lighting] * 3
+    light = np.array([arguments.number("lighting", lamp, 0) for lamp in lamps], np.float32)
+    count = arguments.number("count", count, 0, whole=True)
+    scratch_share = arguments.number("scratch_share", scratch_share, 0, 1)
+    scratch_size = arguments.number("scratch_size", scratch_size, 0, ends=False)
+    smallest_defect = arguments.number("smallest_defect", smallest_defect, 0)
+    noise = arguments.number("noise", noise, 0)
     pictures, scratches = np.empty((count, SIZE, SIZE, 3), np.uint8), []
     for index in range(count):
         scene, damage, sensor = (np.random.default_rng([seed, index, part]) for part in range(3))

@@ -5,6 +5,7 @@ the figures of its output. Two windows of such rows say where a change entered (
 """
 
 import dataclasses
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labsupport import arguments
 from labsupport.diagnosis import ALPHA, INPUT, NOTED, Diagnosis, diagnose
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"  # an answer that says there is none; like None it counts as null
 Description = Mapping[str, float | bool | str | None]
+
+logger = logging.getLogger(__name__)
 
 
 def describe(value: Any) -> dict[str, Any]:
@@ -92,6 +96,7 @@ class Pipeline:
 
     - `describe`: which figures of the pipeline's input are watched, as in `Stage`.
     - `most`: how many runs are kept; the oldest go first.
+    - a `describe` that raises costs its figures and nothing else: they are missing in that run, and `logging` says it once.
     - `clock`: seconds, as `time.time` and `time.perf_counter` give them; for tests.
 
     May be used by several threads. Raises ValueError if there is no stage, or two have one name.
@@ -116,8 +121,9 @@ class Pipeline:
             raise ValueError(f"a pipeline needs one stage at least, and each a name of its own, not {names}")
         self.stages, self.describe = tuple(stages), describe
         self._names = names
-        self._rows: deque[dict[str, Any]] = deque(maxlen=most)
+        self._rows: deque[dict[str, Any]] = deque(maxlen=int(arguments.number("most", most, 1, whole=True)))
         self._lock = Lock()
+        self._undescribed: set[str] = set()  # parts whose `describe` has raised
         self._now, self._timer = clock or time.time, clock or time.perf_counter
 
     def run(self, value: Any) -> Any:
@@ -126,7 +132,7 @@ class Pipeline:
         None ends a run: the stages that remain are not asked, and the answer is None. "unknown" counts as null too, and is
         handed on, for the next stage may know what to do without an answer. An exception is written down, and raised.
         """
-        row: dict[str, Any] = {"time": self._now(), **_named(INPUT, self.describe(value))}
+        row: dict[str, Any] = {"time": self._now(), **self._figures(INPUT, self.describe, value)}
         try:
             for stage in self.stages:
                 if (value := self._step(stage, value, row)) is None:
@@ -147,8 +153,18 @@ class Pipeline:
         finally:
             row[f"{stage.name}.latency"] = self._timer() - started
         null = value is None or (isinstance(value, str) and value == UNKNOWN)
-        row |= {f"{stage.name}.null": null, **_named(stage.name, stage.describe(value))}
+        row |= {f"{stage.name}.null": null, **self._figures(stage.name, stage.describe, value)}
         return value
+
+    def _figures(self, part: str, describe: Callable[[Any], Description], value: Any) -> dict[str, Any]:
+        """Return what `describe` says of a value, under the columns' names; nothing if it raises, for the run goes on."""
+        try:
+            return _named(part, describe(value))
+        except Exception as error:
+            if part not in self._undescribed:  # once, not with every run
+                self._undescribed.add(part)
+                logger.error("%s: its output is not described, so its figures are missing: %r", part, error)
+            return {}
 
     def frame(self, since: float | None = None, until: float | None = None) -> "pd.DataFrame":
         """A row a run, in the order of time: all that was written down of the runs that started in [since, until).

@@ -4,11 +4,11 @@ The server records every prediction here, off the answer's path; rollout, drift 
 nothing else. A row says when, which version, how long it took, what the picture was like and what was found in it.
 """
 
-import json
 import time as clock
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,12 @@ import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError
 
 from labsupport import agreement, records, rows, tables
+from labsupport.arguments import shown
 from labsupport.detection import Detection
 from labsupport.retention import Retention
 from labsupport.rows import Moment, from_json, to_json
 from labsupport.tables import COLUMNS, FEATURES, FEEDBACK, PREDICTIONS, SAID, LogUnavailable, UnknownSchema
-from labsupport.writer import NotWritten, Writer
+from labsupport.writer import NotWritten, Trouble, Writer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +39,6 @@ __all__ = [
     "to_json",
 ]
 
-DTYPES = {float: "float64", int: "Int64", str: "string", list: "object", bool: "boolean"}  # pandas', with nulls
-
 
 class UnknownPrediction(KeyError):
     """No prediction of that id was recorded here."""
@@ -51,17 +50,21 @@ class UnknownPrediction(KeyError):
 class PredictionLog:
     """What the model was asked and what it answered, in a database that several processes may write and read at once.
 
-    `url` names a SQLite file, or a PostgreSQL database that several machines share (postgresql+psycopg://user@host/lab; the
+    `url` names a SQLite file: "sqlite:///" and a path as it is, whatever signs are in it, or a `Path`; only its owner can
+    read the file. Or it names a PostgreSQL database that several machines share (postgresql+psycopg://user@host/lab; the
     password may stand in ~/.pgpass, and is never printed). With `keep` or `max_bytes` whoever records removes the oldest
     rows, twice a minute, as `prune` does; by default everything stays.
 
     `record` returns at once; a thread writes, at the latest after 0.2 s or 500 rows, each batch in one transaction. While
     the disk is slow, locked or full, or the server away, up to 10,000 rows wait and are tried again; beyond that the oldest
-    waiting one makes room, for monitoring asks about now. `dropped` counts what was lost so, and `logging` says it once.
+    waiting one makes room, for monitoring asks about now. `dropped` counts what was lost so, and `logging` gets a line when
+    it begins and one when it is over. `NotWritten` and `LogUnavailable` name no path and no server, as clients may see them:
+    `logging` gets the name and the reason.
 
     A crash (kill -9) loses what was recorded in its last 0.2 s, or what waits for the disk, and never leaves half a row.
     Power loss may also undo the last transactions, and damages nothing (https://sqlite.org/wal.html, synchronous=NORMAL).
-    Threads may share a log; each process opens its own, a forked one too. Delete the file only while nobody has it open.
+    Threads may share a log; each process opens its own, a forked one too. If the file is deleted or replaced while it is
+    open, `logging` says so, and the log begins a new one with the rows that wait.
 
     >>> import tempfile
     >>> from labsupport.detection import Box
@@ -77,7 +80,7 @@ class PredictionLog:
     """
 
     def __init__(
-        self, url: str = "sqlite:///predictions.db", keep: timedelta | None = None, max_bytes: int | None = None
+        self, url: str | Path = "sqlite:///predictions.db", keep: timedelta | None = None, max_bytes: int | None = None
     ) -> None:
         """Open the database, or make its tables.
 
@@ -86,8 +89,11 @@ class PredictionLog:
         """
         self.url = tables.shown(url)
         self._engine = tables.open_database(url)
-        tend = None if keep is None and max_bytes is None else Retention(self._engine, keep, max_bytes).step
-        self._writer = Writer(self._engine, self.url, rows.insert, tend)
+        self._prepare = partial(tables.prepare, self._engine)
+        retention, limited = Retention(self._engine, keep, max_bytes), keep is not None or max_bytes is not None
+        tend = retention.step if limited else None
+        self._writer = Writer(self._engine, self.url, rows.insert, self._prepare, tend, retention.close)
+        self._unread = Trouble(self.url)
 
     @property
     def dropped(self) -> int:
@@ -114,8 +120,9 @@ class PredictionLog:
         `latency` in seconds; `features` from `images.features`, of which `aspect` is not kept, but computed when it is read;
         `key` is what the caller is routed by; `bytes` the size of the upload; `error` the kind of a failure; `shadow` marks
         what nobody was given as an answer. `detections` and `features` are None where nothing was looked at.
-        `time` is now, unless given as an aware datetime or in seconds since the epoch.
-        Raises ValueError for a feature that has no column, and for a time that is naive or out of range.
+        `time` is now, unless given as `rows.seconds` takes it. Text that is too long or that no database can hold is cut or
+        mended, for an answer must not be missing in the log because of it.
+        Raises ValueError for a feature that has no column, and for a time that is none.
         """
         seen = features or {}
         if unknown := seen.keys() - FEATURES:
@@ -131,18 +138,18 @@ class PredictionLog:
     ) -> None:
         """Note what a user says of an answer: it was correct or not, what is in the picture instead, or "try again".
 
-        Labels are a correction. Of several remarks on one prediction the last counts. Written when this returns. Raises
-        `UnknownPrediction`, ValueError if nothing is said, and `NotWritten` if the database does not take it.
+        Labels are a correction: at most 1,000 of 1,000 characters each, 200,000 together. Of several remarks on one
+        prediction the last counts. Written when this returns. Raises `UnknownPrediction`, ValueError if nothing is said or
+        the labels are too much or no text, and `NotWritten` if the database does not take it.
         """
-        if correct is None and labels is None and not retry:
-            raise ValueError("say something: correct=True or False, labels=[...] or retry=True")
-        wrong = False if labels is not None else correct
-        said = {"correct": wrong, "labels": None if labels is None else json.dumps(list(labels)), "retry": retry}
+        said, id = rows.remark(correct, labels, retry), rows.clean(str(id))
         with self._writing():
             if not self._recorded(id):
                 self.flush()  # it may wait to be written
                 if not self._recorded(id):
-                    raise UnknownPrediction(f"no prediction {id!r} is in {self.url}: take the id from X-Prediction-Id")
+                    raise UnknownPrediction(
+                        f"no prediction {shown(id)} is in the log: take the id from X-Prediction-Id"
+                    )
             with self._engine.begin() as connection:
                 connection.execute(sql.insert(FEEDBACK).values(time=clock.time(), id=id, **said))
 
@@ -151,11 +158,12 @@ class PredictionLog:
 
         Each is what `schemas.RecordIn` lets in. A decision becomes a row of `decisions`, and what a model saw one of the
         predictions, both at once. When this returns, the disk has them: a power cut does not undo it. A second arrival
-        changes nothing. Raises `NotWritten` if the database does not take them, and `records.RecordClash` if one has the id
-        of a prediction that did not come from a station; then it has none of them.
+        changes nothing. Raises ValueError for a record that is none, `records.RecordClash` if one has the id of a prediction
+        that did not come from a station, and `NotWritten` if the database does not take them: then it has none of them.
         """
+        decided = [records.checked(record) for record in decided]
         with self._writing():
-            records.make_table(self._engine)
+            self._prepare()
             with self._engine.begin() as connection:
                 if connection.dialect.name == "sqlite":
                     connection.exec_driver_sql("PRAGMA synchronous=FULL")
@@ -164,11 +172,13 @@ class PredictionLog:
     def prune(self, older_than: timedelta | None = None, max_bytes: int | None = None) -> int:
         """Remove what is older, and then the oldest rows until the rest fits; the number of predictions removed.
 
-        What users said goes with its prediction. We remove some rows at a time, so that nobody who writes waits for long; a
-        SQLite file that an older version made is written anew once, and writers wait that long, their rows in memory.
+        The limits hold for predictions, remarks and decisions alike, by their time. What users said goes with its
+        prediction at the latest. We remove some rows at a time, so that nobody who writes waits for long; a SQLite file that
+        an older version made is written anew once, and writers wait that long, their rows in memory.
 
         `max_bytes` is the size of the SQLite file, without the few megabytes of log beside it, and the disk gets its space
-        back. In PostgreSQL it is the size of the rows without their indexes, and the server keeps the space for new rows.
+        back. In PostgreSQL it is the size of the rows of all tables without their indexes, estimated from a sample of a
+        large table, and the server keeps the space for new rows.
         Raises ValueError if no limit is given or one is negative, and `NotWritten` if somebody else locks the file.
         """
         if older_than is None and max_bytes is None:
@@ -196,83 +206,59 @@ class PredictionLog:
     def __repr__(self) -> str:
         return f"<PredictionLog {self.url}>"
 
-    def columns(
-        self, *names: str, since: Moment = None, until: datetime | float | None = None, shadow: bool = False
-    ) -> dict[str, list]:
+    def columns(self, *names: str, since: Moment = None, until: Moment = None, shadow: bool = False) -> dict[str, list]:
         """Some columns of the rows with since <= time < until, by time: of those that are written, by whichever process.
 
-        `since` and `until` are aware datetimes or seconds since the epoch; `since=timedelta(minutes=5)` is the last five
-        minutes. `names` are those of `COLUMNS` and, for what the user said last, of `SAID`; values are the database's own,
-        None where there is none. `shadow=True` gives what candidates in shadow said, instead of the answers.
-        Raises ValueError for a naive datetime, and `LogUnavailable` while the server cannot be reached.
+        `since` and `until` are what `rows.seconds` takes: a datetime with a time zone, its text in ISO 8601, or seconds
+        since the epoch; `since=timedelta(minutes=5)` is the last five minutes. `names` are those of `COLUMNS` and, for what
+        the user said last, of `SAID`; values are the database's own. `shadow=True` gives what candidates in shadow said.
+        Raises ValueError for a moment or a name that is none, and `LogUnavailable` while the database cannot be read.
         """
         with self._reading() as connection:
             found = connection.execute(rows.query(names, since, until).where(PREDICTIONS.c.shadow.is_(shadow))).all()
         return dict(zip(names, map(list, zip(*found, strict=True)) if found else [[] for _ in names], strict=True))
 
-    def frame(
-        self, since: Moment = None, until: datetime | float | None = None, shadow: bool = False
-    ) -> "pd.DataFrame":
+    def select(self, query: sql.Select) -> list[sql.Row]:
+        """The rows that a query of `tables` finds. Raises `LogUnavailable`."""
+        with self._reading() as connection:
+            return connection.execute(query).all()
+
+    def oldest(self) -> float | None:
+        """When the oldest row was recorded, in seconds since the epoch; None if there is none."""
+        with self._reading() as connection:
+            return connection.execute(sql.select(sql.func.min(PREDICTIONS.c.time))).scalar_one()
+
+    def frame(self, since: Moment = None, until: Moment = None, shadow: bool = False) -> "pd.DataFrame":
         """The rows with since <= time < until, by time, as `columns` chooses them.
 
         Columns: those of `COLUMNS` and `SAID`, with `time` as datetime64 in UTC, `detections` as lists of `Detection` and
         `labels` as lists of strings. Raises what `columns` raises.
         """
-        import pandas as pd
-
         kinds = {name: kind for name, kind in {**COLUMNS, **SAID}.items() if name != "shadow"}
-        frame = pd.DataFrame(self.columns(*kinds, since=since, until=until, shadow=shadow), dtype=object)
-        frame = frame.astype({name: DTYPES[kind] for name, kind in kinds.items()})
-        microseconds = (frame["time"] * 1e6).round().astype("int64")
-        frame["time"] = pd.to_datetime(microseconds, unit="us", utc=True).dt.as_unit("us")
-        frame["detections"] = frame["detections"].map(from_json, na_action="ignore")
-        frame["labels"] = frame["labels"].map(json.loads, na_action="ignore")
-        return frame
+        return rows.to_frame(self.columns(*kinds, since=since, until=until, shadow=shadow), kinds)
 
-    def decisions(self, since: Moment = None, until: datetime | float | None = None) -> "pd.DataFrame":
+    def decisions(self, since: Moment = None, until: Moment = None) -> "pd.DataFrame":
         """What stations decided with since <= time < until, by time: a row for each product.
 
-        Columns: those of `records.KEPT`. `id` is that of the prediction, if a model saw the product; `latency` in
+        Columns: those of `tables.DECIDED`. `id` is that of the prediction, if a model saw the product; `latency` in
         seconds, from the picture to the decision.
         Raises what `columns` raises.
         """
-        import pandas as pd
-
-        table, found = records.DECISIONS.c, []
-        query = sql.select(*(table[name] for name in records.KEPT)).order_by(table.time)
-        query = query if since is None else query.where(table.time >= rows.seconds(since))
-        query = query if until is None else query.where(table.time < rows.seconds(until))
         with self._reading() as connection:
-            if records.exists(self._engine):
-                found = connection.execute(query).all()
-        frame = pd.DataFrame(found, columns=[*records.KEPT]).astype(dict.fromkeys(records.NUMBERS, float))
-        frame["time"] = pd.to_datetime((frame["time"] * 1e6).round().astype("int64"), unit="us", utc=True)
-        return frame
+            return records.read(connection, since, until)
 
-    def pairs(self, since: Moment = None, until: datetime | float | None = None) -> "pd.DataFrame":
+    def pairs(self, since: Moment = None, until: Moment = None) -> "pd.DataFrame":
         """Each picture that a candidate saw in shadow: what it said beside the answer, and how far the two agree.
 
         Columns: `time`, `id`, `key`, `version`, `candidate`, `latency`, `candidate_latency`, `detections`,
         `candidate_detections`, `candidate_error`, and `matched`, `relabelled`, `missed`, `extra` and `agreement` as
         `agreement.compare` counts them, with the answer as the reference; these are missing where the candidate failed.
+        `since` and `until` are about the answers; what the candidate said more than an hour after `until` is left out.
         """
-        import pandas as pd
+        later = None if until is None else rows.seconds(until) + 3600  # a candidate may be slow
+        return agreement.paired(self.frame(since, until), self.frame(since, later, shadow=True))
 
-        answers, others = self.frame(since, until), self.frame(since, None, shadow=True)
-        seen = ["version", "latency", "detections", "error"]
-        others = others[["id", *seen]].rename(columns={"version": "candidate"})
-        others = others.rename(columns={name: f"candidate_{name}" for name in seen})
-        answers = answers[["time", "id", "key", "version", "latency", "detections"]]
-        pairs = answers.merge(others, on="id", validate="one_to_many")
-        both = pairs["detections"].notna() & pairs["candidate_detections"].notna()
-        counts = [
-            {**vars(verdict), "agreement": verdict.share}
-            for verdict in map(agreement.compare, pairs["candidate_detections"][both], pairs["detections"][both])
-        ]
-        names = ["matched", "relabelled", "missed", "extra", "agreement"]
-        return pairs.join(pd.DataFrame(counts, index=pairs.index[both], columns=names, dtype="float64"))
-
-    def export(self, path: Path | str, since: Moment = None, until: datetime | float | None = None) -> int:
+    def export(self, path: Path | str, since: Moment = None, until: Moment = None) -> int:
         """Write the rows with since <= time < until into a Parquet file, by time; the number of rows.
 
         Columns: those of `COLUMNS` and `SAID`, answers and candidates in shadow alike, told apart by `shadow`. `time` is a
@@ -296,11 +282,15 @@ class PredictionLog:
             with self._engine.connect() as connection:
                 yield connection
         except DBAPIError as error:
-            raise LogUnavailable(f"{self.url} cannot be read: {tables.reason(error)}") from error
+            self._unread.met("cannot be read: %s", tables.reason(error))
+            raise LogUnavailable("the log of predictions cannot be read now: try again") from error
+        self._unread.over("can be read again")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except DBAPIError as error:
-            raise NotWritten(f"{self.url} cannot be written: {tables.reason(error)}") from error
+        except (DBAPIError, LogUnavailable) as error:
+            self._writer.fails(error)
+            raise NotWritten("the log of predictions cannot be written now: nothing was noted, try again") from error
+        self._writer.works()

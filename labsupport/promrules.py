@@ -22,12 +22,23 @@ GONE = {  # what no log can tell: whether there is anybody to write it
         "cure": "Start the server again; if it runs, see why /metrics cannot be reached.",
     },
 }
+UNJUDGED = {  # what the log cannot tell either, for it may be the log that cannot be read
+    "alert": "RampUnjudged",
+    "expr": f'max by (name) (rollout_unjudged_seconds{{job="{JOB}"}}) > 60',
+    "for": "1m",
+    "labels": {"severity": "page"},
+    "annotations": {
+        "summary": "a candidate answers users and its gate has not looked for {{ $value | humanizeDuration }} too long",
+        "cure": "GET /rollout and the server's log say why: the log or the journal cannot be read. Pause or roll back.",
+    },
+}
 
 
 def to_prometheus(rules: Iterable[AlertRule] = DEFAULT_RULES) -> str:
     """A rule file, as YAML. Rules on what only the log can tell (drift) are left out, and named in a comment.
 
-    `promtool check rules` takes it. Besides there is `ServerGone`, for when Prometheus reaches no server.
+    `promtool check rules` takes it. Besides there are `ServerGone`, for when Prometheus reaches no
+    server, and `RampUnjudged`, for a ramp that goes on while nobody can judge it.
 
     >>> dark = AlertRule("Dark", "brightness_mean", below=0.2, clear=0.25, cure="Look at the lamp.")
     >>> [line for line in to_prometheus([dark]).splitlines() if line.endswith("< 0.2")]
@@ -42,7 +53,7 @@ def to_prometheus(rules: Iterable[AlertRule] = DEFAULT_RULES) -> str:
     for rule in exported:
         lines += _item({"record": _series(rule), "expr": _value(rule)})
         lines += _item(_alert(rule))
-    return "\n".join([*lines, *_item(GONE)]) + "\n"
+    return "\n".join([*lines, *_item(GONE), *_item(UNJUDGED)]) + "\n"
 
 
 def _series(rule: AlertRule) -> str:

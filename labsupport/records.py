@@ -4,27 +4,25 @@ A station sends a record until it hears that we have it, so some come twice. The
 arrival changes nothing. What a model saw goes among the predictions, in the same transaction, and so once as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sql
 
-from labsupport import rows
+from labsupport import arguments, rows
 from labsupport.detection import Box, Detection
-from labsupport.tables import PREDICTIONS, alone
+from labsupport.rows import Moment
+from labsupport.tables import DECIDED, DECISIONS, FEATURES, PREDICTIONS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST = 100  # records in one request
-KEPT = ("id", "time", "station", "product", "verdict", "decided_by", "version", "latency", "reason")
-NUMBERS = ("time", "latency")  # seconds since the epoch; seconds
-DECISIONS = sql.Table(
-    "decisions",
-    sql.MetaData(),
-    *(
-        sql.Column(name, sql.Float if name in NUMBERS else sql.String, primary_key=name == "id", index=name == "time")
-        for name in KEPT
-    ),
-)
+CHOICES = {"verdict": ("accept", "reject", "undecided"), "decided_by": ("server", "device", "nobody")}
 ADD = f"""
-INSERT INTO decisions ({", ".join(KEPT)}) VALUES ({", ".join(f":{name}" for name in KEPT)}) ON CONFLICT (id) DO NOTHING
+INSERT INTO decisions ({", ".join(DECIDED)}) VALUES ({", ".join(f":{name}" for name in DECIDED)})
+ON CONFLICT (id) DO NOTHING
 """
 
 
@@ -32,31 +30,64 @@ class RecordClash(ValueError):
     """A record has the id of a prediction that was made for somebody else."""
 
 
-def make_table(engine: sql.Engine) -> None:
-    """The table of decisions, which a log has once a station has sent something. Many may ask for it at once."""
-    if exists(engine):
-        return
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection, alone(connection):
-        DECISIONS.metadata.create_all(connection)
+def checked(record: Mapping) -> dict:
+    """Return the columns of a record, and its `prediction`. Raises ValueError if it is not what `schemas.RecordIn` lets in.
+
+    >>> checked({"id": "1", "station": "s", "product": "p", "verdict": "maybe"})
+    Traceback (most recent call last):
+    ValueError: verdict='maybe': give one of 'accept', 'reject', 'undecided'
+    """
+    row = {"version": None, "reason": "", "prediction": None, **record}
+    for name, least in {"id": 1, "station": 0, "product": 0, "reason": 0}.items():
+        arguments.text(name, row.get(name), rows.TEXT, least)
+    for name, choices in CHOICES.items():
+        arguments.choice(name, row.get(name), choices)
+    if row["version"] is not None:
+        arguments.text("version", row["version"], rows.TEXT)
+    if row["prediction"] is not None:
+        _check_prediction(row["prediction"])
+    time = rows.seconds(row.get("time"))
+    row["time"] = float(row["time"]) if isinstance(row["time"], Real) else time  # as the station noted it, to the digit
+    row["latency"] = arguments.number("latency", row.get("latency"), 0)
+    return {name: row[name] for name in (*DECIDED, "prediction")}
 
 
-def exists(engine: sql.Engine) -> bool:
-    """Whether a station has sent anything yet."""
-    return sql.inspect(engine).has_table(DECISIONS.name)
+def _check_prediction(seen: Mapping) -> None:
+    arguments.text("version", seen.get("version"), rows.TEXT)
+    arguments.number("latency", seen.get("latency"), 0)
+    for name, value in seen.get("features", {}).items():
+        arguments.choice("a feature", name, FEATURES)
+        arguments.number(name, value)
+    for found in seen.get("detections", ()):
+        arguments.text("label", found.get("label"), rows.TEXT)
+        arguments.number("confidence", found.get("confidence"), 0, 1)
+        for side in Box._fields:
+            arguments.number(side, found.get("box", {}).get(side), -(2**31), 2**31, whole=True)
 
 
-def take(connection: sql.Connection, records: Sequence[dict]) -> int:
+def take(connection: sql.Connection, records: Sequence[Mapping]) -> int:
     """Insert the records that are not there yet, in their order; how many were new. Part of the caller's transaction.
 
     Raises `RecordClash` if a new one has the id of a prediction that did not come from a station.
     """
     add = sql.text(ADD)
-    new = [record for record in records if connection.execute(add, {name: record[name] for name in KEPT}).rowcount]
+    new = [record for record in records if connection.execute(add, {name: record[name] for name in DECIDED}).rowcount]
     same = PREDICTIONS.c.id.in_([record["id"] for record in new])
     if clash := connection.scalar(sql.select(PREDICTIONS.c.id).where(same, PREDICTIONS.c.shadow.is_(False)).limit(1)):
         raise RecordClash(f"{clash}: another prediction has this id, so no record was taken: give each a fresh id")
     rows.insert(connection, [_prediction(record) for record in new if record["prediction"]])
     return len(new)
+
+
+def read(connection: sql.Connection, since: Moment, until: Moment) -> "pd.DataFrame":
+    """What stations decided with since <= time < until, as `PredictionLog.decisions` describes it."""
+    import pandas as pd
+
+    chosen = rows.within(sql.select(*DECISIONS.c).order_by(DECISIONS.c.time), DECISIONS.c.time, since, until)
+    frame = pd.DataFrame(connection.execute(chosen).all(), columns=[*DECIDED])
+    frame = frame.astype({"time": float, "latency": float})
+    frame["time"] = pd.to_datetime((frame["time"] * 1e6).round().astype("int64"), unit="us", utc=True)
+    return frame
 
 
 def _prediction(record: dict) -> dict:

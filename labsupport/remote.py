@@ -14,13 +14,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from labsupport import models, nodes
+from labsupport import background, models, nodes
 from labsupport.detection import Detection, Detector, parts, squeezed
 from labsupport.journal import Journal, JournalUnavailable, State
 
 PATIENCE = 15  # seconds for one picture, asked again as often as it takes
 PAUSE = 0.02  # seconds before we ask again
 KEEPER_SECONDS = 5  # for the keeper to answer
+KEEPER_START_SECONDS = 120  # for its first answer: its process may have to start
 HOLD = 10  # seconds for which the keeper holds a question for news
 
 
@@ -102,8 +103,9 @@ class Keeper:
                 self._news.notify_all()
         return *await self.read(), taken
 
-    async def history(self) -> list[State]:
-        return self._journal.history()
+    async def call(self, name: str, *arguments):
+        """Call a method of the journal that changes no state: `history`, `claim`, `looked`, `judged`."""
+        return getattr(self._journal, name)(*arguments)
 
 
 class SharedJournal:
@@ -117,8 +119,8 @@ class SharedJournal:
         self._keeper, self._ray = keeper, nodes.imported()
         self._lock, self._closed = threading.Lock(), threading.Event()
         self._number, self._state = 0, None
-        self._learn(*self._ask(keeper.read.remote()))
-        threading.Thread(target=self._follow, name="journal", daemon=True).start()
+        self._learn(*self._ask(keeper.read.remote(), KEEPER_START_SECONDS))
+        background.repeat(self._hear, "journal", self._closed)
 
     @property
     def state(self) -> State:
@@ -139,7 +141,19 @@ class SharedJournal:
 
     def history(self) -> list[State]:
         """Every state there was, the oldest first."""
-        return self._ask(self._keeper.history.remote())
+        return self._call("history")
+
+    def claim(self, ramp: str, interval: float, began: float) -> float:
+        """As `Journal.claim`."""
+        return self._call("claim", ramp, interval, began)
+
+    def looked(self, ramp: str) -> None:
+        """As `Journal.looked`."""
+        self._call("looked", ramp)
+
+    def judged(self, ramp: str) -> float:
+        """As `Journal.judged`."""
+        return self._call("judged", ramp)
 
     def close(self) -> None:
         """Hear no more of it."""
@@ -151,6 +165,11 @@ class SharedJournal:
                 self._number, self._state = number, state
         return state
 
+    def _call(self, name: str, *arguments):
+        if not self._ray.is_initialized():  # to ask would start a Ray of its own
+            raise JournalUnavailable("who answers is kept by an actor, and this process has left its cluster")
+        return self._ask(self._keeper.call.remote(name, *arguments))
+
     def _ask(self, question, seconds: float = KEEPER_SECONDS):
         try:
             return self._ray.get(question, timeout=seconds)
@@ -159,11 +178,12 @@ class SharedJournal:
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
 
-    def _follow(self) -> None:
-        while not self._closed.is_set() and self._ray.is_initialized():  # to ask without would start a Ray of its own
-            try:
-                self._learn(*self._ask(self._keeper.wait.remote(self._number), HOLD + KEEPER_SECONDS))
-            except SystemExit:  # how Ray says that this process has left the cluster
-                return
-            except Exception:  # the keeper starts again
-                self._closed.wait(1)
+    def _hear(self) -> bool:
+        """Wait for news, once. Returns True when there will be none any more; raises `JournalUnavailable`."""
+        if not self._ray.is_initialized():  # to ask without would start a Ray of its own
+            return True
+        try:
+            self._learn(*self._ask(self._keeper.wait.remote(self._number), HOLD + KEEPER_SECONDS))
+        except SystemExit:  # how Ray says that this process has left the cluster
+            return True
+        return False

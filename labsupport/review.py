@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labsupport import arguments, images, sqlite
 from labsupport.automation import Decision
 from labsupport.detection import Box, Detection
-from labsupport.sqlite import transaction, write_ahead
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LABELS = ("good", "defect")
+PNG = b"\x89PNG"  # what such a file begins with
 NEW, OURS = (0, None), (1, "review_items,review_answers")  # SQLite's user_version and the tables
 BUSY = 5.0  # seconds that a call waits while another process writes
 SCHEMA = """
@@ -77,15 +78,16 @@ class ReviewItem:
 
 
 class ReviewQueue:
-    """Pictures that wait for a person, in a SQLite file that several processes may use at once.
+    """Pictures that wait for a person, in a SQLite file that several processes may use at once. Who reads waits for nobody.
 
     Each call is one transaction: kill -9, between two calls or within one, loses nothing that was answered or added. Power
     loss may take back what was just added, and no answer. The oldest item comes first, so that none waits for ever, and so
     that what gets a label does not depend on the model. What was handed out is nobody else's for `lease` seconds; without an
     answer by then, it is handed out again.
 
-    Privacy: a picture is in the file only if it was given, `person` can be a pseudonym, a new file is readable by its owner
-    only, and `forget` takes an item out for good.
+    Privacy: a picture is in the file only if it was given, and without what its file says besides: its pixels are decoded
+    and encoded anew, as the server's answers are, so that no place, time, camera, comment or thumbnail stays. `person` can
+    be a pseudonym, only its owner can read the file, and `forget` takes an item out for good.
 
     Threads may share a queue; each process opens its own, a forked one too. Delete the file only while nobody has it open.
 
@@ -107,20 +109,20 @@ class ReviewQueue:
 
     def __init__(self, path: str | Path = "review.db", lease: float = 600) -> None:
         """Open the file, or make it; `lease` in seconds. Raises `QueueUnavailable`, and ValueError for no lease at all."""
-        if not lease > 0:
-            raise ValueError(f"lease={lease}: give the seconds that an item is one person's")
-        self.path, self.lease = Path(path).absolute(), lease
+        self.lease = arguments.number("lease", lease, 0, ends=False)
+        self.path = Path(path).absolute()
+        self._lock, self._reads = threading.Lock(), threading.Lock()
         try:
-            self.path.touch(mode=0o600)
+            self._connection = sqlite.connect(self.path, BUSY)
+            self._reader = sqlite.reopen(self.path, BUSY)
         except OSError as error:
             raise QueueUnavailable(
                 f"{self.path}: {error.strerror}: name a file in a folder you may write in"
             ) from error
-        self._lock = threading.Lock()
-        self._connection = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None, check_same_thread=False)
-        self.close = weakref.finalize(
-            self, self._connection.close
-        )  # at the latest when nobody holds the queue any more
+        except sqlite3.Error as error:
+            raise QueueUnavailable(f"{self.path}: {error}") from error
+        # at the latest when nobody holds the queue any more
+        self.close = weakref.finalize(self, _close, self._reader, self._connection)
         try:
             self._prepare()
         except QueueUnavailable:
@@ -130,19 +132,21 @@ class ReviewQueue:
     def add(self, id: str, decision: Decision, picture: bytes | None = None) -> None:
         """Put a picture into the queue, by the id of its prediction; `picture` is a JPEG or PNG, if it is to be kept here.
 
-        To add the same again changes nothing: after a crash, do. A decision of the model may be added too, for an audit.
-        Raises ValueError if the id is there with something else, TypeError for a picture that is not bytes.
+        A PNG keeps its pixels, a JPEG's change as little as quality 90 makes them; both are turned upright. To add the same
+        again changes nothing: after a crash, do. A decision of the model may be added too, for an audit.
+        Raises ValueError if the id is there with something else or is no text of 1 to 1,000 characters, TypeError for a
+        picture that is not bytes, and what `images.decode` raises if it is no JPEG or PNG.
         """
         if not isinstance(picture, bytes | None):
             raise TypeError(f"picture is a {type(picture).__name__}: give the bytes of a file, as images.encode does")
         row = {
-            "id": id,
+            "id": arguments.text("id", id, least=1),
             "degree": decision.degree.name.lower(),
             "confidence": None if decision.confidence is None else float(decision.confidence),
             "opinion": decision.opinion,
             "shown": decision.shown,
             "highlight": _to_json(decision.highlight),
-            "picture": picture,
+            "picture": None if picture is None else _bare(picture),
         }
         with self._transaction() as connection:
             if not connection.execute(ADD, row).rowcount:
@@ -164,7 +168,9 @@ class ReviewQueue:
         Raises `UnknownItem`, and ValueError for another label.
         """
         if label not in LABELS:
-            raise ValueError(f"label={label!r}: say {' or '.join(LABELS)}")
+            raise ValueError(f"label={arguments.shown(label)}: say {' or '.join(LABELS)}")
+        if person is not None:
+            arguments.text("person", person)
         with self._transaction("FULL") as connection:
             if not connection.execute("UPDATE review_items SET waiting = 0 WHERE id = ?", [id]).rowcount:
                 raise UnknownItem(f"{id} is not in {self.path}: was it added, or forgotten?")
@@ -173,12 +179,12 @@ class ReviewQueue:
 
     def waiting(self) -> int:
         """How many items have no answer yet, handed out or not."""
-        with self._transaction() as connection:
+        with self._reading() as connection:
             return connection.execute("SELECT count(*) FROM review_items WHERE waiting").fetchone()[0]
 
     def picture(self, id: str) -> bytes | None:
         """The picture of an item, to train with; None if it was not given. Raises `UnknownItem`."""
-        with self._transaction() as connection:
+        with self._reading() as connection:
             row = connection.execute("SELECT picture FROM review_items WHERE id = ?", [id]).fetchone()
         if row is None:
             raise UnknownItem(f"{id} is not in {self.path}: was it added, or forgotten?")
@@ -201,7 +207,7 @@ class ReviewQueue:
         """
         import pandas as pd
 
-        with self._transaction() as connection:
+        with self._reading() as connection:
             cursor = connection.execute(READ)
             frame = pd.DataFrame(cursor.fetchall(), columns=[column[0] for column in cursor.description])
         frame["time"] = pd.to_datetime(frame["time"].astype(float), unit="s", utc=True)
@@ -219,11 +225,13 @@ class ReviewQueue:
     def _prepare(self) -> None:
         """Make the tables if the file is new, once, whoever else opens it now; refuse a file that is not ours."""
         with self._used() as connection:
-            if connection.execute(FOUND).fetchone() not in (NEW, OURS):
+            if (found := connection.execute(FOUND).fetchone()) not in (NEW, OURS):
                 raise QueueUnavailable(f"{self.path} is of another program or of a newer version: name another file")
             connection.execute("PRAGMA secure_delete=ON")
-            write_ahead(connection)
-            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
+            if found == NEW:
+                sqlite.write_ahead(connection)
+                connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
+        sqlite.make_private(self.path)
 
     @contextmanager
     def _used(self) -> Iterator[sqlite3.Connection]:
@@ -235,10 +243,29 @@ class ReviewQueue:
             raise QueueUnavailable(f"{self.path}: {error}") from error
 
     @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own, which sees what was written last and waits for nobody who writes."""
+        try:
+            with self._reads:
+                yield self._reader
+        except sqlite3.DatabaseError as error:
+            raise QueueUnavailable(f"{self.path}: {error}") from error
+
+    @contextmanager
     def _transaction(self, synchronous: str = "NORMAL") -> Iterator[sqlite3.Connection]:
         """All of what follows is written, or nothing of it; no other process writes meanwhile. FULL waits for the disk."""
-        with self._used() as connection, transaction(connection, synchronous):
+        with self._used() as connection, sqlite.transaction(connection, synchronous):
             yield connection
+
+
+def _close(*connections: sqlite3.Connection) -> None:
+    for connection in connections:
+        connection.close()
+
+
+def _bare(picture: bytes) -> bytes:
+    """Return a JPEG or PNG with the same pixels, upright, and nothing else in it. Raises what `images.decode` raises."""
+    return images.encode(images.decode(picture), "png" if picture.startswith(PNG) else "jpeg")
 
 
 def _to_json(found: tuple[Detection, ...]) -> str:

@@ -3,31 +3,57 @@
 `Router` is who answers, `Gate` is who judges, and `Rollout` does with the one what the other says.
 """
 
+import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
-import numpy as np
-
-from labsupport.gate import Gate, Judgement, Outcomes
+from labsupport import arguments, background
+from labsupport.detection import UnknownVersion
+from labsupport.gate import Gate, Judgement
 from labsupport.journal import State
-from labsupport.router import Router, UnknownVersion, WrongMoment, calm, let_in
+from labsupport.outcomes import Watch, outcomes_since
+from labsupport.router import Router
+from labsupport.transitions import WrongMoment, calm, let_in, ramp_id, stepped_up
 
-__all__ = ["Gate", "Judgement", "Ramps", "Rollout", "Router", "UnknownVersion", "WrongMoment", "WrongRamp"]
+POLL = 0.5  # seconds after which a watcher asks the journal again whether there is a ramp to look at
+MOST_STEPS = 100
+INTERVALS = (0.001, 86_400)  # seconds between two looks: from, to
+
+__all__ = [
+    "Gate",
+    "Judgement",
+    "Ramps",
+    "Rollout",
+    "Router",
+    "UnknownVersion",
+    "WrongMoment",
+    "WrongRamp",
+    "outcomes_since",
+]
+
+
+NO_LOG = "the gate reads a log: Router(..., log=PredictionLog(...))"
 
 
 class WrongRamp(ValueError):
-    """These steps are no ramp, or there is no log that its gate could read."""
+    """These steps are no ramp, no ramp could pass this gate, or there is no log that it could read."""
 
 
 class Rollout:
     """A candidate's way up: a canary in steps of more and more percent, each held until the gate says go.
 
     The gate reads what the router's log holds about the requests since the ramp began. What it decides, the router does, and
-    writes down with the figures; how far the ramp is stands in the router's journal, so `Rollout.resumed` goes on where
-    another process stopped. Raises `WrongRamp` for a router without a log, and steps that do not grow to 100.
+    writes down with the figures. The ramp stands in the router's journal, with its gate, its steps and an id of its own, so
+    `Rollout.resumed` goes on where another process stopped. Every process that watches a ramp looks at it in turn: together
+    they look once in `interval` seconds.
+
+    Raises `WrongRamp` for a router without a log, for steps that do not grow to 100, for a gate that no ramp could pass, and
+    for an `interval` that is not from 0.001 to 86,400 seconds.
     """
+
+    _watch: Watch | None = None  # made at the first look
 
     def __init__(
         self,
@@ -38,13 +64,12 @@ class Rollout:
         interval: float = 1.0,
     ) -> None:
         if router.log is None:
-            raise WrongRamp("the gate reads a log: Router(..., log=PredictionLog(...))")
-        if not steps or list(steps) != sorted({*steps}) or steps[0] <= 0 or steps[-1] != 100:
-            raise WrongRamp(f"steps {list(steps)}: give percentages that grow to 100")
-        self.router, self.gate, self.interval = router, gate or Gate(), interval
+            raise WrongRamp(NO_LOG)
+        steps, interval = _checked(steps, gate, interval)
+        self.router, self.gate, self.interval, self.id = router, gate or Gate(), interval, secrets.token_hex(8)
         name, now = router.add(candidate), time.time()
-        ramp = {"steps": list(steps), "gate": asdict(self.gate), "began": now, "since": now, "failures": 0}
-        ramp["interval"] = interval
+        ramp = {"id": self.id, "steps": steps, "gate": asdict(self.gate), "interval": interval}
+        ramp |= {"began": now, "since": now, "failures": 0}
         router.change("ramp", lambda state: replace(let_in(state, "canary", name, steps[0]), ramp=ramp))
 
     @classmethod
@@ -54,35 +79,67 @@ class Rollout:
             return None
         rollout = cls.__new__(cls)
         rollout.router, rollout.gate, rollout.interval = router, Gate(**ramp["gate"]), ramp["interval"]
+        rollout.id = ramp_id(ramp)
         return rollout
 
     @property
     def done(self) -> bool:
-        """Whether the candidate was promoted or rolled back, by the gate or by hand."""
-        return self.router.state.ramp is None
+        """Whether this ramp is over: its candidate was promoted or rolled back, or another ramp has taken its place."""
+        return not self._goes_on(self.router.state)
 
     def look(self) -> Judgement:
-        """Look at the figures once, and do what the gate says."""
+        """Look at the figures now, and do what the gate says that the journal holds for this ramp.
+
+        Each call is a check, and counts as one that failed if a limit is broken; `run` and a server take turns instead.
+        Raises what reading the log or the journal raises, and then nothing has changed.
+        """
         state = self.router.state
-        if state.ramp is None or state.paused:
-            return Judgement("hold", "paused" if state.ramp else "the ramp is over")
-        outcomes = outcomes_since(self.router.log, state.ramp["began"])
-        since, failures = state.ramp["since"], state.ramp["failures"]
-        judgement = self.gate.judge(outcomes, state.stable, state.candidate, since=since, failures=failures)
+        if not self._goes_on(state) or state.paused:
+            return Judgement("hold", "paused" if self._goes_on(state) else "the ramp is over")
+        if self.router.log is None:
+            raise WrongRamp(NO_LOG)
+        if self._watch is None:
+            self._watch = Watch(self.router.log, state.stable, state.candidate, state.ramp["began"])
+        judgement = self.gate.decide(self._watch.figures(state.ramp["since"]), state.stable, state.ramp["failures"])
+        self.router.journal.looked(self.id)
         self._act(judgement, state)
         return judgement
 
+    def look_in_turn(self) -> float:
+        """Look if no process has in the last `interval` seconds; return the seconds until the next look."""
+        state = self.router.state
+        if not self._goes_on(state) or state.paused:
+            return self.interval
+        if left := self.router.journal.claim(self.id, self.interval, state.ramp["began"]):
+            return left
+        self.look()
+        return self.interval
+
     def run(self, stop: threading.Event | None = None) -> None:
-        """Look every `interval` seconds until the ramp is over, or `stop` is set."""
-        stop = stop or threading.Event()
-        while not self.done and not stop.wait(self.interval):
-            self.look()
+        """Look every `interval` seconds, taking turns with whoever else does, until the ramp is over or `stop` is set.
+
+        What a look raises is logged once, and the next look comes nevertheless.
+        """
+        stop, interrupted = stop or threading.Event(), threading.Event()
+
+        def step() -> bool:
+            left = 0.0 if self.done else self.look_in_turn()
+            return self.done or stop.wait(min(left, POLL)) or interrupted.is_set()
+
+        watcher = background.repeat(step, "ramp", stop)
+        try:
+            watcher.join()
+        finally:
+            interrupted.set()
+
+    def _goes_on(self, state: State) -> bool:
+        return state.ramp is not None and ramp_id(state.ramp) == self.id
 
     def _act(self, judgement: Judgement, seen: State) -> None:
         if judgement.verdict == "rollback":
             self._change("rollback", judgement, seen, calm)
         elif judgement.verdict == "promote":
-            self._change("promote", judgement, seen, _step_up)
+            self._change("promote", judgement, seen, stepped_up)
         elif judgement.figures.get("failures", 0) > seen.ramp["failures"]:
             failed = {**seen.ramp, "failures": judgement.figures["failures"]}
             self._change("check failed", judgement, seen, lambda state: replace(state, ramp=failed))
@@ -94,55 +151,62 @@ class Rollout:
         )
 
 
-def outcomes_since(log, since: float) -> Outcomes:
-    """What became of the requests since then, from a `PredictionLog`; those that were the client's fault left out."""
-    columns = log.columns("time", "version", "status", "latency", "n_detections", "correct", since=since)
-    kept = np.array([status is None or status < 400 or status >= 500 for status in columns["status"]], bool)
-    status = np.array([status or 0 for status in columns["status"]])
-    return Outcomes(
-        time=np.array(columns["time"], float)[kept],
-        version=np.array([str(version) for version in columns["version"]])[kept],
-        failed=(status >= 500)[kept],
-        latency=np.array(columns["latency"], float)[kept],
-        null=np.array([count == 0 for count in columns["n_detections"]], bool)[kept],
-        corrected=np.array([correct == 0 for correct in columns["correct"]], bool)[kept],
-    )
-
-
-def _step_up(state: State) -> State:
-    """The next step of the ramp, or the end of it."""
-    higher = [step for step in state.ramp["steps"] if step > state.share]
-    if not higher:
-        return replace(calm(state), stable=state.candidate, previous=state.stable)
-    return replace(state, share=higher[0], ramp={**state.ramp, "since": time.time()})
+def _checked(steps: Sequence[float], gate: Gate | None, interval: float) -> tuple[list[float], float]:
+    """The steps and the interval of a ramp. Raises `WrongRamp`."""
+    try:
+        if (
+            isinstance(steps, str)
+            or not isinstance(steps, Iterable)
+            or not 1 <= len(steps := list(steps)) <= MOST_STEPS
+        ):
+            raise ValueError(f"steps={arguments.shown(steps)}: give 1 to {MOST_STEPS} percentages that grow to 100")
+        numbers = [arguments.number("steps", step, 0, 100) for step in steps]
+        steps = [step if isinstance(step, int) else number for step, number in zip(steps, numbers, strict=True)]
+        if steps != sorted({*steps}) or steps[0] <= 0 or steps[-1] != 100:
+            raise ValueError(f"steps={arguments.shown(steps)}: give percentages that grow to 100")
+        if not isinstance(gate, Gate | None):
+            raise ValueError(f"gate={arguments.shown(gate)}: give a Gate, or None for the usual one")
+        (gate or Gate()).check_ramp()
+        return steps, arguments.number("interval", interval, *INTERVALS)
+    except ValueError as error:
+        raise WrongRamp(str(error)) from None
 
 
 class Ramps:
-    """The ramps of a server's routers, each looked at by a thread of its own; those under way go on after a restart."""
+    """The ramps of a server's routers: each router has a watcher, a thread that looks at the ramp its journal holds."""
 
     def __init__(self, routers: Mapping[str, Router]) -> None:
         self._routers = routers
         self._stop = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._watchers: dict[str, threading.Thread] = {}
+        self._ramps: dict[str, Rollout | None] = {}  # what each watcher looks at
 
     def go_on(self) -> None:
-        """Go on with what the routers' journals say is under way."""
+        """Watch every router: what its journal says is under way, and what any process begins later."""
         self._stop.clear()
-        for router in self._routers.values():
-            if ramp := Rollout.resumed(router):
-                self._run(ramp)
+        for model in self._routers:
+            self._watch(model)
 
     def start(self, model: str, candidate, steps: Sequence[float], gate: Gate, interval: float) -> None:
-        """Begin a ramp. Raises what `Rollout` raises."""
-        self._run(Rollout(self._routers[model], candidate, steps, gate, interval))
+        """Begin a ramp. Raises what `Rollout` raises, and ValueError for a model that has no router."""
+        arguments.choice("model", model, self._routers)
+        Rollout(self._routers[model], candidate, steps, gate, interval)
+        self._watch(model)
 
     def stop(self) -> None:
         """Look no more; the journals say how far the ramps are."""
         self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        for watcher in self._watchers.values():
+            watcher.join()
+        self._watchers.clear()
 
-    def _run(self, ramp: Rollout) -> None:
-        thread = threading.Thread(target=ramp.run, args=(self._stop,), name="ramp", daemon=True)
-        self._threads = [*(other for other in self._threads if other.is_alive()), thread]
-        thread.start()
+    def _watch(self, model: str) -> None:
+        if model not in self._watchers:
+            self._watchers[model] = background.repeat(lambda: self._step(model), f"rollout of {model}", self._stop)
+
+    def _step(self, model: str) -> None:
+        router, ramp = self._routers[model], self._ramps.get(model)
+        router.warm()
+        if ramp is None or ramp.done:
+            ramp = self._ramps[model] = Rollout.resumed(router)
+        self._stop.wait(min(ramp.look_in_turn(), POLL) if ramp else POLL)

@@ -7,11 +7,7 @@ whole: a request sees the one before a change or the one after it, and nothing b
 import hashlib
 import itertools
 import logging
-import os
-import queue
 import secrets
-import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -19,18 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
-from labsupport.detection import Detection, UnknownVersion
-from labsupport.journal import Journal, State
+from labsupport import answering, arguments
+from labsupport.detection import Detection
+from labsupport.journal import Journal, JournalUnavailable, State, plain
+from labsupport.models import ModelUnavailable
 from labsupport.monitoring import PredictionLog
+from labsupport.shadow import Shadow, note
+from labsupport.transitions import let_in, paused, promoted, ramp_id, resumed, returned, rolled_back, switched, without
+from labsupport.versions import Versions
 
-SHADOW_WAITING = 16  # pictures that wait for a candidate in shadow; more than that are not shown to it
 GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, fill the unit interval as evenly as can be
+OVERDUE = 30.0  # seconds: a ramp whose next look is overdue for longer is in trouble
+LONGEST_KEY = 200  # characters
 
 logger = logging.getLogger(__name__)
-
-
-class WrongMoment(RuntimeError):
-    """That cannot be done in the present state: there is no candidate to promote, nothing to return to."""
 
 
 class Router:
@@ -38,9 +36,13 @@ class Router:
 
     `versions` are candidates that may be let in later, by name; `load` makes one of a name that is not among them. With a
     `journal` (a SQLite file, or a `Journal`) every change is recorded, and a router that opens it later goes on where it
-    stood; several processes that share it change together. Each picture that a candidate sees in shadow is written to
-    `log` beside the answer.
-    Raises `UnknownVersion` if the journal names a version that is not given.
+    stood; several processes that share it change together. A version that another process let in is loaded here on a
+    thread of its own; until it is there, the stable version gives its answers. Every answer and every failure is written to
+    `log`, and so is what a candidate says about a picture that it sees in shadow.
+
+    If the journal names a version that `load` cannot load any more, `stable` takes its place: the candidate is rolled back,
+    and the journal says why. Without `load` the constructor raises `UnknownVersion`. Raises `JournalUnavailable`, and
+    ValueError for what is no version.
 
     >>> from labsupport.detection import Box
     >>> class Version:
@@ -64,142 +66,226 @@ class Router:
         journal: Path | str | Journal | None = None,
         log: PredictionLog | None = None,
     ) -> None:
-        self.log, self._load = log, load
-        self._versions = {version.version: version for version in (stable, *versions)}
+        self.log, self._given = log, stable
+        self._versions = Versions([stable, *versions], load)
         new = journal is None or isinstance(journal, Path | str)
-        self._journal = Journal(journal, State(stable=stable.version)) if new else journal
+        if not new and not hasattr(journal, "change"):
+            raise ValueError(f"journal={arguments.shown(journal)}: give the path of a file, a Journal, or None")
+        if log is not None and not hasattr(log, "record"):
+            raise ValueError(f"log={arguments.shown(log)}: give a PredictionLog, or None")
+        self.journal = Journal(journal, State(stable=stable.version)) if new else journal
         self._turn = itertools.count()
-        self._shadow = _Shadow()
+        self._shadow = Shadow()
         if self.state.action == "start" and self.state.stable != stable.version:  # nothing was ever rolled out
             self.change("start", lambda state: replace(state, stable=stable.version))
         for name in filter(None, (self.state.stable, self.state.candidate, self.state.previous)):
-            self._known(name)
+            try:
+                self._versions.get(name)
+            except Exception as error:
+                if load is None:
+                    raise
+                self._do_without(name, error)
         if self.version != stable.version:
             logger.warning("%s answers, as the journal says, and not %s", self.version, stable.version)
 
     @property
     def version(self) -> str:
         """The stable version's name."""
-        return self._journal.state.stable
+        return self.state.stable
 
     @property
     def state(self) -> State:
-        return self._journal.state
+        return self.journal.state
 
     def detect(self, image: np.ndarray, confidence: float = 0.5, key: str | None = None) -> list[Detection]:
-        """As `Detector.detect`; the same key gets the same version as long as a canary's weight only grows."""
-        chosen, id, started = self.choose(key), secrets.token_hex(16), time.perf_counter()
-        found = chosen.detect(image, confidence)
-        latency = time.perf_counter() - started
-        if self.log:
-            self.log.record(id=id, version=chosen.version, latency=latency, detections=found, features=None, key=key)
-        self.mirror(id, image, confidence, key)
-        return found
+        """As `Detector.detect`; the same key gets the same version as long as a canary's weight only grows.
+
+        The answer is written to the log. If the version fails, so is that, and its error is raised. Raises ValueError for a
+        confidence or a key that cannot be meant.
+        """
+        arguments.number("confidence", confidence, 0, 1)
+
+        def write(**row) -> None:
+            if self.log:
+                self.log.record(features=None, key=key, **row)
+
+        return answering.answer(self, lambda: image, confidence, _key(key), secrets.token_hex(16), write)
 
     def choose(self, key: str | None = None):
-        """The version that answers this request."""
-        state = self._journal.state
-        on_trial = state.mode == "canary" and self._place(key, state.began) < state.share
-        return self._known(state.candidate if on_trial else state.stable)
+        """The version that answers this request. While it is not in memory here, the stable one or the one before stands in.
+
+        Raises `models.ModelUnavailable` if only a candidate could stand in, and ValueError for a key that is no text.
+        """
+        state, key = self.state, _key(key)
+        candidate = state.candidate and self._versions.ready(state.candidate)
+        if candidate and state.mode == "canary" and self._place(key, state.began) < state.share:
+            return candidate
+        return self._versions.ready(state.stable) or self._stand_in(state)
+
+    def warm(self) -> None:
+        """Begin to load, on other threads, what the journal names and this process has not in memory."""
+        state = self.state
+        for name in filter(None, (state.stable, state.candidate, state.previous)):
+            self._versions.ready(name)
 
     def mirror(self, id: str, image, confidence: float, key: str | None = None) -> None:
         """Show a picture that was answered to the candidate in shadow, if there is one; returns at once.
 
-        What it says, or how it fails, is written to the log under the same id.
+        What it says, or how it fails, is written to the log under the same id. Nothing that goes wrong here is raised,
+        because the answer was given already: `logging` says it.
         """
-        state = self._journal.state
-        if state.mode == "shadow" and not state.paused and self._place(None, state.began) < state.share:
-            self._shadow.show(self._known(state.candidate), id, image, confidence, key, self.log)
+        try:
+            state = self.state
+            if state.mode != "shadow" or state.paused or self._place(None, state.began) >= state.share:
+                return
+            if candidate := self._versions.ready(state.candidate):
+                self._shadow.show(candidate, id, image, confidence, key, self.log)
+            else:
+                note(self.log, state.candidate, id, key, error="NotShown")
+        except Exception:
+            logger.exception("a picture was not shown to the candidate in shadow")
 
     def shadow(self, candidate, percent: float = 100, reason: str = "") -> None:
         """The stable version answers; the candidate sees a copy of so many percent of the pictures."""
-        self._let_in("shadow", candidate, percent, reason)
+        self._let_in("shadow", candidate, arguments.number("percent", percent, 0, 100), reason)
 
     def canary(self, candidate, weight: float = 5, reason: str = "") -> None:
         """The candidate answers `weight` percent of the keys. Growing it keeps every key that the candidate has."""
-        self._let_in("canary", candidate, weight, reason)
+        self._let_in("canary", candidate, arguments.number("weight", weight, 0, 100), reason)
 
     def blue_green(self, preview, reason: str = "") -> None:
         """The candidate is kept warm and answers nobody, until `switch()`."""
-        self._let_in("blue_green", preview, 0, reason)
+        self._let_in("blue_green", preview, 0.0, reason)
 
     def switch(self, reason: str = "") -> None:
         """Blue/green: what was the preview answers from the next request on, and what answered is kept warm."""
-
-        def swap(state: State) -> State:
-            _demand(state.mode == "blue_green", "switch() exchanges blue and green: call blue_green(preview) first")
-            return replace(state, stable=state.candidate, candidate=state.stable, previous=state.stable)
-
-        self.change("switch", swap, reason)
+        self.change("switch", switched, reason)
 
     def promote(self, reason: str = "", **figures: float) -> None:
-        """The candidate becomes the stable version; `rollback()` still returns to the one before."""
-
-        def promoted(state: State) -> State:
-            _demand(state.candidate, "there is no candidate to promote")
-            return replace(calm(state), stable=state.candidate, previous=state.stable)
-
+        """The candidate becomes the stable version; until another is let in, `rollback()` returns to the one before."""
         self.change("promote", promoted, reason, figures)
 
-    def rollback(self, reason: str = "", **figures: float) -> None:
-        """The stable version answers everything from the next request on; after `switch` or `promote`, the one before."""
+    def rollback(self, reason: str = "", to: str | None = None, **figures: float) -> None:
+        """Undo the last step: the candidate on trial answers nobody from the next request on.
 
-        def back(state: State) -> State:
-            _demand(state.candidate or state.previous, "there is no candidate, and no version to return to")
-            if state.mode == "blue_green" and state.previous:
-                return replace(state, stable=state.previous, candidate=state.stable, previous=None)
-            if state.candidate:
-                return calm(state)
-            return replace(state, stable=state.previous, previous=None)
+        Right after a promotion or a switch, the version before it answers again. When there is neither, the call raises
+        `WrongMoment` and changes nothing, so that a second press leaves a good version where it is; `to` names the version
+        that is to answer then. Raises `UnknownVersion` for one that nobody knows.
 
-        self.change("rollback", back, reason, figures)
+        >>> class Version:
+        ...     def __init__(self, version): self.version = version
+        ...     def detect(self, image, confidence=0.5): return []
+        >>> router = Router(Version("v1"))
+        >>> router.canary(Version("v2"))
+        >>> router.rollback()
+        >>> router.rollback()
+        Traceback (most recent call last):
+        labsupport.transitions.WrongMoment: nothing is on trial, and v1 answers: to return to another, name it in to=...
+        """
+        if to is None:
+            self.change("rollback", rolled_back, reason, figures)
+        else:
+            name = self.add(to)
+            self.change("rollback", lambda state: returned(state, name), reason, figures)
 
     def pause(self, reason: str = "") -> None:
         """Leave things as they are: a ramp goes no further, and a candidate in shadow sees nothing."""
-        self.change("pause", lambda state: replace(state, paused=True), reason)
+        self.change("pause", paused, reason)
 
     def resume(self, reason: str = "") -> None:
-        """Undo `pause`."""
-        self.change("resume", lambda state: replace(state, paused=False), reason)
+        """Undo `pause`. If nothing is paused, nothing changes."""
+        self.change("resume", resumed, reason)
+
+    @property
+    def unjudged(self) -> float:
+        """Seconds for which the next look at the ramp has been overdue; 0 while there is none, or while it is paused."""
+        state = self.state
+        if state.ramp is None or state.paused:
+            return 0.0
+        try:
+            judged = self.journal.judged(ramp_id(state.ramp))
+        except JournalUnavailable:
+            judged = 0.0
+        return max(0.0, time.time() - max(judged, state.time) - state.ramp["interval"])
 
     def status(self) -> dict:
-        """The state as a dictionary, with the versions there are and the field's word for where a rollout stands."""
-        state = self._journal.state
+        """The state as a dictionary, with the versions there are and the field's word for where a rollout stands.
+
+        `trouble` says what is wrong in this process, if something is, and `unjudged_seconds` for how long a look at the ramp
+        has been overdue. A ramp that nobody has judged for long is "Degraded", as a rollout is that was rolled back.
+        """
+        state, unjudged = self.state, self.unjudged
         phase = "Paused" if state.paused else "Progressing" if state.candidate else "Healthy"
-        if state.action == "rollback":
+        if state.action == "rollback" or unjudged > OVERDUE:
             phase = "Degraded"
-        return {"phase": phase, **asdict(state), "versions": sorted(self._versions)}
+        words = {"trouble": self._trouble(state, unjudged), "unjudged_seconds": unjudged}
+        return {"phase": phase, **asdict(state), "versions": self._versions.names(), **words}
 
     def history(self) -> list[State]:
         """Every state there was, the oldest first."""
-        return self._journal.history()
+        return self.journal.history()
 
     def add(self, version) -> str:
-        """Make a version known, or see that its name is; returns the name. Raises `UnknownVersion`."""
-        if isinstance(version, str):
-            return self._known(version).version
-        return self._versions.setdefault(version.version, version).version
+        """Make a version known, or load the one of that name; returns the name.
+
+        Raises `UnknownVersion`, `models.ModelUnavailable` for one that cannot be loaded, and ValueError for what is no
+        version.
+        """
+        known = self._versions.get(version) if isinstance(version, str) else self._versions.add(version)
+        return known.version
 
     def change(
         self, action: str, change: Callable[[State], State], reason: str = "", figures: dict | None = None
     ) -> State:
         """Put `change(state)` in force, and write down why; if it is the same object, nothing happened."""
+        said = {"action": action, "reason": arguments.text("reason", reason), "figures": plain(figures or {})}
+        before = None
 
         def noted(state: State) -> State:
-            changed = change(state)
-            if changed is state:
-                return state
-            return replace(changed, time=time.time(), action=action, reason=reason, figures=figures or {})
+            nonlocal before
+            before, changed = state, change(state)
+            return state if changed is state else replace(changed, time=time.time(), **said)
 
-        state = self._journal.change(noted)
-        logger.info("%s: %s answers, candidate %s. %s", action, state.stable, state.candidate, reason)
+        state = self.journal.change(noted)
+        if state is not before:
+            logger.info("%s: %s answers, candidate %s. %s", action, state.stable, state.candidate, reason)
         return state
 
     def _let_in(self, mode: str, candidate, share: float, reason: str) -> None:
-        if not 0 <= share <= 100:
-            raise ValueError(f"{share} percent: give a number from 0 to 100")
         name = self.add(candidate)
         self.change(mode, lambda state: let_in(state, mode, name, share), reason)
+
+    def _do_without(self, name: str, error: Exception) -> None:
+        """Take a version that the journal names, and that cannot be loaded, out of the rollout."""
+        state, given = self.state, self._given.version
+        action = "forget" if name == state.previous and name != state.candidate else "rollback"
+        answers = given if name == state.stable else state.stable
+        words = f"{name} cannot be loaded ({type(error.__cause__ or error).__name__}): {answers} answers"
+        logger.error("%s. Make it loadable and begin its rollout again. %s", words, error)
+        try:
+            self.change(action, lambda state: without(state, name, given), words)
+        except JournalUnavailable as unwritten:
+            logger.error("that cannot be written to the journal: %s", unwritten)
+
+    def _stand_in(self, state: State):
+        """The version that answers while the stable one is not in memory: the one before it, or the one given."""
+        if state.previous and (version := self._versions.ready(state.previous)):
+            return version
+        if self._given.version == state.candidate:  # it would get more than its share
+            raise ModelUnavailable(f"{state.stable} is not ready here, and nothing else may answer: send it again")
+        return self._given
+
+    def _trouble(self, state: State, unjudged: float) -> str:
+        """What is wrong in this process, for whoever asks for the status: no path and no library in it."""
+        words = []
+        if getattr(self.journal, "trouble", ""):
+            words.append("the journal cannot be read, so the last known state stays in force")
+        for name in filter(None, (state.stable, state.candidate)):
+            if trouble := self._versions.trouble(name):
+                words.append(f"{name} gets no requests here: {trouble}")
+        if unjudged > OVERDUE:
+            words.append(f"nobody has judged the ramp, which has been overdue for {unjudged:.0f} s")
+        return "; ".join(words)
 
     def _place(self, key: str | None, began: float) -> float:
         """Where a request falls between 0 and 100: the same place for the same key, all places alike without one."""
@@ -208,82 +294,6 @@ class Router:
         digest = hashlib.sha256(f"{began}:{key}".encode()).digest()
         return int.from_bytes(digest[:8]) / 2**64 * 100
 
-    def _known(self, name: str):
-        if name not in self._versions and self._load:
-            self._versions.setdefault(name, self._load(name))
-        if name not in self._versions:
-            have = ", ".join(sorted(self._versions))
-            raise UnknownVersion(f"no version is called {name!r}: there are {have}; give it to the Router")
-        return self._versions[name]
 
-
-def let_in(state: State, mode: str, candidate: str, share: float) -> State:
-    """The state with a candidate on trial. The same candidate keeps its keys."""
-    _demand(candidate != state.stable, f"{candidate} is the stable version: a candidate is another one")
-    began = state.began if state.candidate == candidate else time.time()
-    previous = None if mode == "blue_green" else state.previous
-    return replace(
-        state, mode=mode, candidate=candidate, share=share, began=began, previous=previous, paused=False, ramp=None
-    )
-
-
-def calm(state: State) -> State:
-    """The state without a candidate."""
-    return replace(state, mode="stable", candidate=None, share=0.0, paused=False, ramp=None)
-
-
-def _demand(condition, message: str) -> None:
-    if not condition:
-        raise WrongMoment(message)
-
-
-class _Shadow:
-    """A thread that shows pictures to the candidate. It never lets anybody wait, and yields to whoever wants the core."""
-
-    def __init__(self) -> None:
-        self._waiting: queue.Queue = queue.Queue(SHADOW_WAITING)
-        self._start = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def show(self, candidate, id: str, image, confidence: float, key: str | None, log) -> None:
-        with self._start:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="shadow", daemon=True)
-                self._thread.start()
-        try:
-            self._waiting.put_nowait((candidate, id, image, confidence, key, log))
-        except queue.Full:
-            _note(log, id, candidate, key, None, None, "NotShown")
-
-    def _work(self) -> None:
-        if sys.platform == "linux":  # where a thread has a priority of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-        said: set[tuple[str, str]] = set()
-        while True:
-            candidate, id, image, confidence, key, log = self._waiting.get()
-            started, found, error = time.perf_counter(), None, None
-            try:
-                found = candidate.detect(image, confidence)
-            except Exception as raised:
-                error = type(raised).__name__
-                if (candidate.version, error) not in said:  # once, not with every picture
-                    said.add((candidate.version, error))
-                    logger.warning("%s in shadow: %r", candidate.version, raised)
-            _note(log, id, candidate, key, time.perf_counter() - started, found, error)
-
-
-def _note(log, id: str, candidate, key: str | None, latency: float | None, found, error: str | None) -> None:
-    if log:
-        status = 500 if error else 200
-        version = candidate.version
-        log.record(
-            id=id,
-            version=version,
-            latency=latency,
-            detections=found,
-            features=None,
-            key=key,
-            status=status,
-            error=error,
-            shadow=True,
-        )
+def _key(key: str | None) -> str | None:
+    return None if key is None else arguments.text("key", key, LONGEST_KEY)

@@ -1,12 +1,13 @@
 """Rules by which others roll a canary back, simulated beside the e-value: how often each is wrong, and how often too late.
 
 A canary of 5 % answers beside a stable version. After every 40 requests of the candidate somebody looks, 25 times at most.
+Each request is from another user: none of these rules holds what it promises where one user's requests count as many.
 """
 
 import numpy as np
 from scipy.stats import norm
 
-from labsupport.gate import e_value
+from labsupport.evidence import Evidence
 
 ALPHA = 0.05
 LIMIT = 0.05  # error rate that the tolerant rules allow in a look
@@ -24,7 +25,7 @@ def rolled_back(
     """For each rule, the share of candidates that it rolls back within these looks; error rates between 0 and 1.
 
     - z-test at every look: two proportions, one-sided, at 5 %, as if it were the only look; Bonferroni: at 5 % / looks
-    - e-value: `gate.e_value` above 20
+    - e-value: `evidence.Evidence` above 20
     - Argo, failureLimit 3: more than 3 looks in which over 5 % of the requests failed (Argo Rollouts' rule)
     - Flagger, threshold 5: 5 such looks (Flagger's rule)
 
@@ -64,4 +65,8 @@ def _highest_e_value(ours: np.ndarray, theirs: np.ndarray) -> float:
     bad = np.concatenate([between, ours[..., np.newaxis]], axis=2)
     candidate = np.zeros(bad.shape, bool)
     candidate[..., -1] = True
-    return max(e_value(candidate[:look].ravel(), bad[:look].ravel()) for look in range(1, len(ours) + 1))
+    evidence, highest = Evidence(), 1.0
+    for look in range(len(ours)):
+        evidence.add(candidate[look].ravel(), bad[look].ravel())
+        highest = max(highest, evidence.value)
+    return highest

@@ -22,10 +22,9 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
-from labsupport import arguments, background, client, security
+from labsupport import arguments, background, client, connections, security
 
 DEFAULT_PORT, MAX_PORT = 8000, 65_535
-MAX_HEADERS = 16_384  # bytes
 MADE = "made"  # the file by which a worker says that it has made its app, beside the metrics
 
 
@@ -113,9 +112,15 @@ def serve(app, host: str = "127.0.0.1", port: int | None = None, block: bool = F
 
 
 def guarded(app, host: str):
-    """The app itself on loopback; beyond it, the app behind a token. Raises `security.TokenMissing`."""
+    """Return the app, closed to pages of other sites; beyond loopback, behind a token. Raises `security.TokenMissing`.
+
+    Without a token the request's `Host` must be this machine, unless the app was made for a proxy (`root_path`).
+    """
     token = security.required_token(host)
-    return security.TokenGuard(app, token) if token else app
+    proxied = getattr(getattr(app, "state", None), "root_path", "")
+    if token:
+        app = security.TokenGuard(app, token, security.read_token())
+    return security.SiteGuard(app, local=not (proxied or isinstance(app, security.TokenGuard)))
 
 
 def default_port() -> int:
@@ -179,8 +184,11 @@ def _config(app, **options) -> uvicorn.Config:
         log_level="warning",  # at "info" every request would be printed into whichever cell is running
         log_config=None,  # uvicorn's own would reset the logging of the whole process, the notebook's too
         loop="asyncio",  # and not what else happens to be installed
-        http="h11",  # the one with a limit on headers
-        h11_max_incomplete_event_size=MAX_HEADERS,
+        http=connections.Connection,
+        ws="none",
+        h11_max_incomplete_event_size=connections.MAX_HEAD,
+        backlog=connections.most(),
+        server_header=False,
         timeout_graceful_shutdown=10,
         **options,
     )
@@ -248,7 +256,7 @@ def run(options: dict, port: int, workers: int) -> None:
     app raise; several workers print that themselves, and then this raises SystemExit.
     """
     slots = max(1, (os.cpu_count() or 1) // workers)
-    os.environ["LAB_APP_OPTIONS"] = json.dumps({**options, "slots": slots})
+    os.environ["LAB_APP_OPTIONS"] = json.dumps({**options, "slots": slots, "workers": workers})
     listening = _listen(options["host"], port)
     announcement = f"serving on {_url(listening)} until interrupted"
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to stop is no failure

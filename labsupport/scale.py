@@ -13,9 +13,10 @@ Proxy, fronts and keeper run on the head node, which is a single point of failur
 head costs all that it holds. More heads than one take Ray's state in a Redis that is itself redundant (GCS fault tolerance),
 a proxy and a front on every node behind a load balancer that asks again, and the state of the rollout in the database.
 
-Ray's ports have no lock. Whoever reaches them runs code here, and reads the log's address with its password: loopback or a
-private network, nothing else. Every node needs this package and the model's files; and `LAB_TOKEN`, where it is used, in
-the environment in which Ray is started.
+Whoever reaches Ray's ports runs code here, and reads the log's address with its password. `nodes.LocalCluster` keeps them on
+loopback and asks for a token. On other clusters start every node with `RAY_AUTH_MODE=token`, and keep Ray on a private
+network all the same: the token travels in the clear. Every node needs this package and the model's files; and `LAB_TOKEN`,
+where it is used, in the environment in which Ray is started.
 """
 
 import errno

@@ -6,7 +6,7 @@ from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from labsupport import records
-from labsupport.gate import METRICS
+from labsupport.gate import METRICS, Gate
 from labsupport.rows import YEAR_10000
 from labsupport.tables import FEATURES
 
@@ -98,6 +98,11 @@ class GateIn(BaseModel):
     alpha: float = Field(0.05, gt=0, lt=1)
     failure_limit: int = Field(3, ge=0, le=1_000_000_000)
 
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "GateIn":
+        Gate(**self.model_dump()).check_ramp()
+        return self
+
 
 READS = {  # what each action reads; the gate gives the reasons of a ramp
     "shadow": ("candidate", "percent", "reason"),
@@ -121,6 +126,7 @@ class RolloutIn(BaseModel):
     steps: list[Percent] = Field([5, 25, 50, 100], description="the ramp's weights", min_length=1, max_length=100)
     gate: GateIn = Field(default_factory=GateIn)
     interval: float = Field(1, ge=0.01, le=86_400, description="seconds between two looks of the ramp's gate")
+    to: Text | None = Field(None, description="the version that a rollback returns to, if nothing is on trial")
     reason: Text = ""
 
     @model_validator(mode="after")
@@ -146,6 +152,8 @@ class RolloutOut(BaseModel):
     time: float = Field(description="of the last change, in seconds since the epoch")
     figures: dict[str, float]
     versions: list[str]
+    trouble: str = Field(description="what is wrong in the process that was asked; empty if nothing is")
+    unjudged_seconds: float = Field(description="for how long a look at the ramp has been overdue; 0 if none is")
 
 
 RECORD_ID = "^[0-9a-f]{32}$"
@@ -178,7 +186,7 @@ class PredictionIn(BaseModel):
 
     version: Name
     latency: Seconds = Field(description="seconds that the model took")
-    detections: list[DetectionIn] = Field(max_length=10_000)
+    detections: list[DetectionIn] = Field(max_length=10_000, fail_fast=True)  # one error is enough of 10,000
     features: dict[Literal[FEATURES], Finite]
 
 
@@ -199,7 +207,7 @@ class RecordIn(BaseModel):
     prediction: PredictionIn | None = Field(None, description="null if no model looked")
 
 
-Records = Annotated[list[RecordIn], Field(min_length=1, max_length=records.MOST)]
+Records = Annotated[list[RecordIn], Field(min_length=1, max_length=records.MOST, fail_fast=True)]
 
 
 class RecordsOut(BaseModel):

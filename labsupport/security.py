@@ -1,32 +1,96 @@
 """Who may ask, and for what.
 
-On loopback the lab is open to whoever sits at the machine, except for what changes its state. Beyond loopback everything but
-`/health` needs a bearer token (RFC 6750), which comes from the environment variable `LAB_TOKEN`. It is looked at before a
-byte of the body is read.
+On loopback the lab is open to whoever sits at the machine, except for what changes its state; pages of other sites are kept
+out. Beyond loopback everything but `/health` needs a bearer token (RFC 6750). It comes from the environment variable
+`LAB_TOKEN`, or from a file that `LAB_TOKEN_FILE` names, and is looked at before a byte of the body is read. Who only reads,
+as Prometheus does, can have a token of its own in `LAB_READ_TOKEN` (or `LAB_READ_TOKEN_FILE`).
 """
 
+import asyncio
 import hmac
 import ipaddress
+import logging
 import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
 HOW = "start the server with LAB_TOKEN, and send that token in the header Authorization: Bearer ..."
 OPEN = ("/health",)  # says that the process is alive, and nothing else
 MIN_LENGTH = 16
+TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750: what a header, a URL and a proxy's settings can all hold
+READS = ("GET", "HEAD")
+FRAMES = "frame-ancestors 'none'"
+HEADERS = {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer"}
+OTHER_SITE = "this came from a page of another site: open the server's own pages, or call it from a program"
+OTHER_HOST = (
+    "this server answers for localhost and 127.0.0.1 only: ask for one of these, or send the token in LAB_TOKEN"
+)
+FREE = 10  # wrong tokens from one address within `WINDOW`: the next ones wait for their answer
+WINDOW, WAIT = 60.0, 1.0  # seconds
+WAITING = 32  # answers that wait at once: an attacker must not hold all connections
+ADDRESSES = 1_000  # that are remembered
+
+logger = logging.getLogger(__name__)
 
 
 class TokenMissing(RuntimeError):
-    """The server would be reachable from outside without a token."""
+    """The server needs a token that it does not have, or has one that cannot be used."""
 
 
 def token() -> str | None:
-    """The bearer token in `LAB_TOKEN`, None if there is none. Raises `TokenMissing` if it is too short to be one."""
-    value = os.environ.get("LAB_TOKEN")
-    if value and len(value) < MIN_LENGTH:
-        raise TokenMissing(f"LAB_TOKEN has {len(value)} characters: take at least {MIN_LENGTH} that nobody can guess")
+    """Return the bearer token in `LAB_TOKEN` or in the file `LAB_TOKEN_FILE`, or None if neither is set.
+
+    Spaces and line ends around it do not count, and an empty variable counts as unset. Raises `TokenMissing` for a token
+    that is too short or has characters that a header does not carry, and for a file that cannot be read.
+    """
+    return _secret("LAB_TOKEN")
+
+
+def read_token() -> str | None:
+    """Return the token in `LAB_READ_TOKEN` or in the file `LAB_READ_TOKEN_FILE`: with it one may only read.
+
+    Raises `TokenMissing` as `token` does, and if it is the same as that.
+    """
+    value = _secret("LAB_READ_TOKEN")
+    if value is not None and value == token():
+        raise TokenMissing("LAB_READ_TOKEN is the same as LAB_TOKEN: give who only reads a token of its own")
+    return value
+
+
+def _secret(name: str) -> str | None:
+    value, path = os.environ.get(name, "").strip(), os.environ.get(f"{name}_FILE", "").strip()
+    if value and path:
+        raise TokenMissing(f"{name} and {name}_FILE are both set: unset one of them")
+    if path:
+        try:
+            value = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise TokenMissing(f"{name}_FILE is {path!r}, which cannot be read: {reason}") from None
+        if not value:
+            raise TokenMissing(f"{name}_FILE is {path!r}, which is empty: write the token into it")
+    if value and (problem := unfit(value)):
+        raise TokenMissing(f"{name} {problem}")
     return value or None
+
+
+def unfit(value: str) -> str:
+    """Return what is wrong with a token, and what to give instead; an empty text if nothing is.
+
+    >>> unfit("short"), unfit("0123456789abcdef")
+    ('has 5 characters: take at least 16 that nobody can guess (openssl rand -hex 16)', '')
+    """
+    if not TOKEN.fullmatch(value):
+        return "may hold ASCII letters, digits and - . _ ~ + / only, and = at its end (openssl rand -hex 16)"
+    if len(value) < MIN_LENGTH:
+        return f"has {len(value)} characters: take at least {MIN_LENGTH} that nobody can guess (openssl rand -hex 16)"
+    return ""
 
 
 def is_loopback(host: str) -> bool:
@@ -42,13 +106,16 @@ def is_loopback(host: str) -> bool:
 
 
 def required_token(host: str) -> str | None:
-    """The token that a server bound to `host` must demand: None on loopback. Raises `TokenMissing`.
+    """Return the token that a server bound to `host` must demand: None on loopback.
+
+    Raises `TokenMissing` if there is none and one is needed, and for a token that cannot be used, on loopback too.
 
     >>> required_token("127.0.0.1")
     """
+    value, _ = token(), read_token()
     if is_loopback(host):
         return None
-    if (value := token()) is None:
+    if value is None:
         raise TokenMissing(
             f"bound to {host!r} the server can be reached from outside: set LAB_TOKEN to a secret of at least "
             f"{MIN_LENGTH} characters (openssl rand -hex 16), or stay on 127.0.0.1"
@@ -57,19 +124,119 @@ def required_token(host: str) -> str | None:
 
 
 def carries(headers: Headers, token: str | None) -> bool:
-    """Whether the headers carry this token; compared in constant time. Nobody carries a token that there is not."""
-    given = headers.get("authorization", "").encode()
-    return token is not None and hmac.compare_digest(given, f"Bearer {token}".encode())
+    """Return whether the headers carry this token; compared in constant time. Nobody carries a token that there is not."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    right = token is not None and hmac.compare_digest(given.strip(" ").encode(), token.encode())
+    return right and scheme.lower() == "bearer"
+
+
+class WrongTokens:
+    """Answers requests without the right token: counts them, logs them, and lets who sends many wrong ones wait.
+
+    The right token always passes at once, from whatever address. The log names the address and never the token.
+    """
+
+    def __init__(self, count: Callable[[str], None] = lambda reason: None) -> None:
+        """`count` is called with "missing" or "wrong" for each of them."""
+        self.count, self.waiting = count, 0
+        self._seen: dict[str, tuple[float, int]] = {}  # address -> since when, and how many
+
+    async def refuse(self, scope, receive, send) -> None:
+        if "authorization" not in Headers(scope=scope):
+            self.count("missing")
+        else:
+            self.count("wrong")
+            if self._number((scope.get("client") or ["unknown"])[0]) > FREE and self.waiting < WAITING:
+                self.waiting += 1
+                try:
+                    await asyncio.sleep(WAIT)
+                finally:
+                    self.waiting -= 1
+        await JSONResponse({"detail": HOW}, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+
+    def _number(self, address: str) -> int:
+        """Return how many wrong tokens came from an address within the window; the 1st, 10th, 100th ... are logged."""
+        now = time.monotonic()
+        since, number = self._seen.pop(address, (now, 0))
+        since, number = (since, number + 1) if now - since < WINDOW else (now, 1)
+        self._seen[address] = since, number
+        if len(self._seen) > ADDRESSES:
+            del self._seen[next(iter(self._seen))]
+        if re.fullmatch("10*", str(number)):
+            logger.warning("a wrong token from %s, number %d within %d s", address, number, WINDOW)
+        return number
 
 
 class TokenGuard:
-    """Lets a request through if it carries the token; compared in constant time, before the body is read."""
+    """Lets a request through if it carries the token, or the reader's token and only reads; before the body is read."""
 
-    def __init__(self, app, token: str) -> None:
-        self.app, self.token = app, token
+    def __init__(self, app, token: str, read_token: str | None = None) -> None:
+        self.app, self.token, self.read_token = app, token, read_token
+        self.state = getattr(app, "state", None)
+        self.wrong_tokens = getattr(self.state, "wrong_tokens", None) or WrongTokens()
 
     async def __call__(self, scope, receive, send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN and not carries(Headers(scope=scope), self.token):
-            refusal = JSONResponse({"detail": HOW}, 401, {"WWW-Authenticate": "Bearer"})
-            return await refusal(scope, receive, send)
+        if scope["type"] == "http" and scope["path"] not in OPEN and not self._may(scope):
+            return await self.wrong_tokens.refuse(scope, receive, send)
         await self.app(scope, receive, send)
+
+    def _may(self, scope) -> bool:
+        headers = Headers(scope=scope)
+        return carries(headers, self.token) or (scope["method"] in READS and carries(headers, self.read_token))
+
+
+class SiteGuard:
+    """Keeps pages of other sites from using a visitor's browser against the server, and from showing it in a frame.
+
+    With `local` it also refuses every `Host` that is not this machine's own, for a foreign name may point at 127.0.0.1 (DNS
+    rebinding). Who carries the token in `LAB_TOKEN` may use any name.
+    """
+
+    def __init__(self, app, local: bool) -> None:
+        self.app, self.local, self.token = app, local, token() if local else None
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+
+        async def protected(message) -> None:
+            if message["type"] == "http.response.start":
+                message.setdefault("headers", [])
+                _protect(MutableHeaders(scope=message))
+            await send(message)
+
+        headers = Headers(scope=scope)
+        if self.local and not _is_own(headers.get("host", "")) and not carries(headers, self.token):
+            return await JSONResponse({"detail": OTHER_HOST}, 421)(scope, receive, protected)
+        if _from_other_site(scope["method"], headers):
+            return await JSONResponse({"detail": OTHER_SITE}, 403)(scope, receive, protected)
+        await self.app(scope, receive, protected)
+
+
+def _protect(headers: MutableHeaders) -> None:
+    """Add to an answer's headers what keeps it out of frames and other mischief."""
+    policy = headers.get("content-security-policy", "")
+    if "frame-ancestors" not in policy:
+        headers["content-security-policy"] = f"{policy}; {FRAMES}" if policy else FRAMES
+    for name, value in HEADERS.items():
+        headers.setdefault(name, value)
+
+
+def _is_own(host: str) -> bool:
+    """Return whether a `Host` header names this machine: an address of loopback, or localhost, with any port."""
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
+
+
+def _from_other_site(method: str, headers: Headers) -> bool:
+    """Return whether a page of another site made a browser send this. Following a link from there is allowed.
+
+    Browsers say it in Sec-Fetch-Site; old ones, and all of them over plain HTTP beyond loopback, only name the Origin.
+    """
+    if (site := headers.get("sec-fetch-site")) is not None:
+        link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+        return site not in ("same-origin", "none") and not (link and method in READS)
+    origin = headers.get("origin")
+    return origin is not None and method not in READS and origin.partition("://")[2] != headers.get("host")

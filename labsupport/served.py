@@ -1,10 +1,10 @@
 """What the server's log says of a stretch of time, as columns that `drift.compare` can compare: what came in, what went out,
 and what users said of it."""
 
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from labsupport.predictions import PredictionLog
+from labsupport.rows import Moment
 from labsupport.tables import FEATURES
 
 if TYPE_CHECKING:
@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 INPUTS = tuple(name for name in FEATURES if name not in ("width", "height"))  # an aspect and a size say more
 
 
-def window(
-    log: PredictionLog, since: datetime | timedelta | float | None = None, until: datetime | float | None = None
-) -> "pd.DataFrame":
+def window(log: PredictionLog, since: Moment = None, until: Moment = None) -> "pd.DataFrame":
     """One row a request, in the order of time; times as in `PredictionLog.frame`.
 
     Inputs: brightness, contrast, sharpness, saturation and so on, as `images.features` gives them, missing where the upload

@@ -25,15 +25,17 @@ from fastapi_offline import FastAPIOffline
 from starlette.routing import Match
 
 from labsupport import arguments, background, console, endpoints, images, models, paths, statuses
-from labsupport.admission import Admission, Slots
+from labsupport.admission import Admission, Rule, Slots
 from labsupport.desk import Desk
 from labsupport.detection import Detector
 from labsupport.live import Live
+from labsupport.memory import COPIES, LEAST, Budget, memory_limit
 from labsupport.metrics import Metrics, Watch
 from labsupport.monitoring import PredictionLog
 from labsupport.rollout import Ramps, Router
 from labsupport.running import PortTaken, RunningServer, guarded, serve
-from labsupport.schemas import GUARDED
+from labsupport.schemas import ERRORS, GUARDED, Problem
+from labsupport.security import WrongTokens
 from labsupport.strict import StrictRoute
 from labsupport.uploads import Uploads
 
@@ -41,9 +43,25 @@ __all__ = ["PortTaken", "RunningServer", "create_app", "serve"]
 
 MULTIPART_OVERHEAD = 10_000  # what a form adds around the one file in it, in bytes
 TOO_MANY_BYTES = f"send a picture of at most {images.MAX_BYTES:,} bytes"
+PICTURE = Rule(images.MAX_BYTES + MULTIPART_OVERHEAD, copies=COPIES, predicts=True, too_large=TOO_MANY_BYTES)
+RULES = {
+    **dict.fromkeys(("/predict", "/detect", *(f"/count-{plural}" for plural in endpoints.COUNTED)), PICTURE),
+    "/feedback": Rule(16_000, copies=30),
+    "/records": Rule(2_000_000, copies=30, values=100_000, guarded=("POST",), too_large="send fewer records at a time"),
+    "/rollout": Rule(16_000, copies=30, guarded=("PUT",)),
+}
+ANYWHERE = {  # what every route may answer besides what it says of itself
+    **GUARDED,
+    **{status: ERRORS[status] for status in (408, 413, 503)},
+    414: {"model": Problem, "description": "the address is too long"},
+    403: {"model": Problem, "description": "a page of another site made the browser ask"},
+    421: {"model": Problem, "description": "on loopback: the header Host names another machine"},
+}
+PROBLEMS = 10  # that an answer names, of those that a request has
+PROBLEM = 200  # characters of each
 FORM_LIMITS = {"max_files": 4, "max_fields": 4, "max_part_size": 1_000}
 PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # glibc's malloc.h
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +72,7 @@ def create_app(
     keep_uploads: bool = False,
     log: PredictionLog | None = None,
     slots: int | None = None,
+    memory: int | None = None,
 ) -> FastAPI:
     """The HTTP API around detectors, which are looked up by the name in `?model=`.
 
@@ -61,8 +80,10 @@ def create_app(
     every installed model is loaded now, so that the first request is as fast as the next. `root_path` is the prefix that a
     proxy in front puts before every path. With `keep_uploads` annotated pictures are kept in `images_uploaded`, the newest
     of them. Every prediction is written to `log`, if there is one. `slots` pictures are worked on at once, by default one
-    a core.
-    Raises `models.ModelUnavailable` when no model is installed, and ValueError for a `root_path` that is no path.
+    a core. Uploads, pictures and answers together take at most `memory` bytes; by default what the container's limit, or a
+    quarter of the machine's memory, leaves now.
+    Raises `models.ModelUnavailable` when no model is installed, and ValueError for a `root_path` that is no path or too
+    little `memory`.
     """
     root_path = _prefix(root_path)
     if detectors is None:
@@ -79,16 +100,19 @@ def create_app(
         redoc_url=None,  # a second page with the same content, which fetches its logo from the internet
         swagger_ui_parameters={"defaultModelsExpandDepth": -1},
         form_limits=FORM_LIMITS,
-        responses=GUARDED,
+        responses=ANYWHERE,
         lifespan=_life(log, ramps),
     )
     app.router.route_class = StrictRoute
     metrics, handlers = Metrics(), set()
-    desk = Desk(routers, Slots(slots and slots + 1), log, Uploads() if keep_uploads else None, metrics)
-    metrics.places.set(desk.slots.limit)
+    budget = Budget(memory if memory is None else arguments.number("memory", memory, least=LEAST, whole=True))
+    slots = Slots(slots and slots + 1, budget=budget)
+    desk = Desk(routers, slots, log, Uploads() if keep_uploads else None, metrics)
+    metrics.places.set(slots.limit)
+    app.state.root_path = root_path
+    app.state.wrong_tokens = WrongTokens(lambda reason: metrics.unauthorised.labels(reason).inc())
     # the last one added is the first to see a request
-    limits = {"max_bytes": images.MAX_BYTES + MULTIPART_OVERHEAD, "too_large": TOO_MANY_BYTES}
-    app.add_middleware(Admission, slots=desk.slots, refused=desk.refused, **limits)
+    app.add_middleware(Admission, slots=slots, rules=RULES, wrong_tokens=app.state.wrong_tokens, refused=desk.refused)
     app.add_middleware(console.AccessLog)
     app.add_middleware(Watch, metrics=metrics, handlers=handlers)
     if root_path:
@@ -127,7 +151,7 @@ def app_from_environment():
     options = arguments.variable("LAB_APP_OPTIONS", json.loads, "what labsupport serve gives")
     if options is None:
         raise ValueError("LAB_APP_OPTIONS is not set: start the server with labsupport serve")
-    host, log, precision = (options.pop(name) for name in ("host", "log", "precision"))
+    host, log, precision, workers = (options.pop(name) for name in ("host", "log", "precision", "workers"))
     console.show()
     _end_with_parent()
     _keep_memory()
@@ -137,6 +161,7 @@ def app_from_environment():
         name: Router(detector, load=Detector.named, journal=paths.root() / f"rollout-{name}.db")
         for name, detector in detectors.items()
     }
+    options["memory"] = Budget.left(memory_limit() // workers)
     app = guarded(create_app(routers, log=PredictionLog(log) if log else None, **options), host)
     gc.collect()
     gc.freeze()  # what is here stays: looking through it for garbage stopped every thread for 60 ms
@@ -157,11 +182,13 @@ def _end_with_parent() -> None:
 
 def _keep_memory() -> None:
     """A picture's pixels come and go a hundred times a second: glibc would hand them back to the system each time, and get
-    them again page by page. It may keep 128 MB instead; what is larger than 32 MB goes back at once all the same."""
+    them again page by page. It may keep 64 MB instead; what is larger than 32 MB goes back at once all the same. All threads
+    share two pools: with one each, the gaps in all of them took 120 MB."""
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(M_TRIM_THRESHOLD, 128 << 20)
+        libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)
         libc.mallopt(M_TOP_PAD, 16 << 20)
+        libc.mallopt(M_ARENA_MAX, 2)
 
 
 class Prefix:
@@ -216,8 +243,12 @@ def _explain_errors(app: FastAPI) -> None:
         return JSONResponse({"detail": f"ask with {' or '.join(methods)}"}, 405, {"Allow": ", ".join(methods)})
 
     async def refuse_parameters(request: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
-        return JSONResponse({"detail": "; ".join(problems)}, 422)
+        problems = error.errors()
+        named = [f"{problem['loc'][-1]}: {problem['msg']}" for problem in problems[:PROBLEMS]]
+        named = [text if len(text) <= PROBLEM else text[: PROBLEM - 3] + "..." for text in named]
+        if len(problems) > PROBLEMS:
+            named.append(f"and {len(problems) - PROBLEMS:,} more problems")
+        return JSONResponse({"detail": "; ".join(named)}, 422)
 
     async def apologise(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": statuses.FAILED}, 500)

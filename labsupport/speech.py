@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from labsupport import arguments
 from labsupport.pipeline import Pipeline, Stage
 
 RATE = 8_000  # samples per second, as on the telephone
@@ -44,11 +45,14 @@ def clips(count: int, seed, noise_db: float = -50.0, gain_db: float = 0.0) -> Cl
     """So many clips, each a word by another voice, at another time and distance, in another room.
 
     `noise_db` is the usual noise of the microphone, `gain_db` how much louder it records. The same seed gives the same
-    voices in all of them.
+    voices in all of them. Raises ValueError for a number that makes no sense.
 
     >>> clips(3, seed=1).words.tolist(), clips(3, seed=1).sound.shape
     (['saw', 'gnaw', 'shoe'], (3, 8000))
     """
+    count = arguments.number("count", count, 0, whole=True)
+    noise_db = arguments.number("noise_db", noise_db, -200, 100)
+    gain_db = arguments.number("gain_db", gain_db, -200, 100)
     random = np.random.default_rng(seed)
     words = random.choice(list(WORDS), count)
     sound = np.array([_clip(word, voice, noise_db) for word, voice in zip(words, random.spawn(count), strict=True)])
@@ -73,6 +77,9 @@ def speak(word: str, pitch: float = 120.0, size: float = 1.0, pace: float = 1.0,
     >>> round(len(speak("see")) / RATE, 2)
     0.33
     """
+    word = arguments.choice("word", word, WORDS)
+    pitch, size = arguments.number("pitch", pitch, 40, 1_000), arguments.number("size", size, 0.5, 2)
+    pace = arguments.number("pace", pace, 0.2, 5)
     random = np.random.default_rng(seed)
     parts = [_sound(name, pitch, size, pace * random.uniform(0.9, 1.1), random) for name in WORDS[word]]
     spoken = np.concatenate(parts)

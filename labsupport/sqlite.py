@@ -1,9 +1,72 @@
-"""What every SQLite file of ours needs, whichever module keeps it: readers and a writer at once, whoever opens it first."""
+"""Open the SQLite files of this package, whichever module keeps them: private, under any path, readers beside a writer."""
 
+import errno
+import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+LONGEST = 503  # bytes of a path: SQLite takes 511, and the names of the files beside it are up to 8 longer
+SHARED = {"isolation_level": None, "check_same_thread": False}  # by threads; no transaction begins by itself
+
+logger = logging.getLogger(__name__)
+
+
+def connect(path: Path | str, patience: float, **options) -> sqlite3.Connection:
+    """Open a SQLite file, or make it, so that only its owner can read and write it.
+
+    `path` is any path of up to 503 bytes; `patience` is how many seconds a call waits for another writer; `options` go to
+    `sqlite3.connect`. Threads may share the connection, and nothing begins a transaction by itself.
+    Raises OSError if the file cannot be made, sqlite3.Error if it cannot be opened.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> connect(f"{folder.name}/100% mine?.db", patience=1).close()
+    >>> [(file.name, oct(file.stat().st_mode)) for file in Path(folder.name).iterdir()]
+    [('100% mine?.db', '0o100600')]
+    >>> folder.cleanup()
+    """
+    make(path)
+    return reopen(path, patience, **options)
+
+
+def reopen(path: Path | str, patience: float, **options) -> sqlite3.Connection:
+    """Open a SQLite file that is there, as `connect` does. Raises sqlite3.OperationalError if there is none."""
+    address = f"file://{quote(os.fsencode(Path(path).absolute()))}?mode=rw"
+    return sqlite3.connect(address, uri=True, timeout=patience, **{**SHARED, **options})
+
+
+def make(path: Path | str) -> None:
+    """Make an empty file for its owner only, if there is none. Raises OSError if that fails, or if it is a folder."""
+    path = Path(path).absolute()
+    if len(os.fsencode(path)) > LONGEST:
+        raise OSError(errno.ENAMETOOLONG, f"SQLite takes paths of at most {LONGEST} bytes, this one is longer")
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+def make_private(path: Path | str) -> None:
+    """Let only the owner read and write a file or folder that was there before, and what SQLite keeps beside it.
+
+    Call it once it is known that the file is ours: what other programs keep stays as it is, and so does another user's.
+    If it cannot be done, `logging` says so.
+    """
+    for end in ("", "-wal", "-shm", "-journal"):
+        file = Path(f"{path}{end}")
+        try:
+            status = file.stat()
+            if status.st_mode & 0o077 and os.geteuid() in (0, status.st_uid):
+                file.chmod(status.st_mode & 0o700)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            logger.warning("%s: others may be able to read it, and that cannot be changed: %s", file, error.strerror)
 
 
 def write_ahead(connection: sqlite3.Connection, patience: float = 5.0) -> None:
@@ -30,7 +93,8 @@ def write_ahead(connection: sqlite3.Connection, patience: float = 5.0) -> None:
 def transaction(connection: sqlite3.Connection, synchronous: str) -> Iterator[sqlite3.Connection]:
     """All of what follows is written, or nothing of it; no other process writes meanwhile. FULL waits for the disk.
 
-    `synchronous` is "FULL" or "NORMAL" (sqlite.org/pragma.html). Raises what SQLite raises.
+    `synchronous` is "FULL" or "NORMAL" (sqlite.org/pragma.html). Raises what SQLite raises. What only reads needs none of
+    it: it would wait for who writes.
 
     >>> connection = sqlite3.connect(":memory:", isolation_level=None)
     >>> with transaction(connection, "FULL"):

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from labsupport.arguments import number, shown
+from labsupport.containers import float_column, is_missing
 from labsupport.cusum import Cusum, cusum_limit, cusum_run_length, finite
 from labsupport.evaluation import Evaluation, compare_detectors, evaluate
 from labsupport.windows import DataDriftMonitor, SerialCorrelation
@@ -73,8 +75,9 @@ class ConceptDriftMonitor:
         max_waiting: int = 10_000,
         **parameters: Any,
     ) -> None:
-        if max_waiting < 1:
-            raise ValueError(f"max_waiting={max_waiting}: give how many predictions may wait for their label")
+        self.max_waiting = int(number("max_waiting", max_waiting, 1, whole=True))
+        if not callable(error):
+            raise ValueError(f"error={shown(error)}: give a function of a prediction and its label")
         self._detector = _detector(detector, parameters)
         self._binary = _takes_errors_only(self._detector)
         if detector == "cusum" and reference is None:
@@ -84,7 +87,7 @@ class ConceptDriftMonitor:
                 f"{type(self._detector).__name__} takes errors, 0 or 1, as they are: leave the reference out"
             )
         self._mean, self._deviation = (0.0, 1.0) if reference is None else _standard(reference)
-        self._error, self.max_waiting = error, max_waiting
+        self._error = error
         self._waiting: dict[Hashable, Any] = {}
         self.n = self.forgotten = 0
         self.alarms: list[int] = []
@@ -106,7 +109,11 @@ class ConceptDriftMonitor:
 
     def expect(self, id: Hashable, prediction: Any) -> "ConceptDriftMonitor":
         """Keep a prediction until its label comes. Raises ValueError if this id waits already."""
-        if id in self._waiting:
+        try:
+            waits = id in self._waiting
+        except TypeError:
+            raise ValueError(f"id={shown(id)}: give a text or a number") from None
+        if waits:
             raise ValueError(f"{id!r} waits for its label already: give each prediction its own id")
         self._waiting[id] = prediction
         if len(self._waiting) > self.max_waiting:
@@ -118,13 +125,13 @@ class ConceptDriftMonitor:
         """Take a label in, and with it the error of its prediction. Labels that come sooner for errors look like drift.
 
         Raises `NotExpected` for a prediction that never was, has its label, or was forgotten, and ValueError for a label
-        that is None or NaN. Nothing is changed then.
+        that is missing. Nothing is changed then.
         """
-        if id not in self._waiting:
+        if not isinstance(id, Hashable) or id not in self._waiting:
             raise NotExpected(
                 f"{id!r}: not expected, labelled already, or older than the {self.max_waiting} that may wait"
             )
-        if label is None or (isinstance(label, float | np.floating) and math.isnan(label)):
+        if is_missing(label):
             raise ValueError(f"{id!r}: the label is missing; wait for one")
         self.update(self._error(self._waiting[id], label))
         del self._waiting[id]
@@ -174,9 +181,12 @@ def _takes_errors_only(detector: Any) -> bool:
 
 def _standard(reference: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation. Raises ValueError."""
-    values = np.asarray(reference)
-    if values.ndim != 1 or values.dtype.kind not in "biuf" or not np.isfinite(values).all():
-        raise ValueError("the reference is no row of finite numbers: leave out what is missing, text or infinite")
+    try:
+        values = float_column("reference", reference)
+    except ValueError as error:
+        raise ValueError(f"the reference is no row of finite numbers: {error}") from None
+    if not np.isfinite(values).all():
+        raise ValueError("the reference is no row of finite numbers: leave out what is missing or infinite")
     if len(values) < 2:
         raise ValueError(f"{len(values)} reference values: give those of a healthy period, as many as there are")
     with np.errstate(over="ignore"):

@@ -3,14 +3,16 @@
 One SQLite file, or a PostgreSQL database that several machines share. `predictions` writes and reads them.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError
 
-from labsupport.sqlite import write_ahead
+from labsupport import sqlite
 
 BUSY = 2.0  # seconds that SQLite waits for another writer
 PATIENCE = {  # seconds (and milliseconds) after which a server that does not answer is one that cannot be reached
@@ -20,27 +22,37 @@ PATIENCE = {  # seconds (and milliseconds) after which a server that does not an
     "keepalives_interval": 3,
     "keepalives_count": 3,
 }
-SCHEMA = 3  # the version: SQLite's user_version, in PostgreSQL a comment on the table
-KNOWN = {0: set(), 1: {"predictions"}, 2: {"predictions", "feedback"}}  # the tables that older versions have
-STEPS = {  # from a version to the next one; missing tables are made besides
-    1: "ALTER TABLE predictions ADD COLUMN shadow BOOLEAN DEFAULT 0",
-    2: "ALTER TABLE predictions ADD COLUMN noise FLOAT",
+SCHEMA = 4  # the version: SQLite's user_version, in PostgreSQL a comment on the table
+BOTH = {"predictions", "feedback"}
+KNOWN = {0: set(), 1: {"predictions"}, 2: BOTH, 3: BOTH}  # the tables that older versions have at least
+STEPS = {  # from a version to the next one, once the tables are made that it lacks
+    1: ["ALTER TABLE predictions ADD COLUMN shadow BOOLEAN DEFAULT 0"],
+    2: ["ALTER TABLE predictions ADD COLUMN noise FLOAT"],
+    3: [
+        "CREATE INDEX IF NOT EXISTS ix_feedback_time ON feedback (time)",
+        "DROP INDEX ix_feedback_id",
+        'CREATE INDEX ix_feedback_id ON feedback (id, "row")',
+    ],
 }
 FOUND = {  # the version and the tables' names, in one statement: of one moment
     "sqlite": """SELECT user_version, (SELECT group_concat(name) FROM sqlite_master WHERE type = 'table')
         FROM pragma_user_version""",
     "postgresql": """SELECT
         coalesce(substring(obj_description(to_regclass('predictions'), 'pg_class') from '^labsupport ([0-9]+)$'), '0'),
-        concat_ws(',', to_regclass('predictions')::text, to_regclass('feedback')::text)""",
+        concat_ws(',', to_regclass('predictions')::text, to_regclass('feedback')::text, to_regclass('decisions')::text)""",
+}
+ADDRESS = re.compile(  # of a server: user and password hold none of the signs that end them
+    r"[\w+]+://([^:/?#@]*(:[^/?#@]*)?@)?[^/?#@]*(/[^/?#@]*)?(\?[^#@]*)?"
+)
+HINTS = {
+    "sqlite": "is its folder writable, and is it a SQLite file?",
+    "postgresql": "is the server running, and may we log in?",
 }
 MARK = {
     "sqlite": "PRAGMA user_version={}",
     "postgresql": "COMMENT ON TABLE predictions IS 'labsupport {}'",
 }
-ALONE = {  # a transaction in which nobody else migrates or prunes; with SQLite nobody else writes at all
-    "sqlite": ("BEGIN IMMEDIATE",),
-    "postgresql": ("BEGIN", "SELECT pg_advisory_xact_lock(7521948360)"),  # any number that nobody else uses
-}
+MIGRATING, PRUNING, TENDING = 7521948360, 7521948361, 7521948362  # PostgreSQL's locks: numbers that nobody else uses
 
 # what `images.features` gives
 FEATURES = ("brightness", "contrast", "sharpness", "saturation", "noise", "width", "height", "aspect")
@@ -60,6 +72,13 @@ COLUMNS = {  # the kinds are Python's; a list is kept as JSON
     "shadow": bool,  # nobody was given this answer: a candidate was shown the picture, too
 }
 SAID = {"correct": bool, "labels": list, "retry": bool}  # by a user, of an answer
+DECIDED = {  # by a station, of one product
+    "id": str,
+    "time": float,
+    **dict.fromkeys(("station", "product", "verdict", "decided_by", "version"), str),
+    "latency": float,
+    "reason": str,
+}
 KEPT = {name: kind for name, kind in COLUMNS.items() if name != "aspect"}  # which is width / height, when it is read
 
 WHOLE = sql.BigInteger().with_variant(sql.Integer(), "sqlite")  # SQLite's integers have 64 bits anyway
@@ -75,9 +94,15 @@ FEEDBACK = sql.Table(
     "feedback",
     TABLES,
     sql.Column("row", WHOLE, primary_key=True),
-    sql.Column("time", sql.Float),
-    sql.Column("id", sql.String, index=True),  # the prediction's
+    sql.Column("time", sql.Float, index=True),
+    sql.Column("id", sql.String),  # the prediction's
     *(sql.Column(name, KINDS[kind]) for name, kind in SAID.items()),
+    sql.Index("ix_feedback_id", "id", "row"),  # with the row: PostgreSQL might look for the last one in the whole table
+)
+DECISIONS = sql.Table(
+    "decisions",
+    TABLES,
+    *(sql.Column(name, KINDS[kind], primary_key=name == "id", index=name == "time") for name, kind in DECIDED.items()),
 )
 
 
@@ -89,9 +114,10 @@ class UnknownSchema(RuntimeError):
     """The tables are those of a newer version of the lab, or of another program."""
 
 
-def open_database(url: str) -> sql.Engine:
-    """The database of a URL, with tables of the present version; several processes may open it at once.
+def open_database(url: str | Path) -> sql.Engine:
+    """Return the database of a URL, with tables of the present version; several processes may open it at once.
 
+    What follows `sqlite:///` is a path as it is, whatever signs are in it; a `Path` names a SQLite file, too.
     Raises `LogUnavailable`, `UnknownSchema`, and ValueError if `url` names neither a SQLite file nor a PostgreSQL database.
 
     >>> open_database("mysql://localhost/lab")
@@ -99,49 +125,76 @@ def open_database(url: str) -> sql.Engine:
     ValueError: mysql://localhost/lab: name a SQLite file, as in sqlite:///predictions.db, or a PostgreSQL database, as in \
 postgresql+psycopg://user@host/lab
     """
-    address = _parsed(url)
-    name = shown(url)
-    if address.drivername in ("postgresql", "postgresql+psycopg"):
-        engine, hint = _postgres(address, name), "is the server running, and may we log in?"
-    elif address.drivername == "sqlite" and address.database not in (None, "", ":memory:"):
-        name = Path(address.database).absolute()
-        engine, hint = _sqlite(address, name), "is its folder writable, and is it a SQLite file?"
+    if (file := _file(url)) is not None:
+        engine = _sqlite(file)
+    elif (address := _parsed(url)).drivername in ("postgresql", "postgresql+psycopg"):
+        engine = _postgres(address, shown(url))
     else:
         raise ValueError(
-            f"{name}: name a SQLite file, as in sqlite:///predictions.db, or a PostgreSQL database, as in "
+            f"{shown(url)}: name a SQLite file, as in sqlite:///predictions.db, or a PostgreSQL database, as in "
             "postgresql+psycopg://user@host/lab"
         )
-    try:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            _prepare(connection, name)
-    except DBAPIError as error:
-        raise LogUnavailable(f"{name}: {reason(error)}: {hint}") from error
+    prepare(engine)
     return engine
 
 
-def shown(url: str) -> str:
-    """The URL as it may be printed: without its password.
+def prepare(engine: sql.Engine) -> None:
+    """Make the tables if there are none, or bring them up to date; a SQLite file is its owner's alone from now on.
+
+    Raises `LogUnavailable` and `UnknownSchema`.
+    """
+    sqlite_file = engine.dialect.name == "sqlite"
+    name = engine.url.database if sqlite_file else shown(engine.url)
+    try:
+        if sqlite_file:
+            sqlite.make(name)
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            _prepare(connection, name)
+        if sqlite_file:
+            sqlite.make_private(name)
+    except DBAPIError as error:
+        hint = (
+            "is its folder writable, and is it a SQLite file?"
+            if sqlite_file
+            else "is the server running, and may we log in?"
+        )
+        raise LogUnavailable(f"{name}: {reason(error)}: {hint}") from error
+    except OSError as error:
+        raise LogUnavailable(f"{name}: unable to open it ({error.strerror}): {HINTS['sqlite']}") from error
+
+
+def shown(url: str | Path | sql.URL) -> str:
+    """Return the URL as it may be printed: without its password. Raises ValueError if it cannot be read.
 
     >>> shown("postgresql+psycopg://lab:secret@db.example.org/lab?sslpassword=secret")
     'postgresql+psycopg://lab:***@db.example.org/lab?sslpassword=%2A%2A%2A'
     """
-    if url.startswith("sqlite:"):
-        return url
+    if (file := _file(url)) is not None:
+        return url if isinstance(url, str) else f"sqlite:///{file}"
     address = _parsed(url)
-    secrets = {name: "***" for name in address.query if "password" in name}
+    secrets = {name: "***" for name in address.query if "password" in name.lower()}
     return address.update_query_dict(secrets).render_as_string(hide_password=True)
 
 
 def reason(error: Exception) -> str:
-    """What the database said, in one line and without SQLAlchemy's own words about it."""
+    """Return what the database said, in one line and without SQLAlchemy's own words about it."""
     return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
+def moved(connection: sql.Connection) -> bool:
+    """Return whether the SQLite file of a connection was deleted or replaced since: what is written there is lost."""
+    file, identity = connection.info.get("file", (None, None))
+    return file is not None and _identity(file) != identity
+
+
 @contextmanager
-def alone(connection: sql.Connection) -> Iterator[None]:
-    """A transaction on a connection in autocommit, in which nobody else migrates or prunes."""
-    for statement in ALONE[connection.dialect.name]:
-        connection.exec_driver_sql(statement)
+def alone(connection: sql.Connection, lock: int = MIGRATING) -> Iterator[None]:
+    """A transaction on a connection in autocommit, in which nobody else has the lock; with SQLite nobody else writes."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql("BEGIN")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({lock})")
     try:
         yield
     except BaseException:
@@ -150,47 +203,78 @@ def alone(connection: sql.Connection) -> Iterator[None]:
     connection.exec_driver_sql("COMMIT")
 
 
-def _parsed(url: str) -> sql.URL:
+def _file(url: str | Path | sql.URL) -> Path | None:
+    """Return the SQLite file that a URL names, None if it is no such URL."""
+    if isinstance(url, Path):
+        return url.absolute()
+    path = url.removeprefix("sqlite:///") if isinstance(url, str) else url
+    return Path(path).absolute() if path not in (url, "", ":memory:") else None
+
+
+def _parsed(url: str | sql.URL) -> sql.URL:
+    """Return the parts of a URL. A password with signs that mean something in one is refused: it would be torn apart."""
+    if isinstance(url, sql.URL):
+        return url
     try:
-        return sql.make_url(url)
+        if isinstance(url, str) and ADDRESS.fullmatch(url):
+            return sql.make_url(url)
     except (ValueError, sql.exc.ArgumentError):  # their messages may quote what they took for a port: a password
-        raise ValueError(
-            "the log's address cannot be read: write sqlite:///file or postgresql+psycopg://user:password@host/database, "
-            "with special characters in the password percent-encoded"
-        ) from None
+        pass
+    raise ValueError(
+        "the log's address cannot be read: write sqlite:///file or postgresql+psycopg://user:password@host/database, "
+        "with special characters in the password percent-encoded, as in urllib.parse.quote(password, safe='')"
+    )
 
 
-def _sqlite(address: sql.URL, file: Path) -> sql.Engine:
+def _sqlite(file: Path) -> sql.Engine:
     if not file.parent.is_dir():
         raise LogUnavailable(f"there is no folder {file.parent}: make it, or name a file elsewhere")
     # no pool: nothing stays open between uses, so who only reads holds nothing and a fork takes no connection along
-    engine = sql.create_engine(address, poolclass=sql.NullPool, connect_args={"timeout": BUSY})
-    sql.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=NORMAL"))
+    engine = sql.create_engine(
+        sql.URL.create("sqlite", database=str(file)),
+        creator=partial(sqlite.reopen, file, BUSY, isolation_level=""),
+        poolclass=sql.NullPool,
+        hide_parameters=True,
+    )
+
+    @sql.event.listens_for(engine, "connect")
+    def connected(connection, record) -> None:
+        connection.execute("PRAGMA synchronous=NORMAL")
+        record.info["file"] = file, _identity(file)
+
     return engine
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _postgres(address: sql.URL, name: str) -> sql.Engine:
     patience = {option: value for option, value in PATIENCE.items() if option not in address.query}
+    address = address.set(drivername="postgresql+psycopg")
     try:
-        return sql.create_engine(
-            address.set(drivername="postgresql+psycopg"), poolclass=sql.NullPool, connect_args=patience
-        )
+        return sql.create_engine(address, poolclass=sql.NullPool, connect_args=patience, hide_parameters=True)
     except ImportError as error:
         raise LogUnavailable(f"{name} needs the package psycopg: pip install 'psycopg[binary]'") from error
 
 
-def _prepare(connection: sql.Connection, name: Path | str) -> None:
+def _prepare(connection: sql.Connection, name: str) -> None:
     """Make the tables or bring them up to date, once, whoever else opens them now; refuse what is not ours."""
     if _older(connection):
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file only: `retention` gives back
-            write_ahead(connection.connection.driver_connection)  # kept in the file, as the version is
+            sqlite.write_ahead(connection.connection.driver_connection)  # kept in the file, as the version is
         with alone(connection):
             if _older(connection):
                 version, _ = _found(connection)
-                for step in range(max(version, 1), SCHEMA) if version else ():
-                    connection.exec_driver_sql(STEPS[step])
                 TABLES.create_all(connection)
+                for step in range(version, SCHEMA) if version else ():
+                    for statement in STEPS[step]:
+                        connection.exec_driver_sql(statement)
                 connection.exec_driver_sql(MARK[connection.dialect.name].format(SCHEMA))
     version, tables = _found(connection)
     if version != SCHEMA or PREDICTIONS.name not in tables:

@@ -8,6 +8,9 @@ from functools import partial
 
 import numpy as np
 
+from labsupport.arguments import number
+from labsupport.containers import NARROW, bool_column, codes_of, float_column, is_missing, shape_of, table
+
 
 class NoSafeThreshold(ValueError):
     """On these examples no threshold can promise the error that was asked for; the message says what it would take."""
@@ -18,7 +21,7 @@ class Thresholds:
     """Below `low` the model is sure of "good", from `high` on it is sure of "defect", and between them it is not sure.
 
     Confidences are 0 to 1; none is below 0 or reaches infinity, so `Thresholds()` automates nothing. Where the model is not
-    sure, its opinion is that of the nearer threshold. Raises ValueError unless 0 <= low <= high.
+    sure, its opinion is that of the nearer threshold. Raises ValueError unless both are numbers and 0 <= low <= high.
 
     >>> thresholds = Thresholds(low=0.1, high=0.8)
     >>> thresholds.sure(np.array([0.05, 0.1, 0.5, 0.8])).tolist()
@@ -31,16 +34,25 @@ class Thresholds:
     high: float = math.inf
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high:
+        low, high = (float_column(name, [getattr(self, name)])[0] for name in ("low", "high"))
+        if not 0 <= low <= high:
             raise ValueError(f"low={self.low} and high={self.high}: give 0 <= low <= high")
+        object.__setattr__(self, "low", float(low))
+        object.__setattr__(self, "high", float(high))
 
     def sure(self, confidence):
         """Whether the model is sure; of a float or of an array."""
+        confidence = _in_full(confidence)
         return (confidence < self.low) | (confidence >= self.high)
 
     def defect(self, confidence):
         """Whether the model says "defect", sure or not; of a float or of an array."""
-        return confidence >= (self.low + min(self.high, 1)) / 2
+        return _in_full(confidence) >= (self.low + min(self.high, 1)) / 2
+
+
+def _in_full(confidence):
+    """As float64: NumPy would else round a threshold to the digits of a float32 that it is compared with."""
+    return confidence.astype(float) if hasattr(confidence, "astype") else confidence
 
 
 NEVER_SURE = Thresholds()
@@ -49,18 +61,30 @@ NEVER_SURE = Thresholds()
 def error_bound(errors: int, decisions: int, confidence_level: float = 0.95) -> float:
     """The largest error rate that fits so many errors in so many decisions: the upper bound of Clopper & Pearson (1934).
 
-    Exact: whatever the true rate is, at most 1 - confidence_level of samples give a bound below it.
+    Exact for independent decisions: whatever the true rate is, at most 1 - confidence_level of samples give a bound below
+    it. Raises ValueError unless 0 <= errors <= decisions and the level is a share.
 
     >>> [round(error_bound(errors, 299), 5) for errors in (0, 1)]
     [0.00997, 0.01577]
     """
+    decisions = number("decisions", decisions, 0, whole=True)
+    errors = number("errors", errors, 0, decisions, whole=True)
+    return _bound(errors, decisions, number("confidence_level", confidence_level, 0, 1, ends=False))
+
+
+def _bound(errors: int, decisions: int, confidence_level: float) -> float:
     from scipy import special
 
     return float(special.betaincinv(errors + 1, decisions - errors, confidence_level)) if errors < decisions else 1.0
 
 
 def choose_thresholds(
-    labels: np.ndarray, confidences: np.ndarray, max_error: float = 0.01, confidence_level: float = 0.95
+    labels: np.ndarray,
+    confidences: np.ndarray,
+    max_error: float = 0.01,
+    confidence_level: float = 0.95,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
 ) -> Thresholds:
     """Thresholds with a promise: of what the model decides by itself, at most `max_error` is wrong.
 
@@ -70,13 +94,18 @@ def choose_thresholds(
     audit, not what partial automation left to a person). And it counts errors, behind which rare defects hide: where 2 %
     are defects, calling everything good is wrong in 2 %. Ask for less.
 
+    The pictures have to be independent of each other. Pictures of one product, one video or one user are not: they are right
+    or wrong together, and with three like pictures each the promise was broken three times as often. Give their labels as
+    `groups` (N,): then one picture of each group counts, drawn by `seed`, and the error is that of such a picture.
+
     Trying many thresholds and keeping the best would break the promise. So we test them as in Learn then Test (Angelopoulos
     et al., 2021), by `error_bound`, from the most conservative outwards, in sequences set by quantiles of the confidences
     before any label is looked at. One goes from the surest pictures to those at 0.5 (half of 1 - confidence_level is spent
     on it), one is about "good" alone, one about "defect" alone (a quarter each). Of what passes we take what decides most.
 
     Raises `NoSafeThreshold` if nothing passes; ValueError for lengths that differ, labels that are not bool, confidences
-    outside 0 to 1, labels of one kind only (what the model makes of the other is then unknown), and shares outside 0 to 1.
+    outside 0 to 1, labels of one kind only (what the model makes of the other is then unknown), shares outside 0 to 1, and
+    groups that are missing.
 
     >>> rng = np.random.default_rng(0)
     >>> confidences = rng.beta(0.2, 0.4, size=2000)
@@ -86,10 +115,13 @@ def choose_thresholds(
     (0.061, 0.939)
     """
     labels, confidences = checked(labels, confidences)
-    if not (0 < max_error < 1 and 0 < confidence_level < 1):
-        raise ValueError(f"max_error={max_error}, confidence_level={confidence_level}: give shares, as in 0.01, 0.95")
-    order, level = np.argsort(confidences), 1 - confidence_level
-    labels, confidences = labels[order], confidences[order]
+    max_error = number("max_error", max_error, 0, 1, ends=False)
+    confidence_level = number("confidence_level", confidence_level, 0, 1, ends=False)
+    if groups is not None:
+        chosen = one_of_each(groups, len(labels), number("seed", seed, 0, whole=True))
+        labels, confidences = _of_both_kinds(labels[chosen]), confidences[chosen]
+    order, level, held = np.argsort(confidences), 1 - confidence_level, confidences.dtype.type
+    labels, confidences = labels[order], confidences[order].astype(float)
     test = partial(_passed, labels, confidences, max_error)
     both = test(level / 2, np.abs(confidences - 0.5), lambda cut: Thresholds(0.5 - cut, _above(0.5 + cut)))
     low = test(level / 4, -confidences, lambda cut: Thresholds(low=-cut))
@@ -104,7 +136,8 @@ def choose_thresholds(
             f"{len(labels)} examples. It takes at least {_error_free(max_error, level / 2)} sure decisions without an "
             "error, or more with some: collect more examples, allow more errors, or let people decide (NEVER_SURE)"
         )
-    return candidates[int(decided.argmax())]
+    chosen = candidates[int(decided.argmax())]
+    return Thresholds(_between(chosen.low, held), _between(chosen.high, held)) if held in NARROW else chosen
 
 
 def _passed(
@@ -127,7 +160,7 @@ def _passed(
     for thresholds, decided, errors in zip(pairs, *_count(labels, confidences, pairs), strict=True):
         while starts and decided >= starts[0][0]:
             spend += starts.pop(0)[1]
-        if spend and error_bound(errors, decided, 1 - spend) <= max_error:
+        if spend and _bound(errors, decided, 1 - spend) <= max_error:
             passed.append(thresholds)
         else:
             spend = 0.0
@@ -168,16 +201,49 @@ def _above(confidence: float) -> float:
     return math.nextafter(confidence, math.inf)
 
 
+def _between(threshold: float, held: type) -> float:
+    """The middle between the two numbers of a narrow type around a threshold: it stays between them in any other type."""
+    if not 0 < threshold < math.inf:
+        return threshold
+    above = held(threshold)
+    above = above if above >= threshold else np.nextafter(above, held(math.inf))
+    return (float(above) + float(np.nextafter(above, held(-math.inf)))) / 2
+
+
+def one_of_each(groups: np.ndarray, rows: int, seed: int) -> np.ndarray:
+    """Return the places of one random row of each group, in ascending order. Raises ValueError for missing labels.
+
+    >>> one_of_each(["a", "b", "a", "a"], 4, seed=0).tolist()
+    [1, 2]
+    """
+    frame = table(groups, "groups")
+    if frame.shape != (rows, 1):
+        raise ValueError(f"groups of shape {frame.shape} for {rows} examples: give one label for each")
+    if gone := int(frame.iloc[:, 0].map(is_missing).sum()):
+        raise ValueError(f"groups: {gone} of {rows} labels are missing: name a group for each example")
+    codes = codes_of(frame.iloc[:, 0])
+    order = np.random.default_rng(seed).permutation(rows)
+    return np.sort(order[np.unique(codes[order], return_index=True)[1]])
+
+
 def checked(labels: np.ndarray, confidences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as arrays, of bool and float. Raises ValueError."""
-    labels, confidences = np.asarray(labels), np.asarray(confidences, dtype=float)
-    if labels.shape != confidences.shape or labels.ndim != 1:
-        raise ValueError(f"labels {labels.shape} and confidences {confidences.shape}: give two arrays of one length")
-    if labels.dtype != bool and not np.isin(labels, [False, True]).all():
-        raise ValueError('labels are not bool: give True for a defect, as in frame["label"] == "defect"')
+    """Both as arrays, of bool and of float. Raises ValueError."""
+    shapes = shape_of(labels), shape_of(confidences)
+    if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
+        raise ValueError(f"labels {shapes[0]} and confidences {shapes[1]}: give two arrays of one length")
+    try:
+        labels = bool_column("labels", labels)
+    except ValueError as error:
+        raise ValueError(
+            f'labels are not bool: give True for a defect, as in frame["label"] == "defect" ({error})'
+        ) from None
+    confidences = float_column("confidences", confidences)
     if not ((confidences >= 0) & (confidences <= 1)).all():
         raise ValueError("confidences are not all between 0 and 1 (NaN is not either): leave those examples out")
-    labels = labels.astype(bool)
+    return _of_both_kinds(labels), confidences
+
+
+def _of_both_kinds(labels: np.ndarray) -> np.ndarray:
     if labels.all() or not labels.any():
         raise ValueError(f"of {len(labels)} labels {labels.sum()} are defects: give examples of both kinds")
-    return labels, confidences
+    return labels

@@ -14,6 +14,7 @@ from labsupport.alerts import Alarms, AlertRule, Event
 from labsupport.limits import DEFAULT_RULES
 from labsupport.measures import Drift, Measure, Reading, as_numbers
 from labsupport.panels import LOOKED_AT, NAMES, PANELS, Panel
+from labsupport.rows import Moment, seconds
 
 if TYPE_CHECKING:
     from labsupport.predictions import PredictionLog
@@ -89,10 +90,10 @@ def reach(rules: Sequence[AlertRule]) -> float:
 
 
 def timeline(
-    rows: Rows, since: float, until: float, rules: Sequence[AlertRule] = DEFAULT_RULES, alarms: Alarms | None = None
+    rows: Rows, since: Moment, until: Moment, rules: Sequence[AlertRule] = DEFAULT_RULES, alarms: Alarms | None = None
 ) -> Timeline:
-    """What happened in since <= time < until, seconds since the epoch; `rows` from `read`, and from `reach(rules)` seconds
-    before `since` on.
+    """What happened in since <= time < until, moments as `rows.seconds` takes them; `rows` from `read`, and from
+    `reach(rules)` seconds before `since` on.
 
     `alarms` are those that somebody looked at all the while. Without them we replay the `rules`: every 15 seconds of the
     window we look as if it were then, so that everybody who reads the same log sees the same alarms, whenever they began to
@@ -105,6 +106,7 @@ def timeline(
     >>> [(span.alarm, span.since) for span in seen.spans], seen.now["brightness_mean"]
     ([('Dark', 90.0)], Reading(value=0.16666666666666666, rows=60, note=''))
     """
+    since, until = window(since, until)
     alarms = replayed(rules, rows, since, until) if alarms is None else alarms
     edges = bucket_edges(since, until)
     first, last = np.searchsorted(rows["time"], [since, until])
@@ -119,6 +121,14 @@ def timeline(
         int(last - first),
         float(rows["time"][last - 1]) if last > first else None,
     )
+
+
+def window(since: Moment, until: Moment) -> tuple[float, float]:
+    """Return both ends in seconds since the epoch. Raises ValueError for what is no moment, and for an empty window."""
+    since, until = seconds(since, "since"), seconds(until, "until")
+    if not since < until:
+        raise ValueError(f"since={since} is not before until={until}: nothing lies between them")
+    return since, until
 
 
 def bucket_edges(since: float, until: float) -> np.ndarray:

@@ -5,10 +5,15 @@ which KS would be far too timid. Beside the p-value, which says whether there is
 how large it is. Rows that resemble their neighbours are counted as fewer rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+
+from labsupport.arguments import number, shown
+from labsupport.containers import TooFewRows, float_column
 
 BINS = 10  # deciles of the reference, for PSI and for Jensen-Shannon
 FEW_VALUES = 20  # numbers with at most as many distinct values are counted like classes
@@ -48,46 +53,122 @@ class Psi:
         return self.value
 
 
+class Alike(NamedTuple):
+    """How many rows of each window carry as much as one independent row, and how well we know that.
+
+    `freedom`: the degrees of freedom with which these numbers were estimated; infinite if they are known.
+    """
+
+    reference: float = 1.0
+    current: float = 1.0
+    freedom: float = np.inf
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What squared differences of shares add up to without any drift: `scale` times a chi-square of so many `degrees`.
+
+    If the scale is an estimate with `freedom` degrees of freedom, the sum is compared with an F distribution instead.
+    """
+
+    scale: float
+    degrees: float
+    freedom: float = np.inf
+
+    def p_value(self, value: float) -> float:
+        """Return the chance that the sum reaches `value` without any drift."""
+        if np.isinf(self.freedom):
+            return float(stats.chi2.sf(value / self.scale, self.degrees))
+        return float(stats.f.sf(value / self.scale / self.degrees, self.degrees, self.freedom))
+
+    def limit(self, alpha: float) -> float:
+        """Return what the sum exceeds in a share `alpha` of cases without any drift."""
+        if np.isinf(self.freedom):
+            return float(self.scale * stats.chi2.isf(alpha, self.degrees))
+        return float(self.scale * self.degrees * stats.f.isf(alpha, self.degrees, self.freedom))
+
+
 @dataclass(frozen=True)
 class Counts:
-    """How often each class, or each bin, occurs in the two windows. Arrays of whole numbers, (K,)."""
+    """How often each class, or each bin, occurs in the two windows. Arrays of whole numbers, (K,).
+
+    Raises ValueError for arrays of different lengths, and for counts that are missing or negative; `TooFewRows` for a
+    window without any row.
+    """
 
     reference: np.ndarray
     current: np.ndarray
     labels: list = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("reference", "current"):
+            counts = float_column(name, getattr(self, name))
+            if not isinstance(getattr(self, name), np.ndarray):
+                object.__setattr__(self, name, counts)
+            if not ((counts >= 0) & np.isfinite(counts)).all():
+                raise ValueError(f"{name}={shown(counts)}: give how often each class occurs, 0 or more")
+            if not counts.sum():
+                raise TooFewRows(f"the {name} window has 0 rows: there is nothing to compare")
+        if len(self.reference) != len(self.current):
+            raise ValueError(
+                f"{len(self.reference)} classes in the reference, {len(self.current)} now: count the same ones"
+            )
 
     @property
     def sizes(self) -> tuple[int, int]:
         return int(self.reference.sum()), int(self.current.sum())
 
 
-def kolmogorov_smirnov(
-    reference: np.ndarray, current: np.ndarray, alike: tuple[float, float] = (1.0, 1.0)
-) -> TwoSampleTest:
+def kolmogorov_smirnov(reference: np.ndarray, current: np.ndarray, alike: Sequence[float] = Alike()) -> TwoSampleTest:
     """The two-sample test of Kolmogorov and Smirnov, of two arrays of finite numbers, (N,) and (M,).
 
     `alike`: how many neighbouring rows carry as much as one independent row, in each window (see `inefficiency`). Exact
-    for up to `EXACT_TO` independent rows, asymptotic for more (Hodges, 1958). Statistic and p-value are SciPy's.
+    for up to `EXACT_TO` independent rows, asymptotic for more (Hodges, 1958). Statistic and p-value are SciPy's. Raises
+    ValueError for what is missing or infinite, and `TooFewRows` for no rows.
 
     >>> test = kolmogorov_smirnov(np.arange(30.0), np.arange(30.0) + 9)
     >>> test.name, round(test.statistic, 3), round(test.p_value, 3)
     ('KS', 0.3, 0.135)
     """
-    return ks_p_value(distance(reference, current)[0], reference, current, alike)
+    reference, current = finite_column("reference", reference), finite_column("current", current)
+    return ks_p_value(distance(reference, current)[0], reference, current, Alike(*alike))
 
 
-def ks_p_value(
-    statistic: float, reference: np.ndarray, current: np.ndarray, alike: tuple[float, float]
-) -> TwoSampleTest:
+def finite_column(name: str, data) -> np.ndarray:
+    """Return the numbers of one window, (N,). Raises ValueError if one is missing or infinite, `TooFewRows` without any."""
+    values = float_column(name, data).astype(float)
+    if not len(values):
+        raise TooFewRows(f"the {name} window has 0 rows: there is nothing to compare")
+    if bad := int((~np.isfinite(values)).sum()):
+        raise ValueError(f"{name}: {bad} of {len(values)} values are missing or infinite: leave them out")
+    return values
+
+
+def ks_p_value(statistic: float, reference: np.ndarray, current: np.ndarray, alike: Alike) -> TwoSampleTest:
     """The same for a statistic that is known already."""
     n, m = len(reference), len(current)
     if statistic**2 * n * m / (n + m) < 0.03 or (n == m and statistic < 1.5 / n):
         return TwoSampleTest("KS", statistic, 1.0)  # to the last digit; SciPy gets a little more than 1, and warns
-    if alike == (1.0, 1.0) and max(n, m) <= EXACT_TO:
+    if alike == Alike() and max(n, m) <= EXACT_TO:
         return TwoSampleTest("KS", statistic, float(stats.ks_2samp(reference, current, method="exact").pvalue))
-    n, m = n / alike[0], m / alike[1]
-    p_value = stats.distributions.kstwo.sf(statistic, max(1, round(n * m / (n + m))))
+    n, m = n / alike.reference, m / alike.current
+    if np.isinf(alike.freedom):
+        p_value = stats.distributions.kstwo.sf(statistic, max(1, round(n * m / (n + m))))
+    else:
+        p_value = _kolmogorov(statistic**2 * n * m / (n + m), alike.freedom)
     return TwoSampleTest("KS", statistic, float(np.clip(p_value, 0, 1)))
+
+
+def _kolmogorov(square: float, freedom: float) -> float:
+    """Return the chance beyond a squared statistic whose scale is an estimate: what Student's t is to the normal.
+
+    The terms exp(-2 k^2 x) of Kolmogorov's limit become their means over a chi-square of `freedom` degrees by its mean.
+    """
+    if square < 0.09:  # p is nearly 1, and the terms of the sum hardly fall
+        return 1.0
+    k = np.arange(1, 1_001)
+    terms = (-1.0) ** (k - 1) * (1 + 4 * k**2 * square / freedom) ** (-freedom / 2)
+    return float(2 * (terms.sum() - terms[-1] / 2))
 
 
 def distance(reference: np.ndarray, current: np.ndarray) -> tuple[float, float]:
@@ -110,7 +191,7 @@ def ascending(values: np.ndarray) -> np.ndarray:
     return np.sort(values, kind="stable")  # next to no work for what is in order already, as it is in `drift`
 
 
-def chi_square(counts: Counts, alike: tuple[float, float] = (1.0, 1.0)) -> TwoSampleTest:
+def chi_square(counts: Counts, alike: Sequence[float] = Alike()) -> TwoSampleTest:
     """Are the two windows' shares of each class the same? Pearson's chi-square test, or Fisher's for two classes.
 
     Classes that are expected fewer than five times in the smaller window are counted together. With `alike` as in
@@ -120,25 +201,33 @@ def chi_square(counts: Counts, alike: tuple[float, float] = (1.0, 1.0)) -> TwoSa
     >>> test.name, round(test.statistic, 2), round(test.p_value, 4)
     ('chi-square', 11.67, 0.0029)
     """
-    table = _without_rare(np.array([counts.reference / alike[0], counts.current / alike[1]]))
+    alike = Alike(*alike)
+    table = np.array([counts.reference / alike.reference, counts.current / alike.current])
+    place = without_rare(table)
+    table = np.array([np.bincount(place, weights=window) for window in table])
     if table.shape[1] < 2:
         return TwoSampleTest("chi-square", 0.0, 1.0)
-    if table.shape[1] == 2:
-        odds, p_value = stats.fisher_exact(np.rint(table).astype(int))
-        return TwoSampleTest("Fisher", float(odds), float(p_value))
     result = stats.chi2_contingency(table, correction=False)
-    return TwoSampleTest("chi-square", float(result.statistic), float(result.pvalue))
+    p_value = Noise(1.0, table.shape[1] - 1, alike.freedom).p_value(result.statistic)
+    if table.shape[1] > 2:
+        return TwoSampleTest("chi-square", float(result.statistic), p_value)
+    odds, exact = stats.fisher_exact(np.rint(table).astype(int))
+    return TwoSampleTest("Fisher", float(odds), float(exact if np.isinf(alike.freedom) else max(exact, p_value)))
 
 
-def _without_rare(table: np.ndarray) -> np.ndarray:
-    """(2, K): rare classes together in the last column, and with the next rarest if even together they are too few."""
-    table = table[:, np.argsort(-table.sum(axis=0), kind="stable")]
-    expected = table.sum(axis=0) * table.sum(axis=1).min() / table.sum()
+def without_rare(table: np.ndarray) -> np.ndarray:
+    """Return where each class of a table of counts (2, K) goes, (K,): rare ones together into the last place.
+
+    The next rarest goes there, too, if even together they are too few.
+    """
+    order = np.argsort(-table.sum(axis=0), kind="stable")
+    expected = table.sum(axis=0)[order] * table.sum(axis=1).min() / table.sum()
     kept = int((expected >= EXPECTED).sum())
     if kept < len(expected) and expected[kept:].sum() < EXPECTED and kept > 1:
         kept -= 1
-    kept = max(1, kept)
-    return np.column_stack([table[:, :kept], table[:, kept:].sum(axis=1)])[:, : kept + (kept < len(expected))]
+    place = np.empty(len(order), int)
+    place[order] = np.minimum(np.arange(len(order)), max(1, kept))
+    return place
 
 
 def deciles(reference: np.ndarray, current: np.ndarray) -> Counts:
@@ -147,9 +236,13 @@ def deciles(reference: np.ndarray, current: np.ndarray) -> Counts:
     >>> deciles(np.arange(100), np.arange(50, 150)).current.tolist()
     [0, 0, 0, 0, 0, 10, 10, 10, 10, 60]
     """
-    ordered = ascending(reference), ascending(current)
-    edges = np.unique(quantiles(ordered[0], np.linspace(0, 1, BINS + 1)[1:-1]))
-    return Counts(*(in_bins(values, edges, "right") for values in ordered))
+    ordered = ascending(finite_column("reference", reference)), ascending(finite_column("current", current))
+    return Counts(*(in_bins(values, decile_edges(ordered[0]), "right") for values in ordered))
+
+
+def decile_edges(ordered: np.ndarray) -> np.ndarray:
+    """Return the edges between the deciles of numbers that are in ascending order; fewer than nine if values repeat."""
+    return np.unique(quantiles(ordered, np.linspace(0, 1, BINS + 1)[1:-1]))
 
 
 def quantiles(ordered: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -166,26 +259,27 @@ def in_bins(ordered: np.ndarray, edges: np.ndarray, side: str) -> np.ndarray:
 
 
 def population_stability(
-    counts: Counts, alpha: float = 0.05, alike: tuple[float, float] = (1.0, 1.0), seed: int = 0
+    counts: Counts, alpha: float = 0.05, alike: Sequence[float] = Alike(), seed: int = 0, noise: Noise | None = None
 ) -> Psi:
     """The population stability index of counts, and the limit that counts without any drift exceed in a share `alpha`.
 
     PSI is the sum over the bins of (q - p) ln(q / p). The rule of thumb reads it without asking for the number of rows:
     below 0.1 stable, above 0.25 changed. Without any drift it is about (1/n + 1/m) times a chi-square of K - 1 degrees
-    (Yurdakul and Naranjo, 2020), which gives the limit; below 200 rows we permute. Half a row is added to every bin, so an
-    empty one gives no infinity.
+    (Yurdakul and Naranjo, 2020), which gives the limit; below 200 rows we permute. If rows are not independent, `alike` (as
+    in `kolmogorov_smirnov`) or `noise` say what to expect instead. Half a row is added to every bin, so an empty one gives
+    no infinity. Raises ValueError for `alpha` or `seed` that make no sense.
 
     >>> round(population_stability(Counts(np.full(10, 100), np.arange(55, 155, 10))).value, 3)
     0.086
     """
+    alpha, seed = number("alpha", alpha, 0, 1, ends=False), number("seed", seed, 0, whole=True)
     n, m = counts.sizes
-    value = float(_psi(counts.reference, counts.current))
-    spread, degrees = alike[0] / n + alike[1] / m, len(counts.reference) - 1
-    if degrees < 1:
+    value, alike = float(_psi(counts.reference, counts.current)), Alike(*alike)
+    if (degrees := len(counts.reference) - 1) < 1:
         return Psi(0.0, 0.0, 1.0)
-    if min(n, m) >= PERMUTE_BELOW or max(alike) > 1:
-        limit, p_value = spread * stats.chi2.isf(alpha, degrees), stats.chi2.sf(value / spread, degrees)
-        return Psi(value, float(limit), float(p_value), float(spread * degrees))
+    if noise or min(n, m) >= PERMUTE_BELOW or max(alike[:2]) > 1:
+        noise = noise or Noise(alike.reference / n + alike.current / m, degrees, alike.freedom)
+        return Psi(value, noise.limit(alpha), noise.p_value(value), noise.scale * noise.degrees)
     pooled = counts.reference + counts.current
     drawn = np.random.default_rng(seed).multivariate_hypergeometric(pooled, m, PERMUTATIONS, method="marginals")
     clean = np.sort(_psi(pooled - drawn, drawn))
@@ -246,17 +340,55 @@ def inefficiency(indicators: np.ndarray) -> float:
     >>> inefficiency(below(numbers)), round(inefficiency(below(numbers.repeat(3))), 1)
     (1.0, 3.2)
     """
+    return dependence(indicators)[0]
+
+
+def dependence(indicators: np.ndarray) -> tuple[float, float]:
+    """Return the `inefficiency` and the degrees of freedom with which it is estimated, infinite if it is 1.
+
+    An estimate from N rows and L lags varies about as much as a variance with N / (2 L + 1) degrees (Priestley, 1981).
+    """
     if resemblance(indicators) < stats.norm.isf(0.01):
-        return 1.0
+        return 1.0, np.inf
     seen = _centred(indicators)
     padded = np.fft.rfft(seen, 2 * len(seen), axis=0)
     correlation = np.fft.irfft((np.abs(padded) ** 2).sum(axis=1))[: len(seen)] / (seen**2).sum()
     pairs = correlation[: len(seen) // 2 * 2].reshape(-1, 2).sum(axis=1)  # of lags 0 and 1, 2 and 3, ...
     ends = np.flatnonzero(pairs <= 0)
-    return float(max(1.0, 2 * pairs[: ends[0] if len(ends) else None].sum() - 1))
+    count = int(ends[0]) if len(ends) else len(pairs)
+    found = float(max(1.0, 2 * pairs[:count].sum() - 1))
+    return (found, max(1.0, len(seen) / (4 * count - 1))) if found > 1 else (1.0, np.inf)
+
+
+def welch(spreads: np.ndarray, freedoms: Sequence[float]) -> float:
+    """Return the degrees of freedom of a sum of variances that were estimated with these (Welch, 1947; Satterthwaite, 1946).
+
+    >>> welch(np.array([1.0, 1.0]), [10, np.inf])
+    40.0
+    """
+    share = (np.asarray(spreads) ** 2 / np.asarray(freedoms)).sum()
+    return float(np.sum(spreads) ** 2 / share) if share > 0 else np.inf
 
 
 def below(values: np.ndarray) -> np.ndarray:
-    """Bool, (N, 3): is each of the last `LOOKED_AT` numbers at or below their quartiles? KS compares such shares."""
-    values = values[-LOOKED_AT:]
+    """Bool, (N, 3): is each number at or below their quartiles? KS compares such shares."""
     return values[:, np.newaxis] <= np.quantile(values, (0.25, 0.5, 0.75))
+
+
+def repeats(values: np.ndarray) -> float:
+    """Return the share of distinct numbers that come more than once, as those of copied rows do; of the last rows.
+
+    It is 0 for numbers on an even grid, such as whole or rounded ones: there it would be no surprise.
+
+    >>> numbers = np.random.default_rng(0).normal(size=300)
+    >>> repeats(numbers), repeats(numbers.repeat(2)), repeats(numbers.round(1))
+    (0.0, 1.0, 0.0)
+    """
+    distinct, count = np.unique(values[-LOOKED_AT:], return_counts=True)
+    share = float((count > 1).mean()) if len(distinct) > FEW_VALUES else 0.0
+    if not share:
+        return 0.0
+    reach = distinct[-1] - distinct[0]
+    steps = np.rint(reach / np.diff(distinct).min())  # of the grid, if it is one
+    place = (distinct - distinct[0]) / reach * steps
+    return share if (np.abs(place - np.rint(place)) > 0.01).any() else 0.0

@@ -6,15 +6,19 @@ ask whether the window differs: the promise holds window after window, on the re
 """
 
 import math
-import numbers
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labsupport.arguments import number, shown
+from labsupport.containers import TooFewRows, is_missing, narrowest, precision, rounded, row_of, table
 from labsupport.cusum import finite
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNLUCKY = 0.01  # share of references for which the promise is not made
 FEWEST = 30  # rows in a window
@@ -31,10 +35,10 @@ class SerialCorrelation(UserWarning):
 class DataDriftMonitor:
     """Compares each window of `window` rows with the reference, every feature of it, and alarms when one has changed.
 
-    `reference` holds the rows of a healthy period, at least 10 windows of them: a pandas or polars frame, a dict of columns,
-    or an array (rows, features), or (rows,) if there is one. `update` takes a row as a mapping from feature to value, as
-    a sequence in the order of the features, or as a bare value if there is one. Features are numbers, bools or texts; None
-    and NaN are missing. Windows do not overlap, and each is looked at once, when it is full.
+    `reference` holds the rows of a healthy period, at least 10 windows of them: whatever `compare` takes, too. `update`
+    takes a row by name (a mapping, a pandas Series, a frame of one row, a record), by place (a tuple, a list, an array, in
+    the order of the features), or as a bare value if there is one feature. Features are numbers, bools or texts; None, NaN
+    and masked values are missing. Windows do not overlap, and each is looked at once, when it is full.
 
     The promise: while rows are independent and come from where the reference came from, a window raises an alarm with
     probability `false_alarm_rate` at most, whatever came before. So the first false alarm takes 1 / `false_alarm_rate`
@@ -55,8 +59,9 @@ class DataDriftMonitor:
     before the first. `n` counts rows, `windows` windows, and `alarms` lists the indices of the rows that raised one.
 
     Rows that hang together in time (video, a sensor read every second) break the promise. If the reference has its rows in
-    their order and shows it, we warn: `SerialCorrelation`. Raises ValueError for a reference that is too short, or whose
-    columns differ in length or hold neither numbers nor texts, and for a window or rate that makes no sense.
+    their order and shows it, we warn: `SerialCorrelation`. Raises `TooFewRows` for a reference that is too short, and
+    ValueError for one whose columns differ in length or hold neither numbers nor texts, and for a window or rate that makes
+    no sense.
 
     >>> random = np.random.default_rng(0)
     >>> monitor = DataDriftMonitor({"brightness": random.normal(0.5, 0.1, 2000)}, window=100)
@@ -68,17 +73,17 @@ class DataDriftMonitor:
     """
 
     def __init__(self, reference: Any, window: int, false_alarm_rate: float = 0.01) -> None:
-        if window != int(window) or window < FEWEST:
-            raise ValueError(f"window={window}: give at least {FEWEST} rows, fewer can show next to nothing")
-        if not 0 < false_alarm_rate < 1:
-            raise ValueError(f"false_alarm_rate={false_alarm_rate}: give the share of clean windows that may alarm")
-        self.window, self.false_alarm_rate = int(window), false_alarm_rate
-        columns = _columns(reference)
-        if (rows := len(next(iter(columns.values())))) < TIMES * window:
-            raise ValueError(f"{rows} reference rows: give at least {TIMES} windows, {TIMES * self.window} rows")
+        self.window = int(number("window", window, FEWEST, whole=True))
+        self.false_alarm_rate = number("false_alarm_rate", false_alarm_rate, 0, 1, ends=False)
+        frame = table(reference, "reference")
+        if not len(frame.columns):
+            raise ValueError("reference: it has no columns: give one or more features")
+        if (rows := len(frame)) < TIMES * self.window:
+            raise TooFewRows(f"{rows} reference rows: give at least {TIMES} windows, {TIMES * self.window} rows")
+        columns = {name: frame[name] for name in frame.columns}
         self._features = {name: _feature(name, values, UNLUCKY / len(columns)) for name, values in columns.items()}
         for name, values in columns.items():
-            _check_order(name, self._features[name].order(values))
+            _check_order(name, self._features[name].order(values.to_list()))
         self._rows: list[list[float]] = []
         self.n = self.windows = 0
         self.alarms: list[int] = []
@@ -124,36 +129,47 @@ class DataDriftMonitor:
             self.alarms.append(self.n - 1)
 
     def _read(self, row: Any) -> list[float]:
-        features = self._features
-        if isinstance(row, Mapping):
-            if odd := row.keys() ^ features.keys():
-                raise ValueError(f"{', '.join(map(str, odd))}: in the row or in the reference, but not in both")
-            return [feature.read(row[name]) for name, feature in features.items()]
-        values = row if isinstance(row, Sequence | np.ndarray) and not isinstance(row, str) else [row]
+        features, values = self._features, row_of(row)
+        if isinstance(values, dict) and values.keys() != features.keys() and hasattr(row, "_fields"):
+            values = _of_tuple(values, features)
+        if isinstance(values, dict):
+            if odd := values.keys() ^ features.keys():
+                names = ", ".join(map(str, list(odd)[:5])) + (", ..." if len(odd) > 5 else "")
+                raise ValueError(f"{names}: in the row or in the reference, but not in both")
+            return [feature.read(values[name]) for name, feature in features.items()]
         if len(values) != len(features):
-            raise ValueError(f"a row of {len(values)} values: give {len(features)}, one for each feature")
+            raise ValueError(f"row={shown(row)}: {len(values)} values: give {len(features)}, one for each feature")
         return [feature.read(value) for value, feature in zip(values, features.values(), strict=True)]
+
+
+def _of_tuple(values: dict, features: dict) -> dict | list:
+    """A namedtuple by name, without the index that pandas' `itertuples` puts first; by place if names are other ones."""
+    if "Index" not in features:
+        values.pop("Index", None)
+    return values if values.keys() == features.keys() else list(values.values())
 
 
 class _Numbers:
     """A feature of many numbers: its distribution function, and how far that may be from the true one."""
 
-    def __init__(self, name: Hashable, rest: list, unlucky: float) -> None:
-        self.name = name
+    def __init__(self, name: Hashable, rest: list, held: type, unlucky: float) -> None:
+        self.name, self.held = name, held
         self.sorted = np.sort([self.read(value) for value in rest])
         self.margin = math.sqrt(math.log(2 / unlucky) / (2 * len(rest)))
 
     def read(self, value: Any) -> float:
         if _kind(self.name, value) == "text":
-            raise ValueError(f"{self.name}: {value!r} is no number, as those of the reference are")
-        return -math.inf if _missing(value) else float(value)
+            raise ValueError(f"{self.name}: {shown(value)} is no number, as those of the reference are")
+        self.held = narrowest([self.held, type(value)])
+        return -math.inf if is_missing(value) else float(value)
 
     def order(self, values: list) -> np.ndarray:
         return np.array([self.read(value) for value in values])
 
     def p_value(self, window: np.ndarray) -> float:
-        window, steps = np.sort(window), np.arange(len(window) + 1) / len(window)
-        upto, below = (np.searchsorted(self.sorted, window, side) / len(self.sorted) for side in ("right", "left"))
+        reference = rounded(self.sorted, self.held)  # 9.99 as float32 is another number than as float64
+        window, steps = np.sort(rounded(window, self.held)), np.arange(len(window) + 1) / len(window)
+        upto, below = (np.searchsorted(reference, window, side) / len(reference) for side in ("right", "left"))
         distance = max((steps[1:] - upto).max(), (below - steps[:-1]).max())
         return min(1.0, 2 * math.exp(-2 * len(window) * max(0.0, distance - self.margin) ** 2))
 
@@ -161,12 +177,12 @@ class _Numbers:
 class _Classes:
     """A feature of few values: the share of each, and the interval in which the true one lies."""
 
-    def __init__(self, name: Hashable, scouts: list, rest: list, kind: str, unlucky: float) -> None:
+    def __init__(self, name: Hashable, scouts: list, rest: list, kind: str, held: type, unlucky: float) -> None:
         from scipy import special
 
-        self.name, self.kind = name, kind
-        frequent = Counter(None if _missing(value) else value for value in scouts).most_common(CLASSES)
-        self.codes = {value: code for code, (value, _) in enumerate(frequent)}
+        self.name, self.kind, self.held = name, kind, held
+        frequent = Counter(None if is_missing(value) else value for value in scouts).most_common(CLASSES)
+        self.codes = {np.float64: {value: code for code, (value, _) in enumerate(frequent)}}
         count = self._count(np.array([self.read(value) for value in rest]))
         tail, some, most = unlucky / len(count) / 2, count > 0, count < len(rest)
         self.low, self.high = np.zeros(len(count)), np.ones(len(count))
@@ -175,8 +191,27 @@ class _Classes:
 
     def read(self, value: Any) -> float:
         if _kind(self.name, value) not in (self.kind, None):
-            raise ValueError(f"{self.name}: {value!r} is no {self.kind}, as those of the reference are")
-        return float(self.codes.get(None if _missing(value) else value, len(self.codes)))
+            raise ValueError(f"{self.name}: {shown(value)} is no {self.kind}, as those of the reference are")
+        if is_missing(value):
+            return float(self._codes(np.float64).get(None, self.others))
+        held = narrowest([self.held, type(value)])
+        return float(self._codes(held).get(value if held is np.float64 else float(held(value)), self.others))
+
+    @property
+    def others(self) -> int:
+        return len(self.codes[np.float64])
+
+    def _codes(self, held: type) -> dict[Any, int]:
+        """The code of each value, as numbers of this type hold it: 9.99 as float32 is another number than as float64."""
+        if held not in self.codes:
+            known = {value: code for value, code in self.codes[np.float64].items() if value is not None}
+            self.codes[held] = {float(held(value)): code for value, code in known.items()}
+            if len(self.codes[held]) < len(known):
+                del self.codes[held]
+                raise ValueError(
+                    f"{self.name}: {held.__name__} cannot tell the reference's values apart: give more digits"
+                )
+        return self.codes[held]
 
     def order(self, values: list) -> np.ndarray:
         return np.array([self.read(value) == 0 for value in values])  # is it the most frequent one?
@@ -190,53 +225,32 @@ class _Classes:
         return float(min(1.0, len(count) * 2 * np.minimum(many, few).min()))
 
     def _count(self, codes: np.ndarray) -> np.ndarray:
-        return np.bincount(codes.astype(int), minlength=len(self.codes) + 1).astype(float)
+        return np.bincount(codes.astype(int), minlength=self.others + 1).astype(float)
 
 
-def _feature(name: Hashable, values: list, unlucky: float) -> _Numbers | _Classes:
+def _feature(name: Hashable, column: "pd.Series", unlucky: float) -> _Numbers | _Classes:
     """The scouts settle what is compared, and are left out of the rest: else a choice would be tested on what made it."""
+    values, held = column.to_list(), precision(column)
     kinds = {_kind(name, value) for value in values} - {None}
     if len(kinds) != 1:
         raise ValueError(f"{name}: {' and '.join(sorted(kinds)) or 'nothing'} in the reference; give numbers or texts")
     (kind,), scouts, rest = kinds, values[::SCOUTS], [value for row, value in enumerate(values) if row % SCOUTS]
-    if kind == "number" and len({value for value in scouts if not _missing(value)}) > NUMBERS:
-        return _Numbers(name, rest, unlucky)
-    return _Classes(name, scouts, rest, kind, unlucky)
+    if kind == "number" and len({value for value in scouts if not is_missing(value)}) > NUMBERS:
+        return _Numbers(name, rest, held, unlucky)
+    return _Classes(name, scouts, rest, kind, held, unlucky)
 
 
 def _kind(name: Hashable, value: Any) -> str | None:
     """None for a missing value. Raises ValueError for what is no feature, infinity among it."""
     if isinstance(value, str):
         return "text"
-    if _missing(value):
+    if is_missing(value):
         return None
     try:
         finite(value)
     except ValueError:
-        raise ValueError(f"{name}: {value!r} is neither a finite number nor a text") from None
+        raise ValueError(f"{name}: {shown(value)} is neither a finite number nor a text") from None
     return "number"
-
-
-def _missing(value: Any) -> bool:
-    if isinstance(value, numbers.Real):
-        return value != value
-    return value is None or type(value).__name__ in ("NAType", "NaTType")  # of pandas, which equal not even themselves
-
-
-def _columns(reference: Any) -> dict[Hashable, list]:
-    """Frame, mapping or array as columns of Python values. Raises ValueError."""
-    if isinstance(reference, Mapping):
-        columns = {name: list(values) for name, values in reference.items()}
-    elif hasattr(reference, "columns"):
-        columns = {name: reference[name].to_list() for name in reference.columns}
-    else:
-        table = np.asarray(reference)
-        if table.ndim not in (1, 2):
-            raise ValueError(f"a reference of shape {table.shape}: give (rows, features) or (rows,)")
-        columns = dict(enumerate((table if table.ndim == 2 else table[:, None]).T.tolist()))
-    if len({len(values) for values in columns.values()}) != 1:
-        raise ValueError(f"a reference with the columns {list(columns)}: give one or more, of one length")
-    return columns
 
 
 def _check_order(name: Hashable, values: np.ndarray) -> None:

@@ -13,10 +13,11 @@ from scipy import stats
 
 from labsupport.alerts import Alarms, AlertRule
 from labsupport.incidents import HOUR, INCIDENTS, Traffic, simulate
-from labsupport.limits import DEFAULT_RULES, learn_limit, learned
+from labsupport.limits import DEFAULT_RULES, learn_limit, learned, mean_limit, p95_limit
 from labsupport.measures import MEASURES
 from labsupport.monitoring import PredictionLog
 
+DAY = 24 * HOUR
 RULES = {rule.name: rule for rule in DEFAULT_RULES}
 WITHOUT_DRIFT = [rule for rule in DEFAULT_RULES if rule.metric != "drift"]
 DARK = AlertRule("Dark", "brightness_mean", below=0.2, clear=0.3, window=60, hold=120, min_rows=5, cure="Look.")
@@ -270,6 +271,65 @@ def test_a_learned_limit_is_passed_as_often_as_promised(windows, upper):
     assert passed == pytest.approx(0.02, abs=4 * math.sqrt(0.02 / 200_000))
 
 
+@pytest.mark.parametrize("upper", [True, False])
+def test_a_limit_for_means_holds_for_windows_of_many_rows_and_of_few(upper):
+    """1,000 healthy periods, half of whose windows have a tenth of the rows; 0.01 is promised for the window after each."""
+    random, rows, passed, pooled = np.random.default_rng(1), np.array([100, 10] * 10), 0, 0
+    for _ in range(1_000):
+        windows = [random.normal(random.normal(0, 0.1), 1, count) for count in rows]
+        coming = random.normal(random.normal(0, 0.1), 1, random.choice(rows)).mean()
+        for limit, kind in (
+            (mean_limit(windows, 0.01, upper), "mean"),
+            (learn_limit([w.mean() for w in windows], 0.01, upper), ""),
+        ):
+            beyond = coming > limit if upper else coming < limit
+            passed, pooled = (passed + beyond, pooled) if kind else (passed, pooled + beyond)
+    assert 0 < passed / 1_000 < 0.01 + 3 * math.sqrt(0.01 / 1_000)
+    assert passed < pooled  # of the means alone nobody can tell windows of many rows from those of few
+
+
+@pytest.mark.parametrize("upper", [True, False])
+@pytest.mark.parametrize("rows", [[30] * 40, [30, 41, 60, 200] * 10])
+def test_a_limit_for_percentiles_holds_whatever_the_distribution(rows, upper):
+    """400 healthy periods of exponential values; 0.05 is promised, and the percentile is NumPy's own."""
+    random, passed = np.random.default_rng(2), 0
+    for _ in range(400):
+        limit = p95_limit([random.exponential(size=count) for count in rows], 0.05, upper)
+        coming = np.percentile(random.exponential(size=random.choice(rows)), 95)
+        passed += coming > limit if upper else coming < limit
+    assert 0.005 < passed / 400 < 0.05 + 3 * math.sqrt(0.05 / 400)
+
+
+def test_too_few_rows_to_know_a_percentile_are_refused():
+    with pytest.raises(ValueError, match="300 rows to learn a 95th percentile from are too few"):
+        p95_limit([np.arange(30.0)] * 10, 2.5e-5)
+
+
+def test_nights_with_few_rows_raise_no_more_alarms_than_promised():
+    """A day and a week after it, 20 times: 2 requests a second by day, 0.1 by night. One alarm a week is promised."""
+    alarms = 0
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        times = np.sort(random.uniform(0, 8 * DAY, 1_382_400))
+        times = times[(times % DAY < DAY / 2) | (random.random(len(times)) < 0.05)]
+        log = Traffic({"time": times, "brightness": random.normal(0.5, 0.1, len(times))}, np.full(len(times), np.nan))
+        rule = learned(replace(RULES["Dark"], hold=0), log, 0, DAY)
+        ends = np.arange(DAY + rule.window, 8 * DAY, 15)
+        first, last = np.searchsorted(times, [ends - rule.window, ends])
+        total = np.concatenate([[0], np.cumsum(log.columns("brightness", since=0, until=9 * DAY)["brightness"])])
+        means = (total[last] - total[first]) / np.maximum(1, last - first)
+        beyond = (means < rule.limit) & (last - first >= rule.min_rows)
+        alarms += beyond[0] + (beyond[1:] & ~beyond[:-1]).sum()
+    assert alarms / 20 <= 1
+
+
+def test_windows_that_hang_together_are_said():
+    times = np.arange(0, 4 * HOUR, 1.0)
+    log = Traffic({"time": times, "brightness": 0.5 + 0.1 * np.sin(times / HOUR)}, np.full(len(times), np.nan))
+    with pytest.warns(UserWarning, match="say as much as . independent ones"):
+        learned(RULES["Dark"], log, 0, 4 * HOUR)
+
+
 def test_looks_that_overlap_raise_no_more_alarms_than_promised():
     """30 services learn from an hour and are watched for four, every 15 s: two false alarms each may be, on average."""
     rule = AlertRule("Slow", "latency_p95", above=1.0, clear=0.8, window=300, hold=0)
@@ -382,7 +442,7 @@ def test_drift_is_computed_again_only_after_half_a_window():
 
 
 def test_an_unknown_incident_is_refused():
-    with pytest.raises(ValueError, match="no incident 'flood': there are darkness, overload"):
+    with pytest.raises(ValueError, match="incident='flood': give None, or one of darkness, overload"):
         simulate("flood")
 
 

@@ -215,8 +215,8 @@ def test_a_bad_picture_is_a_row_and_not_the_end_of_the_night(folder, tmp_path, m
     table = {row["file"]: row for row in read(tmp_path / "out.parquet")}
     errors = {name: row["error"] for name, row in table.items() if row["error"]}
     assert errors == {
-        "empty.jpg": "UnsupportedImage: not a JPEG or PNG picture: send one of these",
-        "text.jpg": "UnsupportedImage: not a JPEG or PNG picture: send one of these",
+        "empty.jpg": "UnsupportedImage: the file is empty: send a JPEG or PNG picture",
+        "text.jpg": "UnsupportedImage: not a JPEG or PNG picture but text: send one of these",
         "cut.jpg": "UnsupportedImage: the picture is damaged or cut off: send it again, whole",
         "large.jpg": f"ImageTooLarge: {len(good):,} bytes: send at most 10,000",
         "gone.jpg": "FileNotFoundError: No such file or directory",

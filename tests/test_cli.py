@@ -80,7 +80,7 @@ def test_detect_refuses_what_is_no_picture(blind, tmp_path):
     (tmp_path / "x.jpg").write_text("certainly not a picture")
     code, out, err = labsupport("detect", tmp_path / "x.jpg")
     assert (code, out) == (1, "")
-    assert err == f"labsupport: {tmp_path}/x.jpg: not a JPEG or PNG picture: send one of these\n"
+    assert err == f"labsupport: {tmp_path}/x.jpg: not a JPEG or PNG picture but text: send one of these\n"
 
 
 def test_detect_names_each_file_that_is_no_picture_and_goes_on_with_the_others(seeing, tmp_path):
@@ -250,6 +250,22 @@ def test_serve_says_when_its_model_cannot_be_brought(monkeypatch):
 
     monkeypatch.setattr(models, "ensure", fail)
     assert labsupport("serve") == (1, "", "labsupport: yolov3-tiny could not be downloaded\n")
+
+
+@pytest.mark.parametrize("content", [b"damaged" * 1000, b""])
+def test_serve_names_a_journal_that_it_cannot_read(content, monkeypatch, tmp_path):
+    """In a line, before it starts workers; an empty file is a new journal."""
+    monkeypatch.setenv("LAB_ROOT", str(tmp_path))
+    for name in ("ensure", "network"):
+        monkeypatch.setattr(models, name, lambda name: None)
+    monkeypatch.setattr("labsupport.running.run", lambda *arguments: print("it runs"))
+    (tmp_path / "rollout-yolov3-tiny.db").write_bytes(content)
+    code, out, err = labsupport("serve", "--workers", "2")
+    if not content:
+        assert (code, out, err) == (0, "it runs\n", "")
+    else:
+        assert (code, out) == (1, "") and err.count("\n") == 1
+        assert "rollout-yolov3-tiny.db: file is not a database" in err and "move it away" in err
 
 
 def test_without_a_command_it_explains_itself():

@@ -123,6 +123,75 @@ def test_a_fresh_process_measures_and_says_what_is_wrong(monkeypatch, tmp_path):
     assert compute.weigh("browser", "f32", 2) == {"arguments": "-m labsupport.in_browser 2"}
 
 
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("#!/bin/sh\nexec sleep 60\n", "not measured within 0.2 s"),
+        ("#!/bin/sh\n", "printed no figures"),
+        ("#!/bin/sh\necho ready\n", "printed no figures"),
+        ("#!/bin/sh\nkill -9 $$\n", "exit status -9"),
+        ("no program", "no process was started"),
+    ],
+)
+def test_a_process_that_does_not_measure_is_the_promised_error(monkeypatch, tmp_path, program, message):
+    python = tmp_path / "python"
+    python.write_text(program)
+    python.chmod(0o700 if program.startswith("#!") else 0o600)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(compute, "LIMIT", 0.1)
+    with pytest.raises(MeasurementFailed, match=message):
+        compute.weigh("openvino", "f32", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("#!/bin/sh\nexec sleep 60\n", "not ready after 0.3 s"),  # it never says where it listens
+        ("#!/bin/sh\necho serving on http://127.0.0.1:9 until interrupted\nexec sleep 60\n", "not ready after 0.3 s"),
+        ("#!/bin/sh\necho no room >&2\nexit 3\n", r"exit status 3\): no room"),
+    ],
+)
+def test_a_server_that_says_nothing_is_the_promised_error(monkeypatch, tmp_path, program, message):
+    python = tmp_path / "python"
+    python.write_text(program)
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(compute, "LIMIT", 0.3)
+    with pytest.raises(MeasurementFailed, match=message), server_process():
+        pass
+
+
+def test_a_server_that_does_not_stop_is_killed(monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f"#!{sys.executable}\n{DEAF}")
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(compute, "ENDING", 0.1)
+    with server_process() as url:
+        pass
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{url}/ready", timeout=5)
+
+
+DEAF = """
+import http.server, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+server = http.server.HTTPServer(("127.0.0.1", 0), Ready)
+print(f"serving on http://127.0.0.1:{server.server_port} until interrupted", flush=True)
+server.serve_forever()
+"""
+
+
+def test_throughput_raises_what_the_work_raises():
+    with pytest.raises(ZeroDivisionError):
+        compute.throughput(lambda turn: 1 / (turn - 3), threads=2, seconds=10)
+
+
 def test_throughput_uses_every_thread():
     """The first calls only return when three are made at once; each thread's own calls are counted from 0."""
     together, turns = threading.Barrier(3), []

@@ -17,7 +17,9 @@ import pytest
 import requests
 from matplotlib.colors import same_color, to_hex
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import event
 
+from benchmarks.log import aged
 from labsupport import grafana, live, paths, statuses, timeline
 from labsupport.alerts import Alarms, AlertRule
 from labsupport.charts import ALARM, BEFORE, NOW
@@ -34,6 +36,7 @@ from labsupport.router import Router
 from labsupport.security import TokenGuard
 from labsupport.serving import create_app, serve
 from labsupport.timeline import bucket_edges, fired, reach, read
+from test_retention import steps
 
 BEGAN = 1_700_000_000.0  # a multiple of 100 seconds
 APPLE = (paths.IMAGES / "apple.jpg").read_bytes()
@@ -405,6 +408,69 @@ def test_whoever_asks_while_somebody_looks_gets_what_was_seen_before(log, monkey
     go_on.set()
     thread.join(30)
     assert answers == [b'{"new": true}'] == [watched.text()]
+
+
+# what a look costs, however old the log is
+
+
+@pytest.fixture(scope="module")
+def ages(tmp_path_factory):
+    """Two logs with the same last day, one of which holds forty times as many rows from before: their folders."""
+    folder, logs = tmp_path_factory.mktemp("ages"), {}
+    for name, before in (("young", 1_000), ("old", 40_000)):
+        aged(folder / f"{name}.db", rows=before + 1_000, every=86.4, until=BEGAN)
+        logs[name] = PredictionLog(folder / f"{name}.db")
+    return logs
+
+
+LOOKS = {
+    **{
+        f"a page of {minutes} minutes": lambda log, minutes=minutes: Live(log, {}).look(minutes, BEGAN)
+        for minutes in MINUTES
+    },
+    "the alarms": lambda log: Alarms(DEFAULT_RULES, log).evaluate(BEGAN),
+    "the notebook's dashboard": lambda log: dashboard(log, until=BEGAN),
+    "the first row": lambda log: log.oldest(),
+    "a remark": lambda log: log.feedback(f"{0:032x}", correct=True),
+    "what stations decided": lambda log: log.decisions(since=BEGAN - 3600),
+    "a window": lambda log: log.frame(since=BEGAN - 3600),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_a_look_costs_the_database_the_same_however_old_the_log_is(ages, look):
+    """Counted in instructions of SQLite's virtual machine, which no other load on the machine changes."""
+    costs = {name: steps(log, lambda log=log: look(log)) for name, log in ages.items()}
+    assert 0 < costs["old"] < 1.1 * costs["young"]
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_no_look_scans_a_table(ages, look):
+    plans = explained(ages["old"], look)
+    assert plans
+    for plan in plans:
+        for line in plan:
+            assert not line.startswith("SCAN") or ("COVERING INDEX" in line and "min" in plan[0]), plan
+
+
+def explained(log, look) -> list[list[str]]:
+    """How SQLite goes about each question of a look: the lines of EXPLAIN QUERY PLAN, after the question."""
+    asked, plans = [], []
+
+    def note(connection, cursor, statement, parameters, context, executemany) -> None:
+        asked.append((statement, parameters))
+
+    event.listen(log._engine, "before_cursor_execute", note)
+    try:
+        look(log)
+    finally:
+        event.remove(log._engine, "before_cursor_execute", note)
+    with log._engine.connect() as connection:
+        for statement, parameters in asked:
+            if statement.lstrip().startswith("SELECT") and "sqlite_master" not in statement:
+                plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+                plans.append([statement, *(row[-1] for row in plan)])
+    return plans
 
 
 # over HTTP

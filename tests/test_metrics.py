@@ -190,7 +190,7 @@ def test_what_the_server_counts_is_what_was_asked_and_what_the_log_holds(tmp_pat
 def test_a_model_that_fails_is_an_error_of_ours_and_a_client_that_hangs_up_is_not():
     with serve(create_app(Named("v1", error=RuntimeError("out of order"))), port=0) as server:
         with socket.create_connection((server.host, server.port)) as client:
-            head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
             client.sendall(f"{head}Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n".encode())
             until(lambda: total(scraped(server.url), "http_requests_in_progress") == 2)
         until(lambda: total(scraped(server.url), "http_requests_in_progress") == 1)
@@ -298,7 +298,7 @@ def test_what_two_workers_count_adds_up(workers):
 def test_what_a_killed_worker_had_under_way_is_under_way_no_longer(workers):
     server, folder = workers
     before = scraped(url(server))
-    head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
     with contextlib.ExitStack() as clients:
         for _ in range(8):
             client = clients.enter_context(socket.create_connection(("127.0.0.1", server.port)))

@@ -15,9 +15,11 @@ import sys
 import tarfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import requests
 
 from conftest import disk_of
 from labsupport import models
@@ -313,6 +315,70 @@ def test_one_flipped_bit_is_seen(toy):
         models.locate("toy")
 
 
+@pytest.fixture
+def hashed(monkeypatch):
+    """The files that were hashed since, in order."""
+    names, digest = [], hashlib.file_digest
+
+    def watched(file, kind):
+        names.append(Path(file.name).name)
+        return digest(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", watched)
+    return names
+
+
+def test_each_file_is_hashed_once_whoever_asks(toy, hashed):
+    models.ensure("toy", progress=False)
+    hashed.clear()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(models.missing, ["toy"] * 40)) == [[]] * 40
+    assert hashed == []  # that was done when it came
+    for file in models.locate("toy"):
+        os.utime(file)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(models.missing, ["toy"] * 40)) == [[]] * 40
+    assert sorted(hashed) == ["toy.cfg", "toy.weights"]
+
+
+def test_the_list_of_models_hashes_each_file_once(toy, hashed, server):
+    """Of 248 MB it took a second, at each call."""
+    models.ensure("toy", progress=False)
+    hashed.clear()
+    for _ in range(3):
+        listed = requests.get(server.url + "/models", timeout=30).json()
+        assert [model["installed"] for model in listed if model["name"] == "toy"] == [True]
+    assert hashed == []
+
+
+def overwritten(file: Path, data: bytes) -> None:
+    file.write_bytes(data)
+
+
+def overwritten_with_its_old_date(file: Path, data: bytes) -> None:
+    status = file.stat()
+    file.write_bytes(data)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def replaced_with_its_old_date(file: Path, data: bytes) -> None:
+    other = file.with_name("other")
+    other.write_bytes(data)
+    os.utime(other, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+    other.replace(file)
+
+
+@pytest.mark.parametrize("change", [overwritten, overwritten_with_its_old_date, replaced_with_its_old_date])
+def test_a_change_is_seen_at_once_however_it_was_made(change, toy):
+    """Of the same size, and again and again: two changes may get the same date."""
+    weights, wrong = models.ensure("toy", progress=False).weights, b"\1" + WEIGHTS[1:]
+    for _ in range(5):
+        change(weights, wrong)
+        assert models.missing("toy") == ["toy.weights has the wrong checksum"]
+        change(weights, WEIGHTS)
+        assert models.missing("toy") == []
+
+
 def test_a_failed_download_does_not_cost_the_file_that_was_there(toy, home):
     files = models.ensure("toy", progress=False)
     files.weights.write_bytes(b"half")
@@ -437,6 +503,17 @@ def test_a_network_is_converted_once_and_kept(installed, monkeypatch):
     assert made.read_text() == "<net/>"
     monkeypatch.setattr(models, "_convert", lambda *args: pytest.fail("converted again"))
     assert models.network("toy") == made
+
+
+def test_a_network_is_hashed_once_and_again_when_it_is_damaged(installed, hashed, monkeypatch):
+    monkeypatch.setattr(models, "_convert", make_network)
+    made = models.network("toy")
+    models.network("toy")
+    hashed.clear()
+    models.network("toy")
+    assert hashed == []
+    made.write_text("<not>")  # as long as before
+    assert models.network("toy").read_text() == "<net/>"
 
 
 def test_each_runtime_has_a_network_of_its_own(installed, monkeypatch):

@@ -79,7 +79,7 @@ def test_stopping_early_leaves_the_p_value_valid():
     random = np.random.default_rng(0)
     for seed in range(runs):
         draw = lambda orders: random.random(len(orders))  # noqa: E731
-        found.append(multivariate._permuted(random.random(), draw, 4, 199, seed))
+        found.append(multivariate._permuted(random.random(), draw, (np.arange(4), 2), 199, seed))
     for level in (0.02, 0.05, 0.1, 0.3, 0.7):
         assert np.mean(np.array(found) <= level) <= level + 3 * math.sqrt(level * (1 - level) / runs)
         assert np.mean(np.array(found) <= level) >= level - 0.01 - 3 * math.sqrt(level * (1 - level) / runs)
@@ -92,10 +92,10 @@ def test_a_clear_case_uses_every_permutation_and_a_clean_one_stops():
         asked.append(len(orders))
         return np.zeros(len(orders))
 
-    assert multivariate._permuted(1.0, draw, 4, 999, 0) == 1 / 1000
+    assert multivariate._permuted(1.0, draw, (np.arange(4), 2), 999, 0) == 1 / 1000
     assert sum(asked) == 999
     asked.clear()
-    assert multivariate._permuted(0.0, draw, 4, 999, 0) == 1.0
+    assert multivariate._permuted(0.0, draw, (np.arange(4), 2), 999, 0) == 1.0
     assert sum(asked) == multivariate.CHUNK
 
 

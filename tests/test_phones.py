@@ -157,10 +157,17 @@ def test_smaller_scratches_are_shorter_and_the_truth_is_the_same(clean, scratche
         {"lighting": -1},
         {"lighting": (1, 1, -1)},
         {"noise": -1},
+        {"noise": float("nan")},
+        {"count": 1.5},
+        {"count": True},
+        {"lighting": "dark"},
+        {"lighting": (1, 1)},
+        {"smallest_defect": None},
     ],
 )
 def test_numbers_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match="never negative"):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"^{name}=.*: give "):
         inspection(**{"count": 1, **wrong})
 
 

@@ -83,8 +83,27 @@ def test_what_is_watched_can_be_chosen():
     pipeline = Pipeline([Stage("square", lambda x: x * x, lambda y: {"even": y % 2 == 0})], lambda x: {"sign": x > 0})
     pipeline.run(3)
     assert pipeline.frame()[["input.sign", "square.even"]].values.tolist() == [[True, False]]
-    with pytest.raises(ValueError, match="square: a figure cannot be called latency"):
-        Pipeline([Stage("square", abs, lambda y: {"latency": y})]).run(1)
+
+
+def fails(value):
+    raise RuntimeError("no description today")
+
+
+@pytest.mark.parametrize("broken", [fails, lambda value: None, lambda value: [value], lambda value: {"latency": 1}])
+@pytest.mark.parametrize("part", ["input", "first", "second"])
+def test_what_watches_never_breaks_what_is_watched(broken, part, caplog):
+    described = {
+        name: broken if name == part else (lambda value: {"n": value}) for name in ("input", "first", "second")
+    }
+    stages = [Stage(name, lambda value: value + 1, described[name]) for name in ("first", "second")]
+    pipeline = Pipeline(stages, describe=described["input"])
+    assert [pipeline.run(value) for value in range(3)] == [2, 3, 4]
+    if (part, broken({}) if broken is not fails else 0) == ("input", {"latency": 1}):
+        return  # of the input no latency is noted, so the name is free
+    frame = pipeline.frame()
+    assert f"{part}.n" not in frame and {f"{name}.n" for name in described if name != part} <= {*frame}
+    assert not frame["first.error"].notna().any() and not frame["second.error"].notna().any()
+    assert len(caplog.records) == 1 and f"{part}: its output is not described" in caplog.text
 
 
 def test_windows_by_time_and_the_oldest_runs_go_first():

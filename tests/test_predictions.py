@@ -13,7 +13,10 @@ import sys
 import threading
 import time
 from contextlib import closing
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -22,8 +25,14 @@ import pyarrow.parquet
 import pytest
 
 from labsupport import images, monitoring, parquet, tables, writer
+from labsupport.alerts import Alarms
+from labsupport.dashboard import dashboard
 from labsupport.detection import Box, Detection
+from labsupport.limits import DEFAULT_RULES, learned
+from labsupport.live import Live
 from labsupport.monitoring import LogUnavailable, NotWritten, PredictionLog, UnknownPrediction
+from labsupport.served import window
+from labsupport.timeline import COLUMNS, timeline
 
 CAT, DOG = Detection("cat", 0.9, Box(10, 20, 110, 120)), Detection("dog", 1 / 3, Box(-3, 0, 640, 480))
 FEATURES = {name: 0.1 * number for number, name in enumerate(monitoring.FEATURES, 1)}
@@ -224,16 +233,185 @@ def test_a_timedelta_counts_back_from_now(log):
     assert abs(log.frame()["time"].iloc[-1] - datetime.now(UTC)) < timedelta(seconds=60)
 
 
-@pytest.mark.parametrize("moment", [datetime(2025, 6, 1), 1_750_000_000_000, float("nan")])
-def test_a_time_that_is_naive_or_in_milliseconds_is_refused(log, moment):
-    for call in (
-        lambda: record(log, "a", time=moment),
-        lambda: log.frame(since=moment),
-        lambda: log.frame(until=moment),
+TOKYO = timezone(timedelta(hours=9))
+SECOND = NOON.timestamp()
+ACCEPTED = [  # all of them name NOON, to the microsecond or the second before it
+    NOON,
+    NOON.astimezone(TOKYO),
+    SECOND,
+    np.float64(SECOND),
+    NOON.isoformat(),
+    "2025-06-01T12:00:00.123457Z",
+    " 2025-06-01 21:00:00.123457+09:00 ",
+    pd.Timestamp(NOON),
+    pd.Timestamp(NOON).tz_convert("Asia/Tokyo"),
+    np.datetime64("2025-06-01T12:00:00.123457"),
+    np.datetime64("2025-06-01T12:00:00.123457000"),
+    Fraction(SECOND),
+]
+REFUSED = [
+    datetime(2025, 6, 1),
+    "2025-06-01",
+    "2025-06-01T12:00",
+    date(2025, 6, 1),
+    pd.Timestamp("2025-06-01"),
+    pd.NaT,
+    np.datetime64("NaT"),
+    np.timedelta64("NaT"),
+    np.timedelta64(1, "Y"),
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    1e300,
+    10**400,
+    1_750_000_000_000,
+    True,
+    np.True_,
+    "yesterday",
+    "",
+    b"2025-06-01",
+    "1750000000",
+    (2025, 6, 1),
+    [NOON],
+    {"year": 2025},
+    datetime(2025, 6, 1).time(),
+    NOON.timetuple(),
+    Decimal(1),
+    1j,
+    object(),
+    pd.Series([1.0]),
+    np.array([1.0]),
+]
+
+
+@pytest.mark.parametrize("moment", ACCEPTED, ids=repr)
+def test_every_kind_of_moment_is_the_same_moment(log, moment):
+    for number, shift in enumerate((-1, 0, 1)):
+        record(log, str(number), time=NOON + timedelta(microseconds=shift))
+    record(log, "given", time=moment)
+    log.flush()
+    assert log.columns("id", since=moment, until=NOON + timedelta(microseconds=1))["id"] == ["1", "given"]
+    assert log.columns("id", until=moment)["id"] == ["0"]
+
+
+@pytest.mark.parametrize("ago", [timedelta(minutes=5), pd.Timedelta("5min"), np.timedelta64(5, "m")], ids=repr)
+def test_every_kind_of_duration_counts_back_from_now(log, ago):
+    for id, seconds in [("old", 320), ("new", 280)]:
+        record(log, id, time=time.time() - seconds)
+    log.flush()
+    assert log.columns("id", since=ago)["id"] == ["new"] and log.columns("id", until=ago)["id"] == ["old"]
+
+
+def entrances(log, folder):
+    """Every public call that takes a moment, with a log to read."""
+    yield lambda moment: record(log, "a", time=moment)
+    for read in (
+        log.frame,
+        log.decisions,
+        log.pairs,
+        partial(log.columns, "id"),
+        partial(log.export, folder / "x.parquet"),
     ):
-        with pytest.raises(ValueError, match=r"time zone|since the epoch"):
-            call()
-    assert log.frame().empty
+        yield lambda moment, read=read: read(since=moment)
+        yield lambda moment, read=read: read(until=moment)
+    yield lambda moment: window(log, since=moment)
+    yield lambda moment: window(log, until=moment)
+    yield lambda moment: dashboard(log, since=moment)
+    yield lambda moment: dashboard(log, until=moment)
+    yield lambda moment: Live(log, {}).look(15, until=moment)
+    yield lambda moment: Alarms(DEFAULT_RULES, log).evaluate(now=moment)
+    yield lambda moment: learned(DEFAULT_RULES[0], log, moment, SECOND)
+    yield lambda moment: learned(DEFAULT_RULES[0], log, SECOND, moment)
+    yield lambda moment: timeline(dict.fromkeys(COLUMNS, np.array([])), moment, 1)
+    yield lambda moment: timeline(dict.fromkeys(COLUMNS, np.array([])), 0, moment)
+
+
+@pytest.mark.parametrize("moment", REFUSED, ids=lambda moment: repr(moment)[:40])
+def test_what_is_no_moment_is_refused_in_words_wherever_it_enters(log, tmp_path, moment):
+    for call in entrances(log, tmp_path):
+        with pytest.raises(
+            ValueError, match=r"(?s)^(time|since|until|now)=.*: (give datetime|it has no time zone: write '20)"
+        ):
+            call(moment)
+    assert log.frame().empty and not list(tmp_path.glob("*.parquet"))
+
+
+def test_a_column_that_there_is_none_of_is_refused(log):
+    with pytest.raises(ValueError, match="column='brigthness': give one of 'time', 'id'"):
+        log.columns("brigthness")
+
+
+# texts: a length, and valid
+
+BAD = ["half \ud800 a pair", "nul \0", "x" * 100_000, "\udcff"]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=["surrogate", "nul", "long", "escaped"])
+@pytest.mark.parametrize("name", ["id", "key", "version", "error", "label"])
+def test_an_answer_is_in_the_log_whatever_its_texts_hold(log, tmp_path, name, bad):
+    columns = {"detections": [Detection(bad, 0.5, Box(0, 0, 1, 1))]} if name == "label" else {name: bad}
+    record(log, **{"id": "a", **columns})
+    log.flush()
+    assert log.dropped == 0
+    row = log.frame().iloc[0]
+    text = row["detections"][0].label if name == "label" else row[name]
+    assert len(text) <= 1_000 and text[:4] == bad[:4].replace("\udcff", "\ufffd") and text.encode()
+    assert not set(text) & set("\0\ud800\udcff")
+    assert log.export(tmp_path / "log.parquet") == 1
+    log.feedback(bad if name == "id" else "a", correct=True)  # under the id that was given
+
+
+@pytest.mark.parametrize(
+    ("labels", "what"),
+    [
+        (["cat"] * 1_001, "labels=a list of length 1,001: give a list of at most 1,000 labels"),
+        (["x" * 1_001], r"a label=.* \(1,001 characters\): give text of 0 to 1,000 characters"),
+        (["x" * 20_000_000], r"a label=.* \(20,000,000 characters\)"),
+        (["x" * 999] * 500, "labels: 499,500 characters in all: give at most 200,000"),
+        (["half \ud800"], "without half a surrogate pair"),
+        (["nul \0"], "without NUL"),
+        ([5], "a label=5: give text"),
+        ([None], "a label=None: give text"),
+        ("cat", "labels='cat': give a list"),
+        (5, "labels=5: give a list"),
+    ],
+)
+def test_a_correction_that_is_too_much_or_no_text_is_refused_in_words(log, file, labels, what):
+    record(log, "a")
+    log.flush()
+    before = file.stat().st_size
+    with pytest.raises(ValueError, match=what):
+        log.feedback("a", labels=labels)
+    assert log.frame()["labels"].isna().all() and file.stat().st_size == before
+
+
+@pytest.mark.parametrize(("said", "what"), [({"correct": "yes"}, "correct='yes'"), ({"retry": 1}, "retry=1")])
+def test_a_remark_is_yes_or_no(log, said, what):
+    record(log, "a")
+    with pytest.raises(ValueError, match=what):
+        log.feedback("a", **said)
+
+
+def test_the_longest_remark_is_kept_and_exported(log, tmp_path):
+    record(log, "a")
+    log.feedback("a", labels=["é" * 200] * 1_000)
+    log.feedback("a", correct=np.False_)
+    log.feedback("a", labels=("cat", np.str_("dog")))
+    assert log.frame()["labels"][0] == ["cat", "dog"]
+    assert log.export(tmp_path / "log.parquet") == 1
+
+
+def test_a_log_that_already_holds_bad_texts_is_exported_all_the_same(log, file, tmp_path):
+    record(log, "a")
+    log.flush()
+    with closing(sqlite3.connect(file)) as connection, connection:
+        found = '[{"label":"half \\ud800","confidence":0.5,"box":[0,0,1,1]}]'
+        connection.execute("UPDATE predictions SET detections = ?", [found])
+        labels = json.dumps(["\ud800", "\0", "x" * 2_000])
+        connection.execute("INSERT INTO feedback (time, id, labels) VALUES (1, 'a', ?)", [labels])
+    assert log.export(tmp_path / "log.parquet") == 1
+    (row,) = pl.read_parquet(tmp_path / "log.parquet").to_dicts()
+    assert row["labels"] == ["\ufffd", "\ufffd", "x" * 2_000] and row["detections"][0]["label"] == "half \ufffd"
 
 
 def test_a_feature_that_has_no_column_is_refused(log):
@@ -479,7 +657,7 @@ def test_while_another_program_locks_the_file_rows_wait(small_log, file, caplog)
     with Locked(file):
         for number in range(40):
             record(small_log, str(number))
-        with pytest.raises(NotWritten, match=r"40 rows still wait to be written to .*predictions.db after 0.5 s"):
+        with pytest.raises(NotWritten, match=r"40 rows still wait to be written to the log after 0.5 s"):
             small_log.flush(0.5)
         assert small_log.frame().empty  # reading goes on
     small_log.flush()
@@ -505,7 +683,11 @@ def test_when_too_many_wait_the_oldest_make_room_and_are_counted(small_log, file
     assert written == sorted(set(written))
     assert written[-30:] == list(range(170, 200))  # all but those that were in a transaction are the newest
     assert small_log.dropped == 150
-    assert sum("dropped, " in message for message in messages(caplog)) == 1
+    assert [message.partition("predictions.db ")[2].partition(":")[0] for message in messages(caplog)] == [
+        "cannot be written, rows wait",
+        "cannot be written for too long",
+        "is written again, 150 rows were dropped",
+    ]
 
 
 def test_rows_in_a_transaction_are_not_the_ones_that_make_room(small_log, file, monkeypatch):
@@ -530,7 +712,7 @@ def test_a_log_that_cannot_write_closes_all_the_same(small_log, file, caplog, mo
         small_log.close()
         assert small_log.dropped == 10
     assert rows(file) == []
-    assert any("10 so far" in message for message in messages(caplog))
+    assert "is closed while it cannot be written: 10 rows were dropped" in messages(caplog)[-1]
 
 
 @pytest.mark.parametrize(
@@ -538,7 +720,6 @@ def test_a_log_that_cannot_write_closes_all_the_same(small_log, file, caplog, mo
     [
         {"detections": [Detection("cat", float("nan"), Box(0, 0, 1, 1))]},  # no JSON
         {"detections": ["cat"]},
-        {"key": "\ud800"},  # no UTF-8
         {"bytes": 2**70},  # no SQLite integer
         {"latency": "fast"},
     ],
@@ -550,7 +731,9 @@ def test_a_row_that_cannot_be_written_stops_no_other(small_log, file, caplog, po
     small_log.flush()
     assert rows(file) == [str(number) for number in range(45) if number not in (7, 29)]
     assert small_log.dropped == 2
-    assert sum("a row that cannot be written was dropped" in message for message in messages(caplog)) == 1
+    assert sum("1 rows that cannot be written were dropped" in message for message in messages(caplog)) == 1
+    small_log.close()
+    assert messages(caplog)[-1].endswith("1 rows that cannot be written were dropped: as before")
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from labsupport.limits import DEFAULT_RULES
 from labsupport.measures import MEASURES
 from labsupport.metrics import Metrics
 from labsupport.monitoring import PredictionLog
-from labsupport.promrules import GONE, to_prometheus
+from labsupport.promrules import GONE, UNJUDGED, to_prometheus
 from labsupport.serving import create_app, serve
 
 DEPLOY = paths.root() / "deploy"
@@ -143,6 +143,14 @@ def test_a_server_that_is_gone_is_noticed(tmp_path):
     up = {**UP, "values": "1x10 0x10"}
     scenario(tmp_path, [DARK], [up], {600: set(), 720: {GONE["alert"]}, 1200: {GONE["alert"]}})
     scenario(tmp_path, [DARK], [], {0: set(), 60: {GONE["alert"]}})
+
+
+def test_a_ramp_that_nobody_judges_is_an_alarm(tmp_path):
+    overdue = {
+        "series": 'rollout_unjudged_seconds{job="labsupport",name="yolov3-tiny"}',
+        "values": "0 0 30 90 150 210 0",
+    }
+    scenario(tmp_path, [DARK], [UP, overdue], {120: set(), 240: {UNJUDGED["alert"]}, 360: set()})
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -16,10 +16,11 @@ import time
 
 import pytest
 import requests
+import yaml
 from compose_spec import PyCompose
 from scipy import stats
 
-from labsupport import console, paths
+from labsupport import console, paths, security
 from labsupport.client import response_from_server
 from labsupport.security import TokenGuard
 from labsupport.serving import create_app, serve
@@ -29,6 +30,7 @@ from test_lab import wait_until
 LAB = paths.root()
 NGINX = LAB / "deploy" / "nginx"
 TOKEN = "0123456789abcdef0123456789abcdef"
+SECRETS = ("lab_token", "lab_read_token", "grafana_password")
 FRAME = """
 daemon off;
 pid nginx.pid;
@@ -56,7 +58,7 @@ def certificate(tmp_path_factory):
     """Made as deploy/README.md says."""
     (said,) = re.findall(r"^    (openssl req .*)$", (LAB / "deploy/README.md").read_text(), re.MULTILINE)
     folder = tmp_path_factory.mktemp("tls")
-    command = shlex.split(said.replace("deploy/nginx/tls", str(folder)))
+    command = shlex.split(said.replace("$LAB_SECRETS/tls", str(folder)))
     subprocess.run(command, check=True, capture_output=True)
     return folder
 
@@ -240,15 +242,13 @@ def test_a_canary_in_the_proxy_gets_its_share_of_the_clients_and_keeps_them(cert
     assert low <= first.count("candidate") <= high
 
 
-def test_compose_is_what_the_specification_says_and_names_files_that_are_there(tmp_path):
-    compose = PyCompose.from_yaml((LAB / "compose.yaml").read_text())
-    assert sorted(compose.service_names()) == ["grafana", "nginx", "prometheus", "server"]
+def test_compose_is_what_the_specification_says_and_names_files_that_are_there():
     text = (LAB / "compose.yaml").read_text()
+    compose = PyCompose.from_yaml(re.sub(r"\$\{LAB_SECRETS[^}]*\}", "/secrets", text))  # the parser fills nothing in
+    assert sorted(compose.service_names()) == ["grafana", "nginx", "prometheus", "server"]
     mounted = re.findall(r"- \./(\S+?):", text)
     assert len(mounted) >= 7
-    assert {path for path in mounted if not (LAB / path).exists()} <= {
-        "deploy/nginx/tls"
-    }  # made by the README's command
+    assert not [path for path in mounted if not (LAB / path).exists()]
     published = re.findall(r'ports: \["(\S+)"\]', text)
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
@@ -259,7 +259,66 @@ def test_prometheus_takes_the_configuration_that_compose_gives_it(tmp_path):
 
     secret = tmp_path / "token"
     secret.write_text(TOKEN)
-    text = (LAB / "deploy/docker/prometheus.yml").read_text().replace("/run/secrets/lab_token", str(secret))
+    text = (LAB / "deploy/docker/prometheus.yml").read_text()
+    assert "/run/secrets/lab_read_token" in text
+    text = text.replace("/run/secrets/lab_read_token", str(secret))
     (tmp_path / "prometheus.yml").write_text(text)
     shutil.copy(LAB / "deploy/rules.yml", tmp_path)
     promtool("check", "config", tmp_path / "prometheus.yml")
+
+
+def services() -> dict[str, dict]:
+    return yaml.safe_load((LAB / "compose.yaml").read_text())["services"]
+
+
+def test_each_container_is_shown_the_secrets_that_it_needs_and_none_has_one_in_its_environment():
+    """A reader's token for Prometheus and a password of its own for Grafana; everything lies outside of the checkout."""
+    shown = {name: service.get("secrets", []) for name, service in services().items()}
+    assert shown == {
+        "server": ["lab_token", "lab_read_token"],
+        "nginx": ["lab_token"],
+        "prometheus": ["lab_read_token"],
+        "grafana": ["grafana_password"],
+    }
+    for service in services().values():
+        for name, value in service.get("environment", {}).items():
+            assert not re.search("TOKEN|PASSWORD", name) or value in [f"/run/secrets/{one}" for one in SECRETS], name
+    kept = yaml.safe_load((LAB / "compose.yaml").read_text())["secrets"]
+    assert list(kept) == list(SECRETS)
+    assert all(secret["file"].startswith("${LAB_SECRETS") for secret in kept.values())
+
+
+def test_the_secrets_that_the_readme_makes_are_fit_and_all_different(tmp_path):
+    script = (
+        (LAB / "deploy/README.md").read_text().partition("    export LAB_SECRETS")[2].partition("    docker compose")[0]
+    )
+    script = "umask 077\nexport LAB_SECRETS" + script.replace("\n    ", "\n")
+    subprocess.run(["bash", "-ec", script], env={**os.environ, "HOME": str(tmp_path)}, check=True, capture_output=True)
+    folder = tmp_path / ".config/labsupport/secrets"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*SECRETS, "tls"])
+    values = {(folder / name).read_text().strip() for name in SECRETS}
+    assert len(values) == 3
+    assert not any(map(security.unfit, values))
+    assert all((folder / name).stat().st_mode & 0o777 == 0o644 for name in SECRETS)
+    assert (folder / "tls/lab.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_nginx_gets_its_token_from_the_file(tmp_path):
+    """Run the command of compose.yaml, with a file and a program of ours in the place of the image's."""
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    entry = tmp_path / "entry.sh"
+    entry.write_text('#!/bin/sh\necho "$LAB_TOKEN" "$@"\n')
+    entry.chmod(0o755)
+    (command,) = services()["nginx"]["command"]
+    for ours, its in ((str(tmp_path / "token"), "/run/secrets/lab_token"), (str(entry), "/docker-entrypoint.sh")):
+        command = command.replace(its, ours)
+    done = subprocess.run(
+        [*services()["nginx"]["entrypoint"], command.replace("$$", "$")], capture_output=True, text=True
+    )
+    assert done.stdout == f"{TOKEN} nginx -g daemon off;\n"
+
+
+@pytest.mark.parametrize("name", ["deploy/nginx/tls/lab.key", "lab.key", "deploy/lab.pem", "deploy/lab.crt", ".env"])
+def test_git_takes_no_key(name):
+    assert subprocess.run(["git", "check-ignore", "--quiet", "--no-index", name], cwd=LAB).returncode == 0

@@ -1,11 +1,14 @@
 """Records in a log on SQLite and on PostgreSQL: each once, whoever hands them in at the same moment."""
 
 import threading
+from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 from pandas.testing import assert_frame_equal
 
 from labsupport.predictions import PredictionLog
+from labsupport.schemas import DetectionIn, FeedbackIn, RecordIn
 from test_postgres import database, server, url  # noqa: F401
 
 CAT = {"label": "cat", "confidence": 0.9, "box": {"left": 1, "top": 2, "right": 3, "bottom": 4}}
@@ -53,3 +56,61 @@ def test_both_kinds_of_database_say_the_same(url, tmp_path):  # noqa: F811
     assert logs[0].frame()["correct"].tolist()[0] is False
     window = {"since": 1.75e9 + 1 / 7, "until": 1.75e9 + 3 / 7}
     assert logs[1].decisions(**window)["product"].tolist() == ["p1", "p2"]
+
+
+TEXTS = ("x" * 1_001, "nul \0", "half \ud800", 5)
+WRONG = {
+    "time": ["2025-06-01", float("nan"), None, True],
+    "latency": [-1, float("inf"), 10**400, "0.1", None, True],
+    **dict.fromkeys(("station", "product", "reason", "version"), TEXTS),
+    "id": ["", "x" * 1_001, None],
+    "verdict": ["maybe", None, 1],
+    "decided_by": ["", None],
+    "prediction": [
+        {**SEEN, "version": "x" * 1_001},
+        {**SEEN, "latency": -1},
+        *({**SEEN, "features": bad} for bad in ({"brigthness": 1}, {"brightness": float("nan")}, {"brightness": "1"})),
+        {**SEEN, "detections": [{**CAT, "label": "half \ud800"}]},
+        {**SEEN, "detections": [{**CAT, "confidence": 1.1}]},
+        {**SEEN, "detections": [{**CAT, "box": {**CAT["box"], "left": 2**40}}]},
+    ],
+}
+DEMANDED = ("id", "time", "station", "product", "verdict", "decided_by", "latency")
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_record_that_is_none_is_refused_in_words_and_none_of_its_batch_is_taken(tmp_path, name):
+    log = PredictionLog(tmp_path / "log.db")
+    wrong = [{**record(1), name: value} for value in WRONG[name]]
+    if name in DEMANDED:
+        wrong.append({key: value for key, value in record(1).items() if key != name})
+    for bad in wrong:
+        with pytest.raises(ValueError, match=r"(?s)=.*: (give|it has no time zone)"):
+            log.receive([record(2), bad])
+    assert log.decisions().empty and log.frame().empty
+
+
+def test_numbers_and_moments_of_every_kind_are_kept_as_numbers(tmp_path):
+    log = PredictionLog(tmp_path / "log.db")
+    given = {"time": np.int64(1_750_000_000), "latency": np.float32(0.5), "version": None}
+    seen = {**SEEN, "latency": np.float32(0.25), "features": {"brightness": np.float64(0.5)}}
+    assert log.receive([{**record(1), **given, "prediction": seen}]) == 1
+    assert log.receive([{**record(2), "time": datetime(2025, 6, 1, tzinfo=UTC), "prediction": None}]) == 1
+    assert log.decisions()[["latency"]].to_numpy().tolist() == [[0.1], [0.5]]
+    assert log.frame()[["latency", "brightness"]].to_numpy().tolist() == [[0.25, 0.5]]
+
+
+def test_what_the_servers_schema_lets_in_the_log_takes(tmp_path):
+    """Otherwise a station or a user would get a 500 for what the document says is right."""
+    log, longest = PredictionLog(tmp_path / "log.db"), {}
+    for name, field in RecordIn.model_json_schema()["properties"].items():
+        if sizes := [one["maxLength"] for one in (field, *field.get("anyOf", ())) if "maxLength" in one]:
+            longest[name] = "é" * max(sizes)
+    empty = {"station": "", "product": "", "reason": "", "version": ""}
+    label = "x" * DetectionIn.model_json_schema()["properties"]["label"]["maxLength"]
+    seen = {**SEEN, "detections": [{**CAT, "label": label}]}
+    for number, texts in enumerate((longest, empty)):
+        entered = RecordIn(**{**record(number), **texts, "time": 0, "latency": 0, "prediction": seen})
+        assert log.receive([entered.model_dump()]) == 1
+    labels = FeedbackIn.model_json_schema()["properties"]["labels"]["anyOf"][0]
+    log.feedback(f"{0:032x}", labels=["x" * labels["items"].get("maxLength", 200)] * labels["maxItems"])

@@ -5,6 +5,7 @@ The independent reader is Python's own sqlite3 module, and the files' bytes.
 
 import gc
 import inspect
+import io
 import random
 import sqlite3
 import stat
@@ -16,8 +17,10 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from labsupport import review
+from labsupport import images, review
 from labsupport.automation import Degree, Thresholds, choose_thresholds, decide
 from labsupport.detection import Box, Detection
 from labsupport.monitoring import PredictionLog
@@ -74,6 +77,11 @@ def start(process: subprocess.Popen) -> None:
     process.stdin.flush()
 
 
+def png(number: int) -> bytes:
+    """A picture, another one for each number."""
+    return images.encode(np.full((4, 4, 3), number, np.uint8), "png")
+
+
 # what is asked and answered
 
 
@@ -109,12 +117,12 @@ def test_without_answers_the_frame_is_empty_and_has_its_columns(queue):
 
 def test_in_shadow_mode_and_in_an_audit_a_person_sees_nothing_of_the_model(queue):
     decisions = {"assisted": ASSISTED, "shadowed": SHADOWED, "audited": decide([SCRATCH], Degree.FULL, UNSURE)}
-    for id, decision in decisions.items():
-        queue.add(id, decision, picture=id.encode())
+    for number, (id, decision) in enumerate(decisions.items()):
+        queue.add(id, decision, picture=png(number))
     seen = Detection("scratch", float(SCRATCH.confidence), SCRATCH.box)
-    assert queue.next() == ReviewItem("assisted", "defect", (seen,), b"assisted")
-    assert queue.next() == ReviewItem("shadowed", None, (), b"shadowed")
-    assert queue.next() == ReviewItem("audited", None, (), b"audited")
+    assert queue.next() == ReviewItem("assisted", "defect", (seen,), png(0))
+    assert queue.next() == ReviewItem("shadowed", None, (), png(1))
+    assert queue.next() == ReviewItem("audited", None, (), png(2))
 
 
 def test_another_answer_corrects_and_both_are_kept(file, queue, now):
@@ -257,11 +265,15 @@ def test_kill_9_loses_nothing_that_was_answered(file, queue):
 
 
 def test_to_add_the_same_again_changes_nothing_and_something_else_is_refused(queue):
-    queue.add("a", ASSISTED, b"picture")
+    for picture in (png(1), images.encode(images.decode(png(1)), "jpeg")):
+        id = picture[:4].hex()
+        for _ in range(3):
+            queue.add(id, ASSISTED, picture)
+            queue.answer(id, "good")
+    queue.add("a", ASSISTED, png(1))
     queue.answer("a", "good")
-    queue.add("a", ASSISTED, b"picture")
-    assert (queue.waiting(), len(queue.labels())) == (0, 1)
-    for other in [(SHADOWED, b"picture"), (ASSISTED, b"another"), (ASSISTED, None)]:
+    assert (queue.waiting(), len(queue.labels())) == (0, 3)
+    for other in [(SHADOWED, png(1)), (ASSISTED, png(2)), (ASSISTED, None)]:
         with pytest.raises(ValueError, match="a is in the queue already"):
             queue.add("a", *other)
 
@@ -278,7 +290,9 @@ def test_a_call_that_fails_leaves_nothing_behind(file, queue, monkeypatch):
 
 
 def test_a_picture_is_kept_only_if_given_and_is_gone_once_forgotten(tmp_path, file, queue):
-    secret = random.Random(1).randbytes(50_000)
+    noise = np.random.default_rng(1).integers(0, 256, (120, 140, 3), np.uint8)
+    secret = images.encode(noise, "png")
+    assert len(secret) > 50_000
     queue.add("a", ASSISTED, picture=secret)
     queue.add("b", ASSISTED)
     queue.answer("a", "good", person="somebody-17")
@@ -292,6 +306,74 @@ def test_a_picture_is_kept_only_if_given_and_is_gone_once_forgotten(tmp_path, fi
     assert (queue.next().id, len(queue.labels())) == ("b", 0)
     with pytest.raises(UnknownItem, match="a is not in"):
         queue.picture("a")
+
+
+PLACE = b"52.5163 13.3777"  # what a file says beside its pixels, in every corner where it can
+TURNED = {"orientation": 6}  # to be turned by 90 degrees
+
+
+def with_metadata(kind: str) -> bytes:
+    """A picture that names a place in EXIF, XMP, comments, a colour profile, a thumbnail's tags, and behind its end."""
+    picture = Image.fromarray(np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3))
+    exif = picture.getexif()
+    exif[0x0112], exif[0x010F], exif[0x8298] = TURNED["orientation"], PLACE.decode(), PLACE.decode()
+    gps = exif.get_ifd(0x8825)
+    gps[1], gps[2], gps[27] = "N", (52.0, 30.0, 58.0), PLACE
+    out, extra = io.BytesIO(), {"exif": exif, "icc_profile": b"profile " + PLACE}
+    if kind == "png":
+        text = PngInfo()
+        text.add_text("Comment", PLACE.decode())
+        text.add_text("Place", PLACE.decode(), zip=True)
+        text.add_itxt("XML:com.adobe.xmp", f"<x>{PLACE.decode()}</x>")
+        picture.save(out, "png", pnginfo=text, **extra)
+    else:
+        picture.save(out, "jpeg", comment=PLACE, xmp=b"<x>" + PLACE + b"</x>", quality=95, **extra)
+    return out.getvalue() + b"trailer " + PLACE
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_a_kept_picture_says_nothing_but_its_pixels(queue, file, tmp_path, kind):
+    given = with_metadata(kind)
+    assert given.count(PLACE) >= 5
+    queue.add("a", ASSISTED, given)
+    kept = queue.picture("a")
+    opened = Image.open(io.BytesIO(kept))
+    assert opened.format.lower() == kind and not opened.getexif() and not opened.info.keys() - {"jfif", *JFIF}
+    assert opened.size == (40, 60)  # upright: what the orientation said is done
+    pixels = images.decode(kept).astype(int) - images.decode(given)
+    assert np.abs(pixels).mean() < (8 if kind == "jpeg" else 1e-9)  # noise is what JPEG keeps worst
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert PLACE not in stored and b"Exif" not in stored and b"13.37" not in stored
+    assert queue.next().picture == kept
+
+
+JFIF = ("jfif_version", "jfif_unit", "jfif_density")  # that there is no unit: the only segment beside the pixels
+
+
+def saved(kind: str) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, kind)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("picture", [b"", b"no picture", png(0)[:40], *map(saved, ("webp", "tiff", "gif", "bmp"))])
+def test_what_is_no_whole_jpeg_or_png_is_not_kept(queue, picture):
+    with pytest.raises(images.UnsupportedImage):
+        queue.add("a", ASSISTED, picture)
+    assert queue.waiting() == 0
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 1001, "nul \0", "half \ud800", 5, None])
+def test_texts_have_a_length_and_are_valid(queue, bad):
+    queue.add("a", ASSISTED)
+    with pytest.raises(ValueError, match=r"id=.*: give text"):
+        queue.add(bad, ASSISTED)
+    if bad not in ("", None):
+        with pytest.raises(ValueError, match=r"person=.*: give text"):
+            queue.answer("a", "good", person=bad)
+    with pytest.raises(ValueError, match=r"label=.{,70}: say good or defect"):
+        queue.answer("a", bad)
+    assert (queue.waiting(), len(queue.labels())) == (1, 0)
 
 
 def test_a_new_file_is_its_owners_only(file, queue):

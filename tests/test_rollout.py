@@ -1,9 +1,10 @@
 """The ramp: a good candidate goes up, a bad one comes back down, and a crash in between forgets nothing. And all of it over
 HTTP."""
 
+import secrets
 import subprocess
 import sys
-import time
+import threading
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import requests
 
 from labsupport import images, monitoring
 from labsupport.gate import Gate
-from labsupport.monitoring import PredictionLog
-from labsupport.rollout import Rollout, Router, outcomes_since
+from labsupport.metrics import Metrics
+from labsupport.monitoring import LogUnavailable, PredictionLog
+from labsupport.rollout import Ramps, Rollout, Router, WrongRamp, outcomes_since
+from labsupport.router import OVERDUE
 from labsupport.serving import create_app, serve
 from test_router import PICTURE, Version, until, who
 
@@ -26,6 +29,20 @@ def log(tmp_path):
         yield log
 
 
+class Clock:
+    """The time, as the modules of the rollout see it: it stands until somebody moves it."""
+
+    def __init__(self, monkeypatch, now: float = 1_750_000_000.0) -> None:
+        self.now = now
+        for module in ("answering", "journal", "rollout", "router", "shadow", "transitions"):
+            monkeypatch.setattr(f"labsupport.{module}.time", self, raising=False)
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = perf_counter = time
+
+
 def answered(log, version, count, failed=0, **seen):
     """Note so many requests that a version answered, the last ones with an error."""
     for number in range(count):
@@ -34,7 +51,13 @@ def answered(log, version, count, failed=0, **seen):
         status, error = (500, "ValueError") if bad else (200, None)
         seen = {"latency": 0.01, **seen}
         log.record(
-            id=f"{time.time_ns()}", version=version, detections=found, features=None, status=status, error=error, **seen
+            id=secrets.token_hex(8),
+            version=version,
+            detections=found,
+            features=None,
+            status=status,
+            error=error,
+            **seen,
         )
     log.flush()
 
@@ -119,10 +142,234 @@ def test_what_was_seen_is_no_ground_once_somebody_changed_something(log):
     assert who(router) == "v1" and router.state.action == "rollback"
 
 
-@pytest.mark.parametrize("steps", [[], [50, 5, 100], [5, 50], [0, 100], [5, 5, 100]])
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "steps", [[], [50, 5, 100], [5, 50], [0, 100], [5, 5, 100], "100", 100, None, [*range(1, 101), 100]]
+)
 def test_steps_that_do_not_lead_to_100_are_refused(steps, log):
-    with pytest.raises(ValueError, match="grow to 100"):
+    with pytest.raises(WrongRamp, match=r"steps=.*grow to 100"):
         Rollout(Router(Version("v1"), log=log), Version("v2"), steps=steps)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": [NAN, 100]},
+        {"steps": [5, INFINITE]},
+        {"steps": ["5", 100]},
+        {"steps": [True, 100]},
+        {"interval": 0},
+        {"interval": -1},
+        {"interval": NAN},
+        {"interval": INFINITE},
+        {"interval": "1"},
+        {"interval": None},
+        {"gate": {"min_requests": 3}},
+    ],
+)
+def test_a_ramp_that_cannot_be_meant_is_refused_before_anything_changes(wrong, log):
+    router = Router(Version("v1"), log=log)
+    with pytest.raises(WrongRamp, match=next(iter(wrong))):
+        Rollout(router, Version("v2"), **wrong)
+    assert len(router.history()) == 1
+
+
+# whose ramp it is
+
+
+EASY, NEVER = Gate(min_requests=1), Gate(min_requests=1_000_000)
+
+
+@pytest.mark.parametrize("again", ["v2", "v3"])
+@pytest.mark.parametrize("between", ["rollback", "nothing"])
+def test_a_ramp_is_judged_by_its_own_gate_and_by_no_other(log, again, between):
+    router = Router(Version("v1"), Version("v2"), Version("v3"), log=log)
+    first = Rollout(router, "v2", [50, 100], EASY)
+    if between == "rollback":
+        router.rollback()
+    second = Rollout(router, again, [50, 100], NEVER)
+    answered(log, "v1", 50)
+    answered(log, again, 50)
+    assert first.done and first.look().reason == "the ramp is over" and first.look_in_turn() > 0
+    first.run()  # returns
+    assert second.look().verdict == "hold" and router.state.share == 50
+    assert Rollout.resumed(router).look().verdict == "hold"  # by the gate that the journal holds
+
+
+def test_a_servers_watcher_judges_the_ramp_that_there_is_by_its_own_gate(log):
+    router = Router(Version("v1"), Version("v2"), log=log)
+    ramps = Ramps({"m": router})
+    ramps.start("m", "v2", [50, 100], EASY, interval=0.05)
+    router.rollback()
+    ramps.start("m", "v2", [50, 100], NEVER, interval=0.05)
+    answered(log, "v1", 50)
+    answered(log, "v2", 50)
+    began = router.state.time
+    until(lambda: router.journal.judged(router.state.ramp["id"]) > began + 0.3)  # some looks of whoever looks
+    assert router.state.share == 50
+    assert [thread.name for thread in threading.enumerate()].count("rollout of m") == 1
+    with pytest.raises(ValueError, match="model='n'"):
+        ramps.start("n", "v2", [50, 100], EASY, interval=1)
+    ramps.stop()
+    assert "rollout of m" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_ramp_that_another_process_began_is_watched_too(log, tmp_path):
+    one, other = (Router(Version("v1"), Version("v2"), journal=tmp_path / "rollout.db", log=log) for _ in range(2))
+    ramps = Ramps({"m": other})
+    ramps.go_on()
+    Rollout(one, "v2", [100], EASY, interval=0.05)
+    answered(log, "v2", 5)
+    until(lambda: one.version == "v2")
+    ramps.stop()
+
+
+# when what it stands on breaks
+
+
+class Away:
+    """A log that cannot be read, whatever is asked of it."""
+
+    def __getattr__(self, name):
+        raise LogUnavailable("the server cannot be reached")
+
+
+@pytest.mark.parametrize("watcher", ["server", "run"])
+def test_a_watcher_survives_a_log_that_is_away_and_says_so_once(log, caplog, watcher):
+    router = Router(Version("v1"), Version("v2"), log=log)
+    ramps, router.log = Ramps({"m": router}), Away()
+    if watcher == "server":
+        ramps.start("m", "v2", [100], EASY, interval=0.02)
+    else:
+        threading.Thread(target=Rollout(router, "v2", [100], EASY, interval=0.02).run, daemon=True).start()
+    until(lambda: "LogUnavailable" in caplog.text)
+    assert router.status()["phase"] == "Progressing"  # it has not been for long
+    router.log = log
+    answered(log, "v2", 5)
+    until(lambda: router.version == "v2")
+    assert caplog.text.count("the server cannot be reached'); trying again") == 1
+    until(lambda: "works again" in caplog.text)
+    ramps.stop()
+
+
+def test_a_ramp_that_nobody_could_judge_for_long_is_visible(log, monkeypatch):
+    clock = Clock(monkeypatch)
+    router = Router(Version("v1"), Version("v2"), log=log)
+    ramp = Rollout(router, "v2", [50, 100], EASY, interval=60)
+    assert (router.unjudged, router.status()["phase"]) == (0, "Progressing")
+    clock.now += 60 + OVERDUE
+    assert (router.unjudged, router.status()["phase"]) == (OVERDUE, "Progressing")
+    clock.now += 15
+    status = router.status()
+    assert (status["phase"], status["unjudged_seconds"]) == ("Degraded", OVERDUE + 15)
+    assert "nobody has judged the ramp, which has been overdue for 45 s" in status["trouble"]
+    text = Metrics().text([("m", "v1")], {"m": router.unjudged})
+    assert 'rollout_unjudged_seconds{name="m"} 45.0' in text
+    router.pause()
+    assert (router.unjudged, router.status()["phase"]) == (0, "Paused")
+    router.resume()
+    clock.now += 100
+    assert router.unjudged == 40
+    assert ramp.look().verdict == "hold"
+    assert (router.unjudged, router.status()["phase"]) == (0, "Progressing")
+    clock.now -= 1e6  # the clock is set back
+    assert router.unjudged == 0
+    router.rollback()
+    assert router.unjudged == 0
+
+
+def test_without_a_log_a_ramp_under_way_is_not_judged_and_says_why(log, tmp_path):
+    Rollout(Router(Version("v1"), Version("v2"), journal=tmp_path / "rollout.db", log=log), "v2")
+    router = Router(Version("v1"), Version("v2"), journal=tmp_path / "rollout.db")
+    with pytest.raises(WrongRamp, match="reads a log"):
+        Rollout.resumed(router).look()
+
+
+# several workers on one journal
+
+
+@pytest.fixture
+def workers(log, tmp_path, monkeypatch):
+    """Four routers on one journal, as four processes have them, and a clock that the test moves."""
+    clock = Clock(monkeypatch)
+    routers = [Router(Version("v1"), Version("v2"), journal=tmp_path / "rollout.db", log=log) for _ in range(4)]
+    return clock, routers
+
+
+def watch(clock, ramps, seconds, every=0.125) -> None:
+    """So many seconds, in which each worker comes by again and again."""
+    for _ in range(round(seconds / every)):
+        clock.now += every
+        for ramp in ramps:
+            ramp.look_in_turn()
+
+
+SLOW = Gate(thresholds={"latency_p95": (None, 0.1)}, min_requests=5, failure_limit=3)
+
+
+def test_four_workers_use_up_the_failure_limit_no_faster_than_one(workers, log):
+    clock, routers = workers
+    Rollout(routers[0], "v2", gate=SLOW, interval=1)
+    ramps = [Rollout.resumed(router) for router in routers]
+    answered(log, "v2", 5, latency=0.5)
+    for second in (1, 2, 3):
+        watch(clock, ramps, 0.875)
+        assert routers[3].state.ramp["failures"] == second - 1
+        watch(clock, ramps, 0.125)
+        assert routers[3].state.ramp["failures"] == second
+    watch(clock, ramps, 1)
+    assert {router.state.action for router in routers} == {"rollback"} and routers[0].version == "v1"
+
+
+def test_a_look_by_hand_counts_as_one_of_the_watchers(workers, log):
+    clock, routers = workers
+    ramp = Rollout(routers[0], "v2", gate=SLOW, interval=10)
+    ramps = [Rollout.resumed(router) for router in routers]
+    answered(log, "v2", 5, latency=0.5)
+    watch(clock, ramps, 9.875)
+    ramp.look()
+    watch(clock, ramps, 9.875)
+    assert ramp.router.state.ramp["failures"] == 1
+    watch(clock, ramps, 0.125)
+    assert ramp.router.state.ramp["failures"] == 2
+
+
+def test_a_worker_that_dies_after_it_took_the_turn_costs_ten_seconds_and_no_hour(workers):
+    clock, routers = workers
+    Rollout(routers[0], "v2", gate=SLOW, interval=3600)
+    id, began = routers[0].state.ramp["id"], routers[0].state.ramp["began"]
+    clock.now += 3600
+    assert [router.journal.claim(id, 3600, began) for router in routers] == [0, 10, 10, 10]
+    clock.now += 10
+    assert routers[1].journal.claim(id, 3600, began) == 0
+
+
+def test_a_clock_that_is_set_back_stops_no_watcher(workers, log):
+    clock, routers = workers
+    Rollout(routers[0], "v2", gate=SLOW, interval=1)
+    ramps = [Rollout.resumed(router) for router in routers]
+    watch(clock, ramps, 5)
+    clock.now -= 86_400
+    before = clock.now
+    watch(clock, ramps, 1)
+    assert routers[0].journal.judged(ramps[0].id) > before
+
+
+def test_in_real_time_four_workers_take_turns(log, tmp_path):
+    routers = [Router(Version("v1"), Version("v2"), journal=tmp_path / "rollout.db", log=log) for _ in range(4)]
+    workers = [Ramps({"m": router}) for router in routers]
+    workers[0].start("m", "v2", [50, 100], Gate(thresholds=SLOW.thresholds, min_requests=5, failure_limit=3), 0.2)
+    began = routers[0].state.time
+    for ramps in workers:
+        ramps.go_on()
+    answered(log, "v2", 5, latency=0.5)
+    until(lambda: routers[3].state.action == "rollback")
+    assert routers[3].state.time - began >= 4 * 0.2
+    assert [state.action for state in routers[0].history()].count("check failed") == 3
+    for ramps in workers:
+        ramps.stop()
 
 
 def test_without_a_log_there_is_no_ramp():
@@ -198,6 +445,12 @@ def test_who_answers_is_shown_and_changed_with_the_token(live):
     [
         (401, {"token": "0123456789abcdeX", "action": "rollback"}),
         (409, {"action": "rollback"}),
+        (404, {"action": "rollback", "to": "v3"}),
+        (409, {"action": "pause"}),
+        (409, {"action": "promote"}),
+        (422, {"action": "rollback", "to": "v" * 1_001}),
+        (422, {"action": "canary", "candidate": "v2", "reason": "a\0b"}),
+        (422, {"action": "canary", "candidate": "v2", "reason": "x" * 1_001}),
         (409, {"action": "canary", "candidate": "v1"}),
         (404, {"action": "canary", "candidate": "v3"}),
         (422, {"action": "canary"}),
@@ -218,6 +471,31 @@ def test_without_a_token_in_its_environment_a_server_changes_for_nobody(live, mo
     monkeypatch.delenv("LAB_TOKEN")
     answer = change(action="canary", candidate="v2")
     assert answer.status_code == 401 and "LAB_TOKEN" in answer.json()["detail"]
+
+
+def test_a_second_rollback_over_http_is_refused_until_it_names_where_to(live):
+    _, change, ask = live
+    for action in ({"action": "canary", "candidate": "v2"}, {"action": "promote"}, {"action": "rollback"}):
+        assert change(**action).status_code == 200
+    refused = change(action="rollback")
+    assert refused.status_code == 409 and "v1 answers" in refused.json()["detail"]
+    assert change(action="rollback", to="v2").json()["stable"] == "v2"
+    assert ask("me").headers["X-Model-Version"] == "v2"
+
+
+def test_a_ramp_that_nobody_judges_shows_in_status_and_metrics_of_a_server(live, log, monkeypatch):
+    url, change, _ = live
+    monkeypatch.setattr("labsupport.router.OVERDUE", 0.05)
+    monkeypatch.setattr(Rollout, "look", lambda ramp: Away().columns)
+    assert change(action="ramp", candidate="v2", interval=0.01).json()["phase"] == "Progressing"
+    until(lambda: requests.get(url + "/rollout", timeout=30).json()["phase"] == "Degraded")
+    assert "nobody has judged the ramp" in requests.get(url + "/rollout", timeout=30).json()["trouble"]
+    (line,) = [
+        line
+        for line in requests.get(url + "/metrics", timeout=30).text.splitlines()
+        if line.startswith("rollout_unjudged_seconds")
+    ]
+    assert float(line.split()[1]) > 0.05
 
 
 def test_a_ramp_on_a_live_server_ends_in_a_promotion(live):

@@ -1,5 +1,7 @@
 """Which version answers, under load and after a crash: versions that sign their answers, on real servers and journals."""
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,9 +16,12 @@ import requests
 from labsupport import images
 from labsupport.detection import Box, Detection, UnknownVersion
 from labsupport.journal import Journal, JournalUnavailable, State
+from labsupport.models import ModelUnavailable
 from labsupport.monitoring import PredictionLog
 from labsupport.rollout import Router, WrongMoment
 from labsupport.serving import create_app, serve
+from labsupport.shadow import SHADOW_BYTES, SHADOW_WAITING
+from labsupport.transitions import let_in
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 
@@ -134,12 +139,69 @@ def test_a_promoted_candidate_can_be_rolled_back_to_the_version_before():
     assert who(router) == "v1"
 
 
-@pytest.mark.parametrize("action", ["switch", "promote", "rollback"])
+@pytest.mark.parametrize("action", ["switch", "promote", "rollback", "pause"])
 def test_what_makes_no_sense_now_is_refused_and_changes_nothing(action):
     router = Router(Version("v1"))
     with pytest.raises(WrongMoment):
         getattr(router, action)()
     assert len(router.history()) == 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "good"),
+    [
+        ("canary v2, promote, canary v3, rollback, rollback", "v2"),
+        ("canary v2, promote, shadow v3, rollback, rollback", "v2"),
+        ("canary v2, promote, blue_green v3, rollback, rollback", "v2"),
+        ("canary v2, promote, rollback, rollback", "v1"),
+        ("shadow v2, promote, rollback, rollback", "v1"),
+        ("canary v2, rollback, rollback", "v1"),
+        ("blue_green v2, rollback, rollback", "v1"),
+        ("blue_green v2, switch, rollback, rollback, rollback", "v1"),
+        ("blue_green v2, switch, switch, rollback, rollback", "v1"),
+        ("blue_green v2, switch, switch, switch, rollback, rollback", "v1"),
+        ("blue_green v2, switch, canary v3, rollback, rollback", "v2"),
+        ("canary v2, promote, canary v3, pause, rollback, rollback", "v2"),
+    ],
+)
+def test_pressing_rollback_twice_never_leaves_a_good_version(steps, good):
+    router = Router(Version("v1"), Version("v2"), Version("v3"))
+    for step in steps.split(", "):
+        try:
+            getattr(router, step.split()[0])(*step.split()[1:])
+        except WrongMoment as error:
+            assert step == "rollback" and f"nothing is on trial, and {good} answers" in str(error)
+    assert (who(router), router.version) == (good, good)
+
+
+def test_a_rollback_may_name_the_version_to_return_to():
+    router = Router(Version("v1"), Version("v2"), Version("v3"))
+    router.canary("v2")
+    router.promote()
+    router.canary("v3", weight=100)
+    router.rollback("both are bad", to="v1")
+    assert (who(router), router.state.candidate, router.state.previous) == ("v1", None, None)
+    router.rollback(to="v1")  # it answers already
+    assert [state.action for state in router.history()] == ["start", "canary", "promote", "canary", "rollback"]
+    with pytest.raises(UnknownVersion, match="there are v1, v2, v3"):
+        router.rollback(to="v4")
+    router.canary("v2")
+    with pytest.raises(WrongMoment, match="v2 is on trial"):
+        router.rollback(to="v2")
+
+
+def test_to_do_what_is_done_already_writes_nothing():
+    """Else a resume after a rollback would say Healthy again."""
+    router = Router(Version("v1"))
+    router.resume()
+    router.canary(Version("v2"))
+    router.resume()
+    router.pause("lunch")
+    router.pause("again")
+    assert router.state.reason == "lunch"
+    router.rollback()
+    router.resume()
+    assert router.status()["phase"] == "Degraded" and len(router.history()) == 4
 
 
 def test_a_version_nobody_knows_or_the_stable_one_is_no_candidate():
@@ -152,6 +214,235 @@ def test_a_version_nobody_knows_or_the_stable_one_is_no_candidate():
         router.canary("v2", weight=101)
     router.canary("v2", weight=100)
     assert who(router) == "v2"
+
+
+class Nameless:
+    def detect(self, image, confidence=0.5):
+        return []
+
+
+class Mute:
+    version = "v3"
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "do"),
+    [
+        ("weight", lambda router: router.canary("v2", weight=NAN)),
+        ("weight", lambda router: router.canary("v2", weight="5")),
+        ("weight", lambda router: router.canary("v2", weight=True)),
+        ("percent", lambda router: router.shadow("v2", percent=-1)),
+        ("percent", lambda router: router.shadow("v2", percent=NAN)),
+        ("reason", lambda router: router.canary("v2", reason="x" * 1_001)),
+        ("reason", lambda router: router.shadow("v2", reason=None)),
+        ("reason", lambda router: router.pause("a\0b")),
+        ("version", lambda router: router.canary(Nameless())),
+        ("detect", lambda router: router.canary(Mute())),
+        ("key", lambda router: router.detect(PICTURE, key=7)),
+        ("key", lambda router: router.choose("x" * 201)),
+        ("key", lambda router: router.choose("\ud800")),
+        ("confidence", lambda router: router.detect(PICTURE, confidence=NAN)),
+        ("confidence", lambda router: router.detect(PICTURE, confidence=50)),
+        ("version", lambda router: Router(None)),
+        ("version", lambda router: Router(Nameless())),
+        ("detect", lambda router: Router(Version("v1"), Mute())),
+        ("v1", lambda router: Router(Version("v1"), Version("v1"))),
+        ("load", lambda router: Router(Version("v1"), load="yolov3-tiny")),
+        ("journal", lambda router: Router(Version("v1"), journal="")),
+        ("journal", lambda router: Router(Version("v1"), journal=7)),
+        ("log", lambda router: Router(Version("v1"), log="predictions.db")),
+    ],
+)
+def test_an_argument_that_cannot_be_meant_is_named_and_changes_nothing(name, do):
+    router = Router(Version("v1"), Version("v2"))
+    router.canary("v2")
+    with pytest.raises(ValueError, match=name):
+        do(router)
+    assert len(router.history()) == 2
+
+
+def test_figures_that_are_not_known_keep_nobody_from_reading_the_journal():
+    router = Router(Version("v1"), Version("v2"))
+    router.canary("v2")
+    router.rollback("by hand", latency_p95=NAN, e_value=float("inf"), requests=np.int64(20), rate=np.float32(0.5))
+    assert router.state.figures == {"requests": 20, "rate": 0.5}
+
+
+# one path: what every version's answer goes through
+
+
+def failing(error):
+    def work():
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("it is broken"), SystemExit(1), MemoryError()])
+def test_a_failure_in_a_process_is_written_down_as_one_over_http_is(log, error):
+    router = Router(Version("v1"), log=log)
+    router.canary(Version("v2", failing(error)), weight=100)
+    with pytest.raises(type(error)):
+        router.detect(PICTURE, key="me")
+    router.rollback()
+    assert who(router, "me") == "v1"
+    log.flush()
+    rows = log.columns("version", "status", "error", "key", "n_detections")
+    name = type(error).__name__
+    assert [*zip(*rows.values(), strict=True)] == [("v2", 500, name, "me", None), ("v1", 200, None, "me", 1)]
+
+
+def test_an_interrupt_is_nobodys_failure(log):
+    router = Router(Version("v1", failing(KeyboardInterrupt())), log=log)
+    with pytest.raises(KeyboardInterrupt):
+        who(router)
+    log.flush()
+    assert log.columns("id")["id"] == []
+
+
+@pytest.mark.parametrize("found", [None, 7, ["a cat"], [Detection("cat", NAN, Box(0, 0, 1, 1))]])
+def test_an_answer_that_the_log_cannot_hold_is_a_failure_of_its_version(log, found):
+    """Else its row would be lost, and the gate would see nothing of it."""
+    bad = Version("v2")
+    bad.detect = lambda image, confidence=0.5: found
+    router = Router(Version("v1"), log=log)
+    router.canary(bad, weight=100)
+    with pytest.raises((TypeError, ValueError, AttributeError)):
+        router.detect(PICTURE)
+    router.shadow(bad)
+    who(router)
+    until(lambda: log.columns("status", shadow=True)["status"] == [500])
+    assert sorted(log.columns("status")["status"]) == [200, 500]
+
+
+# versions that this process has not loaded
+
+
+class Loader:
+    """Loads versions by name, when it is let; counts how often."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.loaded, self.free, self.error = Counter(), threading.Event(), error
+
+    def __call__(self, name):
+        self.loaded[name] += 1
+        if name != "v1":
+            assert self.free.wait(20), "nobody lets it load"
+            if self.error:
+                raise self.error
+        return Version(name)
+
+
+@pytest.fixture
+def workers(tmp_path, log):
+    """Two routers on one journal: the first has v2, the second has to load it."""
+    loader = Loader()
+    one = Router(Version("v1"), Version("v2"), journal=tmp_path / "rollout.db", log=log)
+    yield one, Router(Version("v1"), load=loader, journal=tmp_path / "rollout.db", log=log), loader
+    loader.free.set()
+
+
+def test_a_version_is_loaded_once_and_nobody_waits_for_it(workers):
+    one, other, loader = workers
+    one.canary("v2", weight=100)
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda key: who(other, str(key)), range(40))) == {"v1"}
+    assert "v2 gets no requests here: it is being loaded" in other.status()["trouble"]
+    loader.free.set()
+    until(lambda: who(other) == "v2")
+    assert loader.loaded == {"v2": 1} and other.status()["trouble"] == ""
+
+
+def test_a_shadow_that_is_not_loaded_yet_touches_no_answer_and_is_noted_as_not_shown(workers, log):
+    one, other, loader = workers
+    one.shadow("v2")
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda key: who(other, str(key)), range(8))) == {"v1"}
+    log.flush()
+    assert log.columns("version", "error", shadow=True) == {"version": ["v2"] * 8, "error": ["NotShown"] * 8}
+    loader.free.set()
+    until(lambda: who(other) == "v1" and None in log.columns("error", shadow=True)["error"])
+    assert loader.loaded == {"v2": 1}
+
+
+@pytest.mark.parametrize("error", [OSError("/secret/path is gone"), SystemExit(3)])
+@pytest.mark.parametrize("mode", ["shadow", "canary"])
+def test_a_version_that_cannot_be_loaded_is_said_once_and_tried_once(workers, log, caplog, mode, error):
+    one, other, loader = workers
+    loader.error = error
+    loader.free.set()
+    getattr(one, mode)("v2", 100)
+    until(lambda: who(other) == "v1" and "could not be loaded" in other.status()["trouble"])
+    assert {who(other) for _ in range(20)} == {"v1"}
+    assert loader.loaded == {"v2": 1}
+    assert sum("gets no requests in this process" in record.message for record in caplog.records) == 1
+    assert "/secret/path" not in str(other.status())
+    log.flush()
+    assert set(log.columns("status")["status"]) == {200}
+
+
+def test_whoever_lets_a_version_in_waits_until_it_is_loaded_and_hears_why_it_is_not():
+    loader = Loader(OSError("gone"))
+    loader.free.set()
+    router = Router(Version("v1"), load=loader)
+    for _ in range(2):  # a person may try again
+        with pytest.raises(ModelUnavailable, match="v2 cannot be loaded"):
+            router.shadow("v2")
+    assert router.state.mode == "stable" and loader.loaded == {"v2": 2}
+    loader.error = None
+    router.shadow("v2")
+    assert router.status()["trouble"] == ""
+
+
+def test_a_loader_that_gives_another_version_is_found_out():
+    with pytest.raises(UnknownVersion, match="no version of that name"):
+        Router(Version("v1"), load=lambda name: Version("v9")).canary("v2")
+
+
+def test_a_promoted_version_that_is_not_loaded_here_is_stood_in_for_by_the_one_before(workers):
+    one, other, loader = workers
+    one.canary("v2")
+    one.promote()
+    assert who(other) == "v1"
+    loader.free.set()
+    until(lambda: who(other) == "v2")
+
+
+def test_a_candidate_never_stands_in_for_the_stable_version(workers, log):
+    one, other, _ = workers
+    one.canary("v2")
+    one.promote()
+    one.canary("v1", weight=0)
+    with pytest.raises(ModelUnavailable, match="v2 is not ready here"):
+        other.detect(PICTURE)
+    log.flush()
+    assert log.columns("version", "error") == {"version": [None], "error": ["ModelUnavailable"]}
+
+
+def test_a_candidate_in_blue_green_is_loaded_before_it_is_switched_to(workers):
+    one, other, loader = workers
+    one.blue_green("v2")
+    loader.free.set()
+    until(lambda: who(other) == "v1" and other.status()["versions"] == ["v1", "v2"])
+    one.switch()
+    assert who(other) == "v2"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_mirror_that_breaks_changes_no_answer(log, caplog):
+    class Full:
+        def record(self, *, shadow=False, **row):
+            if shadow:
+                raise OSError("no space left on device")
+            log.record(**row)
+
+    router = Router(Version("v1"), load=Loader(), log=Full())
+    router.change("shadow", lambda state: let_in(state, "shadow", "v2", 100))
+    assert who(router) == "v1"
+    assert "was not shown" in caplog.text
 
 
 def test_a_name_can_be_loaded_when_it_is_needed():
@@ -248,8 +539,34 @@ def test_a_candidate_that_hangs_keeps_nobody_waiting_and_what_it_was_not_shown_i
     assert time.perf_counter() - started < 5  # not 200 times anything
     log.flush()
     errors = Counter(log.columns("error", shadow=True)["error"])
-    assert errors == {"NotShown": 200 - router._shadow._waiting.maxsize}
+    assert errors == {"NotShown": 200 - SHADOW_WAITING}
     release.set()
+
+
+def test_what_waits_for_a_candidate_in_shadow_is_bounded_in_bytes(log):
+    release = threading.Event()
+    router = Router(Version("v1"), log=log)
+    router.shadow(Version("v2", lambda: release.wait(30)))
+    large = np.zeros((5000, 5000, 3), np.uint8)
+    assert 75_000_000 == large.nbytes < SHADOW_BYTES < 2 * large.nbytes  # one may wait, and no second one
+    for picture in (large, large, PICTURE, large):
+        router.detect(picture)
+    log.flush()
+    assert log.columns("error", shadow=True)["error"] == ["NotShown"] * 2
+    release.set()
+    until(lambda: len(log.columns("error", shadow=True)["error"]) == 4)
+    until(lambda: router._shadow._bytes == 0)
+    router.detect(large)
+    until(lambda: log.columns("error", shadow=True)["error"].count(None) == 3)
+
+
+def test_a_candidate_that_exits_does_not_end_the_shadow(log):
+    router = Router(Version("v1"), log=log)
+    router.shadow(Version("v2", failing(SystemExit(1))))
+    who(router)
+    router.shadow(Version("v3"))
+    who(router)
+    until(lambda: sorted(log.columns("status", shadow=True)["status"]) == [200, 500])
 
 
 def test_a_person_may_be_the_stable_version(log):
@@ -288,6 +605,55 @@ def test_a_journal_that_names_a_version_we_do_not_have_is_no_start(tmp_path):
     Router(Version("v1"), journal=tmp_path / "rollout.db").canary(Version("v2"))
     with pytest.raises(UnknownVersion, match="'v2'"):
         Router(Version("v1"), journal=tmp_path / "rollout.db")
+    assert Router(Version("v1"), Version("v2"), journal=tmp_path / "rollout.db").state.candidate == "v2"
+
+
+def gone(name):
+    raise FileNotFoundError(f"/somewhere/{name}.xml")
+
+
+def uninstalled(name):
+    raise ModelUnavailable(f"{name} is not installed: labsupport models {name}")
+
+
+@pytest.mark.parametrize("load", [gone, uninstalled])
+@pytest.mark.parametrize(
+    ("steps", "action", "after"),
+    [
+        ("shadow v2", "rollback", ("v1", None, None)),
+        ("canary v2", "rollback", ("v1", None, None)),
+        ("blue_green v2", "rollback", ("v1", None, None)),
+        ("canary v2, promote", "rollback", ("v1", None, None)),
+        ("blue_green v2, switch", "rollback", ("v1", None, None)),
+        ("canary v2, promote, canary v1, promote", "forget", ("v1", None, None)),
+        ("canary v2, promote, canary v3", "rollback", ("v1", None, None)),
+    ],
+)
+def test_a_version_that_can_no_longer_be_loaded_is_taken_out_and_named(tmp_path, caplog, steps, action, after, load):
+    path = tmp_path / "rollout.db"
+    router = Router(Version("v1"), Version("v2"), Version("v3"), journal=path)
+    for step in steps.split(", "):
+        getattr(router, step.split()[0])(*step.split()[1:])
+    late = Router(Version("v1"), load=load, journal=path)
+    state = late.state
+    assert who(late) == "v1"
+    assert (state.stable, state.candidate, state.previous, state.action) == (*after, action)
+    assert "v2 cannot be loaded" in state.reason and "/somewhere" not in state.reason
+    assert "v2 cannot be loaded" in caplog.text and "begin its rollout again" in caplog.text
+    assert router.state == state  # the others hear of it
+
+
+def test_a_router_starts_although_the_journal_cannot_be_written(tmp_path, monkeypatch, caplog):
+    Router(Version("v1"), journal=tmp_path / "rollout.db").canary(Version("v2"))
+
+    def full(*arguments):
+        raise JournalUnavailable("database or disk is full")
+
+    journal = Journal(tmp_path / "rollout.db", State("v1"))
+    monkeypatch.setattr(journal, "change", full)
+    router = Router(Version("v1"), load=gone, journal=journal)
+    assert {who(router, str(key)) for key in range(40)} == {"v1"}
+    assert "cannot be written to the journal" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 100, None])
@@ -296,6 +662,108 @@ def test_a_journal_that_cannot_be_opened_says_so(tmp_path, content):
     path.write_bytes(content) if content else path.mkdir()
     with pytest.raises(JournalUnavailable, match="rollout"):
         Router(Version("v1"), journal=path)
+
+
+FUTURE = '{"stable": "v1", "mode": "bandit", "arms": 3}'
+
+
+@pytest.mark.parametrize(
+    "row", [FUTURE, "[]", "no JSON", "{}", '{"stable": null}', '{"stable": "v1", "mode": "canary", "share": 5}']
+)
+def test_a_state_that_this_version_does_not_know_is_no_start_and_later_changes_nothing(tmp_path, caplog, row):
+    path = tmp_path / "rollout.db"
+    router = Router(Version("v1"), journal=path)
+    with contextlib.closing(sqlite3.connect(path)) as newer:
+        newer.execute("INSERT INTO states (state) VALUES (?)", [row])
+        newer.commit()
+    assert {who(router) for _ in range(3)} == {"v1"}
+    assert caplog.text.count("the last known state stays") == 1
+    assert "cannot be read" in router.status()["trouble"]
+    with pytest.raises(JournalUnavailable, match="does not know"):
+        router.canary(Version("v2"))
+    with pytest.raises(JournalUnavailable, match=r"rollout\.db.*does not know.*move it away"):
+        Router(Version("v1"), journal=path)
+
+
+def test_another_programs_database_is_left_alone(tmp_path):
+    with PredictionLog(f"sqlite:///{tmp_path}/predictions.db"):
+        pass
+    before = (tmp_path / "predictions.db").read_bytes()
+    with pytest.raises(JournalUnavailable, match="it is no journal"):
+        Router(Version("v1"), journal=tmp_path / "predictions.db")
+    assert (tmp_path / "predictions.db").read_bytes() == before
+
+
+@pytest.fixture
+def torn(tmp_path):
+    """A router and a function that damages its journal's file while it is open, and one that repairs it."""
+    path = tmp_path / "rollout.db"
+    router = Router(Version("v1"), Version("v2"), journal=path)
+    router.canary("v2", weight=100)
+
+    def damage():
+        with contextlib.closing(sqlite3.connect(path)) as file:
+            file.execute("ALTER TABLE states RENAME TO other")
+
+    def repair():
+        with contextlib.closing(sqlite3.connect(path)) as file:
+            file.execute("ALTER TABLE other RENAME TO states")
+
+    return router, damage, repair
+
+
+def test_while_the_journal_cannot_be_read_the_last_known_state_answers(torn, caplog):
+    router, damage, repair = torn
+    damage()
+    assert {who(router) for _ in range(5)} == {"v2"}
+    assert caplog.text.count("the last known state stays") == 1
+    assert "the journal cannot be read" in router.status()["trouble"]
+    for ask in (router.history, router.rollback):
+        with pytest.raises(JournalUnavailable):
+            ask()
+    repair()
+    assert who(router) == "v2" and router.status()["trouble"] == ""
+    assert "can be read again" in caplog.text
+    router.rollback()
+    assert who(router) == "v1"
+
+
+def test_a_journal_that_cannot_be_read_is_no_failure_of_the_model_and_says_503(torn, log, monkeypatch):
+    monkeypatch.setenv("LAB_TOKEN", "0123456789abcdef")
+    router, damage, _ = torn
+    with serve(create_app(router, log=log), port=0) as server:
+        damage()
+        picture = {"file": images.encode(PICTURE)}
+        assert requests.post(server.url + "/detect", files=picture, timeout=30).status_code == 200
+        assert "cannot be read" in requests.get(server.url + "/rollout", timeout=30).json()["trouble"]
+        token = {"Authorization": "Bearer 0123456789abcdef"}
+        change = requests.put(server.url + "/rollout", json={"action": "rollback"}, headers=token, timeout=30)
+        assert (
+            change.status_code == 503
+            and change.headers["Retry-After"] == "1"
+            and "cannot be read or changed at present" in change.json()["detail"]
+        )
+        monkeypatch.setattr(router, "choose", lambda key: router.history())  # a journal that fails on the answer's path
+        assert requests.post(server.url + "/detect", files=picture, timeout=30).status_code == 503
+        metrics = requests.get(server.url + "/metrics", timeout=30).text
+    log.flush()
+    assert log.columns("status", "error")["status"] == [200, 503]
+    assert 'prediction_errors_total{version="none"}' not in metrics
+
+
+def test_who_answers_is_read_while_a_change_waits_for_its_turn(tmp_path):
+    router = Router(Version("v1"), Version("v2"), journal=tmp_path / "rollout.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "rollout.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        change = threading.Thread(target=router.canary, args=("v2", 100))
+        change.start()
+        until(lambda: router.journal._writing.locked())
+        started = time.perf_counter()
+        assert {who(router) for _ in range(20)} == {"v1"}
+        assert time.perf_counter() - started < 2
+        other.execute("COMMIT")
+    change.join()
+    assert who(router) == "v2"
 
 
 def test_changes_from_many_threads_are_all_made_one_after_the_other(tmp_path):

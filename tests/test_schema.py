@@ -25,6 +25,8 @@ CONFIG = {
     "seed": 1,
     "generation": {"max-examples": 20, "database": "none"},
     "suppress-health-check": ["too_slow"],  # that judges the machine
+    # what is too long is refused before it is read, so before anybody knows what else is wrong
+    "checks": {"negative_data_rejection": {"expected-statuses": [400, 401, 403, 404, 409, 413, 414, 415, 422, "5xx"]}},
 }
 
 set_hypothesis_home_dir(Path(tempfile.gettempdir(), "hypothesis"))  # its caches: else they would be in the checkout

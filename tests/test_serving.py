@@ -117,9 +117,9 @@ def test_what_the_client_calls_its_picture_changes_nothing(server, name):
 @pytest.mark.parametrize(
     "content, status, detail",
     [
-        (b"this is a text", 415, "not a JPEG or PNG picture: send one of these"),
-        (b"", 415, "not a JPEG or PNG picture: send one of these"),
-        (gif(), 415, "not a JPEG or PNG picture: send one of these"),
+        (b"this is a text", 415, "not a JPEG or PNG picture but text: send one of these"),
+        (b"", 415, "the file is empty: send a JPEG or PNG picture"),
+        (gif(), 415, "not a JPEG or PNG picture but a GIF picture: send one of these"),
         (picture()[:30_000], 415, "the picture is damaged or cut off: send it again, whole"),
         (bomb(), 413, "send at most 25,000,000 pixels"),
         (bytes(20_000_001), 413, "send at most 20,000,000"),
@@ -380,7 +380,7 @@ print(gc.get_freeze_count(), len(gc.get_objects()))
 """
     for folder in ("images", "notebooks"):
         (tmp_path / folder).mkdir()
-    options = {"host": "127.0.0.1", "log": "", "precision": "f32", "slots": 1}
+    options = {"host": "127.0.0.1", "log": "", "precision": "f32", "slots": 1, "workers": 1}
     env = {**os.environ, "LAB_APP_OPTIONS": json.dumps(options), "LAB_ROOT": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=env)
     exempt, looked_through = map(int, done.stdout.split()[-2:])

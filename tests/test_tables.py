@@ -3,14 +3,17 @@
 The older files are made by the SQL that the older versions themselves left behind (sqlite3's iterdump of their files).
 """
 
+import re
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 
 import pytest
+import sqlalchemy
+from typer.testing import CliRunner
 
-from labsupport import tables
+from labsupport import paths, tables
 from labsupport.detection import Box, Detection
 from labsupport.predictions import PredictionLog
 from labsupport.tables import LogUnavailable, UnknownSchema
@@ -39,9 +42,19 @@ INSERT INTO "predictions" VALUES(3,1750000000.5,'a1',NULL,'v2',0.03,NULL,NULL,NU
     NULL,NULL,200,1);
 CREATE INDEX ix_feedback_id ON feedback (id);
 """
+THIRD = """
+ALTER TABLE predictions ADD COLUMN noise FLOAT;
+CREATE TABLE decisions (
+    id VARCHAR NOT NULL, time FLOAT, station VARCHAR, product VARCHAR, verdict VARCHAR, decided_by VARCHAR, version VARCHAR,
+    latency FLOAT, reason VARCHAR, PRIMARY KEY (id)
+);
+INSERT INTO decisions VALUES('d1',1750000000.0,'s','p1','accept','device','v1',0.1,'');
+CREATE INDEX ix_decisions_time ON decisions (time);
+"""
 OLD = {
     1: FIRST.format(shadow="", no="") + "PRAGMA user_version=1;",
     2: FIRST.format(shadow="shadow BOOLEAN,", no=",0") + SECOND + "PRAGMA user_version=2;",
+    3: FIRST.format(shadow="shadow BOOLEAN,", no=",0") + SECOND + THIRD + "PRAGMA user_version=3;",
 }
 
 
@@ -72,9 +85,10 @@ def test_a_file_of_an_older_version_is_read_and_goes_on(file, version):
     assert frame["detections"]["a1"] == [CAT] and frame["error"]["a2"] == "UnsupportedImage"
     assert frame["time"]["a1"].timestamp() == 1_750_000_000.25
     assert frame["noise"].isna().tolist() == [True, True, False]
-    assert frame["labels"]["a1"] == ["dog"] if version == 2 else frame["labels"].isna().all()
+    assert frame["labels"]["a1"] == ["dog"] if version > 1 else frame["labels"].isna().all()
     assert bool(frame["correct"]["a2"])
-    assert len(log.frame(shadow=True)) == version - 1
+    assert len(log.frame(shadow=True)) == (version > 1)
+    assert log.decisions()["product"].tolist() == (["p1"] if version == 3 else [])
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (tables.SCHEMA,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -94,11 +108,15 @@ def layout(file) -> tuple[set, set]:
     with closing(sqlite3.connect(file)) as connection:
         columns = {
             (table, name, kind)
-            for table in ("predictions", "feedback")
+            for table in ("predictions", "feedback", "decisions")
             for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})")
         }
-        indexes = connection.execute("SELECT name, tbl_name FROM sqlite_master WHERE type = 'index'").fetchall()
-    return columns, set(indexes)
+        names = connection.execute("SELECT name, tbl_name FROM sqlite_master WHERE type = 'index'").fetchall()
+        indexes = {
+            (name, table, *(column for _, _, column in connection.execute(f"PRAGMA index_info({name})")))
+            for name, table in names
+        }
+    return columns, indexes
 
 
 def test_processes_that_bring_files_up_to_date_at_once_do_it_once(tmp_path):
@@ -136,18 +154,18 @@ for file in sys.argv[2:]:
 @pytest.mark.parametrize(
     ("script", "what"),
     [
-        ("CREATE TABLE predictions (id); PRAGMA user_version=4", r"holds schema 4 \(tables: predictions\)"),
+        ("CREATE TABLE predictions (id); PRAGMA user_version=5", r"holds schema 5 \(tables: predictions\)"),
         ("PRAGMA user_version=-1", r"holds schema -1 \(tables: None\)"),
         ("CREATE TABLE songs (id)", r"holds schema 0 \(tables: songs\)"),
         ("CREATE TABLE songs (id); PRAGMA user_version=1", r"holds schema 1 \(tables: songs\)"),
-        ("CREATE TABLE songs (id); PRAGMA user_version=3", r"holds schema 3 \(tables: songs\)"),
+        ("CREATE TABLE songs (id); PRAGMA user_version=4", r"holds schema 4 \(tables: songs\)"),
     ],
 )
 def test_a_file_of_a_newer_lab_or_of_another_program_is_refused_and_left_alone(file, script, what):
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(script)
     before = file.read_bytes()
-    with pytest.raises(UnknownSchema, match=what + ", this labsupport reads 3: update it, or name another database"):
+    with pytest.raises(UnknownSchema, match=what + ", this labsupport reads 4: update it, or name another database"):
         PredictionLog(f"sqlite:///{file}")
     assert file.read_bytes() == before
 
@@ -161,6 +179,9 @@ def test_a_url_that_names_no_database_of_ours_is_refused(url):
 # passwords
 
 
+SIGNS = [*"@:/?#[]%&=+;,\\ '\"", "@@", "%40", "é"]
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -169,15 +190,73 @@ def test_a_url_that_names_no_database_of_ours_is_refused(url):
         "postgresql://lab:s3cret@127.0.0.1:1/lab",  # nobody listens
         "postgresql+psycopg://127.0.0.1:1/lab?user=lab&password=s3cret",
         "postgresql+psycopg://lab:s3cret@127.0.0.1:1/lab?nonsense=1",
+        "postgresql+psycopg://127.0.0.1:1/lab?user=lab&Password=s3cret",
+        "postgresql://lab:s3cret\n@127.0.0.1:1/lab",
+        "postgresql://lab:s3cret",  # the host was forgotten
+        "postgresql://lab:s3cret@",
+        "postgresql:/lab:s3cret@127.0.0.1:1/lab",
+        "postgresql//lab:s3cret@127.0.0.1:1/lab",
+        "postgres://lab:s3cret@127.0.0.1:1/lab",
+        "sqlite+pysqlite://lab:s3cret@127.0.0.1:1/lab",
         "s3cret",
+        # a password or a name with signs that mean something in a URL, not encoded, before and behind what is secret
+        *(f"{kind}://lab:{sign}s3cret@127.0.0.1:1/lab" for kind in ("postgresql", "mysql") for sign in SIGNS),
+        *(f"{kind}://lab:s3{sign}cret@127.0.0.1:1/lab" for kind in ("postgresql", "mysql") for sign in SIGNS),
+        *(f"postgresql://l{sign}b:s3cret@127.0.0.1:1/lab" for sign in SIGNS),
     ],
 )
 def test_no_message_shows_a_password(url):
     with pytest.raises((ValueError, LogUnavailable)) as raised:
         PredictionLog(url)
     told = [str(raised.value), repr(raised.value), str(raised.value.__cause__), repr(raised.value.__cause__)]
-    assert "s3cret" not in " ".join(told)
+    assert not re.search(r"s3.{0,3}cret|cret@", " ".join(told))
     assert raised.value.__context__ is raised.value.__cause__ or raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize("password", ["a@s3cret", "s3/cr?et#", "s3:cret", "100%", "é ☃", "'\"\\ \n"])
+def test_an_encoded_password_is_the_one_that_is_sent_and_is_not_shown(password):
+    """Checked at psycopg's own door: what it is given."""
+    from urllib.parse import quote
+
+    address = tables._parsed(f"postgresql://lab:{quote(password, safe='')}@db.example.org:5432/lab")
+    given = tables._postgres(address, "db").dialect.create_connect_args(address)[1]
+    assert (given["password"], given["host"], given["user"], given["dbname"]) == (
+        password,
+        "db.example.org",
+        "lab",
+        "lab",
+    )
+    assert tables.shown(address) == "postgresql://lab:***@db.example.org:5432/lab"
+
+
+def test_a_password_with_an_at_sign_says_how_to_write_it():
+    with pytest.raises(ValueError, match="special characters in the password percent-encoded"):
+        PredictionLog("postgresql://lab:a@SECRET@host/lab")
+
+
+@pytest.mark.parametrize("url", [None, 5, b"sqlite:///a.db", "", "predictions.db", "sqlite:", "sqlite:///", ["a"]])
+def test_what_is_no_address_is_refused_in_words(url):
+    with pytest.raises(ValueError, match=r"write sqlite:///file or|name a SQLite file"):
+        PredictionLog(url)
+
+
+def test_what_is_recorded_is_in_no_message_of_the_database(file):
+    with PredictionLog(file) as log, pytest.raises(sqlalchemy.exc.StatementError) as raised, log._engine.begin() as one:
+        one.execute(sqlalchemy.insert(tables.PREDICTIONS).values(key="somebody", time=object()))
+    assert "somebody" not in str(raised.value)
+
+
+def test_the_address_of_the_log_can_stay_off_the_command_line(monkeypatch):
+    from labsupport import cli, models, running
+
+    started = []
+    monkeypatch.setattr(running, "run", lambda options, port, workers: started.append(options["log"]))
+    monkeypatch.setattr(models, "ensure", lambda name: None)
+    monkeypatch.setattr(models, "network", lambda name: None)
+    for value, options in [("postgresql://db/a", []), ("postgresql://db/a", ["--log", "sqlite:///b.db"]), ("", [])]:
+        monkeypatch.setenv("LAB_LOG", value)
+        assert CliRunner().invoke(cli.app, ["serve", *options]).exit_code == 0
+    assert started == ["postgresql://db/a", "sqlite:///b.db", f"sqlite:///{paths.root()}/predictions.db"]
 
 
 def test_a_server_that_nobody_runs_is_named():

@@ -13,9 +13,9 @@ from deploy.aws import environments
 from deploy.aws.account import APPLICATION, PARAMETER, Account, NotDeployed, as_options, settings
 from deploy.aws.bundle import Bundle
 from deploy.aws.environments import Check, Environment
+from labsupport.security import unfit
 
 COLOURS = (f"{APPLICATION}-blue", f"{APPLICATION}-green")
-MIN_TOKEN = 16  # characters: with fewer our server does not start
 PROCESSING = 600  # seconds for Elastic Beanstalk to look through a bundle
 
 
@@ -70,11 +70,13 @@ def stored_token(account: Account) -> str | None:
 
 def token_of(account: Account) -> str:
     """The token that the server asks for: the one in the Parameter Store, else `LAB_TOKEN`. Raises `TokenMissing`."""
-    stored, given = stored_token(account), os.environ.get("LAB_TOKEN")
+    stored, given = stored_token(account), os.environ.get("LAB_TOKEN", "").strip()
     if stored and given and stored != given:
         raise TokenMissing(f"LAB_TOKEN is not the token in {PARAMETER}: unset it, or change that as the README says")
-    if len(stored or given or "") < MIN_TOKEN:
-        raise TokenMissing(f'no token: export LAB_TOKEN="$(openssl rand -hex 16)", at least {MIN_TOKEN} characters')
+    if not (stored or given):
+        raise TokenMissing('no token: export LAB_TOKEN="$(openssl rand -hex 16)"')
+    if problem := unfit(stored or given):  # our server would not start with it
+        raise TokenMissing(f"the token {problem}")
     return stored or given
 
 

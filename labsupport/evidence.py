@@ -1,0 +1,192 @@
+"""The evidence that a candidate goes wrong more often than the stable version, carried forward from request to request.
+
+An e-value may be looked at as often as one likes: if the candidate is no worse, it ever exceeds 1/alpha with probability
+alpha at most (Ville's inequality; Ramdas, Grünwald, Vovk and Shafer, 2023, section 3).
+"""
+
+import zlib
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+TIMES_AS_BAD = np.array([1.5, 2, 3, 5, 10])  # how many times as often a bad candidate may err: the e-value bets on each
+GUESS = (0.5, 50)  # bad answers, answers: what is assumed of the stable version before anything was seen
+PLACES = 2**26  # into which keys are sorted: 8 MB
+COUNTED = 1_000  # keys whose requests are counted, to see whether one of them makes most of the traffic
+
+
+def e_value(candidate: Sequence[bool], bad: Sequence[bool]) -> float:
+    """Return the e-value of requests, in their order, each of another user.
+
+    `candidate[i]` says whether the candidate answered request i, `bad[i]` whether that went wrong. Above 1/alpha the
+    candidate is worse at level alpha, whenever one looks. `Evidence` says how it is computed and what it assumes.
+
+    >>> e_value([True, False] * 100, [False, False] * 100) < 1
+    True
+    >>> e_value([True, False] * 100, [True, False] * 100) > 20
+    True
+    """
+    evidence = Evidence()
+    evidence.add(candidate, bad)
+    return evidence.value
+
+
+class Evidence:
+    """An e-value that grows with the requests. Nothing that was added is looked at again.
+
+    Each request of the candidate ends a block with those of the stable version since the last one; within a block both are
+    compared with what their rates would be if they were equal (Turner, Ly and Grünwald, 2024, "Generic E-variables for
+    exact sequential k-sample tests that allow for optional stopping", equation 4). The bets, one for each of
+    `TIMES_AS_BAD`, are made on what was seen before the block, and averaged.
+
+    It assumes that, if the candidate is no worse, each request of a block is equally likely to be one that goes wrong.
+    Requests of one user are not like that: they succeed or fail together, and the router gives all of them to one version.
+    So add only the first request of each key (`Keys`). The router chooses by a hash of the key, which says nothing about
+    its user, so at its first request each key is dealt at random, with the candidate's share at that moment as the chance.
+    A key that moves to the candidate later, as the share grows, stays counted for the version that answered it first.
+    Requests without a key are dealt at random one by one, so each may be added.
+    """
+
+    def __init__(self) -> None:
+        self._bets = np.zeros(len(TIMES_AS_BAD))  # logarithms
+        self._bad, self._count = 0, 0  # requests in closed blocks
+        self._open_bad, self._open = 0, 0  # requests of the stable version since the last one of the candidate
+        self._ends = array("q")  # of each closed block: its last row
+        self._fine = array("q")  # and how many requests of the stable version in it have been fine so far
+        self._may_fail: Bits | None = None  # rows that have not gone wrong so far
+        self._newest = 0  # the last of them
+
+    @property
+    def value(self) -> float:
+        """The e-value: 1 without any evidence, at most e**300."""
+        return float(np.exp(np.minimum(self._bets, 300)).mean())
+
+    def add(self, candidate: Sequence[bool], bad: Sequence[bool], rows: Sequence[int] = ()) -> None:
+        """Take in requests in their order.
+
+        `rows` are their numbers in the log, growing from call to call; only `went_wrong` needs them. Where they begin anew,
+        because the log was emptied, what was added before is no longer known by its number.
+        """
+        candidate, bad = np.asarray(candidate, bool), np.asarray(bad, bool)
+        ends = np.flatnonzero(candidate)
+        starts = np.concatenate([[0], ends + 1])  # of each block, and of the one that stays open
+        seen = np.concatenate([[0], np.cumsum(bad)])
+        stable = np.append(ends, candidate.size) - starts  # the stable version's requests in each block
+        stable_bad = np.append(seen[ends], seen[-1]) - seen[starts]
+        before = self._count + self._open + starts  # requests before each block
+        before_bad = self._bad + self._open_bad + seen[starts]
+        stable[0], stable_bad[0] = stable[0] + self._open, stable_bad[0] + self._open_bad
+        before[0], before_bad[0] = self._count, self._bad
+        rate = (GUESS[0] + before_bad[:-1]) / (GUESS[1] + before[:-1])
+        self._bets += _bets(rate, bad[ends], stable[:-1], stable_bad[:-1]).sum(axis=1)
+        self._open, self._open_bad = int(stable[-1]), int(stable_bad[-1])
+        self._count, self._bad = int(before[-1]), int(before_bad[-1])
+        if len(rows):
+            self._remember(np.asarray(rows, np.int64), bad, ends, (stable - stable_bad)[:-1])
+
+    def went_wrong(self, row: int) -> None:
+        """Take in that a request turned out to be wrong after it was added: its user said so.
+
+        If the candidate is no worse, this strikes each request of its block that has been fine so far with the same
+        probability, so it is one more bet, on which of them it strikes. A row that was never added, or that went wrong
+        before, changes nothing.
+        """
+        if self._may_fail is None or row not in self._may_fail:
+            return
+        self._may_fail.remove(row)
+        block = bisect_left(self._ends, row)
+        if block == len(self._ends):
+            self._open_bad += 1
+            return
+        self._bad += 1
+        is_candidate = self._ends[block] == row
+        candidates = is_candidate or self._ends[block] in self._may_fail
+        share = candidates / (candidates + self._fine[block])
+        self._bets += np.log(np.where(is_candidate, TIMES_AS_BAD, 1) / (share * TIMES_AS_BAD + 1 - share))
+        self._fine[block] -= not is_candidate
+
+    def _remember(self, rows: np.ndarray, bad: np.ndarray, ends: np.ndarray, fine: np.ndarray) -> None:
+        """Keep what `went_wrong` needs: 16 bytes a block, and a bit a row."""
+        if self._may_fail is None or rows[0] <= self._newest:
+            self._may_fail, self._ends, self._fine = Bits(int(rows[0])), array("q"), array("q")
+        self._newest = int(rows[-1])
+        for row in rows[~bad].tolist():
+            self._may_fail.add(row)
+        self._ends.extend(rows[ends].tolist())
+        self._fine.extend(fine.tolist())
+
+
+def _bets(rate: np.ndarray, bad: np.ndarray, stable: np.ndarray, stable_bad: np.ndarray) -> np.ndarray:
+    """The logarithm of each bet on each block: shape (bets, blocks)."""
+    worse = np.minimum(TIMES_AS_BAD[:, None] * rate, 0.99)
+    both = (worse + stable * rate) / (stable + 1)  # the rate if there were no difference
+    ratio = np.where(bad, worse / both, (1 - worse) / (1 - both))
+    return np.log(ratio) + stable_bad * np.log(rate / both) + (stable - stable_bad) * np.log((1 - rate) / (1 - both))
+
+
+class Keys:
+    """Who has asked so far. It takes 8 MB, however many there are.
+
+    >>> keys = Keys()
+    >>> [keys.first(key) for key in ("ann", "bob", "ann", None, None)]
+    [True, True, False, True, True]
+    >>> keys.figures()
+    {'without_key': 0.4, 'largest_key': 0.4}
+    """
+
+    def __init__(self) -> None:
+        self._seen = Bits()
+        self._requests = self._without = 0
+        self._counts: Counter[str] = Counter()  # of the first thousand keys: a key of most requests is among them
+
+    def first(self, key: str | None) -> bool:
+        """Return whether this key asks for the first time; a request without a key always does.
+
+        Of a million keys 1 in 100 is taken for another one, and returns False, whatever version it meets.
+        """
+        self._requests += 1
+        if key is None:
+            self._without += 1
+            return True
+        if key in self._counts or len(self._counts) < COUNTED:
+            self._counts[key] += 1
+        place = zlib.crc32(key.encode("utf-8", "surrogatepass")) % PLACES
+        if place in self._seen:
+            return False
+        self._seen.add(place)
+        return True
+
+    def figures(self) -> dict[str, float]:
+        """Return the share of requests without a key, and of those that the most frequent key makes."""
+        shares = {"without_key": self._without, "largest_key": max(self._counts.values(), default=0)}
+        return {name: count / max(self._requests, 1) for name, count in shares.items()}
+
+
+class Bits:
+    """A set of whole numbers from `start` on that takes one bit for each number up to the largest.
+
+    >>> bits = Bits(start=1_000_000)
+    >>> bits.add(1_000_003)
+    >>> 1_000_003 in bits, 1_000_004 in bits, 7 in bits
+    (True, False, False)
+    """
+
+    def __init__(self, start: int = 0) -> None:
+        self._start, self._bytes = start, bytearray()
+
+    def __contains__(self, number: int) -> bool:
+        byte, bit = divmod(number - self._start, 8)
+        return 0 <= byte < len(self._bytes) and bool(self._bytes[byte] >> bit & 1)
+
+    def add(self, number: int) -> None:
+        byte, bit = divmod(number - self._start, 8)
+        if byte >= len(self._bytes):
+            self._bytes.extend(bytes(max(byte + 1 - len(self._bytes), len(self._bytes) // 8)))
+        self._bytes[byte] |= 1 << bit
+
+    def remove(self, number: int) -> None:
+        byte, bit = divmod(number - self._start, 8)
+        self._bytes[byte] &= ~(1 << bit)

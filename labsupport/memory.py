@@ -1,0 +1,128 @@
+"""How much memory the server may take, and how much a picture will need: both are known before any of it is taken."""
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from labsupport import images
+
+GROUPS, GROUP_FILES = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+SHARE = 0.75  # of the memory limit: the rest is for what nobody counts, such as gaps that the allocator keeps
+PIXEL_BYTES = 10  # bytes of memory a pixel: the picture is decoded, drawn on in a copy, and encoded
+COPIES = 3  # of an upload: in the form's file, as bytes, and one that decoding makes
+LARGE_BODY = 2_000_000  # bytes: an upload above this is large
+LARGE_PICTURE = 4_000_000 * PIXEL_BYTES  # bytes: and so is a picture that needs more than this
+SMALL = LARGE_PICTURE + 2 * COPIES * LARGE_BODY  # bytes of the budget that large uploads leave to small ones
+LARGEST = images.MAX_PIXELS * PIXEL_BYTES  # bytes that the largest picture needs
+LEAST = LARGEST + 2 * SMALL + COPIES * images.MAX_BYTES  # bytes: in less, the largest picture would never fit
+
+logger = logging.getLogger(__name__)
+
+
+def memory_limit() -> int:
+    """Return the bytes of memory that this process may take.
+
+    That is the limit of the container or control group that it runs in. Without one it is a quarter of the machine's memory.
+    """
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min((bytes for bytes in group_limits() if 0 < bytes < machine), default=machine // 4)
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process holds now, or 0 where the system does not say."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def memory_needed(upload: bytes) -> int:
+    """Return the bytes of memory that it takes to decode an upload, find the objects in it, and draw them.
+
+    Only the picture's header is read. What `images.decode` refuses by its header needs nothing.
+
+    >>> import numpy as np
+    >>> memory_needed(images.encode(np.zeros((10, 20, 3), np.uint8), "png")), memory_needed(b"no picture")
+    (2000, 0)
+    """
+    try:
+        width, height = images.measure(upload)
+    except (images.UnsupportedImage, images.ImageTooLarge):
+        return 0
+    return width * height * PIXEL_BYTES
+
+
+def group_limits(groups: Path = GROUPS, root: Path = GROUP_FILES) -> Iterator[int]:
+    """Yield the memory limit of each control group that this process is in, of version 1 or 2 (Linux's cgroups)."""
+    with contextlib.suppress(OSError):
+        for line in groups.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers not in ("", "memory"):
+                continue
+            own = root / controllers / path.lstrip("/")
+            for folder in (own, *own.parents):
+                with contextlib.suppress(OSError, ValueError):  # ValueError: "max", which is no limit
+                    yield int((folder / ("memory.limit_in_bytes" if controllers else "memory.max")).read_text())
+
+
+class Budget:
+    """Bytes that are given out and come back; what does not fit is not given. Safe to use from every thread.
+
+    >>> budget = Budget(100)
+    >>> budget.take(60), budget.take(60), budget.take(20, leaving=30)
+    (True, False, False)
+    """
+
+    def __init__(self, total: int | None = None) -> None:
+        """`total` in bytes; None: what is `left` of `memory_limit()`."""
+        self.total = self.left(memory_limit()) if total is None else total
+        self.taken = 0
+        self.lock = threading.RLock()
+        self.given_back: Callable[[], None] = lambda: None  # is called, with the lock, when bytes came back
+
+    @staticmethod
+    def left(limit: int) -> int:
+        """Return the bytes that requests may take in a process that may take `limit`, now that the models are loaded.
+
+        A warning says so if that is not enough for the largest picture: then as much as that needs is given out.
+        """
+        if (left := int(SHARE * limit) - resident()) < LEAST:
+            more = (LEAST - left) / SHARE / 1e6
+            logger.warning("for pictures of %d pixels give this server %.0f MB more memory", images.MAX_PIXELS, more)
+        return max(left, LEAST)
+
+    def take(self, size: int, leaving: int = 0) -> bool:
+        """Take `size` bytes if `leaving` bytes are left after that. Return whether they were taken."""
+        with self.lock:
+            if fits := self.taken + size + leaving <= self.total:
+                self.taken += size
+            return fits
+
+    def give(self, size: int) -> None:
+        """Give `size` bytes back."""
+        with self.lock:
+            self.taken -= size
+            self.given_back()
+
+
+class Hold:
+    """What one request holds of the budget. It grows, and ends with the request."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget, self.size = budget, 0
+
+    def grow(self, size: int) -> bool:
+        """Hold `size` bytes in all. Return False if that does not fit."""
+        leaving = LARGEST + 2 * SMALL if size > COPIES * LARGE_BODY else SMALL
+        if size > self.size and not self.budget.take(size - self.size, leaving):
+            return False
+        self.size = max(size, self.size)
+        return True
+
+    def set(self, size: int) -> None:
+        """Hold `size` bytes, which are there already."""
+        with self.budget.lock:
+            self.budget.give(self.size - size)
+            self.size = size

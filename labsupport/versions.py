@@ -1,0 +1,119 @@
+"""The versions that a process has in memory, by name: each is loaded once, and never while somebody waits for an answer."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from labsupport import arguments, background
+from labsupport.detection import UnknownVersion
+from labsupport.models import ModelUnavailable
+
+LOADING = "it is being loaded"
+
+logger = logging.getLogger(__name__)
+
+
+class Versions:
+    """Named versions. A name that was not given is loaded by `load(name)`, if there is such a function.
+
+    >>> class Version:
+    ...     def __init__(self, version): self.version = version
+    ...     def detect(self, image, confidence=0.5): return []
+    >>> versions = Versions([Version("v1")], load=Version)
+    >>> versions.get("v2").version
+    'v2'
+    >>> versions.names()
+    ['v1', 'v2']
+    """
+
+    def __init__(self, given: list, load: Callable[[str], Any] | None = None) -> None:
+        """Raises ValueError for what is no version, and for two versions of one name."""
+        if load is not None and not callable(load):
+            raise ValueError(f"load={arguments.shown(load)}: give a function that makes a version of its name, or None")
+        self._load = load
+        self._loaded: dict[str, Any] = {}
+        for version in given:
+            if self.add(version) is not version:
+                raise ValueError(f"two versions are called {version.version!r}: give each a name of its own")
+        self._trouble: dict[str, str] = {}  # name -> why it is not in `_loaded`
+        self._locks: dict[str, threading.Lock] = {}  # one a name, held while it is loaded
+        self._guard = threading.Lock()
+
+    def names(self) -> list[str]:
+        """The names of the versions in memory."""
+        return sorted(self._loaded)
+
+    def add(self, version):
+        """Keep a version, and return what is kept under its name: the one that came first.
+
+        Raises ValueError for what is no version.
+        """
+        arguments.text("version.version", getattr(version, "version", None), 200, least=1)
+        if not callable(getattr(version, "detect", None)):
+            raise ValueError(f"{arguments.shown(version)} is no version: it has no detect(image, confidence)")
+        return self._loaded.setdefault(version.version, version)
+
+    def get(self, name: str):
+        """Return a version. Load it first if need be, and wait as long as that takes.
+
+        Raises `UnknownVersion` for a name that nobody knows, and `ModelUnavailable` for one that cannot be loaded.
+        """
+        if name in self._loaded:
+            return self._loaded[name]
+        with self._guard:
+            lock = self._locks.setdefault(name, threading.Lock())
+        with lock:
+            if name not in self._loaded:
+                try:
+                    self._loaded[name] = self._made(name)
+                except BaseException as error:
+                    self._trouble[name] = f"it could not be loaded ({type(error.__cause__ or error).__name__})"
+                    raise
+                self._trouble.pop(name, None)
+            return self._loaded[name]
+
+    def ready(self, name: str):
+        """Return a version if it is in memory. If not, return None at once, and begin to load it on another thread.
+
+        A version that could not be loaded is not tried again, except by `get`.
+        """
+        if (version := self._loaded.get(name)) is None and name not in self._trouble:
+            self._begin(name)
+        return version
+
+    def trouble(self, name: str) -> str:
+        """Return why a version is not in memory; "" if it is, or if nobody has asked for it."""
+        return "" if name in self._loaded else self._trouble.get(name, "")
+
+    def _begin(self, name: str) -> None:
+        with self._guard:
+            if name in self._trouble:
+                return
+            self._trouble[name] = LOADING
+        try:
+            background.start(lambda: self._try(name), f"load {name}")
+        except RuntimeError:  # the system has no thread to give just now: the next request asks again
+            del self._trouble[name]
+
+    def _try(self, name: str) -> None:
+        try:
+            self.get(name)
+        except BaseException as error:
+            logger.error("%s gets no requests in this process, because it cannot be loaded: %r", name, error)
+
+    def _made(self, name: str):
+        if self._load is None:
+            raise UnknownVersion(
+                f"no version is called {name!r}: there are {', '.join(self.names())}; give it to the Router"
+            )
+        try:
+            version = self._load(name)
+        except (UnknownVersion, ModelUnavailable):
+            raise
+        except Exception as error:
+            logger.error("%s cannot be loaded", name, exc_info=True)
+            raise ModelUnavailable(f"{name} cannot be loaded ({type(error).__name__}): the log says why") from error
+        if getattr(version, "version", None) != name or not callable(getattr(version, "detect", None)):
+            raise UnknownVersion(f"load({name!r}) gave {arguments.shown(version)}, which is no version of that name")
+        return version

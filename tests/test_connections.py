@@ -1,0 +1,271 @@
+"""Connections have an end: a client that sends nothing, reads nothing, or sends crumbs keeps one for a while only."""
+
+import contextlib
+import logging
+import resource
+import select
+import socket
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import requests
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from command import until
+from labsupport import connections
+from labsupport.serving import serve
+
+LARGE = 30_000_000  # bytes of an answer: more than the system takes off our hands
+app = FastAPI()
+
+
+@app.get("/")
+async def hello() -> str:
+    return "hello"
+
+
+@app.get("/large")
+async def large() -> Response:
+    return Response(bytes(LARGE))
+
+
+@app.post("/read")
+async def read(request: Request) -> int:
+    return len(await request.body())
+
+
+@app.post("/refuse")
+async def refuse() -> Response:
+    return Response("no", 503)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A server whose limits are a fraction of a second."""
+    for name in ("HEAD_SECONDS", "BODY_SECONDS", "ANSWER_SECONDS", "CLOSING_SECONDS"):
+        monkeypatch.setattr(connections, name, 0.3)
+    with serve(app, port=0) as server:
+        yield server
+
+
+@pytest.fixture
+def usual():
+    with serve(app, port=0) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def connected(server, sent: bytes = b""):
+    with socket.create_connection((server.host, server.port), timeout=20) as connection:
+        connection.sendall(sent)
+        yield connection
+
+
+def head(line: str, *headers: str) -> bytes:
+    return "\r\n".join([f"{line} HTTP/1.1", "Host: 127.0.0.1", *headers, "", ""]).encode()
+
+
+def rest(connection: socket.socket) -> bytes:
+    """All that comes until the connection is closed."""
+    answer = b""
+    with contextlib.suppress(ConnectionError):
+        while more := connection.recv(1 << 20):
+            answer += more
+    return answer
+
+
+CHUNKED = "Transfer-Encoding: chunked"
+WAITING = {
+    "nothing": b"",
+    "half a head": b"GET / HTTP/1.1\r\nHost:",
+    "no body": head("POST /read", "Content-Length: 10"),
+    "half a body": head("POST /read", "Content-Length: 10") + b"12345",
+    "a chunk without an end": head("POST /read", CHUNKED) + b"5\r\n123",
+    "half of a second head": head("GET /") + b"GET / HT",
+}
+
+
+@pytest.mark.parametrize("sent", WAITING.values(), ids=WAITING)
+def test_who_sends_no_more_loses_the_connection(quick, sent):
+    with connected(quick, sent) as connection:
+        started = time.monotonic()
+        rest(connection)
+        assert time.monotonic() - started < 15
+        assert requests.get(quick.url, timeout=10).ok
+
+
+@pytest.mark.parametrize("crumb", [b"a", b"a: b\r\n"], ids=["bytes", "lines"])
+def test_a_head_that_comes_in_crumbs_ends_as_well(quick, crumb):
+    """Each of them used to start the clock anew."""
+    with connected(quick, b"GET / HTTP/1.1\r\n") as connection:
+        until(lambda: cut(connection, crumb), 15)
+
+
+def cut(connection: socket.socket, crumb: bytes) -> bool:
+    try:
+        connection.sendall(crumb)
+        return bool(select.select([connection], [], [], 0.02)[0]) and not connection.recv(1000)
+    except ConnectionError:
+        return True
+
+
+def test_who_does_not_read_a_large_answer_loses_it_and_who_reads_gets_all_of_it(quick):
+    with connected(quick, head("GET /large")) as idle:
+        assert len(requests.get(quick.url + "/large", timeout=20).content) == LARGE
+        until(lambda: not quick._server.server_state.connections, 15)
+        assert len(rest(idle)) < LARGE
+
+
+@pytest.mark.parametrize("sent", [head("GET /large"), head("GET /large", "Connection: close")])
+def test_no_connection_and_no_memory_is_left_behind(quick, sent):
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(connected(quick, sent))
+        until(lambda: len(quick._server.server_state.connections) == 5, 15)
+        until(lambda: not quick._server.server_state.connections, 15)
+        assert not quick._server.server_state.tasks
+
+
+def test_a_client_that_is_refused_while_it_sends_20_mb_reads_the_answer(usual):
+    for _ in range(5):
+        answer = requests.post(usual.url + "/refuse", data=bytes(20_000_000), timeout=20)
+        assert (answer.status_code, answer.text) == (503, "no")
+
+
+def test_a_body_without_an_end_is_cut_after_the_refusal(quick):
+    with connected(quick, head("POST /refuse", CHUNKED)) as connection:
+        piece = b"10000\r\n" + bytes(65_536) + b"\r\n"
+        until(lambda: cut(connection, piece) and cut(connection, piece), 15)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        head("GET /", *["a: b"] * 200),
+        head("GET /", "a: " + "b" * 20_000),
+        head("GET /" + "a" * 1_000_000),
+        head("GET /").replace(b"\r\n", b"\n" * 1)[:-1] + b"a: b\n" * 200 + b"\n",
+    ],
+    ids=["lines", "bytes", "the address", "bare line feeds"],
+)
+@pytest.mark.parametrize("step", [1 << 20, 1_000])
+def test_a_head_has_a_limit_in_bytes_and_in_lines(usual, sent, step):
+    with connected(usual) as connection:
+        with contextlib.suppress(ConnectionError):
+            for start in range(0, len(sent), step):
+                connection.sendall(sent[start : start + step])
+        assert rest(connection).startswith(b"HTTP/1.1 431")
+
+
+def test_a_body_that_follows_its_head_at_once_is_not_taken_for_the_head(usual):
+    """JSON may have a great many lines, and more bytes than a head."""
+    body = b'{"a":\r\n' * 10_000
+    sent = head("POST /read", f"Content-Length: {len(body)}", "Connection: close") + body
+    for step in (1 << 20, 41, 43):
+        with connected(usual) as connection:
+            for start in range(0, 500, step):
+                connection.sendall(sent[start : min(500, start + step)] if step < 500 else sent)
+            connection.sendall(sent[500:] if step < 500 else b"")
+            assert rest(connection).endswith(b"\r\n\r\n%d" % len(body))
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_body_cut_into_crumbs_is_refused_and_one_cut_into_pieces_is_not(usual, size):
+    crumbs = b"%d\r\n%s\r\n" % (size, b"x" * size) * 30_000
+    with connected(usual, head("POST /read", CHUNKED)) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(crumbs)
+        answer = rest(connection)
+    assert answer.startswith(b"HTTP/1.1 400") and b"send it in larger ones" in answer
+    pieces = iter([b"x" * 1_000] * 1_000)  # requests cuts there
+    assert requests.post(usual.url + "/read", data=pieces, timeout=20).json() == 1_000_000
+
+
+def test_of_requests_that_are_sent_at_once_the_first_is_answered(usual):
+    """What comes after it never costs anything: it may be a flood."""
+    with connected(usual, head("GET /") * 5_000) as connection:
+        answer = rest(connection)
+    assert answer.count(b"HTTP/1.1 200") == 1 and answer.endswith(b'"hello"')
+    with connected(usual, head("POST /read", "Content-Length: 3") + b"abc" + head("GET /") * 5_000) as connection:
+        assert rest(connection).count(b"HTTP/1.1 200") == 1
+
+
+def test_requests_one_after_the_other_share_a_connection(usual):
+    with connected(usual) as connection:
+        for _ in range(3):
+            connection.sendall(head("GET /"))
+            until(lambda: select.select([connection], [], [], 0)[0])
+            assert connection.recv(10_000).startswith(b"HTTP/1.1 200")
+        assert len(usual._server.server_state.connections) == 1
+
+
+def test_past_the_most_connections_whoever_kept_us_waiting_for_longest_makes_room(usual, monkeypatch):
+    monkeypatch.setattr(connections, "MOST", 10)
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(connected(usual)) for _ in range(30)]
+        until(lambda: len(usual._server.server_state.connections) == 10)
+        for _ in range(20):
+            assert requests.get(usual.url, timeout=5).ok
+        assert rest(idle[0]) == b""
+        assert not select.select(idle[-1:], [], [], 0)[0] or rest(idle[-1]) == b""
+
+
+def test_whoever_waits_for_us_is_not_closed_for_a_new_one(monkeypatch):
+    monkeypatch.setattr(connections, "MOST", 4)
+    gate, slow = threading.Event(), FastAPI()
+    entered = threading.Semaphore(0)
+
+    @slow.get("/slow")
+    def wait() -> str:
+        entered.release()
+        assert gate.wait(30)
+        return "done"
+
+    with serve(slow, port=0) as server, contextlib.ExitStack() as stack:
+        working = [stack.enter_context(connected(server, head("GET /slow", "Connection: close"))) for _ in range(3)]
+        for _ in working:
+            assert entered.acquire(timeout=10)
+        for _ in range(20):
+            stack.enter_context(connected(server))
+        gate.set()
+        assert all(b"done" in rest(connection) for connection in working)
+
+
+FILES = {256: 64, 1024: 320, 1 << 20: 1000, resource.RLIM_INFINITY: 1000, 1: 8}
+
+
+@pytest.mark.parametrize(("files", "most"), FILES.items())
+def test_there_are_fewer_connections_where_few_files_may_be_open(files, most, monkeypatch):
+    monkeypatch.setattr(connections.resource, "getrlimit", lambda kind: (files, files))
+    assert connections.most() == most
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("asyncio", "socket.accept() out of system resource\nsocket: <socket.socket fd={}>"),
+        ("uvicorn.error", "Invalid HTTP request received."),
+        ("labsupport.connections", "more than %d connections: those that keep us waiting for longest are closed"),
+    ],
+)
+def test_what_anybody_can_cause_at_will_is_logged_once_a_minute(name, text, caplog, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    logger, arguments = logging.getLogger(name), (5,) if "%d" in text else ()
+    (once,) = (one for one in logger.filters if isinstance(one, connections.Once))
+    monkeypatch.setattr(once, "_logged", {})
+    for number in range(1_000):
+        logger.warning(text.format(number), *arguments, exc_info=name == "asyncio" and OSError("no file is left"))
+        logger.warning("something else")
+    now[0] += 61
+    logger.warning(text.format(0), *arguments)
+    assert sum(record.name == name and text[:9] in record.getMessage() for record in caplog.records) == 2
+
+
+def test_failures_of_an_app_are_logged_each_time(caplog):
+    for _ in range(3):
+        logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=OSError("disk"))
+    assert len(caplog.records) == 3
