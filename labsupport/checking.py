@@ -86,7 +86,10 @@ def weights() -> list[Check]:
 
     checks = []
     for name in models.MODELS:
-        problems = models.missing(name)
+        try:
+            problems = models.missing(name)
+        except OSError as error:
+            problems = [f"cannot be read ({error.strerror or error})"]
         optional = name != "yolov3-tiny" and all(problem.endswith("is missing") for problem in problems)
         found = "is installed" if not problems else "is not installed (optional)" if optional else "; ".join(problems)
         checks.append(Check(name, not problems or optional, found, f"labsupport models {name}"))

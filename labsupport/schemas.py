@@ -109,7 +109,8 @@ READS = {  # what each action reads; the gate gives the reasons of a ramp
     "canary": ("candidate", "weight", "reason"),
     "blue_green": ("candidate", "reason"),
     "ramp": ("candidate", "steps", "gate", "interval"),
-    **dict.fromkeys(("switch", "promote", "pause", "resume", "rollback"), ("reason",)),
+    "rollback": ("to", "reason"),
+    **dict.fromkeys(("switch", "promote", "pause", "resume"), ("reason",)),
 }
 _CANARY = {"action": "canary", "candidate": "yolov3-tiny/openvino-f32", "weight": 5}  # what /docs offers to try
 
@@ -126,7 +127,7 @@ class RolloutIn(BaseModel):
     steps: list[Percent] = Field([5, 25, 50, 100], description="the ramp's weights", min_length=1, max_length=100)
     gate: GateIn = Field(default_factory=GateIn)
     interval: float = Field(1, ge=0.01, le=86_400, description="seconds between two looks of the ramp's gate")
-    to: Text | None = Field(None, description="the version that a rollback returns to, if nothing is on trial")
+    to: Name | None = Field(None, description="the version that a rollback returns to, if nothing is on trial")
     reason: Text = ""
 
     @model_validator(mode="after")

