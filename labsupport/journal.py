@@ -74,7 +74,8 @@ class Journal:
         with _named(path):
             self._writer = _opened(path, BUSY)
             self._reader = _opened(path, READ_BUSY) if path else self._writer
-            self.change(lambda state: state or replace(first, time=time.time()))
+            if _last(self._reader) is None:  # who opens a journal that is there waits for nobody who writes
+                self.change(lambda state: state or replace(first, time=time.time()))
             if path:
                 make_private(path)
 

@@ -177,7 +177,7 @@ DECISION = {"station": "s", "verdict": "accept", "decided_by": "device", "latenc
 def decide(log: PredictionLog, numbers, reason: str = "") -> None:
     """Decisions of a station that go with the rows of these numbers."""
     chosen = [
-        {**DECISION, "id": f"{n:032}", "product": str(n), "time": START + 10 * n, "reason": reason} for n in numbers
+        {**DECISION, "id": f"d{n:031}", "product": str(n), "time": START + 10 * n, "reason": reason} for n in numbers
     ]
     for first in range(0, len(chosen), 100):
         log.receive(chosen[first : first + 100])

@@ -58,7 +58,7 @@ def test_numbers_that_make_no_sense_are_refused(tmp_path):
     wrongs = {
         "ends in .parquet or .csv": {"out": "a.txt"},
         "from 0 to 1": {"confidence": 2},
-        "each frame": {"every": 0},
+        "every=0: give a whole number": {"every": 0},
     }
     for what, wrong in wrongs.items():
         with pytest.raises(ValueError, match=what):

@@ -425,12 +425,12 @@ def test_uploads_are_kept_only_if_asked_for(detector, monkeypatch, tmp_path):
 def test_what_is_kept_is_capped_in_number_and_in_age(tmp_path):
     uploads = Uploads(tmp_path, most=3)
     for number in range(5):
-        uploads.keep(f"{number}.jpg", b"a picture")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.jpg", "3.jpg", "4.jpg"]
+        uploads.keep(f"{number:032x}.jpg", b"a picture")
+    assert sorted(path.name[31:] for path in tmp_path.iterdir()) == ["2.jpg", "3.jpg", "4.jpg"]
     again = Uploads(tmp_path, most=3)  # a new start counts what is there
-    again.keep("5.jpg", b"a picture")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["3.jpg", "4.jpg", "5.jpg"]
-    Uploads(tmp_path, oldest=-1).keep("6.jpg", b"a picture")
+    again.keep(f"{5:032x}.jpg", b"a picture")
+    assert sorted(path.name[31:] for path in tmp_path.iterdir()) == ["3.jpg", "4.jpg", "5.jpg"]
+    Uploads(tmp_path, oldest=-1).keep(f"{6:032x}.jpg", b"a picture")
     assert not list(tmp_path.iterdir())
 
 
