@@ -252,7 +252,7 @@ def upload(picture: bytes, filename: str, path: str) -> bytes:
     b'POST /detect HTTP/1.1'
     """
     body = HEAD % filename.encode() + picture + TAIL
-    lines = (f"POST {path} HTTP/1.1", "Host: lab", "Content-Type: multipart/form-data; boundary=x")
+    lines = (f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: multipart/form-data; boundary=x")
     return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 

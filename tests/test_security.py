@@ -422,15 +422,18 @@ def test_uploads_are_kept_only_if_asked_for(detector, monkeypatch, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+NAMED = "0123456789ab40008000{:012}.jpg"  # as the server names them: version 4, variant 10
+
+
 def test_what_is_kept_is_capped_in_number_and_in_age(tmp_path):
     uploads = Uploads(tmp_path, most=3)
     for number in range(5):
-        uploads.keep(f"{number:032x}.jpg", b"a picture")
+        uploads.keep(NAMED.format(number), b"a picture")
     assert sorted(path.name[31:] for path in tmp_path.iterdir()) == ["2.jpg", "3.jpg", "4.jpg"]
     again = Uploads(tmp_path, most=3)  # a new start counts what is there
-    again.keep(f"{5:032x}.jpg", b"a picture")
+    again.keep(NAMED.format(5), b"a picture")
     assert sorted(path.name[31:] for path in tmp_path.iterdir()) == ["3.jpg", "4.jpg", "5.jpg"]
-    Uploads(tmp_path, oldest=-1).keep(f"{6:032x}.jpg", b"a picture")
+    Uploads(tmp_path, oldest=-1).keep(NAMED.format(6), b"a picture")
     assert not list(tmp_path.iterdir())
 
 
