@@ -133,16 +133,18 @@ def aged(file: Path, rows: int, every: float = 1.0, until: float | None = None) 
 FILL = (
     """
     INSERT INTO predictions (time, id, key, version, latency, brightness, contrast, sharpness, saturation, noise, width,
-        height, bytes, detections, n_detections, mean_confidence, max_confidence, min_confidence, status, shadow)
+        height, bytes, detections, n_detections, mean_confidence, max_confidence, min_confidence, status, shadow,
+        said)
     WITH RECURSIVE numbers(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbers WHERE i + 1 < :rows)
     SELECT :until - (:rows - i) * :every, printf('%08x%024x', i * 2654435761 % 4294967296, i), 'user ' || i % 1000,
         'yolov3-tiny/openvino-f32', 0.01 + i % 97 / 1000.0, 0.3 + i % 100 / 500.0, 0.2, 100.0 + i % 10, 0.3, 0.02, 640, 480,
-        90000, :found, 2, 0.86, 0.9, 0.81, 200, i % 10 = 9
+        90000, :found, 2, 0.86, 0.9, 0.81, 200, i % 10 = 8,
+        CASE i % 10 WHEN 9 THEN (i + 1) / 10 END
     FROM numbers
     """,
     """
-    INSERT INTO feedback (time, id, correct, retry)
-    SELECT time + 5, id, row % 500 != 0, 0 FROM predictions WHERE row % 10 = 0
+    INSERT INTO feedback (row, time, id, correct, retry)
+    SELECT said, time + 5, id, row % 500 != 0, 0 FROM predictions WHERE said NOTNULL
     """,
     """
     INSERT INTO decisions (id, time, station, product, verdict, decided_by, version, latency, reason)

@@ -20,7 +20,7 @@ from labsupport.arguments import shown
 from labsupport.detection import Detection
 from labsupport.retention import Retention
 from labsupport.rows import Moment, from_json, to_json
-from labsupport.tables import COLUMNS, FEATURES, FEEDBACK, PREDICTIONS, SAID, LogUnavailable, UnknownSchema
+from labsupport.tables import COLUMNS, FEATURES, PREDICTIONS, SAID, LogUnavailable, UnknownSchema
 from labsupport.writer import NotWritten, Trouble, Writer
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class PredictionLog:
                         f"no prediction {shown(id)} is in the log: take the id from X-Prediction-Id"
                     )
             with self._engine.begin() as connection:
-                connection.execute(sql.insert(FEEDBACK).values(time=clock.time(), id=id, **said))
+                rows.note(connection, id, said)
 
     def receive(self, decided: Sequence[Mapping]) -> int:
         """Take in what stations decided, each id once, in this order; how many were new. `edge` says what stations are.

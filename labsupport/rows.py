@@ -159,6 +159,14 @@ def to_frame(columns: Mapping[str, list], kinds: Mapping[str, type]) -> "pd.Data
     return frame
 
 
+def note(connection: sql.Connection, id: str, said: dict) -> None:
+    """Insert a remark on a prediction, and its number beside the prediction. Part of the caller's transaction."""
+    (number,) = connection.execute(sql.insert(FEEDBACK).values(time=clock.time(), id=id, **said)).inserted_primary_key
+    last = PREDICTIONS.c.said
+    later = sql.or_(last.is_(None), last < number)  # another process may be noting a later one
+    connection.execute(sql.update(PREDICTIONS).where(PREDICTIONS.c.id == id, later).values(said=number))
+
+
 def insert(connection: sql.Connection, rows: list[dict]) -> None:
     """Insert what was recorded. Rows that are inserted again after a commit whose answer got lost stay single.
 
@@ -178,11 +186,13 @@ def query(names: Sequence[str], since: Moment, until: Moment) -> sql.Select:
     """Columns of `COLUMNS` and `SAID` of the rows with since <= time < until, by time; of what users said, the last."""
     for name in names:
         arguments.choice("column", name, (*COLUMNS, *SAID))
-    table, said = PREDICTIONS.c, FEEDBACK.c
-    each = FEEDBACK.alias().c
+    table, each = PREDICTIONS.c, FEEDBACK.alias().c
     last = sql.select(sql.func.max(each.row)).where(each.id == table.id).correlate(PREDICTIONS).scalar_subquery()
+    last = sql.case(
+        (table.shadow.is_(True), last), else_=table.said
+    )  # a candidate may answer after the user has spoken
     chosen = sql.select(*(_column(name) for name in names))
-    chosen = chosen.select_from(PREDICTIONS.outerjoin(FEEDBACK, said.row == last)).order_by(table.time, table.row)
+    chosen = chosen.select_from(PREDICTIONS.outerjoin(FEEDBACK, FEEDBACK.c.row == last)).order_by(table.time, table.row)
     return within(chosen, table.time, since, until)
 
 

@@ -32,6 +32,9 @@ STEPS = {  # from a version to the next one, once the tables are made that it la
         "CREATE INDEX IF NOT EXISTS ix_feedback_time ON feedback (time)",
         "DROP INDEX ix_feedback_id",
         'CREATE INDEX ix_feedback_id ON feedback (id, "row")',
+        "ALTER TABLE predictions ADD COLUMN said BIGINT",
+        'UPDATE predictions SET said = (SELECT max(f."row") FROM feedback AS f WHERE f.id = predictions.id) '
+        "WHERE id IN (SELECT id FROM feedback)",
     ],
 }
 FOUND = {  # the version and the tables' names, in one statement: of one moment
@@ -89,6 +92,9 @@ PREDICTIONS = sql.Table(
     TABLES,
     sql.Column("row", WHOLE, primary_key=True),
     *(sql.Column(name, KINDS[kind], index=name in ("time", "id")) for name, kind in KEPT.items()),
+    sql.Column(
+        "said", sql.BigInteger
+    ),  # the row of the last remark: who reads a window looks nothing up where there is none
 )
 FEEDBACK = sql.Table(
     "feedback",

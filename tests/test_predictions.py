@@ -403,12 +403,12 @@ def test_the_longest_remark_is_kept_and_exported(log, tmp_path):
 
 def test_a_log_that_already_holds_bad_texts_is_exported_all_the_same(log, file, tmp_path):
     record(log, "a")
-    log.flush()
+    log.feedback("a", labels=["cat"])
     with closing(sqlite3.connect(file)) as connection, connection:
         found = '[{"label":"half \\ud800","confidence":0.5,"box":[0,0,1,1]}]'
         connection.execute("UPDATE predictions SET detections = ?", [found])
         labels = json.dumps(["\ud800", "\0", "x" * 2_000])
-        connection.execute("INSERT INTO feedback (time, id, labels) VALUES (1, 'a', ?)", [labels])
+        connection.execute("UPDATE feedback SET labels = ?", [labels])
     assert log.export(tmp_path / "log.parquet") == 1
     (row,) = pl.read_parquet(tmp_path / "log.parquet").to_dicts()
     assert row["labels"] == ["\ufffd", "\ufffd", "x" * 2_000] and row["detections"][0]["label"] == "half \ufffd"
@@ -874,6 +874,16 @@ def test_of_what_a_user_says_the_last_counts(log):
     assert [None if value is pd.NA else bool(value) for value in frame["correct"]] == [True, False, None, None]
     assert frame["labels"]["b"] == ["dog", "dog"] and frame["labels"].isna()["a"]
     assert [bool(value) for value in frame["retry"].fillna(False)] == [False, False, True, False]
+
+
+def test_a_remark_counts_for_a_candidates_answer_too_even_if_that_comes_later(log):
+    log.record(id="a", version="v1", latency=0.1, detections=[], features=None)
+    log.record(id="a", version="v2", latency=0.1, detections=[], features=None, shadow=True)
+    log.feedback("a", labels=["cat"])
+    log.record(id="a", version="v3", latency=0.1, detections=[], features=None, shadow=True)
+    log.flush()
+    assert log.columns("version", "labels", shadow=True) == {"version": ["v2", "v3"], "labels": ['["cat"]'] * 2}
+    assert log.columns("version", "labels") == {"version": ["v1"], "labels": ['["cat"]']}
 
 
 def test_what_is_said_of_no_prediction_or_says_nothing_is_refused(log):
