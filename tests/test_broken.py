@@ -249,7 +249,8 @@ def test_a_damaged_page_is_told_of_once_and_rows_wait(file, caplog, monkeypatch)
         for attempt in (log.frame, lambda: log.export(file.with_name("log.parquet"))):
             with pytest.raises(LogUnavailable, match="cannot be read now"):
                 attempt()
-        log.feedback("before", correct=True)  # its pages are whole: this is no end of the trouble
+        with pytest.raises(NotWritten, match="cannot be written now"):
+            log.feedback("before", correct=True)
         assert not file.with_name("log.parquet").exists()
     assert log.dropped == 5
     malformed = "database disk image is malformed"
