@@ -37,7 +37,7 @@ pytestmark = [  # Ray leaves sockets to the garbage collector
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 STABLE, CANDIDATE = "yolov3-tiny/openvino-f32", "yolov3-tiny/litert-int8"
-TOKEN = "a token for the tests"
+TOKEN = "a-token-for-the-tests"
 PICTURES = ("street_1.jpg", "fruits.jpg", "person_dog.jpg", "clock.png")
 LIMIT = 60  # seconds for one answer
 
