@@ -23,7 +23,7 @@ import requests
 from tqdm import tqdm
 
 from benchmarks import batch, capacity, drift, load, log, looks, runtimes, scale, shadow
-from labsupport import client, paths
+from labsupport import loopback, paths
 from labsupport.runtimes import RUNTIMES, best_precision
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,7 +150,7 @@ def free_port() -> int:
 
 
 def first_answer(port: int, process: psutil.Popen, limit: float = 180) -> None:
-    client.ask_loopback_directly()
+    loopback.ask_directly()
     until = time.monotonic() + limit
     picture = {"file": ("start.jpg", (ROOT / "images" / "fruits.jpg").read_bytes())}
     while time.monotonic() < until and process.poll() is None:

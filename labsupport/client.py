@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 import random
 import time
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import BinaryIO
 import numpy as np
 import requests
 
-from labsupport import arguments, images, paths
+from labsupport import arguments, images, loopback, paths
 from labsupport.detection import Box, Detection
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TIMEOUT = 60  # seconds
 TRIES = 4
 PATIENCE = 5  # seconds: a server that asks for more wants something done first, a model installed for example
@@ -34,7 +32,7 @@ class Client:
     def __init__(self, url: str, model: str = "yolov3-tiny") -> None:
         """Raises ValueError if `url` is not the address of a server."""
         self.url, self.model, self.version = _checked_url(url).rstrip("/"), model, None
-        ask_loopback_directly()
+        loopback.ask_directly()
         self._session = requests.Session()  # keeps its connection between calls
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
@@ -71,26 +69,13 @@ class Client:
         return self._session.post(url, **request)
 
 
-def ask_loopback_directly() -> None:
-    """Let this process, and those that it starts, ask servers on this machine without a proxy.
-
-    Adds the loopback addresses to `NO_PROXY`. What stands there stays, and so do the proxies for all other servers.
-    """
-    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    names = [name.strip() for name in listed.split(",") if name.strip()]
-    if "*" not in names and (new := [name for name in LOOPBACK if name not in names]):
-        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join([*names, *new])
-
-
 def find_server(port: int | None = None) -> str | None:
     """The address of the lab's server on this machine, or None if there is none. `port=None`: 8000 or `LAB_PORT`.
 
     Raises ValueError for what is no port.
     """
-    from labsupport.running import MAX_PORT, default_port
-
-    port = default_port() if port is None else arguments.number("port", port, 0, MAX_PORT, whole=True)
-    ask_loopback_directly()
+    port = loopback.default_port() if port is None else loopback.checked_port(port)
+    loopback.ask_directly()
     url = f"http://127.0.0.1:{port}"
     try:
         return url if "docs" in requests.get(url, timeout=2, allow_redirects=False).json() else None
@@ -109,7 +94,7 @@ def response_from_server(url: str, image_file: BinaryIO, verbose: bool = True) -
     ValueError: image_file='images/clock.png': give a file opened for reading bytes, as in open("picture.jpg", "rb")
     """
     content = _content(image_file)
-    ask_loopback_directly()
+    loopback.ask_directly()
     name = Path(str(getattr(image_file, "name", ""))).name or "picture"
     response = requests.post(_checked_url(url), files={"file": (name, content)}, timeout=TIMEOUT, allow_redirects=False)
     if verbose and response.ok and not response.is_redirect:

@@ -22,9 +22,8 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
-from labsupport import arguments, background, client, connections, security
+from labsupport import arguments, background, connections, loopback, security
 
-DEFAULT_PORT, MAX_PORT = 8000, 65_535
 MADE = "made"  # the file by which a worker says that it has made its app, beside the metrics
 
 
@@ -47,7 +46,7 @@ class RunningServer:
         self.url = _url(listening)
         self._server = uvicorn.Server(_config(app, workers=1))
         self._ended = threading.Event()
-        client.ask_loopback_directly()
+        loopback.ask_directly()
         self._thread = background.start(partial(self._run, listening), f"server on port {self.port}")
         while not self._server.started and self._thread.is_alive():
             time.sleep(0.005)
@@ -90,11 +89,11 @@ def serve(app, host: str = "127.0.0.1", port: int | None = None, block: bool = F
 
     `port=None` is 8000, or what `LAB_PORT` says; `port=0` is any free port. If a server that this process started has the
     port, it is stopped first, so a cell can be run twice. Beyond loopback every request must carry the token in `LAB_TOKEN`.
-    Where a proxy is set, this process asks its own machine without it from then on (`client.ask_loopback_directly`).
+    Where a proxy is set, this process asks its own machine without it from then on (`loopback.ask_directly`).
     Raises `PortTaken` when the port belongs to another program, `security.TokenMissing` beyond loopback without a token,
     ValueError for what is no host or port, and OSError for an address that this machine does not have.
     """
-    port = default_port() if port is None else _checked(port)
+    port = loopback.default_port() if port is None else loopback.checked_port(port)
     app = guarded(app, host)
     try:
         listening = _listen(host, port)
@@ -121,16 +120,6 @@ def guarded(app, host: str):
     if token:
         app = security.TokenGuard(app, token, security.read_token())
     return security.SiteGuard(app, local=not (proxied or isinstance(app, security.TokenGuard)))
-
-
-def default_port() -> int:
-    """Return the port of the lab's server: what the environment variable `LAB_PORT` says, or 8000. Raises ValueError."""
-    port = arguments.variable("LAB_PORT", lambda text: _checked(int(text)), "a whole number from 0 to 65,535")
-    return DEFAULT_PORT if port is None else port
-
-
-def _checked(port: int) -> int:
-    return int(arguments.number("port", port, 0, MAX_PORT, whole=True))
 
 
 def _ours(host: str, port: int) -> list[RunningServer]:
@@ -264,7 +253,7 @@ def run(options: dict, port: int, workers: int) -> None:
         if workers > 1:
             with tempfile.TemporaryDirectory(prefix="labsupport-metrics-") as folder:
                 os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where every worker counts
-                config = _config("labsupport.running:worker_app", factory=True, workers=workers)
+                config = _config("labsupport.serving:worker_app", factory=True, workers=workers)
                 supervisor = _Workers(config, listening, Path(folder, MADE), announcement)
                 supervisor.run()
             if supervisor.failed:
@@ -273,16 +262,3 @@ def run(options: dict, port: int, workers: int) -> None:
             config = _config("labsupport.serving:app_from_environment", factory=True, workers=1)
             config.load()
             _Announcing(config, announcement).run([listening])
-
-
-def worker_app():
-    """Return the app of one of several worker processes; if it cannot be made, say why in a line and end the process."""
-    from labsupport.serving import app_from_environment
-
-    try:
-        app = app_from_environment()
-        Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], MADE).touch()
-        return app
-    except (OSError, ValueError, RuntimeError) as error:
-        print(f"labsupport: {error}", file=sys.stderr, flush=True)
-        sys.exit(1)

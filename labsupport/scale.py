@@ -27,7 +27,7 @@ from pathlib import Path
 
 import cv2
 
-from labsupport import client, nodes
+from labsupport import loopback, nodes
 from labsupport.bulk import predict_folder
 from labsupport.detection import parts
 from labsupport.journal import State
@@ -58,7 +58,7 @@ class Deployed:
 
     def __init__(self, url: str, keeper) -> None:
         self.url, self._keeper = url, keeper
-        client.ask_loopback_directly()
+        loopback.ask_directly()
 
     def replicas(self) -> dict[str, int]:
         """How many replicas of each version are ready."""

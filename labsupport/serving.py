@@ -15,7 +15,9 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import cv2
 from fastapi import FastAPI, HTTPException, Request
@@ -33,7 +35,7 @@ from labsupport.memory import COPIES, LEAST, Budget, memory_limit
 from labsupport.metrics import Metrics, Watch
 from labsupport.monitoring import PredictionLog
 from labsupport.rollout import Ramps, Router
-from labsupport.running import PortTaken, RunningServer, guarded, serve
+from labsupport.running import MADE, PortTaken, RunningServer, guarded, serve
 from labsupport.schemas import ERRORS, GUARDED, Problem
 from labsupport.security import WrongTokens
 from labsupport.strict import StrictRoute
@@ -167,6 +169,17 @@ def app_from_environment():
     gc.collect()
     gc.freeze()  # what is here stays: looking through it for garbage stopped every thread for 60 ms
     return app
+
+
+def worker_app():
+    """Return the app of one of several worker processes; if it cannot be made, say why in a line and end the process."""
+    try:
+        app = app_from_environment()
+        Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], MADE).touch()
+        return app
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"labsupport: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
 
 
 def _end_with_parent() -> None:

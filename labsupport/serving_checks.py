@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import requests
 
-from labsupport import client, images, paths
+from labsupport import images, loopback, paths
 from labsupport.checks import check
 from labsupport.detection import Detector
 from labsupport.gate import Gate, Outcomes
@@ -101,7 +101,7 @@ def ramp_by_request(url: str) -> str | None:
     """deployment_patterns.ipynb: a server of one's own, on which a ramp was begun with PUT /rollout."""
     if not isinstance(url, str):
         return "give the address of your server, such as http://127.0.0.1:8123"
-    client.ask_loopback_directly()
+    loopback.ask_directly()
     try:
         state = requests.get(f"{url.rstrip('/')}/rollout", timeout=10).json()
     except requests.RequestException as error:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from labsupport import client, images, paths
+from labsupport import images, loopback, paths
 from labsupport.detection import Detector
 from labsupport.serving import create_app, serve
 
-client.ask_loopback_directly()  # the tests' own requests, too
+loopback.ask_directly()  # the tests' own requests, too
 PICTURES = sorted(path.name for path in paths.IMAGES.iterdir() if path.suffix in (".jpg", ".png"))
 
 

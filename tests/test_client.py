@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import requests
 
-from labsupport import admission, background, client, images, paths
+from labsupport import admission, background, client, images, loopback, paths
 from labsupport.client import Client, ServerError
 from labsupport.serving import create_app, serve
 from test_admission import Gated, fill
@@ -179,8 +179,8 @@ def test_who_serves_here_asks_here_without_a_proxy_and_elsewhere_with_it(proxied
 def test_who_was_to_be_asked_without_a_proxy_before_still_is(before, after, monkeypatch):
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, before)
-    client.ask_loopback_directly()
-    client.ask_loopback_directly()
+    loopback.ask_directly()
+    loopback.ask_directly()
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == after
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import random
 import re
 import shutil
@@ -19,7 +18,6 @@ import pytest
 from command import Answer, Server, rows, serving, small_uploads, until, upload
 from labsupport import images
 from labsupport.admission import WAITING_PER_SLOT
-from labsupport.uploads import ABANDONED, Uploads
 
 UPLOADS = small_uploads()
 PLACES = 3 * (1 + WAITING_PER_SLOT)  # on two cores: three slots, and the uploads that wait for them
@@ -172,14 +170,3 @@ def assert_pictures_are_whole(folder: Path, answers: list[Answer]) -> None:
         assert (folder / f"{answer.id}.jpg").read_bytes() == answer.body
     others = {path.name for path in folder.iterdir() if path.suffix != ".jpg"}
     assert all(name.startswith(".partial-") for name in others)
-
-
-def test_what_a_killed_server_had_begun_to_write_goes_with_a_later_start(tmp_path):
-    """Else pictures would stay for ever that nobody counts; what another worker writes just now is left alone."""
-    old, new = tmp_path / ".partial-old", tmp_path / ".partial-new"
-    for folder in (old, new):
-        folder.mkdir()
-        (folder / "a.jpg").write_bytes(b"half a pic")
-    os.utime(old, (0, time.time() - ABANDONED - 1))
-    Uploads(tmp_path)
-    assert list(tmp_path.iterdir()) == [new]

@@ -741,7 +741,7 @@ def test_a_journal_that_cannot_be_read_is_no_failure_of_the_model_and_says_503(t
         assert (
             change.status_code == 503
             and change.headers["Retry-After"] == "1"
-            and "cannot be read or changed at present" in change.json()["detail"]
+            and "cannot be read or written at present" in change.json()["detail"]
         )
         monkeypatch.setattr(router, "choose", lambda key: router.history())  # a journal that fails on the answer's path
         assert requests.post(server.url + "/detect", files=picture, timeout=30).status_code == 503

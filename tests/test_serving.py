@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from conftest import PICTURES
-from labsupport import images, models, paths, running
+from labsupport import images, loopback, models, paths, running
 from labsupport.detection import draw_boxes
 from labsupport.security import TokenMissing
 from labsupport.serving import PortTaken, create_app, serve
@@ -310,7 +310,7 @@ def test_where_nobody_can_listen_the_message_says_what_to_give(arguments, says, 
 @pytest.mark.parametrize("text", ["", "  "])
 def test_a_port_in_the_environment_that_is_empty_is_none(text, monkeypatch):
     monkeypatch.setenv("LAB_PORT", text)
-    assert running.default_port() == 8000
+    assert loopback.default_port() == 8000
 
 
 @pytest.mark.parametrize("text", ["much", "99999", "-1", "80.5", "0x50"])

@@ -1,0 +1,30 @@
+"""This machine as seen by its own processes: the port of the lab's server, and requests that pass by every proxy."""
+
+import os
+
+from labsupport import arguments
+
+ADDRESSES = ("localhost", "127.0.0.1", "::1")
+DEFAULT_PORT, MAX_PORT = 8000, 65_535
+
+
+def ask_directly() -> None:
+    """Let this process, and those that it starts, ask servers on this machine without a proxy.
+
+    Adds the loopback addresses to `NO_PROXY`. What stands there stays, and so do the proxies for all other servers.
+    """
+    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    if "*" not in names and (new := [name for name in ADDRESSES if name not in names]):
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join([*names, *new])
+
+
+def default_port() -> int:
+    """Return the port of the lab's server: what the environment variable `LAB_PORT` says, or 8000. Raises ValueError."""
+    port = arguments.variable("LAB_PORT", lambda text: checked_port(int(text)), "a whole number from 0 to 65,535")
+    return DEFAULT_PORT if port is None else port
+
+
+def checked_port(port: int) -> int:
+    """Return `port` as an int. Raises ValueError for what is no port."""
+    return int(arguments.number("port", port, 0, MAX_PORT, whole=True))
