@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -192,6 +193,7 @@ class Line:
         moments = [(self.random.randrange(self.count), "station") for _ in range(station_kills)]
         moments += [(self.random.randrange(self.count), "server") for _ in range(server_kills)]
         end = time.monotonic() + seconds
+        self._wait(self._server_listens, end)  # else a short line is over before it does
         self.station = self.start("station", self.network.port, self.count)
         for moment, what in sorted(moments):
             self._wait(lambda moment=moment: len({number for number, *_ in self.told()}) > moment, end)
@@ -203,10 +205,17 @@ class Line:
         self.network.healthy = True
         self._wait(lambda: self.station.poll() is not None, end)
 
+    def _server_listens(self) -> bool:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port)).close()
+            return True
+        return False
+
     def _wait(self, true, end: float) -> None:
         while not true():
-            if time.monotonic() > end or self.station.poll():
-                raise AssertionError((self.folder / "station.txt").read_text() or "the line takes too long")
+            if time.monotonic() > end or (self.station and self.station.poll()):
+                words = [file.read_text() for file in sorted(self.folder.glob("*.txt"))]
+                raise AssertionError("".join(words) or "the line takes too long")
             time.sleep(0.02)
 
     def close(self) -> None:
@@ -251,8 +260,6 @@ def verify(line: Line) -> dict:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return listening.getsockname()[1]
 

@@ -116,7 +116,7 @@ def test_a_line_that_is_killed_and_cut_decides_each_product_once_and_all_of_it_a
         whole.close()
     assert figures["slowest"] < 1.5 * line.DEADLINE  # who waits takes longer; half of it is for a busy machine
     assert figures["kills"] == {"station": 2, "server": 1} and figures["told"] > 70  # some were told again
-    assert figures["by"]["server"] > 10 < figures["by"]["device"]
+    assert figures["by"]["server"] > 5 < figures["by"]["device"]
 
 
 KILLED = """
@@ -585,7 +585,7 @@ def test_records_wait_while_the_servers_disk_is_locked(lab, log, station, tmp_pa
     with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         line_._forwarder.url = f"{lab.url}/records"
-        with pytest.raises(NoAnswer, match=r"503: .*cannot be stored at present"):
+        with pytest.raises(NoAnswer, match=r"503: .*cannot be written at present"):
             line_.forward()
         other.execute("ROLLBACK")
     until(lambda: not line_.outbox.waiting())  # in the background
