@@ -39,7 +39,7 @@ pytestmark = [  # Ray leaves sockets to the garbage collector
 STABLE, CANDIDATE = "yolov3-tiny/openvino-f32", "yolov3-tiny/litert-int8"
 TOKEN = "a-token-for-the-tests"
 PICTURES = ("street_1.jpg", "fruits.jpg", "person_dog.jpg", "clock.png")
-LIMIT = 60  # seconds for one answer
+LIMIT = 180  # seconds for an answer: a process for a new version takes its time where the cores are busy
 
 
 def settings() -> dict[str, str]:
