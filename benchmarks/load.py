@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from labsupport import images, paths
+from labsupport import paths
 from labsupport.loadtest import BUFFER, exchange, stays_open, upload
 
 PICTURES = ("street_1.jpg", "street_2.jpg", "person_dog.jpg", "fruits.jpg")
-JPEG_START = b"\xff\xd8"
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 HOST = "127.0.0.1"
 PREDICT = "/predict?model=yolov3-tiny"
 
@@ -60,7 +60,7 @@ async def _run(port: int, clients: int, seconds: float, path: str) -> Result:
         connection = await asyncio.open_connection(HOST, port, limit=BUFFER)
         status, _, alone[name] = await asyncio.wait_for(exchange(*connection, request(name, name, path)), 60)
         connection[1].close()
-        if status != 200 or not alone[name].startswith(JPEG_START) or not alone[name].endswith(images.JPEG_END):
+        if status != 200 or not alone[name].startswith(JPEG_START) or not alone[name].endswith(JPEG_END):
             raise RuntimeError(f"a lone client asked about {name} and got no picture, but status {status}")
     started = time.perf_counter()
     work = [_client(port, number, started + seconds, path, alone, result) for number in range(clients)]

@@ -16,7 +16,7 @@ from labsupport.admission import Overloaded, Slots
 from labsupport.detection import Detection
 from labsupport.memory import LARGE_BODY, LARGE_PICTURE, memory_needed
 from labsupport.metrics import Metrics
-from labsupport.monitoring import PredictionLog
+from labsupport.predictions import PredictionLog
 from labsupport.router import Router
 from labsupport.uploads import Uploads
 

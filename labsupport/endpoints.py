@@ -16,7 +16,7 @@ from labsupport.desk import Asked, Desk, Prediction
 from labsupport.detection import Detection, draw_boxes
 from labsupport.live import MINUTES, Live
 from labsupport.metrics import CONTENT_TYPE, Metrics
-from labsupport.monitoring import PredictionLog
+from labsupport.predictions import PredictionLog
 from labsupport.rollout import Gate, Ramps, Router
 from labsupport.schemas import (
     UPLOAD,

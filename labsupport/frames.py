@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labsupport.containers import TooFewRows, narrowest, precision, rounded, table
-from labsupport.univariate import FEW_VALUES
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MIN_ROWS = 20  # in each window: below, no test of ours could find anything but an earthquake
+FEW_VALUES = 20  # numbers with at most as many distinct values are counted like classes
 TEXT_SHARE = 0.5  # texts of which more than this share are distinct are no classes: we look at their lengths
 CLASSES = 20  # the commonest classes that effect sizes and plots tell apart
 LARGEST = 1e150  # of numbers beyond, squares overflow: they count as infinite

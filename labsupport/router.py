@@ -19,7 +19,7 @@ from labsupport import answering, arguments
 from labsupport.detection import Detection
 from labsupport.journal import Journal, JournalUnavailable, State, plain
 from labsupport.models import ModelUnavailable
-from labsupport.monitoring import PredictionLog
+from labsupport.predictions import PredictionLog
 from labsupport.shadow import Shadow, note
 from labsupport.transitions import let_in, paused, promoted, ramp_id, resumed, returned, rolled_back, switched, without
 from labsupport.versions import Versions

@@ -33,7 +33,7 @@ from labsupport.detection import Detector
 from labsupport.live import Live
 from labsupport.memory import COPIES, LEAST, Budget, memory_limit
 from labsupport.metrics import Metrics, Watch
-from labsupport.monitoring import PredictionLog
+from labsupport.predictions import PredictionLog
 from labsupport.rollout import Ramps, Router
 from labsupport.running import MADE, PortTaken, RunningServer, guarded, serve
 from labsupport.schemas import ERRORS, GUARDED, Problem

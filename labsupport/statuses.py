@@ -6,7 +6,7 @@ files or addresses: there the answer has a text from `TEXTS`, and the server's l
 
 from labsupport import admission, browser, images, models
 from labsupport.journal import JournalUnavailable
-from labsupport.monitoring import LogUnavailable, NotWritten, UnknownPrediction
+from labsupport.predictions import LogUnavailable, NotWritten, UnknownPrediction
 from labsupport.records import RecordClash
 from labsupport.rollout import UnknownVersion, WrongMoment, WrongRamp
 

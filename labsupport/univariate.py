@@ -14,9 +14,9 @@ from scipy import stats
 
 from labsupport.arguments import number, shown
 from labsupport.containers import TooFewRows, float_column
+from labsupport.frames import FEW_VALUES
 
 BINS = 10  # deciles of the reference, for PSI and for Jensen-Shannon
-FEW_VALUES = 20  # numbers with at most as many distinct values are counted like classes
 EXPECTED = 5.0  # a class expected less often than that, in either window, joins the other rare ones (Cochran, 1954)
 PERMUTE_BELOW = 200  # rows: above, PSI's chi-square approximation holds
 PERMUTATIONS = 999
