@@ -245,7 +245,10 @@ def test_pipeline_level(answer, verdict, capsys):
     [
         (lambda clicks: {"falls": clicks != sorted(clicks)}, "Right."),
         (lambda clicks: {"clicks": len(clicks)}, "sorted clicks look like the others"),
-        (lambda clicks, seen=[]: {"odd": seen.append(1) or len(seen) // 200 + len(seen) % 7}, "where nothing has changed"),
+        (
+            lambda clicks, seen=[]: {"odd": seen.append(1) or len(seen) // 200 + len(seen) % 7},
+            "where nothing has changed",
+        ),
         (None, "it raised TypeError"),
     ],
 )
