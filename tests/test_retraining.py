@@ -357,3 +357,58 @@ def test_candidates_without_merit_pass_no_more_often_than_promised():
         passed += any(better_evidence(int(w), n + 1 - int(w)) >= 20 for n, w in enumerate(won) if n % 3 == 0)
     assert passed <= 50 + 14  # two standard errors
     assert passed > 0  # it can fail
+
+
+def better(run):
+    """Labels that say beyond doubt that the candidate is better."""
+    for number in range(12):
+        pair(run.router.log, f"{number}", DOG, CAT)
+        run.router.log.feedback(f"{number}", labels=["cat"])
+
+
+def worse(run):
+    for number in range(12):
+        pair(run.router.log, f"{number}", CAT, DOG)
+        run.router.log.feedback(f"{number}", correct=True)
+
+
+@pytest.mark.parametrize("figures", [better, worse])
+@pytest.mark.parametrize("by_hand", ["promote", "rollback", "pause"])
+def test_what_a_person_does_in_the_moment_of_a_look_is_not_undone(run, monkeypatch, figures, by_hand):
+    figures(run)
+    compared = run.compared
+
+    def meanwhile():
+        found = compared()
+        getattr(run.router, by_hand)("in the same moment")
+        return found
+
+    monkeypatch.setattr(run, "compared", meanwhile)
+    judgement = run.look()
+    assert judgement.verdict == "hold" and "somebody has changed who answers meanwhile" in judgement.reason
+    assert run.router.state.action == by_hand and len(run.router.history()) == 3
+    monkeypatch.undo()
+    run.look()
+    assert run.stage == {"promote": "promoted", "rollback": "rejected", "pause": "shadow"}[by_hand]
+
+
+@pytest.mark.parametrize("figures", [better, worse])
+def test_a_run_that_is_paused_waits_until_it_goes_on(run, figures):
+    figures(run)
+    run.router.pause("let us see")
+    assert run.look().reason == "paused" and run.router.state.paused and run.stage == "shadow"
+    run.router.resume()
+    assert run.look().verdict in ("promote", "rollback") and run.stage in ("ramp", "rejected")
+
+
+def test_a_candidate_that_was_let_in_during_the_training_stays_on_trial(log):
+    router = router_with(log)
+
+    def train():
+        router.canary(Model("v3", 0), weight=10)  # somebody else, meanwhile
+        return Model("v2", 0)
+
+    run = Retraining(router, train, GATE)
+    with pytest.raises(WrongMoment, match="v3 is on trial already"):
+        run.open("by hand")
+    assert (router.state.candidate, router.state.mode) == ("v3", "canary") and run.stage == "idle"
