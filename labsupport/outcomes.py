@@ -137,6 +137,7 @@ class Tally:
             for row in rows:
                 self.counts[row.version].add(row)
                 self.said = self.said or row.correct is not None
+            self._corrected.difference_update(row.row for row in rows)  # an emptied log gives numbers again
             self._corrected.update(row.row for row in rows if row.correct == 0)
             yield [] if late else rows, []
         for remarks, _ in self._remarks.chunks():
