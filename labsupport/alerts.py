@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from labsupport import arguments
 from labsupport.measures import MEASURES, Drift, Measure, Reading, as_numbers
 from labsupport.rows import Moment, seconds
 
@@ -61,23 +62,27 @@ class AlertRule:
     min_rows: int = BEFORE_THE_MEANING
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z]\w*", self.name, re.ASCII):
-            raise ValueError(f"{self.name!r} is no name for an alarm: write it as in ManyErrors")
+        if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z]\w*", self.name, re.ASCII):
+            raise ValueError(f"name={arguments.shown(self.name)} is no name for an alarm: write it as in ManyErrors")
         if problem := self._problem():
             raise ValueError(f"{self.name}: {problem}")
 
     def _problem(self) -> str | None:
-        if self.metric not in MEASURES:
+        if self.metric not in list(MEASURES):
             return f"no metric {self.metric!r}: there are {', '.join(MEASURES)}"
         if (self.above is None) == (self.below is None):
             return "give one limit, above=... or below=..."
-        if not all(math.isfinite(value) for value in (self.limit, self.end, self.window, self.hold, self.min_rows)):
-            return "limits, times and rows are finite numbers"
+        numbers = {name: getattr(self, name) for name in ("above", "below", "clear", "window", "hold", "min_rows")}
+        try:
+            for name, value in numbers.items():
+                arguments.number(name, 0 if value is None and name in ("above", "below", "clear") else value)
+        except ValueError as error:
+            return str(error)
         if self.end != self.limit and self.beyond(self.end):
             return f"clear={self.clear} lies beyond the limit, {self.limit:g}: give a value on its good side"
         if self.window <= 0 or self.hold < 0 or self.min_rows < 1:
             return "window is more than 0 seconds, hold is not negative, min_rows is at least 1"
-        if self.severity not in SEVERITIES:
+        if self.severity not in list(SEVERITIES):
             return f"no severity {self.severity!r}: there are {', '.join(SEVERITIES)}"
         return None
 

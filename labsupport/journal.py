@@ -19,6 +19,7 @@ from pathlib import Path
 from labsupport import arguments
 from labsupport.sqlite import SHARED, connect, identity, make_private, write_ahead
 
+RAMP = {"steps", "gate", "interval", "began", "since", "failures"}  # what is known of a ramp, at least
 MODES = ("stable", "shadow", "canary", "blue_green")
 BUSY = 5.0  # seconds for which a change waits for another one
 LEASE = 10.0  # seconds after which somebody else looks, if who took the turn has not judged the ramp
@@ -265,7 +266,8 @@ def _parsed(text: str) -> State:
         state = State(**json.loads(text))
         names = isinstance(state.stable, str) and isinstance(state.candidate, str | None)
         fits = state.mode in MODES and (state.mode == "stable") == (state.candidate is None) and 0 <= state.share <= 100
-        if names and fits and isinstance(state.ramp, dict | None) and isinstance(state.figures, dict):
+        ramp = state.ramp is None or (isinstance(state.ramp, dict) and state.ramp.keys() >= RAMP)
+        if names and fits and ramp and isinstance(state.figures, dict):
             return state
     except (TypeError, ValueError):
         pass

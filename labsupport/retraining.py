@@ -15,7 +15,7 @@ from scipy import special
 from labsupport import arguments
 from labsupport.gate import MUCH, Gate, Judgement
 from labsupport.journal import State
-from labsupport.rollout import Rollout, Router
+from labsupport.rollout import Rollout, Router, checked
 from labsupport.transitions import Changed, WrongMoment, as_seen, let_in, rolled_back
 
 if TYPE_CHECKING:
@@ -62,11 +62,13 @@ class Retraining:
         alpha: float = 0.05,
         most: int = PAIRS,
     ) -> None:
-        """Raises ValueError for a router without a log, a gate that no ramp could pass, and a wrong `alpha` or `most`."""
-        if router.log is None:
+        """Raises ValueError for a router without a log, no function `train`, a `gate` that no ramp could pass, `steps` that
+        are none, and a wrong `alpha` or `most`."""
+        if getattr(router, "log", None) is None:
             raise ValueError("a candidate is judged by what the log says: Router(..., log=PredictionLog(...))")
-        if gate:
-            gate.check_ramp()
+        if not callable(train):
+            raise ValueError(f"train={arguments.shown(train)}: give a function that returns a candidate")
+        checked(steps, gate, 1.0)
         self.alpha = arguments.number("alpha", alpha, 0, 1, ends=False)
         self.most = arguments.number("most", most, 1, whole=True)
         self.router, self.train, self.gate, self.steps = router, train, gate, steps

@@ -65,9 +65,9 @@ class Rollout:
         interval: float = 1.0,
         seen: State | None = None,
     ) -> None:
-        if router.log is None:
+        if getattr(router, "log", None) is None:
             raise WrongRamp(NO_LOG)
-        steps, interval = _checked(steps, gate, interval)
+        steps, interval = checked(steps, gate, interval)
         self.router, self.gate, self.interval, self.id = router, gate or Gate(), interval, secrets.token_hex(8)
         name, now = router.add(candidate), time.time()
         ramp = {"id": self.id, "steps": steps, "gate": asdict(self.gate), "interval": interval}
@@ -154,7 +154,7 @@ class Rollout:
         )
 
 
-def _checked(steps: Sequence[float], gate: Gate | None, interval: float) -> tuple[list[float], float]:
+def checked(steps: Sequence[float], gate: Gate | None, interval: float) -> tuple[list[float], float]:
     """The steps and the interval of a ramp. Raises `WrongRamp`."""
     try:
         if (

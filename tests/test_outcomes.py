@@ -385,3 +385,16 @@ def live(tmp_path_factory):
         router = Router(Version("v1"), Version("v2"), log=log)
         with serve(create_app(router, log=log), port=0) as server:
             yield server.url, router
+
+
+def test_a_number_that_an_emptied_log_gives_again_is_another_answer(log):
+    watch = Watch(log, "v1", "v2", BEGAN)
+    for round in range(2):
+        note(log, f"{round}", version="v2")
+        log.flush()
+        watch.figures(BEGAN)
+        log.feedback(f"{round}", correct=False)
+        figures = watch.figures(BEGAN)
+        assert (figures["requests"], figures["correction_rate"]) == (round + 1, 1)
+        log.prune(max_bytes=0)
+        watch.figures(BEGAN)

@@ -73,6 +73,11 @@ WRONG = {
         {**SEEN, "detections": [{**CAT, "label": "half \ud800"}]},
         {**SEEN, "detections": [{**CAT, "confidence": 1.1}]},
         {**SEEN, "detections": [{**CAT, "box": {**CAT["box"], "left": 2**40}}]},
+        *({**SEEN, "detections": [{**CAT, "box": bad}]} for bad in (None, [1, 2, 3, 4], {}, {**CAT["box"], "up": 1})),
+        *({**SEEN, "detections": bad} for bad in (None, 5, [5], "cat")),
+        *({**SEEN, "features": bad} for bad in (None, [1])),
+        *({key: value for key, value in SEEN.items() if key != name} for name in ("features", "detections")),
+        *(5, "cat", []),
     ],
 }
 DEMANDED = ("id", "time", "station", "product", "verdict", "decided_by", "latency")
@@ -87,6 +92,9 @@ def test_a_record_that_is_none_is_refused_in_words_and_none_of_its_batch_is_take
     for bad in wrong:
         with pytest.raises(ValueError, match=r"(?s)=.*: (give|it has no time zone)"):
             log.receive([record(2), bad])
+    for none in (5, None, "x"):
+        with pytest.raises(ValueError, match="record=.*: give a dictionary"):
+            log.receive([record(2), none])
     assert log.decisions().empty and log.frame().empty
 
 

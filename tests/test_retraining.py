@@ -336,6 +336,15 @@ def test_bad_settings_are_refused(log):
     for most in (0, 1.5, float("nan")):
         with pytest.raises(ValueError, match=r"^most="):
             Retraining(router_with(log), lambda: None, most=most)
+    for steps in ([50], "100", []):
+        with pytest.raises(ValueError, match=r"^steps="):
+            Retraining(router_with(log), Model, steps=steps)
+    with pytest.raises(ValueError, match=r"^train='v2': give a function"):
+        Retraining(router_with(log), "v2")
+    with pytest.raises(ValueError, match=r"^gate=5: give a Gate"):
+        Retraining(router_with(log), Model, gate=5)
+    with pytest.raises(ValueError, match="log"):
+        Retraining("router", Model)
     with pytest.raises(ValueError, match="agreement"):
         Retraining(router_with(log), lambda: None, Gate(thresholds={"agreement": (0.8, None)}))
     with pytest.raises(ValueError, match=r"^rules="):

@@ -653,6 +653,17 @@ def test_where_nothing_was_rolled_out_another_stable_version_may_be_started_with
     assert (who(router), router.version) == ("v2", "v2")
 
 
+def test_another_version_of_a_known_name_does_not_take_its_place_unsaid(caplog):
+    router = Router(Version("v1"))
+    better = Version("v2")
+    router.canary(better, weight=100)
+    router.canary(better, weight=50)
+    assert caplog.text == ""
+    router.canary(Version("v2"), weight=100)
+    assert "v2 is known already, and the one that came first stays" in caplog.text
+    assert router.choose() is better
+
+
 def test_what_another_process_rolls_out_while_this_one_starts_stays(tmp_path):
     first = Router(Version("v1"), Version("v2"), journal=tmp_path / "rollout.db")
 
@@ -755,8 +766,13 @@ def test_a_journal_that_cannot_be_opened_says_so(tmp_path, content):
 FUTURE = '{"stable": "v1", "mode": "bandit", "arms": 3}'
 
 
+RAMP = (
+    '{"stable": "v1", "candidate": "v2", "mode": "canary", "share": 5, "ramp": {"id": "a"}}'  # and nothing of its gate
+)
+
+
 @pytest.mark.parametrize(
-    "row", [FUTURE, "[]", "no JSON", "{}", '{"stable": null}', '{"stable": "v1", "mode": "canary", "share": 5}']
+    "row", [FUTURE, "[]", "no JSON", "{}", '{"stable": null}', '{"stable": "v1", "mode": "canary", "share": 5}', RAMP]
 )
 def test_a_state_that_this_version_does_not_know_is_no_start_and_later_changes_nothing(tmp_path, caplog, row):
     path = tmp_path / "rollout.db"
