@@ -93,7 +93,7 @@ def test_a_record_that_is_none_is_refused_in_words_and_none_of_its_batch_is_take
         with pytest.raises(ValueError, match=r"(?s)=.*: (give|it has no time zone)"):
             log.receive([record(2), bad])
     for none in (5, None, "x"):
-        with pytest.raises(ValueError, match="record=.*: give a dictionary"):
+        with pytest.raises(ValueError, match=r"record=.*: give a dictionary"):
             log.receive([record(2), none])
     assert log.decisions().empty and log.frame().empty
 
