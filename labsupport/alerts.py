@@ -158,6 +158,12 @@ class Alarms:
     ) -> None:
         if twice := {rule.name for rule in rules if sum(rule.name == other.name for other in rules) > 1}:
             raise ValueError(f"two rules are called {', '.join(sorted(twice))}: give each a name of its own")
+        if reference is not None:
+            needed = MEASURES["drift"].columns
+            if lacks := [name for name in needed if name != "key" and name not in dict(reference)]:
+                raise ValueError(
+                    f"reference lacks {', '.join(lacks)}: give log.columns({', '.join(map(repr, needed))})"
+                )
         self.rules, self.log, self.clock, self.reference = tuple(rules), log, clock, reference
         self.history: list[Event] = []
         self.status = {rule.name: Status() for rule in rules}

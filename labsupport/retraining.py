@@ -21,6 +21,7 @@ from labsupport.transitions import Changed, WrongMoment, as_seen, let_in, rolled
 if TYPE_CHECKING:
     import pandas as pd
 
+REASON = 900  # characters at most
 PAIRS = 1_000  # pictures, each of another user: then we stop asking
 
 
@@ -77,6 +78,7 @@ class Retraining:
 
     def open(self, reason: str) -> None:
         """Train a candidate and begin to show it pictures. Raises `WrongMoment` while a candidate is on trial already."""
+        arguments.text("reason", reason, REASON)  # before the training, which takes its time
         _demand_calm(self.router.state)
         name = self.router.add(self.train())
 
@@ -94,7 +96,7 @@ class Retraining:
         fired = [event for event in events if event.event == "fired" and event.alarm in rules]
         if not fired or self.router.state.candidate is not None:
             return False
-        self.open(fired[0].text)
+        self.open(fired[0].text[:REASON])
         return True
 
     def look(self) -> Judgement:

@@ -132,6 +132,13 @@ def test_a_rule_that_cannot_be_meant_is_refused(wrong, says):
         replace(DARK, **wrong)
 
 
+def test_a_reference_that_lacks_a_column_is_refused():
+    reference = {name: [] for name in MEASURES["drift"].columns}
+    Alarms([RULES["Drift"]], None, reference=reference)
+    with pytest.raises(ValueError, match=r"reference lacks status, brightness: give log.columns"):
+        Alarms([], None, reference={name: [] for name in reference if name not in ("status", "brightness")})
+
+
 def test_two_rules_of_one_name_are_refused():
     with pytest.raises(ValueError, match="two rules are called Dark"):
         Alarms([DARK, DARK], brightness([]))

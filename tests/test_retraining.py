@@ -276,6 +276,17 @@ def test_a_training_that_fails_changes_nothing(log):
     assert router.state.mode == "stable" and len(router.history()) == 1
 
 
+def test_a_long_reason_costs_no_training(log):
+    trained = []
+    run = Retraining(router_with(log), lambda: trained.append(1) or Model("v2", 0.3), GATE)
+    with pytest.raises(ValueError, match=r"reason=.*: give text"):
+        run.open("x" * 1_000)
+    assert trained == []
+    event = Event("fired", "Slow")
+    event.text += " and what to do then" * 100
+    assert run.open_on([event], ["Slow"]) and run.router.state.reason.startswith("retrained: Slow fired and what")
+
+
 def test_one_run_at_a_time(log):
     run = Retraining(router_with(log), lambda: Model("v2", 0.3), GATE)
     run.open("by hand")
