@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from labsupport import arguments
 from labsupport.measures import MEASURES, Drift, Measure, Reading, as_numbers
 from labsupport.rows import Moment, seconds
 
@@ -61,23 +62,27 @@ class AlertRule:
     min_rows: int = BEFORE_THE_MEANING
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z]\w*", self.name, re.ASCII):
-            raise ValueError(f"{self.name!r} is no name for an alarm: write it as in ManyErrors")
+        if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z]\w*", self.name, re.ASCII):
+            raise ValueError(f"name={arguments.shown(self.name)} is no name for an alarm: write it as in ManyErrors")
         if problem := self._problem():
             raise ValueError(f"{self.name}: {problem}")
 
     def _problem(self) -> str | None:
-        if self.metric not in MEASURES:
+        if self.metric not in list(MEASURES):
             return f"no metric {self.metric!r}: there are {', '.join(MEASURES)}"
         if (self.above is None) == (self.below is None):
             return "give one limit, above=... or below=..."
-        if not all(math.isfinite(value) for value in (self.limit, self.end, self.window, self.hold, self.min_rows)):
-            return "limits, times and rows are finite numbers"
+        numbers = {name: getattr(self, name) for name in ("above", "below", "clear", "window", "hold", "min_rows")}
+        try:
+            for name, value in numbers.items():
+                arguments.number(name, 0 if value is None and name in ("above", "below", "clear") else value)
+        except ValueError as error:
+            return str(error)
         if self.end != self.limit and self.beyond(self.end):
             return f"clear={self.clear} lies beyond the limit, {self.limit:g}: give a value on its good side"
         if self.window <= 0 or self.hold < 0 or self.min_rows < 1:
             return "window is more than 0 seconds, hold is not negative, min_rows is at least 1"
-        if self.severity not in SEVERITIES:
+        if self.severity not in list(SEVERITIES):
             return f"no severity {self.severity!r}: there are {', '.join(SEVERITIES)}"
         return None
 
@@ -153,6 +158,12 @@ class Alarms:
     ) -> None:
         if twice := {rule.name for rule in rules if sum(rule.name == other.name for other in rules) > 1}:
             raise ValueError(f"two rules are called {', '.join(sorted(twice))}: give each a name of its own")
+        if reference is not None:
+            needed = MEASURES["drift"].columns
+            if lacks := [name for name in needed if name != "key" and name not in dict(reference)]:
+                raise ValueError(
+                    f"reference lacks {', '.join(lacks)}: give log.columns({', '.join(map(repr, needed))})"
+                )
         self.rules, self.log, self.clock, self.reference = tuple(rules), log, clock, reference
         self.history: list[Event] = []
         self.status = {rule.name: Status() for rule in rules}

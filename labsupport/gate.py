@@ -12,6 +12,7 @@ import numpy as np
 
 from labsupport import arguments
 from labsupport.evidence import Keys, e_value
+from labsupport.journal import plain
 
 METRICS = ("error_rate", "latency_p95", "null_rate", "correction_rate", "agreement")
 MUCH = 0.5  # share of the requests that have no key, or one and the same key: above it, the gate says so
@@ -125,10 +126,13 @@ class Gate:
     def decide(self, figures: Mapping[str, float], stable: str, failures: int = 0) -> Judgement:
         """Return what to do, given the candidate's figures, those of the stable version as `stable_...`, and `e_value`.
 
-        A metric that is not known is missing; `<metric>_unknown` may say for how many requests it is not.
+        A metric that is not known is missing, NaN or infinite; `<metric>_unknown` may say for how many requests it is not.
+        Raises ValueError for a figure that is no number.
         """
         failures = arguments.number("failures", failures, 0, whole=True)
-        figures = {**figures, "failures": failures}
+        figures = {**plain(figures), "failures": failures}
+        if missing := [name for name in ("e_value", "requests") if name not in figures]:
+            return Judgement("hold", f"{' and '.join(missing)}: not known", figures)
         if figures["e_value"] >= 1 / self.alpha:
             enough = f"(e-value {figures['e_value']:.0f}, {1 / self.alpha:.0f} is enough)"
             worse = f"it goes wrong more often than {stable} {enough}{_cautions(figures)}"

@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 
-from labsupport.sqlite import SHARED, connect, make_private, write_ahead
+from labsupport import arguments
+from labsupport.sqlite import SHARED, connect, identity, make_private, write_ahead
 
+RAMP = {"steps", "gate", "interval", "began", "since", "failures"}  # what is known of a ramp, at least
 MODES = ("stable", "shadow", "canary", "blue_green")
 BUSY = 5.0  # seconds for which a change waits for another one
 LEASE = 10.0  # seconds after which somebody else looks, if who took the turn has not judged the ramp
@@ -69,6 +71,7 @@ class Journal:
         self.trouble = ""  # why the state could not be read the last time, for `Router.status`
         self._reading = threading.Lock()  # never held while somebody waits to write: requests take it
         self._writing = threading.Lock() if path else self._reading
+        self._path: Path | None = None
         self._seen: int | None = None
         self._state: State | None = None
         with _named(path):
@@ -78,6 +81,8 @@ class Journal:
                 self.change(lambda state: state or replace(first, time=time.time()))
             if path:
                 make_private(path)
+        self._path = path and Path(path).absolute()
+        self._identity = path and identity(self._path)
 
     @property
     def state(self) -> State:
@@ -113,10 +118,17 @@ class Journal:
             self._state, self._seen = state, None  # SQLite tells a connection of the others' changes only
         return state
 
-    def history(self) -> list[State]:
-        """Every state there was, the oldest first. Raises `JournalUnavailable`."""
+    def history(self, most: int | None = None) -> list[State]:
+        """Every state there was, the oldest first; of more than `most` the newest. Raises `JournalUnavailable`."""
+        most = -1 if most is None else arguments.number("most", most, 0, 2**62, whole=True)  # SQLite: -1 is no limit
         with self._read() as file:
-            return [_parsed(text) for (text,) in file.execute("SELECT state FROM states ORDER BY number")]
+            rows = file.execute("SELECT state FROM states ORDER BY number DESC LIMIT ?", [most]).fetchall()
+        return [_parsed(text) for (text,) in reversed(rows)]
+
+    def count(self) -> int:
+        """How many states there were. Raises `JournalUnavailable`."""
+        with self._read() as file:
+            return file.execute("SELECT max(number) FROM states").fetchone()[0]
 
     def claim(self, ramp: str, interval: float, began: float) -> float:
         """Take the turn to look at a ramp: return 0 to one caller in each `interval`, to others the seconds until the next.
@@ -160,6 +172,8 @@ class Journal:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """All of what follows is written, or nothing of it; no other process writes meanwhile."""
         with self._writing:
+            if self._path and identity(self._path) != self._identity:  # whoever opens it next would know nothing of it
+                raise JournalUnavailable("the journal was deleted or replaced since it was opened: start again")
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
                 try:
@@ -191,11 +205,16 @@ class Journal:
 def plain(figures: Mapping[str, float]) -> dict[str, float]:
     """Return the figures as JSON holds them: Python's own numbers, and without those that are not known.
 
+    Raises ValueError for one that is no number.
+
     >>> plain({"requests": 20, "latency_p95": float("nan")})
     {'requests': 20}
     """
+    for name, value in figures.items():
+        if not isinstance(value, Real):
+            raise ValueError(f"the figure {name}={arguments.shown(value)}: give a number")
     numbers = {name: int(value) if isinstance(value, Integral) else float(value) for name, value in figures.items()}
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+    return {name: value for name, value in numbers.items() if abs(value) < math.inf}
 
 
 def check(path: Path) -> None:
@@ -247,7 +266,8 @@ def _parsed(text: str) -> State:
         state = State(**json.loads(text))
         names = isinstance(state.stable, str) and isinstance(state.candidate, str | None)
         fits = state.mode in MODES and (state.mode == "stable") == (state.candidate is None) and 0 <= state.share <= 100
-        if names and fits and isinstance(state.ramp, dict | None) and isinstance(state.figures, dict):
+        ramp = state.ramp is None or (isinstance(state.ramp, dict) and state.ramp.keys() >= RAMP)
+        if names and fits and ramp and isinstance(state.figures, dict):
             return state
     except (TypeError, ValueError):
         pass

@@ -141,7 +141,9 @@ def learned(
     """
     if isinstance(rule.measure, Drift):
         raise ValueError(f"{rule.name}: {rule.metric} is a p-value: its limit is the false-alarm rate, choose it")
-    rate = arguments.number("false_alarms", false_alarms, 0, ends=False) * every / period
+    given = {"false_alarms": false_alarms, "every": every, "period": period}
+    false_alarms, every, period = (arguments.number(name, value, 0, ends=False) for name, value in given.items())
+    rate = false_alarms * every / period
     values, windows = _windows(rule, log, seconds(since, "since"), seconds(until, "until"))
     rows = [len(window) for window in windows]
     fewest = max(rule.min_rows, min(rows, default=0) // 2)

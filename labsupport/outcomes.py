@@ -20,6 +20,7 @@ GAPS, PATIENCE = (
     10_000,
     600.0,
 )  # numbers of rows that may still appear: at most, and for how many seconds we expect them
+SLOWEST = 1e9  # seconds: who says that an answer took longer is taken at that
 FASTEST, STEP = 1e-4, math.log(1.01)  # of the histogram of latencies: where it begins, and the width of a step
 
 _row, _remark, _word = PREDICTIONS.c, FEEDBACK.c, FEEDBACK.alias().c
@@ -137,6 +138,7 @@ class Tally:
             for row in rows:
                 self.counts[row.version].add(row)
                 self.said = self.said or row.correct is not None
+            self._corrected.difference_update(row.row for row in rows)  # an emptied log gives numbers again
             self._corrected.update(row.row for row in rows if row.correct == 0)
             yield [] if late else rows, []
         for remarks, _ in self._remarks.chunks():
@@ -180,7 +182,7 @@ class Counts:
         if row.latency is None or not 0 <= row.latency < math.inf:
             self._unknown["latency_p95"] += 1
         else:
-            self._latencies[int(math.log(max(row.latency / FASTEST, 1)) / STEP)] += 1
+            self._latencies[int(math.log(max(min(row.latency, SLOWEST) / FASTEST, 1)) / STEP)] += 1
 
     def correct(self, more: int) -> None:
         self._sums["correction_rate"] += more

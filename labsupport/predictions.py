@@ -290,7 +290,7 @@ class PredictionLog:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except (DBAPIError, LogUnavailable) as error:
+        except (DBAPIError, LogUnavailable, UnknownSchema) as error:
             self._writer.fails(error)
             raise NotWritten("the log of predictions cannot be written now: nothing was noted, try again") from error
         self._writer.works()

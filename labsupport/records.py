@@ -37,7 +37,7 @@ def checked(record: Mapping) -> dict:
     Traceback (most recent call last):
     ValueError: verdict='maybe': give one of 'accept', 'reject', 'undecided'
     """
-    row = {"version": None, "reason": "", "prediction": None, **record}
+    row = {"version": None, "reason": "", "prediction": None, **_fields("record", record)}
     for name, least in {"id": 1, "station": 0, "product": 0, "reason": 0}.items():
         arguments.text(name, row.get(name), rows.TEXT, least)
     for name, choices in CHOICES.items():
@@ -53,16 +53,27 @@ def checked(record: Mapping) -> dict:
 
 
 def _check_prediction(seen: Mapping) -> None:
-    arguments.text("version", seen.get("version"), rows.TEXT)
+    arguments.text("version", _fields("prediction", seen).get("version"), rows.TEXT)
     arguments.number("latency", seen.get("latency"), 0)
-    for name, value in seen.get("features", {}).items():
+    for name, value in _fields("features", seen.get("features")).items():
         arguments.choice("a feature", name, FEATURES)
         arguments.number(name, value)
-    for found in seen.get("detections", ()):
-        arguments.text("label", found.get("label"), rows.TEXT)
+    if not isinstance(seen.get("detections"), list | tuple):
+        raise ValueError(
+            f"detections={arguments.shown(seen.get('detections'))}: give a list, empty if nothing was found"
+        )
+    for found in seen["detections"]:
+        arguments.text("label", _fields("a detection", found).get("label"), rows.TEXT)
         arguments.number("confidence", found.get("confidence"), 0, 1)
-        for side in Box._fields:
-            arguments.number(side, found.get("box", {}).get(side), -(2**31), 2**31, whole=True)
+        for side in _fields("box", found.get("box")).keys() | {*Box._fields}:
+            arguments.choice("a side of box", side, Box._fields)
+            arguments.number(side, found["box"].get(side), -(2**31), 2**31, whole=True)
+
+
+def _fields(name: str, value: object) -> Mapping:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}={arguments.shown(value)}: give a dictionary")
+    return value
 
 
 def take(connection: sql.Connection, records: Sequence[Mapping]) -> int:

@@ -82,7 +82,7 @@ class Keeper:
         self._journal, self._news = Journal(path, first), asyncio.Condition()
 
     async def read(self) -> tuple[int, State]:
-        return len(self._journal.history()), self._journal.state
+        return self._journal.count(), self._journal.state
 
     async def wait(self, number: int) -> tuple[int, State]:
         """The state in force, once it is another one than `number`, or after `HOLD` seconds."""
@@ -139,9 +139,9 @@ class SharedJournal:
             if taken:
                 return state
 
-    def history(self) -> list[State]:
-        """Every state there was, the oldest first."""
-        return self._call("history")
+    def history(self, most: int | None = None) -> list[State]:
+        """As `Journal.history`."""
+        return self._call("history", most)
 
     def claim(self, ramp: str, interval: float, began: float) -> float:
         """As `Journal.claim`."""

@@ -34,14 +34,14 @@ class Retention:
 
     >>> Retention(sql.create_engine("sqlite://"), keep=30, max_bytes=None)
     Traceback (most recent call last):
-    TypeError: 30: say how long with a timedelta, as in timedelta(days=30)
+    TypeError: keep or older_than=30: give a timedelta, as in timedelta(days=30)
     """
 
     def __init__(self, engine: sql.Engine, keep: timedelta | None, max_bytes: int | None) -> None:
         if not isinstance(keep, timedelta | None):
-            raise TypeError(f"{keep}: say how long with a timedelta, as in timedelta(days=30)")
+            raise TypeError(f"keep or older_than={arguments.shown(keep)}: give a timedelta, as in timedelta(days=30)")
         if keep is not None and keep < timedelta(0):
-            raise ValueError(f"{keep}: a limit cannot be negative")
+            raise ValueError(f"keep or older_than={keep}: a limit cannot be negative: give a timedelta of at least 0")
         if max_bytes is not None:
             max_bytes = arguments.number("max_bytes", max_bytes, 0, whole=True)
         self._engine, self._keep, self._max_bytes = engine, keep, max_bytes

@@ -14,11 +14,14 @@ from scipy import special
 
 from labsupport import arguments
 from labsupport.gate import MUCH, Gate, Judgement
-from labsupport.rollout import Rollout, Router, WrongMoment
+from labsupport.journal import State
+from labsupport.rollout import Rollout, Router, checked
+from labsupport.transitions import Changed, WrongMoment, as_seen, let_in, rolled_back
 
 if TYPE_CHECKING:
     import pandas as pd
 
+REASON = 900  # characters at most
 PAIRS = 1_000  # pictures, each of another user: then we stop asking
 
 
@@ -60,11 +63,13 @@ class Retraining:
         alpha: float = 0.05,
         most: int = PAIRS,
     ) -> None:
-        """Raises ValueError for a router without a log, a gate that no ramp could pass, and a wrong `alpha` or `most`."""
-        if router.log is None:
+        """Raises ValueError for a router without a log, no function `train`, a `gate` that no ramp could pass, `steps` that
+        are none, and a wrong `alpha` or `most`."""
+        if getattr(router, "log", None) is None:
             raise ValueError("a candidate is judged by what the log says: Router(..., log=PredictionLog(...))")
-        if gate:
-            gate.check_ramp()
+        if not callable(train):
+            raise ValueError(f"train={arguments.shown(train)}: give a function that returns a candidate")
+        checked(steps, gate, 1.0)
         self.alpha = arguments.number("alpha", alpha, 0, 1, ends=False)
         self.most = arguments.number("most", most, 1, whole=True)
         self.router, self.train, self.gate, self.steps = router, train, gate, steps
@@ -73,11 +78,16 @@ class Retraining:
 
     def open(self, reason: str) -> None:
         """Train a candidate and begin to show it pictures. Raises `WrongMoment` while a candidate is on trial already."""
-        if self.router.state.candidate is not None:
-            raise WrongMoment(f"{self.router.state.candidate} is on trial already: wait for it, or roll it back")
-        self.router.shadow(self.train(), reason=f"retrained: {reason}")
-        state = self.router.state
-        self._began, self._until, self._candidate, self.stage = state.began, None, state.candidate, "shadow"
+        arguments.text("reason", reason, REASON)  # before the training, which takes its time
+        _demand_calm(self.router.state)
+        name = self.router.add(self.train())
+
+        def begin(state: State) -> State:  # training takes its time: somebody may have let another one in
+            _demand_calm(state)
+            return let_in(state, "shadow", name, 100.0)
+
+        state = self.router.change("shadow", begin, f"retrained: {reason}")
+        self._began, self._until, self._candidate, self.stage = state.began, None, name, "shadow"
 
     def open_on(self, events: Iterable, rules: Sequence[str]) -> bool:
         """Open a run if one of these alarms has fired and none is under way. `events` are those of `Alarms.evaluate`."""
@@ -86,7 +96,7 @@ class Retraining:
         fired = [event for event in events if event.event == "fired" and event.alarm in rules]
         if not fired or self.router.state.candidate is not None:
             return False
-        self.open(fired[0].text)
+        self.open(fired[0].text[:REASON])
         return True
 
     def look(self) -> Judgement:
@@ -95,18 +105,25 @@ class Retraining:
             return Judgement("hold", f"no run is under way: the last one was {self.stage}")
         if self.stage == "ramp" and not self._ramp.done:
             judgement = self._ramp.look()
-            if self._ramp.done:
+            if self._ramp.done and self.router.state.candidate != self._candidate:
                 self.stage = self._ended()
             return judgement
         state = self.router.state
         if self.stage == "ramp" or (state.mode, state.candidate) != ("shadow", self._candidate):
             return self._by_hand()
+        if state.paused:
+            return Judgement("hold", "paused")
         judgement = self._judge(self.compared())
-        if judgement.verdict == "promote":
-            self._ramp, self.stage = Rollout(self.router, self._candidate, self.steps, self.gate), "ramp"
-        elif judgement.verdict == "rollback":
-            self.router.rollback(reason=judgement.reason, **judgement.figures)
-            self.stage = "rejected"
+        try:
+            if judgement.verdict == "promote":
+                self._ramp = Rollout(self.router, self._candidate, self.steps, self.gate, seen=state)
+                self.stage = "ramp"
+            elif judgement.verdict == "rollback":
+                change = as_seen(state, rolled_back)
+                self.router.change("rollback", change, judgement.reason, judgement.figures)
+                self.stage = "rejected"
+        except Changed as error:
+            return Judgement("hold", str(error), judgement.figures)
         return judgement
 
     def compared(self) -> Comparison:
@@ -155,10 +172,9 @@ class Retraining:
 
     def _by_hand(self) -> Judgement:
         """Somebody has changed what the run had begun: say what became of the candidate."""
-        if self.router.state.candidate == self._candidate:
-            return Judgement(
-                "hold", f"{self._candidate} is in {self.router.state.mode} by hand: the run waits for its end"
-            )
+        state = self.router.state
+        if state.candidate == self._candidate:
+            return Judgement("hold", f"{self._candidate} is in {state.mode} by hand: the run waits for its end")
         self.stage = self._ended()
         return Judgement("hold", f"{self._candidate} was {self.stage} by hand")
 
@@ -167,6 +183,11 @@ class Retraining:
 
     def __repr__(self) -> str:
         return f"<Retraining {self.stage}: {self.router.state.reason}>"
+
+
+def _demand_calm(state: State) -> None:
+    if state.candidate is not None:
+        raise WrongMoment(f"{state.candidate} is on trial already: wait for it, or roll it back")
 
 
 def better_evidence(won: int, lost: int) -> float:

@@ -171,6 +171,7 @@ class ReviewQueue:
             raise ValueError(f"label={arguments.shown(label)}: say {' or '.join(LABELS)}")
         if person is not None:
             arguments.text("person", person)
+        arguments.text("id", id)
         with self._transaction("FULL") as connection:
             if not connection.execute("UPDATE review_items SET waiting = 0 WHERE id = ?", [id]).rowcount:
                 raise UnknownItem(f"{id} is not in {self.path}: was it added, or forgotten?")
@@ -184,6 +185,7 @@ class ReviewQueue:
 
     def picture(self, id: str) -> bytes | None:
         """The picture of an item, to train with; None if it was not given. Raises `UnknownItem`."""
+        arguments.text("id", id)
         with self._reading() as connection:
             row = connection.execute("SELECT picture FROM review_items WHERE id = ?", [id]).fetchone()
         if row is None:
@@ -192,6 +194,7 @@ class ReviewQueue:
 
     def forget(self, id: str) -> None:
         """Take an item, its picture and its answers out and overwrite them; in the log too, at the latest when all close."""
+        arguments.text("id", id)
         with self._transaction("FULL") as connection:
             for table in ("review_items", "review_answers"):
                 connection.execute(f"DELETE FROM {table} WHERE id = ?", [id])

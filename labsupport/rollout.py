@@ -15,7 +15,7 @@ from labsupport.gate import Gate, Judgement
 from labsupport.journal import State
 from labsupport.outcomes import Watch, outcomes_since
 from labsupport.router import Router
-from labsupport.transitions import WrongMoment, calm, let_in, ramp_id, stepped_up
+from labsupport.transitions import WrongMoment, as_seen, calm, let_in, ramp_id, stepped_up
 
 POLL = 0.5  # seconds after which a watcher asks the journal again whether there is a ramp to look at
 MOST_STEPS = 100
@@ -50,7 +50,8 @@ class Rollout:
     they look once in `interval` seconds.
 
     Raises `WrongRamp` for a router without a log, for steps that do not grow to 100, for a gate that no ramp could pass, and
-    for an `interval` that is not from 0.001 to 86,400 seconds.
+    for an `interval` that is not from 0.001 to 86,400 seconds. With `seen`, a state of the router, the ramp only begins if
+    that is still in force: if it is not, `transitions.Changed` is raised and nothing changes.
     """
 
     _watch: Watch | None = None  # made at the first look
@@ -62,15 +63,17 @@ class Rollout:
         steps: Sequence[float] = (5, 25, 50, 100),
         gate: Gate | None = None,
         interval: float = 1.0,
+        seen: State | None = None,
     ) -> None:
-        if router.log is None:
+        if getattr(router, "log", None) is None:
             raise WrongRamp(NO_LOG)
-        steps, interval = _checked(steps, gate, interval)
+        steps, interval = checked(steps, gate, interval)
         self.router, self.gate, self.interval, self.id = router, gate or Gate(), interval, secrets.token_hex(8)
         name, now = router.add(candidate), time.time()
         ramp = {"id": self.id, "steps": steps, "gate": asdict(self.gate), "interval": interval}
         ramp |= {"began": now, "since": now, "failures": 0}
-        router.change("ramp", lambda state: replace(let_in(state, "canary", name, steps[0]), ramp=ramp))
+        begin = as_seen(seen, lambda state: replace(let_in(state, "canary", name, steps[0]), ramp=ramp))
+        router.change("ramp", begin)
 
     @classmethod
     def resumed(cls, router: Router) -> "Rollout | None":
@@ -151,7 +154,7 @@ class Rollout:
         )
 
 
-def _checked(steps: Sequence[float], gate: Gate | None, interval: float) -> tuple[list[float], float]:
+def checked(steps: Sequence[float], gate: Gate | None, interval: float) -> tuple[list[float], float]:
     """The steps and the interval of a ramp. Raises `WrongRamp`."""
     try:
         if (

@@ -4,6 +4,7 @@ A `Router` stands where a `Detector` stands and answers the same call. Who answe
 whole: a request sees the one before a change or the one after it, and nothing between.
 """
 
+import copy
 import hashlib
 import itertools
 import logging
@@ -77,7 +78,9 @@ class Router:
         self._turn = itertools.count()
         self._shadow = Shadow()
         if self.state.action == "start" and self.state.stable != stable.version:  # nothing was ever rolled out
-            self.change("start", lambda state: replace(state, stable=stable.version))
+            self.change(
+                "start", lambda state: replace(state, stable=stable.version) if state.action == "start" else state
+            )
         for name in filter(None, (self.state.stable, self.state.candidate, self.state.previous)):
             try:
                 self._versions.get(name)
@@ -109,7 +112,10 @@ class Router:
             if self.log:
                 self.log.record(features=None, key=key, **row)
 
-        return answering.answer(self, lambda: image, confidence, _key(key), secrets.token_hex(16), write)
+        def see() -> np.ndarray:  # what a candidate in shadow sees later is no longer the caller's
+            return copy.copy(image) if self.state.mode == "shadow" else image
+
+        return answering.answer(self, see, confidence, _key(key), secrets.token_hex(16), write)
 
     def choose(self, key: str | None = None):
         """The version that answers this request. While it is not in memory here, the stable one or the one before stands in.
@@ -221,9 +227,9 @@ class Router:
         words = {"trouble": self._trouble(state, unjudged), "unjudged_seconds": unjudged}
         return {"phase": phase, **asdict(state), "versions": self._versions.names(), **words}
 
-    def history(self) -> list[State]:
-        """Every state there was, the oldest first."""
-        return self.journal.history()
+    def history(self, most: int | None = None) -> list[State]:
+        """Every state there was, the oldest first; of more than `most` the newest."""
+        return self.journal.history(most)
 
     def add(self, version) -> str:
         """Make a version known, or load the one of that name; returns the name.

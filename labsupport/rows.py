@@ -184,6 +184,8 @@ def insert(connection: sql.Connection, rows: list[dict]) -> None:
 
 def query(names: Sequence[str], since: Moment, until: Moment) -> sql.Select:
     """Columns of `COLUMNS` and `SAID` of the rows with since <= time < until, by time; of what users said, the last."""
+    if not names:
+        raise ValueError(f"no column is named: give some of {', '.join((*COLUMNS, *SAID))}")
     for name in names:
         arguments.choice("column", name, (*COLUMNS, *SAID))
     table, each = PREDICTIONS.c, FEEDBACK.alias().c

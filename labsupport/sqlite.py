@@ -51,6 +51,15 @@ def make(path: Path | str) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one in its place; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def make_private(path: Path | str) -> None:
     """Let only the owner read and write a file or folder that was there before, and what SQLite keeps beside it.
 

@@ -190,7 +190,7 @@ def reason(error: Exception) -> str:
 def moved(connection: sql.Connection) -> bool:
     """Return whether the SQLite file of a connection was deleted or replaced since: what is written there is lost."""
     file, identity = connection.info.get("file", (None, None))
-    return file is not None and _identity(file) != identity
+    return file is not None and sqlite.identity(file) != identity
 
 
 @contextmanager
@@ -246,17 +246,9 @@ def _sqlite(file: Path) -> sql.Engine:
     @sql.event.listens_for(engine, "connect")
     def connected(connection, record) -> None:
         connection.execute("PRAGMA synchronous=NORMAL")
-        record.info["file"] = file, _identity(file)
+        record.info["file"] = file, sqlite.identity(file)
 
     return engine
-
-
-def _identity(file: Path) -> tuple[int, int] | None:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _postgres(address: sql.URL, name: str) -> sql.Engine:

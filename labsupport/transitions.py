@@ -4,6 +4,7 @@ A step that makes no sense in that state raises `WrongMoment`. One that changes 
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from labsupport.journal import State
@@ -11,6 +12,23 @@ from labsupport.journal import State
 
 class WrongMoment(RuntimeError):
     """That cannot be done in the present state: there is no candidate to promote, nothing to return to."""
+
+
+class Changed(WrongMoment):
+    """Somebody else has changed who answers since we looked."""
+
+
+def as_seen(seen: State | None, change: Callable[[State], State]) -> Callable[[State], State]:
+    """Return a change that raises `Changed` where another state than `seen` is in force; None is any state."""
+
+    def checked(state: State) -> State:
+        if seen is not None and state != seen:
+            raise Changed(
+                "somebody has changed who answers meanwhile, so nothing was done: the next look sees how it is"
+            )
+        return change(state)
+
+    return checked
 
 
 def let_in(state: State, mode: str, candidate: str, share: float) -> State:

@@ -49,10 +49,17 @@ class Versions:
 
         Raises ValueError for what is no version.
         """
-        arguments.text("version.version", getattr(version, "version", None), 200, least=1)
+        if not hasattr(version, "version"):
+            raise ValueError(f"{arguments.shown(version)} is no version: it has no name, version, as a Detector has")
+        arguments.text("version.version", version.version, 200, least=1)
         if not callable(getattr(version, "detect", None)):
             raise ValueError(f"{arguments.shown(version)} is no version: it has no detect(image, confidence)")
-        return self._loaded.setdefault(version.version, version)
+        kept = self._loaded.setdefault(version.version, version)
+        if kept is not version:
+            logger.warning(
+                "%s is known already, and the one that came first stays: give another one another name", kept.version
+            )
+        return kept
 
     def get(self, name: str):
         """Return a version. Load it first if need be, and wait as long as that takes.

@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 
 import numpy as np
@@ -111,8 +112,14 @@ def test_every_group_of_metrics_has_a_rule_and_every_rule_says_what_to_do():
         ({"metric": "darkness"}, "no metric 'darkness': there are error_ratio, "),
         ({"above": 0.5}, "one limit"),
         ({"below": None}, "one limit"),
-        ({"below": math.nan}, "finite"),
-        ({"hold": math.inf}, "finite"),
+        ({"name": 5}, "name=5 is no name"),
+        ({"metric": []}, r"no metric \[\]"),
+        ({"severity": []}, r"no severity \[\]"),
+        ({"below": math.nan}, "below=nan: give a finite number"),
+        ({"hold": math.inf}, "hold=inf: give a finite number"),
+        ({"below": "0.2"}, "below='0.2': give a finite number"),
+        ({"window": timedelta(minutes=5)}, "window=datetime.timedelta.*: give a finite number"),
+        ({"min_rows": None}, "min_rows=None: give a finite number"),
         ({"clear": 0.1}, "clear=0.1 lies beyond the limit, 0.2"),
         ({"window": 0}, "window is more than 0"),
         ({"hold": -1}, "hold is not negative"),
@@ -123,6 +130,13 @@ def test_every_group_of_metrics_has_a_rule_and_every_rule_says_what_to_do():
 def test_a_rule_that_cannot_be_meant_is_refused(wrong, says):
     with pytest.raises(ValueError, match=says):
         replace(DARK, **wrong)
+
+
+def test_a_reference_that_lacks_a_column_is_refused():
+    reference = {name: [] for name in MEASURES["drift"].columns}
+    Alarms([RULES["Drift"]], None, reference=reference)
+    with pytest.raises(ValueError, match=r"reference lacks status, brightness: give log.columns"):
+        Alarms([], None, reference={name: [] for name in reference if name not in ("status", "brightness")})
 
 
 def test_two_rules_of_one_name_are_refused():
@@ -374,6 +388,8 @@ def test_a_share_that_was_never_seen_gets_a_limit_above_one_row():
         (lambda: learn_limit([1.0] * 10, 0.7), "between 0 and 0.5"),
         (lambda: learned(RULES["Drift"], simulate(seconds=HOUR), 0, HOUR), "p-value"),
         (lambda: learned(DARK, brightness([]), 0, HOUR), "0 windows"),
+        (lambda: learned(DARK, brightness([]), 0, HOUR, every=0), "every=0: give a number above 0"),
+        (lambda: learned(DARK, brightness([]), 0, HOUR, period="week"), "period='week': give a number above 0"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(learn, says):

@@ -355,6 +355,18 @@ def test_rollouts_of_all_models_come_in_the_order_of_time(log):
     assert data["rollouts"][2]["reason"] == "why not"
 
 
+def test_a_look_reads_the_newest_changes_only_however_many_there_were(log, monkeypatch):
+    router = Router(Cats("a"))
+    for _ in range(3):
+        router.canary(Cats("b"), 5)
+        router.rollback()
+    monkeypatch.setattr("labsupport.live.CHANGES", 2)
+    assert [change["text"] for change in Live(log, {"m": router}).look(15)["rollouts"]] == [
+        "canary b 5 %",
+        "rollback a",
+    ]
+
+
 def test_of_too_many_rows_the_newest_are_shown_and_all_of_them(log, monkeypatch):
     rows, known = bounded(log, BEGAN, BEGAN + 1200, limit=500)
     expected = read(log, known, BEGAN + 1200)

@@ -445,3 +445,16 @@ def test_other_rules_err_as_they_are_known_to():
     assert rows[0.01]["e-value"] <= 0.05 < 0.15 < rows[0.01]["z-test at every look"]
     assert rows[0.03]["e-value"] > 0.9 and rows[0.1]["e-value"] > 0.99
     assert rows[0.03]["Argo, failureLimit 3"] < 0.5 and rows[0.03]["Flagger, threshold 5"] < 0.5
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float64("nan")])
+@pytest.mark.parametrize("name", ["error_rate", "requests", "e_value", "latency_p95", "stable_latency_p95"])
+def test_a_figure_that_is_no_finite_number_is_not_known_and_holds(name, value):
+    gate = Gate(thresholds={"latency_p95": (None, 1.0)}, ratios={"latency_p95": 2.0})
+    figures = {"e_value": 1.0, "requests": 300, "error_rate": 0.0, "latency_p95": 0.1, "stable_latency_p95": 0.1}
+    assert gate.decide(figures, "v1").verdict == "promote"
+    judgement = gate.decide(figures | {name: value}, "v1")
+    assert judgement.verdict == "hold" and "not known" in judgement.reason
+    assert gate.decide({key: figure for key, figure in figures.items() if key != name}, "v1").verdict == "hold"
+    with pytest.raises(ValueError, match=f"the figure {name}='much': give a number"):
+        gate.decide(figures | {name: "much"}, "v1")

@@ -385,3 +385,25 @@ def live(tmp_path_factory):
         router = Router(Version("v1"), Version("v2"), log=log)
         with serve(create_app(router, log=log), port=0) as server:
             yield server.url, router
+
+
+def test_a_latency_beyond_all_measure_is_a_very_long_one_and_stops_no_look(log):
+    watch = Watch(log, "v1", "v2", BEGAN)
+    for number, latency in enumerate([1e308, 1e12, 0.0, 5e-324]):
+        note(log, f"{number}", version="v2", latency=latency)
+    log.flush()
+    figures = watch.figures(BEGAN)
+    assert figures["requests"] == 4 and figures["latency_p95"] == pytest.approx(1e9, rel=0.0051)
+
+
+def test_a_number_that_an_emptied_log_gives_again_is_another_answer(log):
+    watch = Watch(log, "v1", "v2", BEGAN)
+    for round in range(2):
+        note(log, f"{round}", version="v2")
+        log.flush()
+        watch.figures(BEGAN)
+        log.feedback(f"{round}", correct=False)
+        figures = watch.figures(BEGAN)
+        assert (figures["requests"], figures["correction_rate"]) == (round + 1, 1)
+        log.prune(max_bytes=0)
+        watch.figures(BEGAN)

@@ -339,6 +339,8 @@ def test_what_is_no_moment_is_refused_in_words_wherever_it_enters(log, tmp_path,
 def test_a_column_that_there_is_none_of_is_refused(log):
     with pytest.raises(ValueError, match="column='brigthness': give one of 'time', 'id'"):
         log.columns("brigthness")
+    with pytest.raises(ValueError, match="no column is named: give some of time, id"):
+        log.columns()
 
 
 # texts: a length, and valid

@@ -1,5 +1,7 @@
 """Records in a log on SQLite and on PostgreSQL: each once, whoever hands them in at the same moment."""
 
+import contextlib
+import sqlite3
 import threading
 from datetime import UTC, datetime
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from pandas.testing import assert_frame_equal
 
-from labsupport.predictions import PredictionLog
+from labsupport.predictions import NotWritten, PredictionLog
 from labsupport.schemas import DetectionIn, FeedbackIn, RecordIn
 from test_postgres import database, server, url  # noqa: F401
 
@@ -73,6 +75,11 @@ WRONG = {
         {**SEEN, "detections": [{**CAT, "label": "half \ud800"}]},
         {**SEEN, "detections": [{**CAT, "confidence": 1.1}]},
         {**SEEN, "detections": [{**CAT, "box": {**CAT["box"], "left": 2**40}}]},
+        *({**SEEN, "detections": [{**CAT, "box": bad}]} for bad in (None, [1, 2, 3, 4], {}, {**CAT["box"], "up": 1})),
+        *({**SEEN, "detections": bad} for bad in (None, 5, [5], "cat")),
+        *({**SEEN, "features": bad} for bad in (None, [1])),
+        *({key: value for key, value in SEEN.items() if key != name} for name in ("features", "detections")),
+        *(5, "cat", []),
     ],
 }
 DEMANDED = ("id", "time", "station", "product", "verdict", "decided_by", "latency")
@@ -87,7 +94,21 @@ def test_a_record_that_is_none_is_refused_in_words_and_none_of_its_batch_is_take
     for bad in wrong:
         with pytest.raises(ValueError, match=r"(?s)=.*: (give|it has no time zone)"):
             log.receive([record(2), bad])
+    for none in (5, None, "x"):
+        with pytest.raises(ValueError, match=r"record=.*: give a dictionary"):
+            log.receive([record(2), none])
     assert log.decisions().empty and log.frame().empty
+
+
+def test_records_are_not_taken_where_another_programs_file_has_taken_the_place_of_the_log(tmp_path):
+    path = tmp_path / "log.db"
+    with PredictionLog(path) as log:
+        for file in tmp_path.glob("log.db*"):
+            file.unlink()
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            other.execute("CREATE TABLE mine (text TEXT)")
+        with pytest.raises(NotWritten, match="cannot be written now: nothing was noted"):
+            log.receive([record(1)])
 
 
 def test_numbers_and_moments_of_every_kind_are_kept_as_numbers(tmp_path):

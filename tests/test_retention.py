@@ -340,7 +340,8 @@ def test_a_failure_to_remove_is_said_once_and_stops_no_row(file, monkeypatch, ca
     [
         ({}, ValueError, "say what is to go"),
         ({"older_than": 30}, TypeError, r"timedelta\(days=30\)"),
-        ({"older_than": timedelta(-1)}, ValueError, "negative"),
+        ({"older_than": 30}, TypeError, "older_than=30: give a timedelta"),
+        ({"older_than": timedelta(-1)}, ValueError, "older_than=-1 day, .* negative"),
         ({"max_bytes": -1}, ValueError, "max_bytes=-1: give a whole number of at least 0"),
     ],
 )

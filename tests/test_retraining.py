@@ -276,6 +276,17 @@ def test_a_training_that_fails_changes_nothing(log):
     assert router.state.mode == "stable" and len(router.history()) == 1
 
 
+def test_a_long_reason_costs_no_training(log):
+    trained = []
+    run = Retraining(router_with(log), lambda: trained.append(1) or Model("v2", 0.3), GATE)
+    with pytest.raises(ValueError, match=r"reason=.*: give text"):
+        run.open("x" * 1_000)
+    assert trained == []
+    event = Event("fired", "Slow")
+    event.text += " and what to do then" * 100
+    assert run.open_on([event], ["Slow"]) and run.router.state.reason.startswith("retrained: Slow fired and what")
+
+
 def test_one_run_at_a_time(log):
     run = Retraining(router_with(log), lambda: Model("v2", 0.3), GATE)
     run.open("by hand")
@@ -336,6 +347,15 @@ def test_bad_settings_are_refused(log):
     for most in (0, 1.5, float("nan")):
         with pytest.raises(ValueError, match=r"^most="):
             Retraining(router_with(log), lambda: None, most=most)
+    for steps in ([50], "100", []):
+        with pytest.raises(ValueError, match=r"^steps="):
+            Retraining(router_with(log), Model, steps=steps)
+    with pytest.raises(ValueError, match=r"^train='v2': give a function"):
+        Retraining(router_with(log), "v2")
+    with pytest.raises(ValueError, match=r"^gate=5: give a Gate"):
+        Retraining(router_with(log), Model, gate=5)
+    with pytest.raises(ValueError, match="log"):
+        Retraining("router", Model)
     with pytest.raises(ValueError, match="agreement"):
         Retraining(router_with(log), lambda: None, Gate(thresholds={"agreement": (0.8, None)}))
     with pytest.raises(ValueError, match=r"^rules="):
@@ -357,3 +377,58 @@ def test_candidates_without_merit_pass_no_more_often_than_promised():
         passed += any(better_evidence(int(w), n + 1 - int(w)) >= 20 for n, w in enumerate(won) if n % 3 == 0)
     assert passed <= 50 + 14  # two standard errors
     assert passed > 0  # it can fail
+
+
+def better(run):
+    """Labels that say beyond doubt that the candidate is better."""
+    for number in range(12):
+        pair(run.router.log, f"{number}", DOG, CAT)
+        run.router.log.feedback(f"{number}", labels=["cat"])
+
+
+def worse(run):
+    for number in range(12):
+        pair(run.router.log, f"{number}", CAT, DOG)
+        run.router.log.feedback(f"{number}", correct=True)
+
+
+@pytest.mark.parametrize("figures", [better, worse])
+@pytest.mark.parametrize("by_hand", ["promote", "rollback", "pause"])
+def test_what_a_person_does_in_the_moment_of_a_look_is_not_undone(run, monkeypatch, figures, by_hand):
+    figures(run)
+    compared = run.compared
+
+    def meanwhile():
+        found = compared()
+        getattr(run.router, by_hand)("in the same moment")
+        return found
+
+    monkeypatch.setattr(run, "compared", meanwhile)
+    judgement = run.look()
+    assert judgement.verdict == "hold" and "somebody has changed who answers meanwhile" in judgement.reason
+    assert run.router.state.action == by_hand and len(run.router.history()) == 3
+    monkeypatch.undo()
+    run.look()
+    assert run.stage == {"promote": "promoted", "rollback": "rejected", "pause": "shadow"}[by_hand]
+
+
+@pytest.mark.parametrize("figures", [better, worse])
+def test_a_run_that_is_paused_waits_until_it_goes_on(run, figures):
+    figures(run)
+    run.router.pause("let us see")
+    assert run.look().reason == "paused" and run.router.state.paused and run.stage == "shadow"
+    run.router.resume()
+    assert run.look().verdict in ("promote", "rollback") and run.stage in ("ramp", "rejected")
+
+
+def test_a_candidate_that_was_let_in_during_the_training_stays_on_trial(log):
+    router = router_with(log)
+
+    def train():
+        router.canary(Model("v3", 0), weight=10)  # somebody else, meanwhile
+        return Model("v2", 0)
+
+    run = Retraining(router, train, GATE)
+    with pytest.raises(WrongMoment, match="v3 is on trial already"):
+        run.open("by hand")
+    assert (router.state.candidate, router.state.mode) == ("v3", "canary") and run.stage == "idle"

@@ -371,6 +371,9 @@ def test_texts_have_a_length_and_are_valid(queue, bad):
     if bad not in ("", None):
         with pytest.raises(ValueError, match=r"person=.*: give text"):
             queue.answer("a", "good", person=bad)
+        for ask in (queue.picture, queue.forget, lambda id: queue.answer(id, "good")):
+            with pytest.raises(ValueError, match=r"id=.*: give text"):
+                ask(bad)
     with pytest.raises(ValueError, match=r"label=.{,70}: say good or defect"):
         queue.answer("a", bad)
     assert (queue.waiting(), len(queue.labels())) == (1, 0)

@@ -303,7 +303,23 @@ def test_an_interrupt_is_nobodys_failure(log):
     assert log.columns("id")["id"] == []
 
 
-@pytest.mark.parametrize("found", [None, 7, ["a cat"], [Detection("cat", NAN, Box(0, 0, 1, 1))]])
+BOXES = [
+    (0, NAN, 1, 1),
+    (0, 0, float("inf"), 1),
+    (0, 0, 1, None),
+    ("0", "0", "1", "1"),
+    (0, 0, 1j, 1),
+    (0, 0, 1, 2**31),
+]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        *(None, 7, ["a cat"], [Detection("cat", NAN, Box(0, 0, 1, 1))], [Detection("cat", 0.9, "abcd")]),
+        *([Detection("cat", 0.9, Box(*sides))] for sides in BOXES),
+    ],
+)
 def test_an_answer_that_the_log_cannot_hold_is_a_failure_of_its_version(log, found):
     """Else its row would be lost, and the gate would see nothing of it."""
     bad = Version("v2")
@@ -316,6 +332,23 @@ def test_an_answer_that_the_log_cannot_hold_is_a_failure_of_its_version(log, fou
     who(router)
     until(lambda: log.columns("status", shadow=True)["status"] == [500])
     assert sorted(log.columns("status")["status"]) == [200, 500]
+
+
+@pytest.mark.parametrize(
+    "error", [images.UnsupportedImage("no alpha, please"), images.ImageTooLarge("too much"), WrongMoment("not now")]
+)
+def test_a_version_that_refuses_a_picture_that_could_be_read_has_failed_and_not_the_client(log, error):
+    """The gate leaves out what was the client's fault: such a candidate would be promoted."""
+    router = Router(Version("v1"), log=log)
+    router.canary(Version("v2", failing(error)), weight=100)
+    with serve(create_app(router, log=log), port=0) as server:
+        answer = requests.post(server.url + "/detect", files={"file": images.encode(PICTURE)}, timeout=30)
+        unread = requests.post(server.url + "/detect", files={"file": b"GIF89a"}, timeout=30)
+    assert (answer.status_code, unread.status_code) == (500, 415)
+    log.flush()
+    rows = log.columns("version", "status", "error")
+    assert next(zip(*rows.values(), strict=True)) == ("v2", 500, type(error).__name__)
+    assert rows["status"] == [500, 415]
 
 
 # versions that this process has not loaded
@@ -512,6 +545,25 @@ def test_a_shadow_sees_its_percentage(percent, log):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_what_happens_to_a_picture_after_its_answer_is_not_seen_in_shadow_and_the_other_way_round(log):
+    mine, may_look, seen = PICTURE.copy(), threading.Event(), []
+
+    class Painter(Version):
+        def detect(self, image, confidence=0.5):
+            may_look.wait(20)
+            seen.append(int(image[0, 0, 0]))
+            image[:] = 77
+            return []
+
+    router = Router(Version("v1"), log=log)
+    router.shadow(Painter("v2"))
+    router.detect(mine)
+    mine[:] = 9  # a camera's next frame, in the same buffer
+    may_look.set()
+    until(lambda: len(log.columns("id", shadow=True)["id"]) == 1)
+    assert seen == [0] and (mine == 9).all()
+
+
 def test_a_candidate_that_raises_changes_no_answer(log):
     def fail():
         raise ValueError("it is broken")
@@ -601,6 +653,53 @@ def test_where_nothing_was_rolled_out_another_stable_version_may_be_started_with
     assert (who(router), router.version) == ("v2", "v2")
 
 
+def test_another_version_of_a_known_name_does_not_take_its_place_unsaid(caplog):
+    router = Router(Version("v1"))
+    better = Version("v2")
+    router.canary(better, weight=100)
+    router.canary(better, weight=50)
+    assert caplog.text == ""
+    router.canary(Version("v2"), weight=100)
+    assert "v2 is known already, and the one that came first stays" in caplog.text
+    assert router.choose() is better
+
+
+def test_what_another_process_rolls_out_while_this_one_starts_stays(tmp_path):
+    first = Router(Version("v1"), Version("v2"), journal=tmp_path / "rollout.db")
+
+    class Slow(Journal):
+        def change(self, change):
+            first.canary("v2", weight=10)
+            return super().change(change)
+
+    Router(Version("v3"), Version("v1"), Version("v2"), journal=Slow(tmp_path / "rollout.db", State("v3")))
+    assert (first.state.stable, first.state.candidate, first.state.action) == ("v1", "v2", "canary")
+
+
+def test_a_journal_that_was_deleted_or_replaced_takes_no_change_that_nobody_would_know_of(tmp_path):
+    path = tmp_path / "rollout.db"
+    router = Router(Version("v1"), Version("v2"), journal=path)
+    path.rename(tmp_path / "moved.db")
+    for _ in range(2):
+        with pytest.raises(JournalUnavailable, match="deleted or replaced since it was opened: start again"):
+            router.canary("v2", weight=100)
+        assert who(router) == "v1"
+        Router(Version("v1"), journal=path)  # another one in its place
+    (tmp_path / "moved.db").replace(path)
+    router.canary("v2", weight=100)
+    assert who(router) == "v2"
+
+
+def test_of_a_long_history_the_newest_states_can_be_read_alone(tmp_path):
+    journal = Journal(tmp_path / "rollout.db", State(stable="v0"))
+    for number in range(1, 6):
+        journal.change(lambda state, number=number: State(stable=f"v{number}"))
+    assert [state.stable for state in journal.history(2)] == ["v4", "v5"]
+    assert journal.history(6) == journal.history() and journal.count() == 6
+    with pytest.raises(ValueError, match="most=-1: give a whole number"):
+        journal.history(-1)
+
+
 def test_a_journal_that_names_a_version_we_do_not_have_is_no_start(tmp_path):
     Router(Version("v1"), journal=tmp_path / "rollout.db").canary(Version("v2"))
     with pytest.raises(UnknownVersion, match="'v2'"):
@@ -667,8 +766,13 @@ def test_a_journal_that_cannot_be_opened_says_so(tmp_path, content):
 FUTURE = '{"stable": "v1", "mode": "bandit", "arms": 3}'
 
 
+RAMP = (
+    '{"stable": "v1", "candidate": "v2", "mode": "canary", "share": 5, "ramp": {"id": "a"}}'  # and nothing of its gate
+)
+
+
 @pytest.mark.parametrize(
-    "row", [FUTURE, "[]", "no JSON", "{}", '{"stable": null}', '{"stable": "v1", "mode": "canary", "share": 5}']
+    "row", [FUTURE, "[]", "no JSON", "{}", '{"stable": null}', '{"stable": "v1", "mode": "canary", "share": 5}', RAMP]
 )
 def test_a_state_that_this_version_does_not_know_is_no_start_and_later_changes_nothing(tmp_path, caplog, row):
     path = tmp_path / "rollout.db"
