@@ -20,10 +20,11 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from labsupport import background, security
+from labsupport import arguments, background, security
 from labsupport.memory import LARGE_BODY, SMALL, Budget, Hold
 
 WAITING_PER_SLOT = 12  # an accepted picture waits about a second at the worst, at f32
+MOST_SLOTS = 1_001  # each is a thread
 RETRY_AFTER = {"Retry-After": "1"}
 BODY_SECONDS = 30  # for a whole upload to arrive
 OVERLOADED = "the server is busy: send it again in a second"
@@ -133,8 +134,10 @@ class Slots:
     """
 
     def __init__(self, count: int | None = None, waiting: int | None = None, budget: Budget | None = None) -> None:
-        self.count = count or (os.cpu_count() or 1) + 1
-        self.limit = self.count + (self.count * WAITING_PER_SLOT if waiting is None else waiting)
+        count = (os.cpu_count() or 1) + 1 if count is None else count
+        self.count = arguments.number("count", count, 1, MOST_SLOTS, whole=True)
+        waiting = self.count * WAITING_PER_SLOT if waiting is None else waiting
+        self.limit = self.count + arguments.number("waiting", waiting, least=0, whole=True)
         self.budget = Budget() if budget is None else budget
         self._line = line = _Line(self.count, self.budget)
         stop = threading.Event()

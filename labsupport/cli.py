@@ -70,7 +70,9 @@ def models(names: Annotated[list[str] | None, typer.Argument(help="models to bri
 @command
 def serve(
     host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from outside: needs LAB_TOKEN")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 for any free port")] = 8000,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="0 for any free port; by default LAB_PORT, or 8000")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="processes; one already keeps every core busy")] = 1,
     root_path: Annotated[str, typer.Option(help="the prefix that a proxy in front adds, such as /serve")] = "",
     keep_uploads: Annotated[bool, typer.Option(help="keep annotated pictures in images_uploaded")] = False,
@@ -85,10 +87,12 @@ def serve(
     ] = None,
 ) -> None:
     """Run the API until interrupted."""
-    from labsupport import journal, models, paths, running, security
+    from labsupport import journal, loopback, models, paths, running, security
 
     log = f"sqlite:///{paths.root() / 'predictions.db'}" if log is None else log
     options = {"host": host, "log": log, "precision": precision, "root_path": root_path, "keep_uploads": keep_uploads}
+    port = loopback.default_port() if port is None else port
+    running.resolved(host, port)
     security.required_token(host)
     models.ensure("yolov3-tiny")
     models.network("yolov3-tiny")  # once, before several workers ask for it

@@ -76,10 +76,13 @@ def measure(data: bytes) -> tuple[int, int]:
 
 
 def read(path: Path | str) -> np.ndarray:
-    """Return the pixels of a picture file, as `decode` does. Raises what `decode` raises, and OSError.
+    """Return the pixels of a picture file, as `decode` does.
 
-    Pipes and devices are `UnsupportedImage`: nothing here waits for a writer.
+    Raises what `decode` raises, OSError, and ValueError for what is no path. Pipes and devices are `UnsupportedImage`:
+    nothing here waits for a writer.
     """
+    if not isinstance(path, str | Path) or "\0" in str(path):
+        raise ValueError(f"path={shown(path)}: give the path of a JPEG or PNG file")
     with headers.opened(Path(path)) as file:
         if (size := file.seek(0, 2)) > MAX_BYTES:
             raise _too_many_bytes(size)
@@ -98,7 +101,7 @@ def checked(name: str, image: np.ndarray) -> np.ndarray:
     ValueError: image is an array of float64, shape (2, 3): give uint8, (H, W, 3), BGR, 0 to 255, as images.decode returns it
     """
     fits = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-    if fits and image.size:
+    if fits and image.size and not isinstance(image, np.ma.MaskedArray):
         return np.ascontiguousarray(image)
     raise ValueError(f"{name} is {_described(image)}: give {PICTURE}{_remedy(image)}")
 
@@ -169,7 +172,8 @@ def show(image: np.ndarray, alt: str = "", width: int = 560) -> None:
     from IPython.display import display
 
     if (share := width / image.shape[1]) < 1:
-        image = cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
+        size = [max(1, round(share * side)) for side in image.shape[1::-1]]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     display(Shown(data=encode(image), format="jpeg", alt=alt))
 
 
@@ -235,7 +239,8 @@ def _too_many_bytes(size: int) -> ImageTooLarge:
 
 def _described(image: object) -> str:
     if isinstance(image, np.ndarray):
-        return f"an array of {image.dtype}, shape {image.shape}"
+        masked = "a masked" if isinstance(image, np.ma.MaskedArray) else "an"
+        return f"{masked} array of {image.dtype}, shape {image.shape}"
     return f"{shown(image)}, of type {type(image).__name__}"
 
 
@@ -247,10 +252,12 @@ def _remedy(image: object) -> str:
         return "; images.decode(data) makes it of a file's bytes"
     if hasattr(image, "getexif"):  # as Pillow's pictures have
         return "; cv2.cvtColor(np.asarray(image.convert('RGB')), cv2.COLOR_RGB2BGR) makes it of a Pillow picture"
+    if isinstance(image, np.ma.MaskedArray):
+        return "; image.filled(0) makes it of a masked array, black where it is masked"
     if not isinstance(image, np.ndarray) or not image.size:
         return ""
     if image.dtype.kind == "f" and image.ndim == 3 and image.shape[2] == 3:
-        scale = "image * 255" if np.nanmax(image) <= 1 else "image"
+        scale = "image" if (image > 1).any() else "image * 255"
         return f"; ({scale}).round().astype(np.uint8) makes it of these floats"
     if image.dtype != np.uint8:
         return ""

@@ -11,12 +11,12 @@ from labsupport import images
 
 GROUPS, GROUP_FILES = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 SHARE = 0.75  # of the memory limit: the rest is for what nobody counts, such as gaps that the allocator keeps
-PIXEL_BYTES = 10  # bytes of memory a pixel: the picture is decoded, drawn on in a copy, and encoded
+PIXEL_BYTES = 12  # bytes of memory a pixel at the most: a progressive JPEG in four colours, while it is decoded
 COPIES = 3  # of an upload: in the form's file, as bytes, and one that decoding makes
 LARGE_BODY = 2_000_000  # bytes: an upload above this is large
 LARGE_PICTURE = 4_000_000 * PIXEL_BYTES  # bytes: and so is a picture that needs more than this
 SMALL = LARGE_PICTURE + 2 * COPIES * LARGE_BODY  # bytes of the budget that large uploads leave to small ones
-LARGEST = images.MAX_PIXELS * PIXEL_BYTES  # bytes that the largest picture needs
+LARGEST = images.MAX_PIXELS * 10  # bytes that the largest picture needs: it is decoded, drawn on in a copy, and encoded
 LEAST = LARGEST + 2 * SMALL + COPIES * images.MAX_BYTES  # bytes: in less, the largest picture would never fit
 
 logger = logging.getLogger(__name__)
@@ -45,13 +45,13 @@ def memory_needed(upload: bytes) -> int:
 
     >>> import numpy as np
     >>> memory_needed(images.encode(np.zeros((10, 20, 3), np.uint8), "png")), memory_needed(b"no picture")
-    (2000, 0)
+    (2400, 0)
     """
     try:
         width, height = images.measure(upload)
     except (images.UnsupportedImage, images.ImageTooLarge):
         return 0
-    return width * height * PIXEL_BYTES
+    return min(width * height * PIXEL_BYTES, LARGEST)
 
 
 def group_limits(groups: Path = GROUPS, root: Path = GROUP_FILES) -> Iterator[int]:

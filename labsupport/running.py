@@ -91,9 +91,12 @@ def serve(app, host: str = "127.0.0.1", port: int | None = None, block: bool = F
     port, it is stopped first, so a cell can be run twice. Beyond loopback every request must carry the token in `LAB_TOKEN`.
     Where a proxy is set, this process asks its own machine without it from then on (`loopback.ask_directly`).
     Raises `PortTaken` when the port belongs to another program, `security.TokenMissing` beyond loopback without a token,
-    ValueError for what is no host or port, and OSError for an address that this machine does not have.
+    ValueError for what is no app, host or port, and OSError for an address that this machine does not have.
     """
     port = loopback.default_port() if port is None else loopback.checked_port(port)
+    if not callable(app):
+        raise ValueError(f"app={arguments.shown(app)}: give an app, as create_app returns it")
+    resolved(host, port)
     app = guarded(app, host)
     try:
         listening = _listen(host, port)
@@ -124,14 +127,14 @@ def guarded(app, host: str):
 
 def _ours(host: str, port: int) -> list[RunningServer]:
     """Return the servers of this process that keep another one from listening on this address."""
-    address = _resolved(host, port)[1][0]
+    address = resolved(host, port)[1][0]
     return [
         one for one in _running if one.port == port and (one.host == address or {one.host, address} & {"0.0.0.0", "::"})
     ]
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family, address = _resolved(host, port)
+    family, address = resolved(host, port)
     both = address[0] == "::" and socket.has_dualstack_ipv6()
     try:
         listening = socket.create_server(address, family=family, backlog=2048, dualstack_ipv6=both)
@@ -150,7 +153,7 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple]:
+def resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple]:
     """Return the address family and the socket address of a host, IPv4 if it has both. Raises ValueError."""
     try:
         found = socket.getaddrinfo(arguments.text("host", host, 255), port, type=socket.SOCK_STREAM)

@@ -26,8 +26,8 @@ from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from starlette.routing import Match
 
-from labsupport import arguments, background, console, endpoints, images, models, paths, statuses
-from labsupport.admission import Admission, Rule, Slots
+from labsupport import arguments, background, console, endpoints, images, models, paths, statuses, strict
+from labsupport.admission import MOST_SLOTS, Admission, Rule, Slots
 from labsupport.desk import Desk
 from labsupport.detection import Detector
 from labsupport.live import Live
@@ -36,7 +36,7 @@ from labsupport.metrics import Metrics, Watch
 from labsupport.predictions import PredictionLog
 from labsupport.rollout import Ramps, Router
 from labsupport.running import MADE, PortTaken, RunningServer, guarded, serve
-from labsupport.schemas import ERRORS, GUARDED, Problem
+from labsupport.schemas import ERRORS, GUARDED, NO_NUL, Problem
 from labsupport.security import WrongTokens
 from labsupport.strict import StrictRoute
 from labsupport.uploads import Uploads
@@ -61,6 +61,12 @@ ANYWHERE = {  # what every route may answer besides what it says of itself
 }
 PROBLEMS = 10  # that an answer names, of those that a request has
 PROBLEM = 200  # characters of each
+WORDS = {  # instead of Pydantic's own, which name its insides
+    "extra_forbidden": "no such key is read here: leave it out, or correct its name",
+    "model_attributes_type": "send a JSON object, as in {...}",
+    "string_unicode": "give valid unicode text, without half a surrogate pair",
+}
+NO_PATH = "there is no such path here: see which there are at"
 FORM_LIMITS = {"max_files": 4, "max_fields": 4, "max_part_size": 1_000}
 PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # glibc's malloc.h
@@ -84,14 +90,24 @@ def create_app(
     of them. Every prediction is written to `log`, if there is one. `slots` pictures are worked on at once, by default one
     a core. Uploads, pictures and answers together take at most `memory` bytes; by default what the container's limit, or a
     quarter of the machine's memory, leaves now.
-    Raises `models.ModelUnavailable` when no model is installed, and ValueError for a `root_path` that is no path or too
-    little `memory`.
+    Raises `models.ModelUnavailable` when no model is installed, and ValueError for what is none of these, for a `root_path`
+    that is no path and for too little `memory`.
     """
     root_path = _prefix(root_path)
     if detectors is None:
         detectors = _load_installed(slots)
     elif not isinstance(detectors, Mapping):
         detectors = {"yolov3-tiny": detectors}
+    for name, one in detectors.items():
+        arguments.choice("the name of a model in detectors", name, models.MODELS)
+        if isinstance(one, type) or not callable(getattr(one, "detect", None)):
+            raise ValueError(
+                f"detectors={arguments.shown(one)}: give a Detector, a Router, or one for each model's name"
+            )
+    arguments.choice("keep_uploads", keep_uploads, (False, True))
+    if log is not None and not hasattr(log, "record"):
+        raise ValueError(f'log={arguments.shown(log)}: give a PredictionLog, as in PredictionLog("sqlite:///log.db")')
+    slots = slots if slots is None else arguments.number("slots", slots, 1, MOST_SLOTS - 1, whole=True)
     routers = {name: one if isinstance(one, Router) else Router(one) for name, one in detectors.items()}
     for router in routers.values():
         router.log = router.log or log
@@ -253,12 +269,16 @@ def _explain_errors(app: FastAPI) -> None:
 
     async def refuse_method(request: Request, error: HTTPException) -> JSONResponse:
         fitting = [route for route in app.routes if route.matches(request.scope)[0] != Match.NONE]
-        methods = sorted({method for route in fitting for method in getattr(route, "methods", ("GET", "HEAD"))})
+        methods = sorted({method for route in fitting for method in getattr(route, "methods", ())}) or ["GET", "HEAD"]
         return JSONResponse({"detail": f"ask with {' or '.join(methods)}"}, 405, {"Allow": ", ".join(methods)})
+
+    async def refuse_path(request: Request, error: HTTPException) -> JSONResponse:
+        detail = f"{NO_PATH} {app.state.root_path}/docs" if error.detail == "Not Found" else error.detail
+        return JSONResponse({"detail": detail}, 404, error.headers)
 
     async def refuse_parameters(request: Request, error: RequestValidationError) -> JSONResponse:
         problems = error.errors()
-        named = [f"{problem['loc'][-1]}: {problem['msg']}" for problem in problems[:PROBLEMS]]
+        named = [f"{_place(problem['loc'])}: {_words(problem)}" for problem in problems[:PROBLEMS]]
         named = [text if len(text) <= PROBLEM else text[: PROBLEM - 3] + "..." for text in named]
         if len(problems) > PROBLEMS:
             named.append(f"and {len(problems) - PROBLEMS:,} more problems")
@@ -267,8 +287,30 @@ def _explain_errors(app: FastAPI) -> None:
     async def apologise(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": statuses.FAILED}, 500)
 
+    app.add_exception_handler(404, refuse_path)
     app.add_exception_handler(405, refuse_method)
     for kind in statuses.STATUSES:
         app.add_exception_handler(kind, refuse)
     app.add_exception_handler(RequestValidationError, refuse_parameters)
     app.add_exception_handler(Exception, apologise)
+
+
+def _place(location: tuple[str | int, ...]) -> str:
+    """Return where in a request a problem is.
+
+    >>> _place(("query", "confidence")), _place(("body", "labels", 0)), _place(("body", 3, "latency")), _place(("body",))
+    ('confidence', 'labels[0]', '[3].latency', 'body')
+    """
+    parts = [part for part in location[1:] if part != "[key]"]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return place.removeprefix(".") or str(location[0])
+
+
+def _words(problem: Mapping) -> str:
+    """Return what is wrong, and what to give."""
+    kind, message = problem["type"], problem["msg"]
+    if kind == "missing" and problem["loc"] == ("body",):
+        return f"it is missing: {strict.JSON}"
+    if kind == "string_pattern_mismatch" and problem["ctx"]["pattern"] == NO_NUL:
+        return "give text without NUL"
+    return WORDS.get(kind, message.removeprefix("Value error, "))

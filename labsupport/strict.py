@@ -1,7 +1,7 @@
 """Refuse what a client sends and no route reads: unknown or repeated parameters, fields and keys, and unexpected bodies.
 
 If the server ignored a misspelt `?conf=0.9`, it would answer for another confidence than the client asked for. So every
-route of the app is a `StrictRoute`. Headers are exempt, because proxies and browsers add their own.
+route of the app is a `StrictRoute`. Unknown headers are exempt, because proxies and browsers add their own.
 """
 
 import json
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fastapi import HTTPException, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException as Refusal  # what Starlette raises; FastAPI's own is a subclass
 
@@ -23,6 +24,7 @@ logging.getLogger("python_multipart").setLevel(
 FILE = "file"  # the one field of a form
 NOT_JSON = "the body is not JSON that can be read"
 JSON = "send JSON with the header Content-Type: application/json"
+CUT_OFF = "it is damaged or cut off"
 EMPTY_BODY = "this call takes no body: send its parameters in the address"
 
 
@@ -30,10 +32,12 @@ class StrictRoute(APIRoute):
     """A route that answers 422 to what it does not read, with the names that it knows."""
 
     def get_route_handler(self) -> Callable:
-        handle, names = super().get_route_handler(), sorted(_query_names(self.dependant))
+        handle, names = super().get_route_handler(), sorted(_names(self.dependant, "query_params"))
+        headers = sorted(_names(self.dependant, "header_params"))
 
         async def handle_strictly(request: Request):
             _check_names([name for name, _ in request.query_params.multi_items()], names)
+            _check_names([name for name in request.headers if name in headers], headers)
             if self.body_field is None and _has_body(request):
                 raise HTTPException(422, EMPTY_BODY)
             return await handle(StrictRequest(request.scope, request.receive))
@@ -43,6 +47,8 @@ class StrictRoute(APIRoute):
 
 class StrictRequest(Request):
     """A request whose body is read whole: each field of its form, and each key of its JSON."""
+
+    is_form = False
 
     async def body(self) -> bytes:
         if _has_body(self) and not _is_json(self.headers.get("content-type", "")):
@@ -60,12 +66,24 @@ class StrictRequest(Request):
             problem = "a number in it is too long, or it is nested too deeply"
         raise HTTPException(422, f"{NOT_JSON}: {problem}")
 
+    async def stream(self):
+        """Yield the body. Raises HTTPException behind that of a form without its end: the parser would take it as whole."""
+        _, options = parse_options_header(self.headers.get("content-type"))
+        end, last, ended = b"--" + options.get(b"boundary", b"") + b"--", b"", not self.is_form
+        async for piece in super().stream():
+            ended = ended or end in last + piece[: len(end)] or end in piece
+            last = (last + piece)[-len(end) :]
+            yield piece
+        if not ended:
+            raise HTTPException(400, CUT_OFF)
+
     async def form(self, **limits) -> FormData:
         """Return the form with its one file. Raises HTTPException that says what to send."""
         address = f"http://HOST:PORT{self.scope['path']}"
         cure = f"Send a multipart form with the picture in the field '{FILE}': curl -F {FILE}=@picture.jpg {address}"
         if not self.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             raise HTTPException(422, f"the body is not a multipart form. {cure}")
+        self.is_form = True
         try:
             form = await super().form(**limits)
         except Refusal as error:
@@ -78,10 +96,10 @@ class StrictRequest(Request):
         return form
 
 
-def _query_names(dependant: Dependant) -> Iterator[str]:
-    yield from (field.alias for field in dependant.query_params)
+def _names(dependant: Dependant, kind: str) -> Iterator[str]:
+    yield from (field.alias for field in getattr(dependant, kind))
     for one in dependant.dependencies:
-        yield from _query_names(one)
+        yield from _names(one, kind)
 
 
 def _check_names(names: Iterable[str], known: list[str]) -> None:
@@ -123,7 +141,7 @@ def _reason(detail: str, max_fields: int, max_files: int, max_part_size: int) ->
         return f"it has more than {max_files} files or {max_fields} other fields"
     if "boundary" in detail:
         return "its header Content-Type names no boundary, so leave that header to your program"
-    return "it is damaged or cut off"
+    return CUT_OFF
 
 
 def _problem(form: FormData) -> str:

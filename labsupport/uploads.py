@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from labsupport import paths
+from labsupport.arguments import number, shown
 
 MOST = 1_000  # pictures
 OLDEST = 7 * 24 * 3600  # seconds
@@ -37,8 +38,13 @@ class Uploads:
     """
 
     def __init__(self, folder: Path | None = None, most: int = MOST, oldest: float = OLDEST) -> None:
-        """Take stock of the folder. Raises OSError if there is none and it cannot be made, or if it is a file."""
-        self.folder, self.most, self.oldest = folder or paths.IMAGES_UPLOADED, most, oldest
+        """Take stock of the folder. Raises OSError if there is none and it cannot be made, or if it is a file.
+
+        Raises ValueError for arguments that are none of these."""
+        self.folder = paths.IMAGES_UPLOADED if folder is None else folder
+        if not isinstance(self.folder, Path):
+            raise ValueError(f"folder={shown(folder)}: give a Path")
+        self.most, self.oldest = number("most", most, least=0, whole=True), number("oldest", oldest)
         self._lock = threading.RLock()
         self._troubles: dict[str, int] = {}  # what fails -> how often since it last worked
         self._open_folder()
@@ -52,6 +58,8 @@ class Uploads:
         `name` is fresh, and as `NAME` says. Returns None if the disk does not take the picture: that costs a copy, nothing
         is raised, and the log says it once.
         """
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(f"name={shown(name)}: give uuid.uuid4().hex and .jpg")
         path = self.folder / name
         written = self._attempt("pictures", "kept", lambda: self._write(path, content))
         with self._lock:

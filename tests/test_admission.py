@@ -10,19 +10,22 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import requests
 from pydantic import TypeAdapter, ValidationError
 
 from command import until
+from hostile_images import apart, cost
 from labsupport import admission, memory, paths
 from labsupport.admission import Admission, Overloaded, Rule, Slots
 from labsupport.detection import Box, Detection
-from labsupport.memory import LARGEST, LEAST, SMALL, Budget
+from labsupport.memory import COPIES, LARGEST, LEAST, SMALL, Budget
 from labsupport.monitoring import PredictionLog
 from labsupport.schemas import Records
 from labsupport.security import WrongTokens
@@ -341,6 +344,27 @@ def test_memory_in_which_the_largest_picture_would_wait_for_ever_is_refused_when
 
 
 # the budget
+
+
+def test_a_picture_takes_no_more_memory_than_it_is_given():
+    with tempfile.TemporaryDirectory() as folder:
+        for colours, side in (
+            (4, 4_300),
+            (4, 1_500),
+            (3, 4_900),
+        ):  # each in scans of its own: all coefficients are kept
+            picture = apart(colours, side)
+            (file := Path(folder, "picture")).write_bytes(picture)
+            ((_, grown, answer),) = cost(file)
+            assert answer == f"{side} x {side}"
+            assert grown < memory.memory_needed(picture) + COPIES * len(picture)
+    assert memory.memory_needed(apart(3, 5_000)) == LARGEST
+
+
+@pytest.mark.parametrize("arguments", [{"count": 0}, {"count": -1}, {"count": 1.5}, {"count": 1, "waiting": -1}])
+def test_slots_of_no_number_are_not_made(arguments):
+    with pytest.raises(ValueError, match=r"=-?[0-9.]+: give a whole number"):
+        Slots(**arguments)
 
 
 def test_bytes_are_given_out_until_they_are_used_up_and_come_back():

@@ -199,12 +199,16 @@ def test_serve_says_when_its_port_is_taken(monkeypatch):
     "options, variables, says",
     [
         (["--host", "nowhere.invalid"], {}, "host='nowhere.invalid': give an address of this machine"),
-        (["--host", "192.0.2.1"], {}, "cannot listen on port 8000 of 192.0.2.1"),
+        (["--host", "192.0.2.1"], {"LAB_PORT": ""}, "cannot listen on port 8000 of 192.0.2.1"),
+        (["--host", "192.0.2.1"], {"LAB_PORT": "8123"}, "cannot listen on port 8123 of 192.0.2.1"),
+        (["--host", "192.0.2.1", "--port", "8124"], {"LAB_PORT": "8123"}, "cannot listen on port 8124 of 192.0.2.1"),
+        ([], {"LAB_PORT": "many"}, "LAB_PORT='many': give a whole number from 0 to 65,535"),
         (["--host", ""], {}, "host='': give an address"),
         ([], {"LAB_ROOT": "/nowhere"}, "LAB_ROOT is /nowhere, and there is no such folder"),
         ([], {"LAB_ROOT": "/etc/passwd"}, "LAB_ROOT is /etc/passwd, and there is no such folder"),
         ([], {"XDG_CACHE_HOME": ".cache"}, "XDG_CACHE_HOME='.cache': give an absolute path"),
         ([], {"LAB_TOKEN": ""}, "set LAB_TOKEN"),
+        (["--host", "http://127.0.0.1"], {"LAB_TOKEN": ""}, "host='http://127.0.0.1': give an address of this machine"),
     ],
 )
 def test_serve_says_in_a_line_which_option_or_variable_is_wrong(options, variables, says, monkeypatch):

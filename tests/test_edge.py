@@ -550,7 +550,7 @@ def test_a_record_that_the_server_refuses_is_kept_aside_and_the_rest_arrives_in_
     line_._forwarder.url = f"{lab.url}/records"
     assert line_.forward() == 248 and not line_.outbox.waiting()
     assert [(record["product"], reason) for record, reason in line_.outbox.refused()] == [
-        (name, "latency: Input should be greater than or equal to 0") for name in ("p3", "p130")
+        (name, "[0].latency: Input should be greater than or equal to 0") for name in ("p3", "p130")
     ]
     assert log.decisions()["product"].tolist() == [f"p{number}" for number in range(250) if number not in (3, 130)]
     assert "refuses p3 for good" in caplog.text

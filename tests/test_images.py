@@ -6,6 +6,7 @@ import re
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -797,3 +798,25 @@ def test_features_leave_the_picture_as_it_is():
     before = picture.copy()
     images.features(picture)
     np.testing.assert_array_equal(picture, before)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"picture.png", ["picture.png"], "pic\0ture.png"])
+def test_what_is_no_path_is_refused_with_the_path_named(path):
+    with pytest.raises(ValueError, match=r"path=.*: give the path of a JPEG or PNG file"):
+        images.read(path)
+
+
+@pytest.mark.parametrize("shape", [(1, 5_000), (2, 2_000), (5_000, 1)])
+def test_a_picture_of_any_shape_is_shown(shape, capsys):
+    images.show(np.zeros((*shape, 3), np.uint8))
+    assert "Image" in capsys.readouterr().out
+
+
+def test_a_masked_picture_is_refused_and_so_are_floats_that_are_nothing():
+    masked = np.ma.masked_equal(np.zeros((2, 2, 3), np.uint8), 0)
+    with pytest.raises(ValueError, match=r"image is a masked array.*; image.filled\(0\) makes it"):
+        images.encode(masked)
+    assert images.encode(masked.filled(0))
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="image is an array of float64"):
+        warnings.simplefilter("error")
+        images.encode(np.full((2, 2, 3), np.nan))

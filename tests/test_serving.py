@@ -20,7 +20,7 @@ from PIL import Image
 
 from conftest import PICTURES
 from labsupport import images, loopback, models, paths, running
-from labsupport.detection import draw_boxes
+from labsupport.detection import Detector, draw_boxes
 from labsupport.security import TokenMissing
 from labsupport.serving import PortTaken, create_app, serve
 
@@ -346,7 +346,7 @@ def test_what_is_no_prefix_is_refused_at_the_start(prefix):
 
 
 def test_a_port_that_another_program_has_is_named_and_a_free_one_offered(detector, server):
-    code = "from labsupport.running import serve\nserve(None, port=int(__import__('sys').argv[1]))"
+    code = "from labsupport.running import serve\nserve(print, port=int(__import__('sys').argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, str(server.port)], capture_output=True, text=True, timeout=60)
     assert f"port {server.port} on 127.0.0.1 is taken" in done.stderr
     assert "labsupport serve --port 0" in done.stderr and "serve(app, port=0)" in done.stderr
@@ -406,3 +406,37 @@ def test_a_small_answer_does_not_wait_for_the_clients_acknowledgement():
         accepted, _ = listening.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        ({"detectors": "yolov3"}, "detectors='yolov3': give a Detector, a Router, or one for each model's name"),
+        ({"detectors": {"yolov3-tiny": None}}, "detectors=None: give a Detector"),
+        ({"detectors": {"yolov5": Detector}}, "the name of a model in detectors='yolov5': give one of 'yolov3-tiny'"),
+        ({"detectors": {"yolov3": Detector}}, "give a Detector"),
+        ({"log": "sqlite:///log.db"}, "log='sqlite:///log.db': give a PredictionLog"),
+        ({"keep_uploads": "no"}, "keep_uploads='no': give one of False, True"),
+        ({"slots": 0}, "slots=0: give a whole number from 1 to 1,000"),
+        ({"slots": -1}, "slots=-1: give"),
+        ({"slots": 1.5}, "slots=1.5: give"),
+        ({"slots": "2"}, "slots='2': give"),
+        ({"slots": 10**30}, "slots=1000000000000000000000000000000: give"),
+    ],
+)
+def test_an_app_of_wrong_arguments_is_not_made_and_the_message_names_the_argument(arguments, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        create_app(**{"detectors": {}, **arguments})
+
+
+@pytest.mark.parametrize("app", [None, "labsupport.serving:app", Detector.detect.__doc__])
+def test_what_is_no_app_is_not_served(app):
+    with pytest.raises(ValueError, match=r"app=.*: give an app, as create_app returns it"):
+        serve(app, port=0)
+
+
+@pytest.mark.parametrize("host", ["http://127.0.0.1", "127.0.0.1:8000", "", None])
+def test_a_host_that_is_no_address_is_not_told_to_set_a_token(host, monkeypatch):
+    monkeypatch.delenv("LAB_TOKEN", raising=False)
+    with pytest.raises(ValueError, match=r"host=.*: give"):
+        serve(create_app({}), host=host, port=0)

@@ -1,5 +1,6 @@
 """Nothing that a client sends is dropped silently: what no route reads is refused, and the answer says what to send."""
 
+import http.client
 import json
 
 import pytest
@@ -247,3 +248,73 @@ def test_a_wrong_method_on_any_path_is_a_405(server):
     for route in create_app({}).routes:
         answer = ask(server, "DELETE", route.path.replace("{name:path}", "style.css") or "/")
         assert answer.status_code in (404, 405), route.path
+
+
+FILE_PART = b'--X\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + PICTURE + b"\r\n"
+FORM = {"Content-Type": "multipart/form-data; boundary=X"}
+
+
+@pytest.mark.parametrize(
+    "rest", [b"", b"--X\r\nContent-Disposition: form-data; name=", FILE_PART[:-30], b"--X", b"--X-"]
+)
+def test_a_form_that_ends_before_its_end_is_refused_as_cut_off(server, rest):
+    said = refusal(ask(server, "POST", "/detect", data=FILE_PART + rest, headers=FORM), 400)
+    assert "it is damaged or cut off" in said and CURL in said
+
+
+@pytest.mark.parametrize("rest", [b"--X--", b"--X--\r\n", b"--X--\r\nbehind the end"])
+def test_a_form_is_whole_with_its_last_boundary_however_it_comes(server, rest):
+    whole = FILE_PART + rest
+    assert ask(server, "POST", "/detect", data=whole, headers=FORM).ok
+    pieces = (whole[at : at + 997] for at in range(0, len(whole), 997))
+    assert ask(server, "POST", "/detect", data=pieces, headers=FORM).ok
+    last = iter((FILE_PART, *(bytes([byte]) for byte in rest)))
+    assert ask(server, "POST", "/detect", data=last, headers=FORM).ok
+
+
+@pytest.mark.parametrize("name, value", [("x-client-key", "ann"), ("x-record-id", "0" * 32)])
+def test_a_header_that_is_read_and_comes_twice_is_refused(server, name, value):
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+    body = FILE_PART + b"--X--\r\n"
+    connection.putrequest("POST", "/detect")
+    for header, text in [*TOKEN.items(), *FORM.items(), ("Content-Length", len(body)), (name, value), (name, value)]:
+        connection.putheader(header, text)
+    connection.endheaders(body)
+    answer = connection.getresponse()
+    assert (answer.status, json.loads(answer.read())["detail"]) == (422, f"{name}: it came 2 times, send it once")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "path, body, says",
+    [
+        ("/feedback", {"prediction_id": "a", "labels": ["cat", 5]}, "labels[1]: Input should be a valid string"),
+        ("/feedback", {"prediction_id": "a", "correct": True, "x": 1}, "x: no such key is read here: leave it out"),
+        ("/feedback", {"prediction_id": "a\0", "correct": True}, "prediction_id: give text without NUL"),
+        ("/feedback", {"prediction_id": "a"}, "body: say correct, labels or retry"),
+        ("/feedback", [], "body: send a JSON object, as in {...}"),
+        ("/feedback", None, "body: it is missing: send JSON with the header Content-Type: application/json"),
+        ("/records", [{"id": "0" * 32, "time": -1}], "[0].time: Input should be greater than or equal to 0"),
+        (
+            "/rollout",
+            {"action": "ramp", "candidate": "b", "gate": {"thresholds": {"p95": [0, 1]}}},
+            "gate.thresholds.p95: Input should be 'error_rate'",
+        ),
+    ],
+)
+def test_a_problem_says_where_in_the_body_it_is_and_what_to_give(server, path, body, says):
+    method = "PUT" if path == "/rollout" else "POST"
+    options = {} if body is None else {"json": body}
+    assert says in refusal(ask(server, method, path, **options))
+
+
+@pytest.mark.parametrize("path", ["/nonsense", "/serve/predictions", "/detect/dog", "/static-offline-docs/none.js"])
+def test_a_path_that_there_is_not_says_where_the_paths_are(server, path):
+    said = refusal(ask(server, "GET", path), 404)
+    assert said.startswith("there is no such path here: see which there are at /serve")
+    assert requests.get(server.url + said.split()[-1], timeout=30).ok
+
+
+def test_a_wrong_method_on_the_files_of_the_docs_names_the_right_ones(server):
+    answer = ask(server, "POST", "/static-offline-docs/swagger-ui.css")
+    assert refusal(answer, 405) == "ask with GET or HEAD" and answer.headers["Allow"] == "GET, HEAD"

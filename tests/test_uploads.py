@@ -200,3 +200,20 @@ def test_a_record_cannot_take_the_row_of_a_prediction(tmp_path, monkeypatch):
         assert taken.json() == {"new": 1, "known": 0}
         again = requests.post(f"{server.url}/records", json=records[:1], headers=headers, timeout=30)
         assert again.json() == {"new": 0, "known": 1}
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.jpg", "/etc/x.jpg", "x.jpg", 5, f"{'0' * 32}.jpg", f"{'0' * 12}4{'0' * 3}8{'0' * 15}.jpg\n"]
+)
+def test_a_name_that_the_server_would_not_make_is_never_written(folder, name):
+    with pytest.raises(ValueError, match=r"name=.*: give uuid.uuid4"):
+        Uploads(folder).keep(name, b"a picture")
+    assert not list(folder.iterdir()) and not list(folder.parent.glob("*.jpg"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"folder": 5}, {"folder": "kept"}, {"most": -1}, {"most": "x"}, {"oldest": np.nan}]
+)
+def test_a_folder_of_wrong_arguments_is_not_kept(folder, arguments):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))}=.*: give"):
+        Uploads(**{"folder": folder, **arguments})
