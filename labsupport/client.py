@@ -1,8 +1,11 @@
 """The other side of the API: the same `detect` over HTTP, and the two helpers of the client notebook."""
 
 import io
+import itertools
 import math
+import os
 import random
+import re
 import time
 from pathlib import Path
 from typing import BinaryIO
@@ -107,17 +110,25 @@ def response_from_server(url: str, image_file: BinaryIO, verbose: bool = True) -
 def display_image_from_response(response: requests.Response) -> Path:
     """Save the picture in a response to `images_with_boxes`, display it, and return where it was saved.
 
-    Raises `ServerError` if the response holds no picture.
+    The file is called after the prediction's id, or `answer`, and gets a number where another picture has that name.
+    Raises `ServerError` if the server refused, and what `images.decode` raises if the response holds no picture.
     """
     if response.is_redirect or not response.ok:
         raise ServerError(f"{response.status_code}: {_detail(response)}")
     picture = images.decode(response.content)
     name = response.headers.get("X-Prediction-Id", "")
-    target = paths.IMAGES_WITH_BOXES / f"{name if name.isalnum() else 'answer'}.jpg"  # no server names a path here
+    stem = name if re.fullmatch("[0-9a-f]{32}", name) else "answer"  # no server names a path, or another picture, here
+    names = itertools.chain([f"{stem}.jpg"], (f"{stem}_{number}.jpg" for number in itertools.count(2)))
+    target = next(place for place in map(paths.IMAGES_WITH_BOXES.joinpath, names) if _is_free(place, response.content))
     with paths.whole(target) as partial:
         partial.write_bytes(response.content)
     images.show(picture, alt="the picture that the server sent back")
     return target
+
+
+def _is_free(place: Path, content: bytes) -> bool:
+    """Whether nothing is at this place, or this very content."""
+    return not os.path.lexists(place) or (place.is_file() and place.read_bytes() == content)
 
 
 def _detail(response: requests.Response) -> str:

@@ -261,6 +261,22 @@ def test_display_saves_the_picture_and_refuses_what_is_none(server, monkeypatch,
     assert len(list(target.parent.iterdir())) == 1
 
 
+@pytest.mark.parametrize("id", [None, "clock", "x" * 5000, "a" * 32])
+def test_an_answer_takes_the_place_of_no_other_picture(id, monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_ROOT", str(tmp_path))
+    stem = id if id == "a" * 32 else "answer"
+    mine = {tmp_path / "images_with_boxes" / f"{name}.jpg": name.encode() for name in (stem, "clock", f"{stem}_2")}
+    response = requests.Response()
+    response.status_code, response._content = 200, images.encode(np.zeros((2, 3, 3), np.uint8))
+    response.headers.update({"X-Prediction-Id": id} if id else {})
+    (tmp_path / "images_with_boxes").mkdir()
+    for path, content in mine.items():
+        path.write_bytes(content)
+    for _ in range(2):  # the same answer again is the same file
+        assert client.display_image_from_response(response) == tmp_path / "images_with_boxes" / f"{stem}_3.jpg"
+    assert {path: path.read_bytes() for path in mine} == mine
+
+
 def test_no_server_names_a_path_here(server, monkeypatch, tmp_path):
     with open(paths.IMAGES / "clock.png", "rb") as file:
         response = requests.post(server.url + "/predict", files={"file": file}, timeout=10)
