@@ -14,7 +14,8 @@ import numpy as np
 import requests
 
 from labsupport import arguments, images, loopback, paths
-from labsupport.detection import Box, Detection
+from labsupport.detection import Detection
+from labsupport.looking import NOT_OURS, answered
 
 TIMEOUT = 60  # seconds
 TRIES = 4
@@ -54,10 +55,8 @@ class Client:
         if response.status_code != 200:
             raise ServerError(f"{response.status_code}: {_detail(response)}")
         try:
-            answer = response.json()
-            found = [Detection(d["label"], d["confidence"], Box(**d["box"])) for d in answer["detections"]]
-            self.version = answer["version"]
-        except (ValueError, KeyError, TypeError) as error:
+            self.version, found = answered(response.json())
+        except NOT_OURS as error:
             raise ServerError(f"{self.url} is not the lab's server, it answered: {response.text[:200]}") from error
         return found
 
@@ -82,7 +81,7 @@ def find_server(port: int | None = None) -> str | None:
     url = f"http://127.0.0.1:{port}"
     try:
         return url if "docs" in requests.get(url, timeout=2, allow_redirects=False).json() else None
-    except (requests.RequestException, ValueError, TypeError):
+    except (requests.RequestException, *NOT_OURS):
         return None
 
 
@@ -137,7 +136,7 @@ def _detail(response: requests.Response) -> str:
         return f"the server points to {response.headers['Location']}: if you trust it, ask there"
     try:
         return str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
+    except NOT_OURS:
         return response.text[:200]
 
 
@@ -170,4 +169,4 @@ def _checked_url(url: str) -> str:
 def _busy_for(response: requests.Response) -> float:
     """After how many seconds a server that is busy asks to be asked again; for ever, if that is not what it says."""
     asked = response.headers.get("Retry-After", "")
-    return int(asked) if response.status_code == 503 and asked.isdecimal() else math.inf
+    return int(asked) if response.status_code == 503 and asked.isdecimal() and len(asked) < 10 else math.inf

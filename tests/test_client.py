@@ -4,6 +4,8 @@ import concurrent.futures
 import contextlib
 import http.server
 import io
+import json
+import math
 import os
 from types import SimpleNamespace
 
@@ -122,7 +124,19 @@ def test_a_picture_is_never_sent_on_to_where_a_server_points(status, pictures, c
         assert not stolen() and len(asked()) == 3
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"5", b"{}", b'{"version": "v", "detections": [1]}'])
+def detected(**changed) -> bytes:
+    box = {"left": 0, "top": 0, "right": 9, "bottom": 9}
+    one = {"label": "clock", "confidence": 0.9, "box": box} | changed
+    return json.dumps({"version": "v", "detections": [one]}).encode()
+
+
+WRONG = [{"label": 5}, {"label": None}, {"box": None}, {"box": {"left": 0.5, "top": 0, "right": 9, "bottom": 9}}]
+WRONG += [{"confidence": confidence} for confidence in ("0.9", None, True, -1, 95, math.nan, math.inf)]
+NOT_OURS = [b"", b"<html>", b"5", b"{}", b'{"version": "v", "detections": [1]}', b'{"version": null, "detections": []}']
+NOT_OURS += [b'{"version": "v", "detections": {}}', b"[" * 100_000, *(detected(**wrong) for wrong in WRONG)]
+
+
+@pytest.mark.parametrize("body", NOT_OURS)
 def test_what_is_not_the_labs_server_is_said_to_be_none(body, pictures):
     with elsewhere(body=body) as (url, _):
         with pytest.raises(ServerError, match="is not the lab's server"):
