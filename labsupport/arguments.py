@@ -31,7 +31,9 @@ def number(
     ValueError: confidence=50: give a number from 0 to 1
     """
     kind = Integral if whole else Real
-    if isinstance(value, kind) and not isinstance(value, bool):
+    if (
+        isinstance(value, kind) and not isinstance(value, bool) and type(value).__name__ != "timedelta64"
+    ):  # NumPy's Integral
         with suppress(OverflowError):  # a whole number that is larger than any float
             result = int(value) if whole else float(value)
             inside = least <= result <= most if ends else least < result < most

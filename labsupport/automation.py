@@ -72,7 +72,7 @@ def decide(detections: Sequence["Detection"], degree: Degree, thresholds: Thresh
 
     `detections` are the possible defects: what `detect(image, confidence=...)` finds. Ask it for all from a confidence under
     `thresholds.low`, for what it leaves out counts as 0. Highlighted are those that the model is not sure are good.
-    Raises ValueError if `degree` is none, and for a detection whose confidence is missing.
+    Raises ValueError if `degree` is none, and for what is no list of detections with confidences of 0 to 1.
 
     >>> from labsupport.detection import Box, Detection
     >>> scratch = Detection("scratch", 0.6, Box(10, 20, 60, 30))
@@ -84,8 +84,7 @@ def decide(detections: Sequence["Detection"], degree: Degree, thresholds: Thresh
     ('model', 'good')
     """
     degree = _degree(degree, thresholds)
-    if missing := [detection for detection in detections if is_missing(detection.confidence)]:
-        raise ValueError(f"detections: {shown(missing[0])} has no confidence: leave it out, or ask a person")
+    _check(detections)
     if degree is Degree.HUMAN_ONLY:
         return Decision(degree, by="human")
     confidence = max((detection.confidence for detection in detections), default=0.0)
@@ -94,6 +93,16 @@ def decide(detections: Sequence["Detection"], degree: Degree, thresholds: Thresh
         return Decision(degree, "model", opinion, opinion, confidence)
     regions = tuple(detection for detection in detections if detection.confidence >= thresholds.low)
     return Decision(degree, "human", None, opinion, confidence, regions if degree >= Degree.ASSISTANCE else ())
+
+
+def _check(detections: Sequence["Detection"]) -> None:
+    """Raise ValueError unless these are detections, each with a confidence of 0 to 1, that can be read twice."""
+    if not isinstance(detections, Sequence) or not all(hasattr(one, "confidence") for one in detections):
+        raise ValueError(f"detections={shown(detections)}: give the list of Detection that detect returns")
+    for one in detections:
+        if is_missing(one.confidence):
+            raise ValueError(f"detections: {shown(one)} has no confidence: leave it out, or ask a person")
+        number("confidence", one.confidence, 0, 1)
 
 
 def _degree(degree: Degree, thresholds: Thresholds) -> Degree:

@@ -119,7 +119,7 @@ def check(out: Path, confidence: float, every: int) -> None:
     ValueError: found.xlsx: name a file that ends in .parquet or .csv
     """
     if out.suffix.lower() not in (".csv", ".parquet"):
-        raise ValueError(f"{out.name}: name a file that ends in .parquet or .csv")
+        raise ValueError(f"{out}: name a file that ends in .parquet or .csv")
     number("confidence", confidence, 0, 1)
     number("every", every, 1, whole=True)
     try:

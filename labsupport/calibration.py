@@ -138,6 +138,7 @@ def calibration_error(happened: np.ndarray, confidences: np.ndarray, bins: int =
     0.4
     """
     confidences, happened = checked(confidences, happened)
+    bins = number("bins", bins, 1, 1_000_000, whole=True)
     place = np.minimum((confidences * bins).astype(int), bins - 1)
     return float(np.abs(np.bincount(place, weights=confidences - happened)).sum() / len(happened))
 

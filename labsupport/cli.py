@@ -4,6 +4,7 @@ Each command imports what it needs when it runs, so that `labsupport check` can 
 """
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -115,14 +116,12 @@ def detect(
     for picture in pictures:
         name = typer.format_filename(picture)  # also where the name is no text
         try:
-            with picture.open("rb") as file:
-                found = detector.detect(images.decode(file.read(images.MAX_BYTES + 1)), confidence)
-        except IsADirectoryError:
-            failed, found = True, []
-            _complain(f"{name}: this is a folder: labsupport batch looks at folders")
+            found = detector.detect(images.read(picture), confidence)
         except (images.UnsupportedImage, images.ImageTooLarge, OSError) as error:
             failed, found = True, []
-            _complain(f"{name}: {getattr(error, 'strerror', None) or error}")
+            is_folder = os.path.isdir(picture)
+            why = "this is a folder: labsupport batch looks at folders" if is_folder else str(error)
+            _complain(f"{name}: {getattr(error, 'strerror', None) or why}")
         else:
             if not found:
                 _complain(f"{name}: nothing found with a confidence above {confidence:g}")

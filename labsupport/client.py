@@ -1,8 +1,11 @@
 """The other side of the API: the same `detect` over HTTP, and the two helpers of the client notebook."""
 
 import io
+import itertools
 import math
+import os
 import random
+import re
 import time
 from pathlib import Path
 from typing import BinaryIO
@@ -11,7 +14,8 @@ import numpy as np
 import requests
 
 from labsupport import arguments, images, loopback, paths
-from labsupport.detection import Box, Detection
+from labsupport.detection import Detection
+from labsupport.looking import NOT_OURS, answered
 
 TIMEOUT = 60  # seconds
 TRIES = 4
@@ -51,10 +55,8 @@ class Client:
         if response.status_code != 200:
             raise ServerError(f"{response.status_code}: {_detail(response)}")
         try:
-            answer = response.json()
-            found = [Detection(d["label"], d["confidence"], Box(**d["box"])) for d in answer["detections"]]
-            self.version = answer["version"]
-        except (ValueError, KeyError, TypeError) as error:
+            self.version, found = answered(response.json())
+        except NOT_OURS as error:
             raise ServerError(f"{self.url} is not the lab's server, it answered: {response.text[:200]}") from error
         return found
 
@@ -79,7 +81,7 @@ def find_server(port: int | None = None) -> str | None:
     url = f"http://127.0.0.1:{port}"
     try:
         return url if "docs" in requests.get(url, timeout=2, allow_redirects=False).json() else None
-    except (requests.RequestException, ValueError, TypeError):
+    except (requests.RequestException, *NOT_OURS):
         return None
 
 
@@ -107,17 +109,25 @@ def response_from_server(url: str, image_file: BinaryIO, verbose: bool = True) -
 def display_image_from_response(response: requests.Response) -> Path:
     """Save the picture in a response to `images_with_boxes`, display it, and return where it was saved.
 
-    Raises `ServerError` if the response holds no picture.
+    The file is called after the prediction's id, or `answer`, and gets a number where another picture has that name.
+    Raises `ServerError` if the server refused, and what `images.decode` raises if the response holds no picture.
     """
     if response.is_redirect or not response.ok:
         raise ServerError(f"{response.status_code}: {_detail(response)}")
     picture = images.decode(response.content)
     name = response.headers.get("X-Prediction-Id", "")
-    target = paths.IMAGES_WITH_BOXES / f"{name if name.isalnum() else 'answer'}.jpg"  # no server names a path here
+    stem = name if re.fullmatch("[0-9a-f]{32}", name) else "answer"  # no server names a path, or another picture, here
+    names = itertools.chain([f"{stem}.jpg"], (f"{stem}_{number}.jpg" for number in itertools.count(2)))
+    target = next(place for place in map(paths.IMAGES_WITH_BOXES.joinpath, names) if _is_free(place, response.content))
     with paths.whole(target) as partial:
         partial.write_bytes(response.content)
     images.show(picture, alt="the picture that the server sent back")
     return target
+
+
+def _is_free(place: Path, content: bytes) -> bool:
+    """Whether nothing is at this place, or this very content."""
+    return not os.path.lexists(place) or (place.is_file() and place.read_bytes() == content)
 
 
 def _detail(response: requests.Response) -> str:
@@ -126,7 +136,7 @@ def _detail(response: requests.Response) -> str:
         return f"the server points to {response.headers['Location']}: if you trust it, ask there"
     try:
         return str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
+    except NOT_OURS:
         return response.text[:200]
 
 
@@ -159,4 +169,4 @@ def _checked_url(url: str) -> str:
 def _busy_for(response: requests.Response) -> float:
     """After how many seconds a server that is busy asks to be asked again; for ever, if that is not what it says."""
     asked = response.headers.get("Retry-After", "")
-    return int(asked) if response.status_code == 503 and asked.isdecimal() else math.inf
+    return int(asked) if response.status_code == 503 and asked.isdecimal() and len(asked) < 10 else math.inf

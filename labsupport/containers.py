@@ -30,7 +30,9 @@ def is_missing(value: Any) -> bool:
     >>> [is_missing(value) for value in (None, float("nan"), np.ma.masked, np.datetime64("NaT"), 0, "")]
     [True, True, True, True, False, False]
     """
-    if isinstance(value, numbers.Number | Decimal | np.datetime64 | np.timedelta64):
+    if isinstance(value, Decimal):
+        return value.is_nan()  # a signalling one cannot be compared
+    if isinstance(value, numbers.Number | np.datetime64 | np.timedelta64):
         return bool(value != value)
     return value is None or value is np.ma.masked or type(value).__name__ in ("NAType", "NaTType")
 
@@ -45,9 +47,16 @@ def table(data: Any, name: str = "data") -> "pd.DataFrame":
     >>> table({"size": np.ma.array([90, -9999], mask=[False, True])})["size"].tolist()
     [90, None]
     """
+    try:
+        return _without_masked(_frame(data, name), name)
+    except UnicodeEncodeError as error:  # Arrow's, which pandas keeps texts in
+        raise ValueError(f"{name}: {shown(error.object)}: give text without half a surrogate pair") from None
+
+
+def _frame(data: Any, name: str) -> "pd.DataFrame":
     import pandas as pd
 
-    data = data.to_pandas() if hasattr(data, "to_pandas") else data  # polars, pyarrow and others
+    data = _to_pandas(data, name)
     if isinstance(data, pd.Series):
         data = data.to_frame("0" if data.name is None else data.name)
     elif isinstance(data, pd.Index):
@@ -63,7 +72,15 @@ def table(data: Any, name: str = "data") -> "pd.DataFrame":
     names = pd.Index([str(column) for column in data.columns])
     if not names.is_unique:
         raise ValueError(f"{name}: two columns of one name: {names[names.duplicated()].tolist()}")
-    return _without_masked(data)
+    return data
+
+
+def _to_pandas(data: Any, name: str) -> Any:
+    """What polars, pyarrow and others hold as pandas holds it, all else as it is. Raises ValueError."""
+    try:
+        return data.to_pandas() if hasattr(data, "to_pandas") else data
+    except Exception as error:  # each has errors of its own
+        raise ValueError(f"{name}: pandas cannot hold what is in this {type(data).__name__}: {error}") from None
 
 
 def float_column(name: str, data: Any) -> np.ndarray:
@@ -99,8 +116,8 @@ def bool_column(name: str, data: Any) -> np.ndarray:
     values = _values(name, data)
     if values.dtype == bool:
         return values
-    for value in values if values.dtype == object else values[(values != 0) & (values != 1)][:1]:
-        if is_missing(value) or not isinstance(value, numbers.Number | np.bool_) or value not in (0, 1):
+    for value in values if values.dtype.kind not in "biuf" else values[(values != 0) & (values != 1)][:1]:
+        if is_missing(value) or not _is_number(value) or value not in (0, 1):
             raise ValueError(
                 f"{name}: {'a value is missing' if is_missing(value) else shown(value)}: give True or False"
             )
@@ -127,12 +144,16 @@ def as_float(value: Any) -> float:
     >>> as_float(Decimal("0.5"))
     0.5
     """
-    if isinstance(value, numbers.Real | Decimal | np.bool_):
+    if _is_number(value):
         try:
             return float(value)
         except OverflowError:
             return np.inf if value > 0 else -np.inf
     raise ValueError(f"{shown(value)} is no number")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real | Decimal | np.bool_) and not isinstance(value, np.timedelta64)
 
 
 def codes_of(groups: "pd.Series") -> np.ndarray:
@@ -154,7 +175,7 @@ def row_of(row: Any) -> dict | list:
     """
     if type(row) in (list, float, int, str, bool):
         return row if type(row) is list else [row]
-    row = row.to_pandas() if hasattr(row, "to_pandas") else row
+    row = _to_pandas(row, "row")
     if hasattr(row, "iloc") and getattr(row, "ndim", 0) == 2 and len(row) == 1:
         return {column: row[column].iloc[0] for column in row.columns}
     if isinstance(row, Mapping) or hasattr(row, "iloc"):
@@ -185,6 +206,7 @@ def _numpy_dtype(column: "pd.Series") -> Any:
     import pandas as pd
 
     dtype = column.dtype.subtype if isinstance(column.dtype, pd.SparseDtype) else column.dtype
+    dtype = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype
     return getattr(dtype, "numpy_dtype", dtype)
 
 
@@ -263,7 +285,7 @@ def _from_columns(columns: Mapping, name: str) -> "pd.DataFrame":
 def _column(key: Any, column: Any, name: str) -> "pd.Series":
     import pandas as pd
 
-    column = column.to_pandas() if hasattr(column, "to_pandas") else column
+    column = _to_pandas(column, name)
     if isinstance(column, list | tuple | deque | range):
         column = _array(list(column))
     elif isinstance(column, str | bytes) or not np.ndim(column):
@@ -313,7 +335,7 @@ def _from_array(data: Any, name: str) -> "pd.DataFrame":
     if array.dtype.names and array.ndim == 1:
         return _from_columns({field: array[field] for field in array.dtype.names}, name)
     if array.ndim not in (1, 2):
-        what = f"an array of shape {array.shape}" if array.ndim else type(data).__name__
+        what = f"an array of shape {array.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise ValueError(f"{name}: {TABLES}, not {what}")
     array = array[:, np.newaxis] if array.ndim == 1 else array
     if isinstance(array, np.ma.MaskedArray):
@@ -322,10 +344,22 @@ def _from_array(data: Any, name: str) -> "pd.DataFrame":
     return pd.DataFrame(array)
 
 
-def _without_masked(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """The frame, with None where a column of objects holds NumPy's masked constant."""
+def _without_masked(frame: "pd.DataFrame", name: str) -> "pd.DataFrame":
+    """The frame, with None where a column of objects holds NumPy's masked constant, or a NaN that pandas cannot read.
+
+    Raises ValueError for a column of raw bytes.
+    """
+    for column, dtype in zip(frame.columns, frame.dtypes, strict=True):
+        if isinstance(dtype, np.dtype) and dtype.kind == "V":
+            raise ValueError(
+                f"{name}: {column}: {dtype} are bytes of no known meaning: give numbers, texts or truth values"
+            )
     for column in frame.columns[[isinstance(dtype, np.dtype) and dtype.hasobject for dtype in frame.dtypes]]:
-        if any(value is np.ma.masked for value in frame[column]):
+        if any(map(_is_unreadable, frame[column])):
             frame = frame.copy()
-            frame[column] = frame[column].map(lambda value: None if value is np.ma.masked else value)
+            frame[column] = frame[column].map(lambda value: None if _is_unreadable(value) else value)
     return frame
+
+
+def _is_unreadable(value: Any) -> bool:
+    return value is np.ma.masked or (isinstance(value, Decimal) and value.is_snan())

@@ -98,10 +98,10 @@ def cusum_limit(k: float = 0.5, run_length: float = 10_000, two_sided: bool = Tr
     least, most = 1e-6, 1.0
     while length(h=most) < run_length and most < MOST:
         most = min(2 * most, MOST)
-    if not length(h=least) < run_length <= length(h=most):
-        raise ValueError(
-            f"run_length={run_length}: with k={k} give one from {length(h=least):.3g} to 1e9, or a larger k"
-        )
+    if (shortest := min(length(h=least), BEYOND)) >= run_length:
+        raise ValueError(f"run_length={run_length:g}: with k={k:g} give one above {shortest:.3g}, or a smaller k")
+    if (longest := length(h=most)) < run_length:
+        raise ValueError(f"run_length={run_length:g}: with k={k:g} give one up to {longest:.3g}, or a larger k")
     return float(optimize.brentq(lambda h: math.log(min(length(h=h), BEYOND) / run_length), least, most, xtol=1e-9))
 
 

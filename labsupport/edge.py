@@ -209,7 +209,7 @@ class InspectionStation:
         except NotTaken:  # the server is well
             self.breaker.succeeded()
             raise
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError):
             self.breaker.failed()
             raise
         self.breaker.succeeded()
@@ -231,11 +231,11 @@ class InspectionStation:
         if accepted is None:
             return self._undecided(product, started, f"judge: not sure of what the {by} saw", seen.version)
         verdict = "accept" if accepted else "reject"
-        return Decision(product, verdict, by, seen.version, time.monotonic() - started, reason, time.time())
+        return Decision(product, verdict, by, seen.version, time.monotonic() - started, _plain(reason), time.time())
 
     def _undecided(self, product: str, started: float, reason: str, version: str | None = None) -> Decision:
         latency = time.monotonic() - started
-        return Decision(product, "undecided", "nobody", version, latency, reason[:1_000], time.time())
+        return Decision(product, "undecided", "nobody", version, latency, _plain(reason), time.time())
 
     def _store(self, decision: Decision, prediction: Prediction | None) -> Decision:
         """The decision that counts. One that cannot be stored must not count: nobody could give it again."""
@@ -273,3 +273,8 @@ class InspectionStation:
         result = work()
         durations.append(time.monotonic() - started)
         return result
+
+
+def _plain(reason: str) -> str:
+    """As the server takes it in a record: 1,000 characters at most, in one line, each of them printable."""
+    return "".join(sign if sign.isprintable() else "?" for sign in reason[:1_000])

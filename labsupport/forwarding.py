@@ -66,7 +66,12 @@ class Forwarder:
                 return str(said["detail"])
             if status == 200 and said["new"] + said["known"] == len(records):
                 return None
-        except (ValueError, KeyError, TypeError):  # not our server: a proxy in between, a page to log in
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            RecursionError,
+        ):  # not our server: a proxy in between, a page to log in
             pass
         raise NoAnswer(f"{status}: {body[:200].decode(errors='replace')}")
 

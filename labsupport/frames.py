@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labsupport.containers import TooFewRows, narrowest, precision, rounded, table
+from labsupport.containers import NARROW, TooFewRows, narrowest, precision, rounded, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,8 +118,11 @@ def _alike(column: "pd.Series", other: "pd.Series") -> "pd.Series":
 
     if column.isna().all():
         return pd.Series(np.full(len(column), np.nan))
+    if str(column.dtype).startswith("dictionary<"):  # Arrow's classes
+        return column.astype(object).astype("category")
     if isinstance(column.dtype, pd.CategoricalDtype) and not isinstance(other.dtype, pd.CategoricalDtype):
-        return column if _kind(other) in ("text", "empty") else column.astype(object)
+        held = column.cat.categories.dtype
+        return column if _kind(other) in ("text", "empty") else column.astype(held if held.kind == "f" else object)
     return column
 
 
@@ -175,6 +178,8 @@ def _classes(name, kind, reference, current, missing) -> Feature:
     known = [column[~gone] for column, gone in zip((reference, current), missing, strict=True)]
     if reference.dtype != current.dtype:
         known = [column.astype(object) for column in known]
+        if (held := narrowest([precision(reference), precision(current)])) in NARROW:  # as of numbers, see above
+            known = [column.map(lambda label: held(label) if isinstance(label, float) else label) for column in known]
     codes, labels = pd.concat(known, ignore_index=True).factorize()
     if kind == "text" and len(labels) > max(FEW_VALUES, TEXT_SHARE * max(map(len, known))):
         lengths = [column.str.len().to_numpy(float) for column in known]

@@ -171,13 +171,15 @@ class Ledger:
 
 
 def spare_others(out: Path) -> None:
-    """Raise FileExistsError if there is a file that is no table of a batch: we replace our own only.
+    """Raise FileExistsError if there is something that is no table of a batch: we replace our own only.
 
     >>> spare_others(Path(__file__))
     Traceback (most recent call last):
     FileExistsError: this file is no table of a batch, and is not replaced
     """
-    if not out.is_file() or not out.stat().st_size:
+    if out.exists() and not out.is_file():
+        raise FileExistsError("this is a folder, a pipe or a device, and is not replaced")
+    if not out.exists() or not out.stat().st_size:
         return
     ours = list(COLUMNS)[:4]
     try:

@@ -19,6 +19,8 @@ from typing import Protocol
 
 import numpy as np
 
+from labsupport.arguments import number, shown
+
 MAX_REQUESTS = 20_000  # of one run
 TIMEOUT = 20  # seconds for one answer
 BUFFER = 1 << 20  # bytes: a whole answer, so that reading it costs the machine little
@@ -82,8 +84,8 @@ def arrivals(rate: float, seconds: float, seed: int = 0) -> np.ndarray:
     >>> 900 < len(times) < 1100, bool((np.diff(times) > 0).all())
     (True, True)
     """
-    if not (0 < rate < float("inf") and 0 < seconds < float("inf")):
-        raise ValueError(f"rate={rate}, seconds={seconds}: give both above 0, the rate in requests a second")
+    rate, seconds = number("rate", rate, 0, ends=False), number("seconds", seconds, 0, ends=False)
+    seed = number("seed", seed, 0, whole=True)
     if rate * seconds > MAX_REQUESTS:
         raise TooMuchLoad(f"{rate * seconds:,.0f} requests: send at most {MAX_REQUESTS:,}, so for a shorter time")
     random = np.random.default_rng(seed)
@@ -111,8 +113,10 @@ def closed_loop(target: Target, clients: int, seconds: float) -> Run:
     >>> closed_loop(Function(lambda: None), clients=2, seconds=0.01).share(ANSWERED)
     1.0
     """
-    if clients < 1 or not 0 < seconds < float("inf"):
-        raise ValueError(f"clients={clients}, seconds={seconds}: give at least one client, and a time above 0")
+    clients, seconds = (
+        number("clients", clients, 1, MAX_REQUESTS, whole=True),
+        number("seconds", seconds, 0, ends=False),
+    )
     return _run(closed(target, clients, seconds))
 
 
@@ -169,7 +173,9 @@ class Function:
     """
 
     def __init__(self, work: Callable[[], object], slots: int = 1) -> None:
-        self._work, self._pool = work, ThreadPoolExecutor(slots)
+        if not callable(work):
+            raise ValueError(f"work={shown(work)}: give a function")
+        self._work, self._pool = work, ThreadPoolExecutor(number("slots", slots, 1, 1_000, whole=True))
 
     async def send(self) -> str:
         try:
@@ -200,9 +206,18 @@ class Http:
     """
 
     def __init__(self, url: str, picture: bytes) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise ValueError(f"{url!r}: give an address such as http://127.0.0.1:8000/detect")
+        if not isinstance(picture, bytes):
+            raise ValueError(
+                f"picture={shown(picture)}: give the bytes of a picture's file, as Path.read_bytes returns them"
+            )
+        wrong = ValueError(f"{shown(url)}: give an address such as http://127.0.0.1:8000/detect")
+        try:
+            parts = urllib.parse.urlsplit(url if isinstance(url, str) else "")
+            fine = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0 and parts.username is None
+        except ValueError:  # a port that is no number, a bracket that is not closed
+            raise wrong from None
+        if not (fine and url.isascii() and url.isprintable() and " " not in url):
+            raise wrong
         self._host, self._port = parts.hostname, parts.port or 80
         path = f"{parts.path or '/'}?{parts.query}".rstrip("?")
         self._message = upload(picture, "picture.jpg", path)

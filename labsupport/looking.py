@@ -3,16 +3,19 @@
 import json
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 import numpy as np
 import requests
 
 from labsupport import images
+from labsupport.arguments import number, shown, text
 from labsupport.deadline import NoAnswer, exchange
 from labsupport.detection import Box, Detection, Detector
 
+MOST_DETECTIONS, MOST_NAME, MOST_PIXEL = 10_000, 200, 1_000_000  # in an answer: what the server takes in a record
+NOT_OURS = (ValueError, KeyError, TypeError, RecursionError)  # what reading another's answer comes to
 PICTURES_FAULT = (413, 415, 422)  # the server is well, and says no to this picture
 
 
@@ -40,10 +43,15 @@ class Prediction(NamedTuple):
 
 
 def look_here(device: Detector, picture: np.ndarray, confidence: float) -> Prediction:
-    """What the device sees, above `confidence`, in a picture (uint8, (H, W, 3), BGR)."""
+    """What the device sees, above `confidence`, in a picture (uint8, (H, W, 3), BGR).
+
+    Raises what the device raises, and ValueError for a confidence that is none.
+    """
     started = time.perf_counter()
     found = device.detect(picture, confidence)
     latency = time.perf_counter() - started
+    for one in found:
+        number("confidence", one.confidence, 0, 1)
     return Prediction(device.version, latency, found, images.features(picture))
 
 
@@ -59,7 +67,7 @@ def look_there(
     """What the server sees; `id` is that of the record to come, under which the server leaves its log to us.
 
     The picture goes as PNG, so that no pixel changes on the way; `query` is the model and the confidence. Raises `NotTaken`,
-    `NoAnswer`, and ValueError, KeyError or TypeError for JSON that is none of our server's.
+    and `NoAnswer`, also for what is not our server's.
     """
     until = time.monotonic() + seconds
     file = ("picture.png", images.encode(picture, "png"), "image/png")
@@ -67,10 +75,36 @@ def look_there(
     own = {"Content-Type": form.headers["Content-Type"], "X-Record-Id": id, "X-Client-Key": quote(product)[:200]}
     url = f"{server}/detect?{urlencode(query)}"
     status, body = exchange("POST", url, until - time.monotonic(), form.body, {**headers, **own})
-    if status in PICTURES_FAULT:
-        raise NotTaken(f"{status}: {json.loads(body)['detail']}")
-    if status != 200:
-        raise NoAnswer(f"{status}: {body[:100].decode(errors='replace')}")
-    said = json.loads(body)
-    found = [Detection(d["label"], float(d["confidence"]), Box(**d["box"])) for d in said["detections"]]
-    return Prediction(str(said["version"]), float(said["latency"]), found, images.features(picture))
+    try:
+        said = json.loads(body) if status in (200, *PICTURES_FAULT) else None
+        if status in PICTURES_FAULT:
+            raise NotTaken(f"{status}: {text('detail', said['detail'], 10_000)}")
+        if status == 200:
+            version, found = answered(said)
+            return Prediction(version, number("latency", said["latency"], 0), found, images.features(picture))
+    except NotTaken:
+        raise
+    except NOT_OURS as error:
+        raise NoAnswer(f"not the lab's server, it answered {status}: {_start(body)}") from error
+    raise NoAnswer(f"{status}: {_start(body)}")
+
+
+def answered(said: Any) -> tuple[str, list[Detection]]:
+    """Return the version and the detections of what `POST /detect` said. Raises one of `NOT_OURS` for anything else.
+
+    >>> answered({"version": "v1", "detections": [{"label": "cat", "confidence": float("nan"), "box": {}}]})
+    Traceback (most recent call last):
+    ValueError: confidence=nan: give a number from 0 to 1
+    """
+    if not isinstance(said["detections"], list) or len(said["detections"]) > MOST_DETECTIONS:
+        raise ValueError(f"detections={shown(said['detections'])}: give a list of at most {MOST_DETECTIONS:,}")
+    found = []
+    for one in said["detections"]:
+        label, confidence = text("label", one["label"], MOST_NAME), number("confidence", one["confidence"], 0, 1)
+        sides = (number(side, one["box"][side], -MOST_PIXEL, MOST_PIXEL, whole=True) for side in Box._fields)
+        found.append(Detection(label, confidence, Box(*sides)))
+    return text("version", said["version"], MOST_NAME), found
+
+
+def _start(body: bytes) -> str:
+    return body[:100].decode(errors="replace")

@@ -1,19 +1,20 @@
 """All features together: a change that no single column shows, as when two of them stop going along with each other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 from scipy.spatial.distance import cdist
 
-from labsupport.arguments import number
-from labsupport.containers import TooFewRows, shape_of, table
+from labsupport.arguments import number, shown
+from labsupport.containers import TooFewRows, codes_of, float_column, shape_of, table
 
 COLUMNS = 100  # that `correlations` is asked about at most: all pairs of more take too long
 ROWS = 500  # of each window, evenly spaced: pairs of rows cost memory and time
 CLASSIFIER_ROWS = 5_000  # of each window
 Groups = tuple | list | None  # a pair of labels: of each row of the reference, and of the current sample
+PAIR = "give a pair of labels, one for each row of the reference, and of the current sample"
 ENOUGH, CHUNK = 20, 50  # permutations that reach the value, before we stop; that are drawn at a time
 
 
@@ -156,12 +157,20 @@ def _samples(reference, current, fewest: int, groups: Groups, most: int = ROWS) 
         raise ValueError("every number must be finite: fill in or leave out the rows with missing values")
     codes = None
     if groups is not None:
-        if len(groups) != 2 or [len(labels) for labels in groups] != [len(x), len(y)]:
-            raise ValueError(
-                "groups: give a pair of labels, one for each row of the reference, and of the current sample"
-            )
-        codes = tuple(np.unique(evenly(np.asarray(labels), most), return_inverse=True)[1] for labels in groups)
+        if not isinstance(groups, Sequence) or len(groups) != 2:
+            raise ValueError(f"groups={shown(groups)}: {PAIR}")
+        codes = tuple(_codes(labels, len(rows), most) for labels, rows in zip(groups, (x, y), strict=True))
     return evenly(x, most), evenly(y, most), codes
+
+
+def _codes(labels, rows: int, most: int) -> np.ndarray:
+    """The numbers of the groups of so many evenly spaced rows at most. Raises ValueError."""
+    frame = table(labels, "groups")
+    if frame.shape != (rows, 1):
+        raise ValueError(f"groups: labels of shape {frame.shape} for {rows} rows: {PAIR}")
+    if gone := int(frame.iloc[:, 0].isna().sum()):
+        raise ValueError(f"groups: {gone} of {rows} labels are missing: {PAIR}")
+    return np.unique(evenly(codes_of(frame.iloc[:, 0]), most), return_inverse=True)[1]
 
 
 def _numbers(name: str, sample) -> np.ndarray:
@@ -173,8 +182,9 @@ def _numbers(name: str, sample) -> np.ndarray:
         shape = frame.shape if isinstance(sample, Mapping) else getattr(sample, "shape", None) or shape_of(sample)
         if len(shape) != 2:
             raise ValueError(f"it is of shape {shape}")
-        return frame.to_numpy(float, na_value=np.nan)
-    except (TypeError, ValueError) as error:
+        columns = [float_column(f"column {column}", frame.iloc[:, place]) for place, column in enumerate(frame)]
+        return np.column_stack(columns).astype(float) if columns else np.empty(frame.shape)
+    except ValueError as error:
         raise ValueError(f"{name}: two tables of equal width, of numbers, are needed: {error}") from None
 
 
@@ -183,7 +193,9 @@ def _checked(permutations: int, seed: int) -> tuple[int, int]:
 
 
 def _names(names: list[str] | None, width: int) -> list[str]:
-    names = [str(place) for place in range(width)] if names is None else list(names)
+    if not isinstance(names, Sequence | None) or isinstance(names, str):
+        raise ValueError(f"names={shown(names)}: give a list of {width} names")
+    names = [str(place) for place in range(width)] if names is None else list(map(str, names))
     if len(names) != width:
         raise ValueError(f"{len(names)} names for {width} columns: give one for each")
     return names

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from labsupport import sqlite
+from labsupport.arguments import shown, text
 
 NEW, OURS = (0, None), (1, "outbox_station,outbox_decisions,outbox_waiting")  # SQLite's user_version and the tables
 BUSY = 0.25  # seconds that a call waits while another process writes: the line waits with it
@@ -61,7 +62,9 @@ class Outbox:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Open the file, or make it, and look whether it is whole. Raises `OutboxUnavailable`."""
+        """Open the file, or make it, and look whether it is whole. Raises `OutboxUnavailable` and ValueError."""
+        if not isinstance(path, str | Path) or not str(path) or "\0" in str(path):
+            raise ValueError(f"path={shown(path)}: give the path of a file")
         self.path, self._lock = Path(path).absolute(), threading.Lock()
         try:
             self._connection = sqlite.connect(self.path, BUSY)
@@ -94,8 +97,11 @@ class Outbox:
         """Store a decision until the server has it; what counts from now on: this one, or the one that was there before.
 
         Both are what JSON can hold; `prediction` is dropped once it was sent. Raises `OutboxUnavailable`, and then nothing
-        is stored.
+        is stored; and ValueError for what is no name or no decision.
         """
+        text("product", product, least=1)
+        if not isinstance(decision, Mapping) or not isinstance(prediction, Mapping | None):
+            raise ValueError(f"decision={shown(decision)}, prediction={shown(prediction)}: give a dict of each")
         texts = [given and json.dumps(given) for given in (decision, prediction)]
         with self._transaction("FULL") as connection:
             if (added := connection.execute(ADD, [product, texts[0]])).rowcount:
@@ -186,6 +192,8 @@ class Outbox:
 
 def _cure(error: sqlite3.Error) -> str:
     code = getattr(error, "sqlite_errorcode", None)
+    if isinstance(error, sqlite3.ProgrammingError):  # not the file's fault
+        return "open it again"
     if code == sqlite3.SQLITE_FULL:
         return "make room on the disk"
     if code == sqlite3.SQLITE_BUSY:

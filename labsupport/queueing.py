@@ -16,6 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from labsupport.arguments import number, shown
+from labsupport.containers import float_column
+
 # in a simulation. At 80 % load the 99th percentile then moves from seed to seed by some 3 % with lognormal service times of
 # sigma 0.3, and by 11 % with 1.2; at 95 % load by 24 %. `Prediction.p99_error` says how much for the case at hand.
 REQUESTS = 100_000
@@ -24,7 +27,8 @@ UNSURE = 3  # standard errors: a percentile closer than this to what is promised
 DRAWS = 20  # of service times for the same arrivals
 WARM_UP = 0.1  # of them: a simulation starts with an empty queue, and these requests do not count
 REFUSED_AT_MOST = 0.01  # of all requests: who is refused was not answered within the 99th percentile either
-MOST_MACHINES = 1_000_000
+MOST_MACHINES = MOST_SLOTS = 1_000_000
+MOST_REQUESTS = 100_000_000
 
 
 class Overload(ValueError):
@@ -55,8 +59,7 @@ def erlang_c(slots: int, load: float) -> float:
     >>> round(erlang_c(slots=2, load=1.6), 3), round(erlang_c(slots=1, load=0.8), 3)
     (0.711, 0.8)
     """
-    if slots < 1 or not load >= 0:
-        raise ValueError(f"slots={slots}, load={load}: give at least one slot and a load of at least 0 erlangs")
+    slots, load = number("slots", slots, 1, MOST_SLOTS, whole=True), number("load", load, 0)
     if load >= slots:
         raise Overload(f"{load:.3g} erlangs on {slots} slots: the load has to stay below the number of slots")
     blocked = 1.0
@@ -78,7 +81,8 @@ def mean_wait(rate: float, service: Sequence[float], slots: int) -> float:
     >>> mean_wait(rate=8, service=[0.1], slots=1)  # constant: half of what exponential times would wait, 0.4 s
     0.2
     """
-    mean, times = float(np.mean(_checked(service))), np.asarray(service, float)
+    times, rate = _checked(service), number("rate", rate, 0, ends=False)
+    mean = float(times.mean())
     variation = float(times.var()) / mean**2
     exponential = erlang_c(slots, rate * mean) / (slots / mean - rate)
     load = rate * mean / slots
@@ -109,12 +113,9 @@ class Server:
         self, service: Sequence[float], slots: int, cores: float | None = None, places: int | None = None
     ) -> None:
         self.service = _checked(service)
-        self.slots, self.cores, self.places = slots, slots if cores is None else cores, places
-        if slots < 1 or not self.cores > 0 or (places is not None and places < slots):
-            raise ValueError(
-                f"slots={slots}, cores={cores}, places={places}: give at least one slot, some share of a core, and a "
-                "place for each slot"
-            )
+        self.slots = number("slots", slots, 1, MOST_SLOTS, whole=True)
+        self.cores = self.slots if cores is None else number("cores", cores, 0, ends=False)
+        self.places = None if places is None else number("places", places, self.slots, whole=True)
 
     @property
     def capacity(self) -> float:
@@ -131,8 +132,8 @@ class Server:
         The same seed draws the same users, who only come faster at a higher rate. Raises ValueError for a rate that is not
         positive, and `Overload` if without a limit on places the rate is not below the capacity.
         """
-        if not 0 < rate < math.inf:
-            raise ValueError(f"rate={rate}: give the requests a second, above 0")
+        rate, seed = number("rate", rate, 0, ends=False), number("seed", seed, 0, whole=True)
+        requests = number("requests", requests, 1, MOST_REQUESTS, whole=True)
         if self.places is None and rate >= self.capacity:
             raise Overload(f"{rate:.4g} requests a second at a capacity of {self.capacity:.4g}: the queue has no end")
         random = np.random.default_rng(seed)
@@ -155,9 +156,12 @@ class Server:
         >>> round(Server([0.02], slots=1).replay(evenly).p99, 6)  # nobody meets anybody
         0.02
         """
-        if len(arrivals) < 2:
-            raise ValueError(f"{len(arrivals)} arrivals: give at least two")
-        random = np.random.default_rng(seed)
+        arrivals = float_column("arrivals", arrivals).astype(float)
+        if len(arrivals) < 2 or not np.isfinite(arrivals).all() or (np.diff(arrivals) < 0).any():
+            raise ValueError(f"arrivals={shown(arrivals)}: give at least two times in seconds, in order")
+        if arrivals[0] == arrivals[-1]:
+            raise ValueError(f"arrivals={shown(arrivals)}: all at once have no rate: give times that differ")
+        random = np.random.default_rng(number("seed", seed, 0, whole=True))
         rate = (len(arrivals) - 1) / (arrivals[-1] - arrivals[0])
         drawn = [self._answer(arrivals, random) for _ in range(DRAWS)]
         return _summary(self.utilisation(rate), np.concatenate(drawn))
@@ -230,8 +234,9 @@ def machines_for(server: Server, rate: float, p99: float) -> int:
     Traceback (most recent call last):
     labsupport.queueing.NoMachinesHelp: alone on a machine, 1 request in 100 takes 0.03 s or more: promise more than 0.02 s
     """
-    if not (0 < rate < math.inf and 0 < p99 < math.inf):
-        raise ValueError(f"rate={rate}, p99={p99}: give requests a second and seconds, both above 0")
+    if not isinstance(server, Server):
+        raise ValueError(f"server={shown(server)}: give a Server")
+    rate, p99 = number("rate", rate, 0, ends=False), number("p99", p99, 0, ends=False)
 
     def enough(machines: int) -> bool:
         if server.utilisation(rate / machines) >= 1:
@@ -257,7 +262,10 @@ def machines_for(server: Server, rate: float, p99: float) -> int:
 
 
 def _checked(service: Sequence[float]) -> np.ndarray:
-    times = np.asarray(service, float)
-    if times.ndim != 1 or not len(times) or not (np.isfinite(times) & (times > 0)).all():
+    try:
+        times = float_column("service", service).astype(float)
+    except ValueError as error:
+        raise ValueError(f"service times: {error}: give at least one, in seconds, all above 0") from None
+    if not len(times) or not (np.isfinite(times) & (times > 0)).all():
         raise ValueError("service times: give at least one, in seconds, all above 0 (NaN is not)")
     return times

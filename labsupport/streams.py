@@ -4,6 +4,7 @@ A detector looks at one number a sample: whether the model was wrong, where labe
 where none do. What its alarms are worth, `evaluation` says; changes in the data themselves are looked for in `windows`.
 """
 
+import inspect
 import math
 import operator
 import sys
@@ -165,13 +166,25 @@ def _detector(detector: str | Any, parameters: dict[str, Any]) -> Any:
             raise ValueError(f"{', '.join(parameters)}: give these to the detector when you make it")
         return detector
     if detector == "cusum":
-        return Cusum(**parameters)
+        return _made(Cusum, parameters)
     from river import drift
 
     kinds = {"adwin": drift.ADWIN, "page-hinkley": drift.PageHinkley, "kswin": drift.KSWIN, "ddm": drift.binary.DDM}
     if detector not in kinds:
         raise ValueError(f"no detector {detector!r}: there are {', '.join(kinds)} and cusum")
-    return kinds[detector](**parameters)
+    return _made(kinds[detector], parameters)
+
+
+def _made(kind: type, parameters: dict[str, Any]) -> Any:
+    """A detector with these parameters. Raises ValueError for those that it does not have, and for NaN."""
+    for name, value in parameters.items():
+        if is_missing(value) and value is not None:
+            raise ValueError(f"{name}={value}: give a number")
+    try:
+        return kind(**parameters)
+    except TypeError as error:
+        known = ", ".join(inspect.signature(kind).parameters)
+        raise ValueError(f"{', '.join(parameters)}: {kind.__name__} takes {known} ({error})") from None
 
 
 def _takes_errors_only(detector: Any) -> bool:

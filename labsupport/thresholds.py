@@ -9,7 +9,9 @@ from functools import partial
 import numpy as np
 
 from labsupport.arguments import number
-from labsupport.containers import NARROW, bool_column, codes_of, float_column, is_missing, shape_of, table
+from labsupport.containers import NARROW, as_float, bool_column, codes_of, float_column, is_missing, shape_of, table
+
+MOST_DECISIONS = 10**12  # beyond, floats do not tell shares apart
 
 
 class NoSafeThreshold(ValueError):
@@ -52,7 +54,7 @@ class Thresholds:
 
 def _in_full(confidence):
     """As float64: NumPy would else round a threshold to the digits of a float32 that it is compared with."""
-    return confidence.astype(float) if hasattr(confidence, "astype") else confidence
+    return confidence.astype(float) if getattr(confidence, "ndim", 0) else as_float(confidence)
 
 
 NEVER_SURE = Thresholds()
@@ -67,7 +69,7 @@ def error_bound(errors: int, decisions: int, confidence_level: float = 0.95) -> 
     >>> [round(error_bound(errors, 299), 5) for errors in (0, 1)]
     [0.00997, 0.01577]
     """
-    decisions = number("decisions", decisions, 0, whole=True)
+    decisions = number("decisions", decisions, 0, MOST_DECISIONS, whole=True)
     errors = number("errors", errors, 0, decisions, whole=True)
     return _bound(errors, decisions, number("confidence_level", confidence_level, 0, 1, ends=False))
 
@@ -184,7 +186,7 @@ def _plan(examples: int, max_error: float, level: float) -> tuple[np.ndarray, li
 
 def _error_free(max_error: float, level: float) -> int:
     """How many decisions without an error pass the test at this level: 299 for 1 % at 5 %."""
-    return math.ceil(math.log(level) / math.log1p(-max_error))
+    return math.ceil(min(math.log(level) / math.log1p(-max_error), MOST_DECISIONS))
 
 
 def _count(labels: np.ndarray, confidences: np.ndarray, pairs: list[Thresholds]) -> tuple[np.ndarray, np.ndarray]:

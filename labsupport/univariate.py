@@ -21,6 +21,7 @@ EXPECTED = 5.0  # a class expected less often than that, in either window, joins
 PERMUTE_BELOW = 200  # rows: above, PSI's chi-square approximation holds
 PERMUTATIONS = 999
 EXACT_TO = 1_000  # rows: KS p-values are exact up to there, and asymptotic above
+MOST_ROWS = 10**15  # of one class: floats count no further
 LOOKED_AT = 20_000  # rows that are enough to see whether neighbours are alike
 
 
@@ -64,6 +65,16 @@ class Alike(NamedTuple):
     freedom: float = np.inf
 
 
+def _checked(alike: Sequence[float]) -> Alike:
+    """`Alike` of two numbers of 1 or more, and maybe degrees of freedom above 0. Raises ValueError."""
+    if type(alike) is Alike:
+        return alike
+    if not isinstance(alike, Sequence) or not 2 <= len(alike) <= 3 or isinstance(alike, str):
+        raise ValueError(f"alike={shown(alike)}: give two numbers: how many rows of each window count as one")
+    rows, freedom = [number("alike", value, 1) for value in alike[:2]], [*alike[2:], np.inf][0]
+    return Alike(*rows, freedom if freedom == np.inf else number("alike", freedom, 0, ends=False))
+
+
 @dataclass(frozen=True)
 class Noise:
     """What squared differences of shares add up to without any drift: `scale` times a chi-square of so many `degrees`.
@@ -103,10 +114,11 @@ class Counts:
     def __post_init__(self) -> None:
         for name in ("reference", "current"):
             counts = float_column(name, getattr(self, name))
-            if not isinstance(getattr(self, name), np.ndarray):
-                object.__setattr__(self, name, counts)
-            if not ((counts >= 0) & np.isfinite(counts)).all():
-                raise ValueError(f"{name}={shown(counts)}: give how often each class occurs, 0 or more")
+            if not ((counts >= 0) & (counts <= MOST_ROWS) & (counts == np.rint(counts))).all():
+                raise ValueError(
+                    f"{name}={shown(counts)}: give how often each class occurs, whole numbers of 0 or more"
+                )
+            object.__setattr__(self, name, counts.astype(int))
             if not counts.sum():
                 raise TooFewRows(f"the {name} window has 0 rows: there is nothing to compare")
         if len(self.reference) != len(self.current):
@@ -131,7 +143,7 @@ def kolmogorov_smirnov(reference: np.ndarray, current: np.ndarray, alike: Sequen
     ('KS', 0.3, 0.135)
     """
     reference, current = finite_column("reference", reference), finite_column("current", current)
-    return ks_p_value(distance(reference, current)[0], reference, current, Alike(*alike))
+    return ks_p_value(distance(reference, current)[0], reference, current, _checked(alike))
 
 
 def finite_column(name: str, data) -> np.ndarray:
@@ -201,7 +213,7 @@ def chi_square(counts: Counts, alike: Sequence[float] = Alike()) -> TwoSampleTes
     >>> test.name, round(test.statistic, 2), round(test.p_value, 4)
     ('chi-square', 11.67, 0.0029)
     """
-    alike = Alike(*alike)
+    alike = _checked(alike)
     table = np.array([counts.reference / alike.reference, counts.current / alike.current])
     place = without_rare(table)
     table = np.array([np.bincount(place, weights=window) for window in table])
@@ -274,7 +286,7 @@ def population_stability(
     """
     alpha, seed = number("alpha", alpha, 0, 1, ends=False), number("seed", seed, 0, whole=True)
     n, m = counts.sizes
-    value, alike = float(_psi(counts.reference, counts.current)), Alike(*alike)
+    value, alike = float(_psi(counts.reference, counts.current)), _checked(alike)
     if (degrees := len(counts.reference) - 1) < 1:
         return Psi(0.0, 0.0, 1.0)
     if noise or min(n, m) >= PERMUTE_BELOW or max(alike[:2]) > 1:

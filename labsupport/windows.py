@@ -134,7 +134,8 @@ class DataDriftMonitor:
             values = _of_tuple(values, features)
         if isinstance(values, dict):
             if odd := values.keys() ^ features.keys():
-                names = ", ".join(map(str, list(odd)[:5])) + (", ..." if len(odd) > 5 else "")
+                alike = len(set(map(str, odd))) < len(odd)  # as 0 of an array and "0" of a frame
+                names = ", ".join(map(shown if alike else str, list(odd)[:5])) + (", ..." if len(odd) > 5 else "")
                 raise ValueError(f"{names}: in the row or in the reference, but not in both")
             return [feature.read(values[name]) for name, feature in features.items()]
         if len(values) != len(features):

@@ -29,6 +29,13 @@ def test_whole_numbers_are_whole(value):
         arguments.number("count", value, 1, whole=True)
 
 
+@pytest.mark.parametrize("unit", ["ns", "s", "D"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_time_is_no_number(unit, whole):
+    with pytest.raises(ValueError, match=r"^count=np.timedelta64.*: give a"):
+        arguments.number("count", np.timedelta64(3, unit), 1, 9, whole=whole)
+
+
 def test_ends_may_be_left_out():
     assert arguments.number("alpha", 0.05, 0, 1, ends=False) == 0.05
     for end in (0, 1):

@@ -73,6 +73,38 @@ def test_a_degree_that_there_is_not_is_refused():
         decide([], 7)
 
 
+@pytest.mark.parametrize(
+    ("detections", "said"),
+    [
+        (iter([Detection("scratch", 0.9, Box(0, 0, 9, 9))]), "detections=.*: give the list of Detection"),
+        (Detection("scratch", 0.9, Box(0, 0, 9, 9)), "detections=.*: give the list of Detection"),
+        (None, "detections=None: give the list of Detection"),
+        ("good", "detections='good': give the list of Detection"),
+        ([0.9], r"detections=\[0.9\]: give the list of Detection"),
+        (found(-1), "confidence=-1: give a number from 0 to 1"),
+        (found(95), "confidence=95: give a number from 0 to 1"),
+        (found("0.9"), "confidence='0.9': give a number from 0 to 1"),
+        (found(math.inf), "confidence=inf: give a number from 0 to 1"),
+    ],
+)
+def test_nothing_is_decided_about_what_is_no_list_of_detections(detections, said):
+    with pytest.raises(ValueError, match=said):
+        decide(detections, Degree.FULL, Thresholds(0.1, 0.8))
+
+
+@pytest.mark.parametrize("confidence", [None, "0.5", [0.5]])
+def test_thresholds_are_sure_of_numbers_only(confidence):
+    for ask in (Thresholds(0.1, 0.8).sure, Thresholds(0.1, 0.8).defect):
+        with pytest.raises(ValueError, match="is no number"):
+            ask(confidence)
+
+
+@pytest.mark.parametrize("max_error", [1e-300, 5e-324])
+def test_an_error_too_small_for_any_sample_is_promised_by_none(max_error):
+    with pytest.raises(NoSafeThreshold, match="no threshold promises"):
+        choose_thresholds(OK * 20, [0.1, 0.9] * 20, max_error)
+
+
 @pytest.mark.parametrize("bounds", [(0.5, 0.4), (-0.1, 0.5), (math.nan, 0.5), (0.1, math.nan)])
 def test_thresholds_in_the_wrong_order_are_refused(bounds):
     with pytest.raises(ValueError, match="give 0 <= low <= high"):

@@ -511,6 +511,13 @@ def test_a_place_that_cannot_be_written_is_said_before_the_first_picture(folder,
         assert not seer.shown
 
 
+def test_what_is_no_file_is_not_replaced(folder, tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(BatchUnwritable, match="a folder, a pipe or a device, and is not replaced: name another file"):
+        run(folder, tmp_path / "pipe.csv", seer := Seer())
+    assert not seer.shown and (tmp_path / "pipe.csv").is_fifo()
+
+
 @pytest.mark.parametrize("name", ["out.xlsx", "out", "parquet"])
 def test_another_suffix_is_refused_in_words(folder, tmp_path, name):
     with pytest.raises(ValueError, match=r"ends in \.parquet or \.csv"):

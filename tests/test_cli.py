@@ -92,8 +92,12 @@ def test_detect_names_each_file_that_is_no_picture_and_goes_on_with_the_others(s
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
     (tmp_path / "cut.png").write_bytes(good[0].read_bytes()[:40])
+    os.mkfifo(tmp_path / "pipe.jpg")  # nobody will ever write to it
     endless = "/dev/zero"  # never read to its end
-    bad = [tmp_path / f"{name}" for name in ("bad.jpg", "empty.jpg", "folder.jpg", "loop.jpg", "cut.png", "gone.jpg")]
+    bad = [
+        tmp_path / f"{name}"
+        for name in ("bad.jpg", "empty.jpg", "folder.jpg", "loop.jpg", "cut.png", "gone.jpg", "pipe.jpg")
+    ]
     code, out, err = labsupport("detect", good[0], *bad, endless, good[1])
     assert code == 1
     assert out.splitlines() == [

@@ -4,6 +4,8 @@ import concurrent.futures
 import contextlib
 import http.server
 import io
+import json
+import math
 import os
 from types import SimpleNamespace
 
@@ -122,7 +124,19 @@ def test_a_picture_is_never_sent_on_to_where_a_server_points(status, pictures, c
         assert not stolen() and len(asked()) == 3
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"5", b"{}", b'{"version": "v", "detections": [1]}'])
+def detected(**changed) -> bytes:
+    box = {"left": 0, "top": 0, "right": 9, "bottom": 9}
+    one = {"label": "clock", "confidence": 0.9, "box": box} | changed
+    return json.dumps({"version": "v", "detections": [one]}).encode()
+
+
+WRONG = [{"label": 5}, {"label": None}, {"box": None}, {"box": {"left": 0.5, "top": 0, "right": 9, "bottom": 9}}]
+WRONG += [{"confidence": confidence} for confidence in ("0.9", None, True, -1, 95, math.nan, math.inf)]
+NOT_OURS = [b"", b"<html>", b"5", b"{}", b'{"version": "v", "detections": [1]}', b'{"version": null, "detections": []}']
+NOT_OURS += [b'{"version": "v", "detections": {}}', b"[" * 100_000, *(detected(**wrong) for wrong in WRONG)]
+
+
+@pytest.mark.parametrize("body", NOT_OURS)
 def test_what_is_not_the_labs_server_is_said_to_be_none(body, pictures):
     with elsewhere(body=body) as (url, _):
         with pytest.raises(ServerError, match="is not the lab's server"):
@@ -259,6 +273,22 @@ def test_display_saves_the_picture_and_refuses_what_is_none(server, monkeypatch,
     with pytest.raises(images.UnsupportedImage):
         client.display_image_from_response(requests.get(server.url + "/health", timeout=10))
     assert len(list(target.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize("id", [None, "clock", "x" * 5000, "a" * 32])
+def test_an_answer_takes_the_place_of_no_other_picture(id, monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_ROOT", str(tmp_path))
+    stem = id if id == "a" * 32 else "answer"
+    mine = {tmp_path / "images_with_boxes" / f"{name}.jpg": name.encode() for name in (stem, "clock", f"{stem}_2")}
+    response = requests.Response()
+    response.status_code, response._content = 200, images.encode(np.zeros((2, 3, 3), np.uint8))
+    response.headers.update({"X-Prediction-Id": id} if id else {})
+    (tmp_path / "images_with_boxes").mkdir()
+    for path, content in mine.items():
+        path.write_bytes(content)
+    for _ in range(2):  # the same answer again is the same file
+        assert client.display_image_from_response(response) == tmp_path / "images_with_boxes" / f"{stem}_3.jpg"
+    assert {path: path.read_bytes() for path in mine} == mine
 
 
 def test_no_server_names_a_path_here(server, monkeypatch, tmp_path):

@@ -5,6 +5,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -193,6 +194,14 @@ def sleepy(seconds):
     return device
 
 
+def unsure(confidence):
+    device = line.Gray("unsure")
+    device.detect = lambda image, _: (
+        [Detection("good", confidence, Box(0, 0, 1, 1))] if image.shape == LIGHT.shape else []
+    )
+    return device
+
+
 @pytest.mark.parametrize(
     ("device", "judge", "picture", "reason"),
     [
@@ -202,8 +211,9 @@ def sleepy(seconds):
         (None, wants("good"), LIGHT, "Connection refused; device: there is none"),
         (sleepy(5), wants("good"), LIGHT, "Connection refused; device: too slow"),
         (line.Gray("v"), wants("good"), "no picture", "'str' object has no attribute"),
+        (unsure(math.nan), wants("good"), LIGHT, "device: confidence=nan: give a number from 0 to 1"),
     ],
-    ids=["no picture", "not sure", "judge fails", "no device", "slow device", "not a picture"],
+    ids=["no picture", "not sure", "judge fails", "no device", "slow device", "not a picture", "device gives NaN"],
 )
 def test_who_cannot_decide_says_so_and_the_line_goes_on(station, device, judge, picture, reason):
     line_ = station(device=device, judge=judge, deadline=1.0)
@@ -310,6 +320,19 @@ def test_a_whole_answer_is_one_whatever_its_status():
 
 PREDICTED = b'{"id": "1", "version": "v9", "latency": 0.1, "detections": []}'
 DEADLINE = 1.0
+WRONG = {  # a detection that would be a verdict, if anybody believed it
+    "no number": {"confidence": math.nan},
+    "infinite": {"confidence": math.inf},
+    "percent": {"confidence": 95},
+    "text": {"confidence": "0.1"},
+    "no label": {"label": None},
+    "a number": {"label": 5},
+    "half a box": {"box": {"left": 1}},
+}
+GOOD = {"label": "scratch", "confidence": 0.9, "box": {"left": 0, "top": 0, "right": 1, "bottom": 1}}
+RUBBISH = [
+    json.dumps({"version": "v", "latency": 0.1, "detections": [GOOD | wrong]}).encode() for wrong in WRONG.values()
+]
 
 
 @pytest.mark.parametrize(
@@ -319,13 +342,31 @@ DEADLINE = 1.0
         (dribble, "no answer within|too slow"),
         (flood, "too long|no answer within|too slow|IncompleteRead"),
         (saying((OK % (len(PREDICTED), PREDICTED))[:-9]), "cut off"),
-        (saying(OK % (9, b"<html></h")), "Expecting value"),
-        (saying(OK % (2, b"{}")), "detections"),
-        (saying(OK % (4, b"null")), "not subscriptable"),
+        (saying(OK % (9, b"<html></h")), "not the lab's server, it answered 200: <html></h"),
+        (saying(OK % (2, b"{}")), "not the lab's server, it answered 200: {}"),
+        (saying(OK % (4, b"null")), "not the lab's server, it answered 200: null"),
+        (saying(OK % (9_999, b"[" * 9_999)), "not the lab's server"),
+        *((saying(OK % (len(said), said)), "not the lab's server") for said in RUBBISH),
+        (saying(b"HTTP/1.1 415 No\r\nContent-Length: 2\r\n\r\n{}"), "not the lab's server, it answered 415: {}"),
+        (saying(b"HTTP/1.1 \0 No\r\n\r\n"), r"HTTP/1.1 \? No"),
         (saying(b"HTTP/1.1 500 Oh\r\nContent-Length: 2\r\n\r\noh"), "500: oh"),
         (saying(b"HTTP/1.1 302 Found\r\nLocation: http://login\r\nContent-Length: 0\r\n\r\n"), "302: "),
     ],
-    ids=["mute", "dribble", "flood", "half", "a page", "nothing in it", "null", "500", "login"],
+    ids=[
+        "mute",
+        "dribble",
+        "flood",
+        "half",
+        "a page",
+        "nothing in it",
+        "null",
+        "deep",
+        *WRONG,
+        "no detail",
+        "NUL",
+        "500",
+        "login",
+    ],
 )
 def test_whatever_the_server_does_each_product_is_decided_by_the_device_in_time(station, reply, reason):
     with answering(reply) as url:
@@ -339,6 +380,14 @@ def test_whatever_the_server_does_each_product_is_decided_by_the_device_in_time(
                 assert re.search(reason, decision.reason), decision.reason
         assert decision.reason == "server: not asked, it failed before"  # three were enough
     assert max(took) < 3 * DEADLINE  # on a busy machine; what the server sends would take for ever
+
+
+def test_a_reason_is_one_that_a_record_can_hold(station):
+    detail = json.dumps({"detail": "no \0\n\ud800" + "x" * 5_000}).encode()
+    with answering(saying(b"HTTP/1.1 415 No\r\nContent-Length: %d\r\n\r\n%s" % (len(detail), detail))) as url:
+        decision = station(url).inspect("p1", LIGHT)
+    assert decision.decided_by == "device" and decision.reason.startswith("server: ")
+    assert decision.reason.isprintable() and len(decision.reason) <= 1_000
 
 
 def test_a_picture_that_the_server_does_not_take_does_not_count_against_the_server(station):

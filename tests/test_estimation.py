@@ -336,6 +336,12 @@ def test_too_little_to_learn_from_is_refused_by_name():
             Calibration.top_label(one_kind, np.full(1000, 0.5))
 
 
+@pytest.mark.parametrize("bins", [0, -3, 2.5, "ten", None])
+def test_bins_that_are_none_are_refused(bins):
+    with pytest.raises(ValueError, match=r"^bins=.*: give a whole number"):
+        calibration_error([True, False], [0.9, 0.8], bins)
+
+
 def test_shares_that_are_none_are_refused_by_name():
     labels, probabilities = world(np.random.default_rng(0), 500)
     with pytest.raises(NotEstimable, match=r"threshold=1\.5"):

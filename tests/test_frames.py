@@ -6,8 +6,10 @@ import decimal
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 
+from labsupport.containers import bool_column, float_column
 from labsupport.frames import LARGEST, MIN_ROWS, DifferentColumns, TooFewRows, features, to_frame
 
 ROWS = 60
@@ -196,11 +198,49 @@ def test_names_become_strings():
         ({"a": NUMBERS, "b": [1.0]}, "columns of different lengths: {'a': 60, 'b': 1}"),
         (pd.DataFrame(np.ones((ROWS, 2)), columns=["a", "a"]), "two columns of one name: \\['a'\\]"),
         ({1: NUMBERS, "1": NUMBERS}, "two columns of one name: \\['1'\\]"),
+        (np.array(3.0), r"not an array of shape \(\)"),
+        (np.zeros(ROWS, "V4"), r"data: 0: \|V4 are bytes of no known meaning: give numbers, texts or truth values"),
+        (
+            pl.DataFrame({"a": pl.Series([2**100] * ROWS, dtype=pl.Int128)}),
+            "data: pandas cannot hold what is in this DataF",
+        ),
+        ({"a": ["\ud800", "b"] * 30}, r"^data: '\\ud800': give text without half a surrogate pair$"),
+        ({"\ud800": NUMBERS}, r"^data: '\\ud800': give text without half a surrogate pair$"),
     ],
 )
 def test_what_is_no_table_is_refused(data, said):
     with pytest.raises(ValueError, match=said):
         to_frame(data)
+
+
+def test_a_signalling_nan_is_missing_like_any_other():
+    numbers = [decimal.Decimal("sNaN"), decimal.Decimal("1.5"), decimal.Decimal("NaN")] * 20
+    assert feature(numbers).missing_shares == pytest.approx((2 / 3, 2 / 3))
+    assert np.isnan(float_column("numbers", numbers)).tolist() == [True, False, True] * 20
+
+
+def test_times_are_no_numbers_and_no_truth_values():
+    for unit in ("ns", "s"):
+        with pytest.raises(ValueError, match=r"^x: .* is no number$"):
+            float_column("x", np.ones(3, f"m8[{unit}]"))
+        with pytest.raises(ValueError, match=r"^x: .*: give True or False$"):
+            bool_column("x", np.ones(3, f"m8[{unit}]"))
+    with pytest.raises(ValueError, match=r"^x: .*: give True or False$"):
+        bool_column("x", np.zeros(3, "V4"))
+
+
+def test_arrows_classes_are_classes():
+    kind = pa.dictionary(pa.int32(), pa.string())
+    column = pd.Series(pa.array(["a", "b", None] * 20, kind), dtype=pd.ArrowDtype(kind))
+    found = feature(column, ["a", "b", None] * 20)
+    assert (found.kind, found.labels, found.missing_shares) == ("category", ["a", "b"], pytest.approx((1 / 3, 1 / 3)))
+
+
+def test_the_same_prices_as_classes_of_two_precisions_are_the_same():
+    narrow, wide = (pd.Series(pd.Categorical(np.array([9.99, 0.1] * 30, kind))) for kind in (np.float32, np.float64))
+    for other in (wide, wide.astype(float)):
+        found = feature(narrow, other)
+        assert len(found.labels) == 2 and np.array_equal(found.reference, found.current)
 
 
 def test_windows_without_enough_rows_or_other_columns_are_refused():

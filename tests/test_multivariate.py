@@ -137,6 +137,29 @@ def test_what_does_not_fit_together_is_refused(test):
         with pytest.raises(ValueError, match="finite"):
             test(bad, good)
 
+    for wrong in (good + 1j, good.astype("M8[s]"), good.astype("m8[ns]"), good.astype(str)):
+        with pytest.raises(
+            ValueError, match=r"reference: two tables .* of numbers, are needed: column 0: .* is no number"
+        ):
+            test(wrong, good)
+
+
+@pytest.mark.parametrize("test", [multivariate.mmd, multivariate.correlations, multivariate.domain_classifier])
+@pytest.mark.parametrize(
+    "groups", [3, (1, 2), (None, None), ([None] * 30, range(30)), ([math.nan] * 30, range(30)), ["a"]]
+)
+def test_groups_that_are_none_are_refused(test, groups):
+    rows = np.random.default_rng(0).normal(size=(30, 2))
+    with pytest.raises(ValueError, match=r"^groups"):
+        test(rows, rows, groups=groups)
+
+
+@pytest.mark.parametrize("names", [3, "ab", {"a": 1, "b": 2}])
+def test_names_that_are_none_are_refused(names):
+    rows = np.random.default_rng(0).normal(size=(30, 2))
+    with pytest.raises(ValueError, match=r"^names=.*: give a list of 2 names"):
+        multivariate.correlations(rows, rows, names)
+
 
 def test_one_column_has_no_correlation():
     column = np.random.default_rng(0).normal(size=(30, 1))

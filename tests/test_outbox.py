@@ -264,3 +264,21 @@ def test_it_is_made_for_its_owner_only(file):
     Outbox(file).close()
     assert file.stat().st_mode & 0o777 == 0o600
     assert outbox.BUSY < 1  # the line waits that long
+
+
+@pytest.mark.parametrize("path", [None, 3, "", b"outbox.db", "a\0b"])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(ValueError, match=r"^path=.*: give the path of a file$"):
+        Outbox(path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [(None, {}), ("", {}), ("\ud800", {}), ("p\0", {}), ("p", None), ("p", [1]), ("p", {}, 3)]
+)
+def test_what_is_no_decision_is_not_blamed_on_the_file(tmp_path, wrong):
+    with Outbox(tmp_path / "outbox.db") as outbox:
+        with pytest.raises(ValueError, match=r"^(product|decision)="):
+            outbox.put(*wrong)
+        assert outbox.batch(9) == []
+    with pytest.raises(OutboxUnavailable, match=r"closed database.*: open it again$"):
+        outbox.put("p", {})

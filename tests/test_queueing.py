@@ -260,7 +260,7 @@ def test_a_replay_is_the_queue_for_just_these_arrivals():
     seen = Server([1.0], slots=1).replay(np.r_[np.zeros(4), np.full(4, 100.0)])
     assert (seen.mean, seen.p50, seen.refused) == (2.5, 2.5, 0)
     assert Server([1.0], slots=1, places=2).replay(np.r_[np.zeros(4), np.full(4, 100.0)]).refused == 0.5
-    with pytest.raises(ValueError, match="at least two"):
+    with pytest.raises(ValueError, match=r"at least two|differ"):
         Server([1.0], slots=1).replay(np.zeros(1))
 
 
@@ -293,7 +293,7 @@ def test_service_times_are_positive_seconds(service):
 
 @pytest.mark.parametrize("wrong", [{"slots": 0}, {"slots": 2, "cores": 0}, {"slots": 3, "places": 2}])
 def test_a_server_has_slots_cores_and_places(wrong):
-    with pytest.raises(ValueError, match="at least one slot"):
+    with pytest.raises(ValueError, match=r"(slots|cores|places)=.*: give "):
         Server([MEAN], **wrong)
 
 
@@ -342,3 +342,44 @@ def test_refused_requests_do_not_make_a_server_fast_enough():
 def test_no_number_of_machines_makes_the_work_itself_faster(p99):
     with pytest.raises(NoMachinesHelp, match="alone on a machine"):
         machines_for(Server([MEAN], slots=2), 10.0, p99)
+
+
+GOOD = {"service": [0.02, 0.03], "slots": 3, "cores": 2}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"slots": slots} for slots in (0, 1.5, True, "3", math.nan, math.inf)),
+        *({"cores": cores} for cores in (0, -1, "2", math.nan, math.inf)),
+        *({"places": places} for places in (2, 3.5, "9", math.nan, math.inf)),
+        *({"service": service} for service in (3, {"a": 1}, [1j], ["1"], [None, 1], [[1, 2]], np.ones(3, "m8[ns]"))),
+        {"service": np.ma.array([0.02, 9.0], mask=[False, True])},
+    ],
+)
+def test_a_server_that_makes_no_sense_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Server(**GOOD | wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rate": None},
+        {"rate": True},
+        {"rate": "40"},
+        {"requests": 0},
+        {"requests": 1.5},
+        {"requests": None},
+        {"seed": -1},
+    ],
+)
+def test_a_simulation_that_makes_no_sense_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
+        Server(**GOOD).predict(**{"rate": 40} | wrong)
+
+
+@pytest.mark.parametrize("arrivals", [None, 3, ["a", "b"], [1, 0], [math.nan, 1], [0, math.inf], [5, 5]])
+def test_times_that_are_none_are_not_replayed(arrivals):
+    with pytest.raises(ValueError, match=r"^arrivals"):
+        Server(**GOOD).replay(arrivals)

@@ -256,6 +256,10 @@ def test_detectors_of_errors_take_nothing_else(detector):
         ([drift.ADWIN()], {"delta": 0.1}, "delta: give these to the detector"),
         (["cusum"], {}, "give a reference"),
         (["adwin"], {"max_waiting": 0}, "max_waiting=0"),
+        (["adwin"], {"dleta": 0.1}, "dleta: ADWIN takes delta, "),
+        (["adwin"], {"delta": "0.1"}, "delta: ADWIN takes delta, "),
+        (["page-hinkley"], {"threshold": math.nan}, "threshold=nan: give a number"),
+        (["cusum"], {"reference": [0, 1], "limit": 5}, "limit: Cusum takes k, h, two_sided"),
     ],
 )
 def test_a_detector_that_makes_no_sense_is_refused(arguments, parameters, words):
@@ -435,8 +439,13 @@ def test_a_cusum_that_makes_no_sense_is_refused(wrong):
 
 
 def test_run_lengths_that_cannot_be_had_are_refused():
-    for k, wanted in ((0.5, 1.5), (0, 1e9), (3, 100)):
-        with pytest.raises(ValueError, match="give one from"):
+    for k, wanted, said in (
+        (0.5, 1.5, "give one above 1.62, or a smaller k"),
+        (0, 1e9, r"give one up to 2.02e\+04, or a larger k"),
+        (3, 100, "give one above 370, or a smaller k"),
+        (50, 1e4, r"give one above 1e\+12, or a smaller k"),
+    ):
+        with pytest.raises(ValueError, match=said):
             cusum_limit(k, wanted)
     for wanted in (math.nan, 1e12, "1000", None):
         with pytest.raises(ValueError, match=r"run_length=.*: give a number from 1 to"):
@@ -772,6 +781,7 @@ def neither(random):
     "row, words",
     [
         ({"x": 1.0}, "label: in the row or in the reference, but not in both"),
+        ({"x": 1.0, "label": "a", 0: 1, "0": 1}, "(0, '0'|'0', 0): in the row or in the reference, but not in both"),
         ({"x": 1.0, "label": "a", "y": 2}, "y: in the row or"),
         ({"x": "1.0", "label": "a"}, "x: '1.0' is no number"),
         ({"x": math.inf, "label": "a"}, "x: inf is neither a finite number nor a text"),

@@ -224,3 +224,30 @@ def test_only_a_streams_end_is_looked_at():
 def test_too_few_rows_or_equal_ones_resemble_nothing():
     for indicators in (np.zeros(0, bool), np.array([True, False]), np.ones(50, bool)):
         assert univariate.inefficiency(indicators) == 1.0
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, 3, "ab", (1,), (1, 2, 3, 4), (0.5, 1), (math.nan, 1), ("x", 1), (1, 1, 0), (1, 1, -5)]
+)
+def test_what_does_not_say_how_alike_rows_are_is_refused(wrong):
+    counts, rows = Counts(np.array([500, 900]), np.array([900, 500])), np.arange(30.0)
+    for call in (
+        lambda: univariate.kolmogorov_smirnov(rows, rows + 9, wrong),
+        lambda: univariate.chi_square(counts, wrong),
+        lambda: univariate.population_stability(counts, alike=wrong),
+    ):
+        with pytest.raises(ValueError, match=r"^alike="):
+            call()
+
+
+@pytest.mark.parametrize("counts", [[1.5, 2], [1e300, 1], [-1, 2], [math.nan, 1], [1j, 2]])
+def test_counts_that_are_none_are_refused(counts):
+    with pytest.raises(ValueError, match=r"^reference"):
+        Counts(counts, [1, 2])
+
+
+def test_counts_are_whole_numbers_whatever_holds_them():
+    for kind in (object, bool, float):
+        counts = Counts(np.array([1, 1], kind), np.array([1, 0], kind))
+        assert univariate.population_stability(counts).p_value <= 1
+        assert univariate.chi_square(counts).p_value <= 1 and univariate.jensen_shannon(counts) > 0
