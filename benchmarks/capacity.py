@@ -18,7 +18,7 @@ from collections import defaultdict
 import numpy as np
 import psutil
 
-from labsupport import compute, loadtest, paths
+from labsupport import compute, loadtest, paths, targets
 from labsupport.queueing import Server
 
 LOADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.1)  # of the capacity
@@ -41,7 +41,7 @@ def lines(rounds: int, seconds: float, precision: str | None = None, seed: int =
     picture = (paths.IMAGES / "street_1.jpg").read_bytes()
     rows: dict[float, list] = defaultdict(list)
     with compute.server_process(precision) as url:
-        target = loadtest.Http(f"{url}/predict", picture)
+        target = targets.Http(f"{url}/predict", picture)
         for turn in range(seed, seed + rounds):
             model = compute.calibrated(target, light=200, seconds=4)
             print(f"round {turn}: {model}, light load {describe(model)}", flush=True)
@@ -58,7 +58,7 @@ def describe(model: Server) -> str:
     return f"p50 {middle:.1f} ms, p99 {high:.1f} ms"
 
 
-def measured(target: loadtest.Target, model: Server, load: float, seconds: float, seed: int) -> tuple[float, ...]:
+def measured(target: targets.Target, model: Server, load: float, seconds: float, seed: int) -> tuple[float, ...]:
     """Milliseconds: p50 and p99 measured; both as the model has them for these very arrivals, and its p99 in the long run;
     and the share refused, the model's share, how much faster or slower the machine became, and what others took of it."""
     runs = []
@@ -71,12 +71,12 @@ def measured(target: loadtest.Target, model: Server, load: float, seconds: float
         change = abs(saturated(target) / before - 1)
         said, long = now.replay(loadtest.arrivals(rate, seconds, key)), now.predict(rate)
         times = (run.quantile(0.5), run.quantile(0.99), said.p50, said.p99, long.p99)
-        shares = (1 - run.share(loadtest.ANSWERED), said.refused, change, max(0.0, taken))
+        shares = (1 - run.share(targets.ANSWERED), said.refused, change, max(0.0, taken))
         runs.append((*(1000 * time for time in times), *shares))
     return min(runs, key=lambda row: max(row[-2] / STEADY, row[-1] / QUIET))
 
 
-def saturated(target: loadtest.Target) -> float:
+def saturated(target: targets.Target) -> float:
     """The most requests a second that it answers at this moment."""
     return loadtest.closed_loop(target, clients=3 * ((os.cpu_count() or 1) + 1), seconds=SATURATED).rate
 

@@ -139,7 +139,7 @@ def drift_rule(seed: int) -> dict[str, bool]:
     """A look of the default rule, whose limit is 1e-5, at healthy traffic."""
     from dataclasses import replace
 
-    from labsupport.limits import DEFAULT_RULES
+    from labsupport.default_rules import DEFAULT_RULES
     from labsupport.measures import MEASURES
 
     rule = next(rule for rule in DEFAULT_RULES if rule.metric == "drift")

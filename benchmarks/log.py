@@ -21,8 +21,8 @@ import numpy as np
 
 from labsupport import images, paths, tables
 from labsupport.alerts import Alarms
+from labsupport.default_rules import DEFAULT_RULES
 from labsupport.detection import Box, Detection, Detector
-from labsupport.limits import DEFAULT_RULES
 from labsupport.live import MINUTES, Live
 from labsupport.predictions import PredictionLog
 from labsupport.rows import to_json

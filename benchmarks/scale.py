@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import log as rows
-from labsupport import batch, compute, loadtest, nodes, paths, scale
+from labsupport import batch, compute, loadtest, nodes, paths, scale, targets
 from labsupport.compute import Machine
 from labsupport.demand import Cost, needs
 from labsupport.detection import Detector
@@ -59,13 +59,13 @@ def point(start: Callable, precision: str, seconds: float) -> dict:
     began = time.perf_counter()
     with start(precision) as url:
         figures = {"start": time.perf_counter() - began}
-        target = loadtest.Http(f"{url}/detect", (paths.IMAGES / PICTURE).read_bytes())
+        target = targets.Http(f"{url}/detect", (paths.IMAGES / PICTURE).read_bytes())
         loadtest.closed_loop(target, clients=2, seconds=3)  # warm
         for clients in CLIENTS:
             spent, run = cpu(), loadtest.closed_loop(target, clients, seconds)
             figures[clients] = run.rate, 1000 * run.quantile(0.5), 1000 * run.quantile(0.99)
             figures["cpu"] = 1000 * (cpu() - spent) / max(1, len(run.answered))
-            figures["failed"] = figures.get("failed", 0) + run.share(loadtest.FAILED)
+            figures["failed"] = figures.get("failed", 0) + run.share(targets.FAILED)
         figures["memory"] = sum(process.memory_full_info().pss for process in family()) / 1e6
     return figures
 

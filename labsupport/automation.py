@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labsupport.arguments import number, shown
-from labsupport.containers import is_missing
 from labsupport.thresholds import NEVER_SURE, NoSafeThreshold, Thresholds, checked, choose_thresholds, error_bound
+from labsupport.values import is_missing
 
 __all__ = [
     "NEVER_SURE",

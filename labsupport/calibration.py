@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labsupport.arguments import number
-from labsupport.containers import bool_column, float_column, narrowest, shape_of, table
+from labsupport.containers import bool_column, float_column, shape_of, table
+from labsupport.values import narrowest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from labsupport import grouped, multivariate, univariate
+from labsupport import dependence, grouped, multivariate, univariate
+from labsupport.dependence import Alike
 from labsupport.frames import CLASSES, MIN_ROWS, Feature
 from labsupport.grouped import Codes
 from labsupport.multivariate import Together
-from labsupport.univariate import Alike, Counts, TwoSampleTest
+from labsupport.univariate import Counts, TwoSampleTest
 
 FEWEST = 5  # known values in each window, below which a column's values are not compared
 MISSING = "missing"  # the test of whether values are missing as often as before
@@ -48,7 +49,7 @@ def look(
         "kind": feature.kind,
         "note": feature.note,
         "changed": feature.changed,
-        "repeats": max(univariate.repeats(values) for values in (feature.reference, feature.current))
+        "repeats": max(dependence.repeats(values) for values in (feature.reference, feature.current))
         if groups is None and feature.kind == "numeric"
         else 0.0,
     }
@@ -132,28 +133,28 @@ def _missing(feature: Feature, groups: Codes | None) -> _Tested:
 
 def _neighbours(feature: Feature) -> tuple[Alike, float]:
     """How much the known values, in the order of the rows, are like their neighbours: of the last `LOOKED_AT` rows."""
-    return _serial(_indicators(feature, univariate.LOOKED_AT))
+    return _serial(_indicators(feature, dependence.LOOKED_AT))
 
 
 def _indicators(feature: Feature, last: int = 0) -> list[np.ndarray]:
     """Truth values (N, K) whose shares a test compares, of all or the last rows: up to a quartile, of a common class."""
     windows = (feature.reference, feature.current)
     if not feature.counted:
-        return [univariate.below(values[-last:]) for values in windows]
+        return [dependence.below(values[-last:]) for values in windows]
     commonest = np.argsort(-np.bincount(np.concatenate(windows)), kind="stable")[:3]
     return [values[-last:, np.newaxis] == commonest for values in windows]
 
 
 def _serial(indicators: Sequence[np.ndarray]) -> tuple[Alike, float]:
     """How alike neighbours are in both windows, and their resemblance in standard errors."""
-    found, sizes = [univariate.dependence(window) for window in indicators], list(map(len, indicators))
+    found, sizes = [dependence.dependence(window) for window in indicators], list(map(len, indicators))
     longer, shorter = (1, 0) if sizes[1] > sizes[0] else (0, 1)
     # what the longer window shows of neighbours holds for the shorter one, too, which may not show it
     if taken := found[shorter][0] < found[longer][0]:
         found[shorter] = found[longer]
     spreads = np.array([alike / max(1, size) for (alike, _), size in zip(found, sizes, strict=True)])
-    freedom = found[longer][1] if taken else univariate.welch(spreads, [degrees for _, degrees in found])
-    resemblance = max(univariate.resemblance(window) for window in indicators)
+    freedom = found[longer][1] if taken else dependence.welch(spreads, [degrees for _, degrees in found])
+    resemblance = max(dependence.resemblance(window) for window in indicators)
     return Alike(found[0][0], found[1][0], freedom), resemblance
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from labsupport import agreement, arguments, darknet, images, loadtest, models, paths
+from labsupport import agreement, arguments, darknet, images, loadtest, models, paths, targets
 from labsupport.admission import WAITING_PER_SLOT
 from labsupport.deadline import NoAnswer, exchange
 from labsupport.detection import Box, Detection, Detector
@@ -269,7 +269,7 @@ def _address(console: Path, process: subprocess.Popen) -> str:
     raise MeasurementFailed(f"the server did not start ({ended}): {console.read_text().strip()[-300:]}")
 
 
-def calibrated(target: loadtest.Target, light: int = 80, seconds: float = 3, cores: int | None = None) -> Server:
+def calibrated(target: targets.Target, light: int = 80, seconds: float = 3, cores: int | None = None) -> Server:
     """A model of the lab's server from two measurements: as much as it takes for `seconds`, then some `light` requests.
 
     The latter come at random, so seldom (`LIGHT`) that next to nobody waits: what they take are service times, with what
@@ -285,7 +285,7 @@ def calibrated(target: loadtest.Target, light: int = 80, seconds: float = 3, cor
         raise MeasurementFailed("no request was answered: is it the lab's server?")
     rate = LIGHT * most.rate
     few = loadtest.open_loop(target, rate, seconds=min(light / rate, LONGEST), seed=light)
-    if few.share(loadtest.ANSWERED) < 1:
+    if few.share(targets.ANSWERED) < 1:
         raise MeasurementFailed("requests were refused or failed under a light load: is it the lab's server?")
     service = few.answered
     return Server(service, slots + 1, cores=most.rate * float(service.mean()), places=slots * (1 + WAITING_PER_SLOT))

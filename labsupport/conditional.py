@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 
 from labsupport import frames, multivariate
 from labsupport.arguments import number
-from labsupport.univariate import inefficiency
+from labsupport.dependence import inefficiency
 
 if TYPE_CHECKING:
     import pandas as pd

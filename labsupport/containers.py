@@ -3,38 +3,33 @@
 A value that is masked, None, NaN, NaT or `pandas.NA` is missing, in every container. pandas is loaded for tables only.
 """
 
-import numbers
 from collections import deque
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labsupport.arguments import shown
+from labsupport.values import (
+    NARROW,
+    _numpy_dtype,
+    as_array,
+    as_float,
+    filled,
+    is_missing,
+    is_number,
+    is_unreadable,
+    precision,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = "give a frame, a dict of columns, a list of rows or an array, (N,) or (N, D)"
-NARROW = (np.float16, np.float32)  # what holds fewer digits than Python's floats
 
 
 class TooFewRows(ValueError):
     """A window holds too few rows, or too few groups, to be compared."""
-
-
-def is_missing(value: Any) -> bool:
-    """Return whether a single value is missing: masked, None, NaN, NaT or `pandas.NA`.
-
-    >>> [is_missing(value) for value in (None, float("nan"), np.ma.masked, np.datetime64("NaT"), 0, "")]
-    [True, True, True, True, False, False]
-    """
-    if isinstance(value, Decimal):
-        return value.is_nan()  # a signalling one cannot be compared
-    if isinstance(value, numbers.Number | np.datetime64 | np.timedelta64):
-        return bool(value != value)
-    return value is None or value is np.ma.masked or type(value).__name__ in ("NAType", "NaTType")
 
 
 def table(data: Any, name: str = "data") -> "pd.DataFrame":
@@ -117,7 +112,7 @@ def bool_column(name: str, data: Any) -> np.ndarray:
     if values.dtype == bool:
         return values
     for value in values if values.dtype.kind not in "biuf" else values[(values != 0) & (values != 1)][:1]:
-        if is_missing(value) or not _is_number(value) or value not in (0, 1):
+        if is_missing(value) or not is_number(value) or value not in (0, 1):
             raise ValueError(
                 f"{name}: {'a value is missing' if is_missing(value) else shown(value)}: give True or False"
             )
@@ -136,24 +131,6 @@ def shape_of(data: Any) -> tuple[int, ...]:
         return np.shape(data)
     except ValueError:
         return (len(data),)
-
-
-def as_float(value: Any) -> float:
-    """Return a real number of any kind as a float: int, bool, NumPy's, Decimal, Fraction. Raises ValueError for others.
-
-    >>> as_float(Decimal("0.5"))
-    0.5
-    """
-    if _is_number(value):
-        try:
-            return float(value)
-        except OverflowError:
-            return np.inf if value > 0 else -np.inf
-    raise ValueError(f"{shown(value)} is no number")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real | Decimal | np.bool_) and not isinstance(value, np.timedelta64)
 
 
 def codes_of(groups: "pd.Series") -> np.ndarray:
@@ -189,46 +166,10 @@ def row_of(row: Any) -> dict | list:
     return list(row) if isinstance(row, Sequence | deque) and not isinstance(row, str | bytes) else [row]
 
 
-def precision(column: "pd.Series") -> type:
-    """Return NumPy's type of float that holds a column's numbers: float16, float32, or float64 for everything else.
-
-    >>> import pandas as pd
-    >>> precision(pd.Series([0.1], dtype="Float32")).__name__, precision(pd.Series([1])).__name__
-    ('float32', 'float64')
-    """
-    if column.dtype == object:
-        return narrowest(map(type, column))
-    return narrowest([getattr(_numpy_dtype(column), "type", None)])
-
-
-def _numpy_dtype(column: "pd.Series") -> Any:
-    """NumPy's dtype of what a column holds, or pandas' own dtype if NumPy has none."""
-    import pandas as pd
-
-    dtype = column.dtype.subtype if isinstance(column.dtype, pd.SparseDtype) else column.dtype
-    dtype = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype
-    return getattr(dtype, "numpy_dtype", dtype)
-
-
-def narrowest(types: Any) -> type:
-    """Return the one of NumPy's types of float that holds the fewest digits. Types that are none count as float64."""
-    types = set(types)
-    return next((narrow for narrow in NARROW if narrow in types), np.float64)
-
-
-def rounded(values: Any, kind: type) -> np.ndarray:
-    """Return the values as float64, after they have been rounded to what the narrower type `kind` can hold."""
-    values = np.asarray(values, float)
-    if kind is np.float64:
-        return values
-    with np.errstate(over="ignore"):
-        return values.astype(kind).astype(float)
-
-
 def _values(name: str, data: Any) -> np.ndarray:
     """One column, (N,), as its dtype or as objects, with None or NaN where a value is missing."""
     if isinstance(data, list | tuple | deque | range):
-        data = _array(list(data))
+        data = as_array(list(data))
     elif not isinstance(data, np.ndarray):
         frame = table(data, name)
         if len(frame.columns) != 1:
@@ -236,7 +177,7 @@ def _values(name: str, data: Any) -> np.ndarray:
         return _series_values(frame.iloc[:, 0])
     if data.ndim != 1 or data.dtype.names:
         raise ValueError(f"{name} of shape {data.shape}: give one column of values, (N,)")
-    return _filled(data)
+    return filled(data)
 
 
 def _series_values(column: "pd.Series") -> np.ndarray:
@@ -246,30 +187,6 @@ def _series_values(column: "pd.Series") -> np.ndarray:
     if not column.isna().any():
         return column.to_numpy(dtype)
     return column.to_numpy(precision(column), na_value=np.nan)
-
-
-def _array(values: list) -> np.ndarray:
-    """An array of a list: of numbers, if it holds nothing else, or of objects as they are."""
-    kinds = set(map(type, values))
-    if kinds & set(NARROW) and kinds <= {*NARROW, float, type(None), np.ma.core.MaskedConstant}:
-        return np.array([np.nan if is_missing(value) else value for value in values], narrowest(kinds))
-    if kinds <= {bool, np.bool_} or (
-        kinds and all(issubclass(kind, int | float | np.number | np.bool_) for kind in kinds)
-    ):
-        return np.asarray(values)
-    return np.fromiter((None if value is np.ma.masked else value for value in values), object, len(values))
-
-
-def _filled(array: np.ndarray) -> np.ndarray:
-    """A masked array without its mask: NaN or None stands where a value is masked."""
-    if not isinstance(array, np.ma.MaskedArray):
-        return array
-    gone = np.ma.getmaskarray(array)
-    if not gone.any():
-        return array.data
-    filled = array.data.astype(array.dtype if array.dtype.kind == "f" else object)
-    filled[gone] = np.nan if array.dtype.kind == "f" else None
-    return filled
 
 
 def _from_columns(columns: Mapping, name: str) -> "pd.DataFrame":
@@ -287,11 +204,11 @@ def _column(key: Any, column: Any, name: str) -> "pd.Series":
 
     column = _to_pandas(column, name)
     if isinstance(column, list | tuple | deque | range):
-        column = _array(list(column))
+        column = as_array(list(column))
     elif isinstance(column, str | bytes) or not np.ndim(column):
         raise ValueError(f"{name}: {key}: a column of values is needed, not a single {type(column).__name__}")
     if isinstance(column, np.ndarray):
-        column = _filled(column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column)
+        column = filled(column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column)
     if np.ndim(column) != 1 or (getattr(column, "dtype", None) is not None and getattr(column.dtype, "names", None)):
         raise ValueError(f"{name}: {key}: one column of values is needed, not an array of shape {np.shape(column)}")
     return pd.Series(column).reset_index(drop=True)
@@ -339,7 +256,7 @@ def _from_array(data: Any, name: str) -> "pd.DataFrame":
         raise ValueError(f"{name}: {TABLES}, not {what}")
     array = array[:, np.newaxis] if array.ndim == 1 else array
     if isinstance(array, np.ma.MaskedArray):
-        columns = {place: _filled(array[:, place]) for place in range(array.shape[1])}
+        columns = {place: filled(array[:, place]) for place in range(array.shape[1])}
         return pd.DataFrame(columns, index=range(len(array)))
     return pd.DataFrame(array)
 
@@ -355,11 +272,7 @@ def _without_masked(frame: "pd.DataFrame", name: str) -> "pd.DataFrame":
                 f"{name}: {column}: {dtype} are bytes of no known meaning: give numbers, texts or truth values"
             )
     for column in frame.columns[[isinstance(dtype, np.dtype) and dtype.hasobject for dtype in frame.dtypes]]:
-        if any(map(_is_unreadable, frame[column])):
+        if any(map(is_unreadable, frame[column])):
             frame = frame.copy()
-            frame[column] = frame[column].map(lambda value: None if _is_unreadable(value) else value)
+            frame[column] = frame[column].map(lambda value: None if is_unreadable(value) else value)
     return frame
-
-
-def _is_unreadable(value: Any) -> bool:
-    return value is np.ma.masked or (isinstance(value, Decimal) and value.is_snan())

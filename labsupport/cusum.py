@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from labsupport.arguments import choice, number, shown
-from labsupport.containers import as_float
+from labsupport.values import as_float
 
 BEYOND = 1e12  # run lengths above this are lost in the rounding of the equation
 MOST = 200.0  # standard deviations: the equation takes 6 points for each

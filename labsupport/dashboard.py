@@ -11,8 +11,8 @@ import numpy as np
 
 from labsupport.alerts import Alarms
 from labsupport.charts import ALARM, BEFORE, NOW
+from labsupport.default_rules import DEFAULT_RULES
 from labsupport.journal import State
-from labsupport.limits import DEFAULT_RULES
 from labsupport.panels import Panel
 from labsupport.rows import Moment, seconds
 from labsupport.timeline import Series, Timeline, reach, read, timeline, window

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labsupport.containers import NARROW, TooFewRows, narrowest, precision, rounded, table
+from labsupport.containers import TooFewRows, table
+from labsupport.values import NARROW, narrowest, precision, rounded
 
 if TYPE_CHECKING:
     import pandas as pd

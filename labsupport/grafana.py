@@ -7,7 +7,7 @@ log can tell it; in its place stands what only the running process can tell.
 import json
 from collections.abc import Iterable
 
-from labsupport.limits import DEFAULT_RULES
+from labsupport.default_rules import DEFAULT_RULES
 from labsupport.measures import JOB, MEASURES, Measure
 from labsupport.panels import NAMES, PANELS, Panel
 

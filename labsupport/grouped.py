@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labsupport import univariate
+from labsupport import dependence, univariate
 from labsupport.arguments import shown
 from labsupport.containers import TooFewRows, codes_of, table
-from labsupport.univariate import Alike, Counts, Noise, TwoSampleTest
+from labsupport.dependence import Alike
+from labsupport.univariate import Counts, Noise, TwoSampleTest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +82,7 @@ def design_effect(windows: Sequence[np.ndarray], codes: Codes) -> Alike:
     """Return how many rows carry as much as one independent row, of indicators (N, K) of both windows.
 
     >>> rows = np.random.default_rng(0).normal(size=200)
-    >>> design_effect((univariate.below(rows.repeat(5)),) * 2, (np.arange(200).repeat(5),) * 2).reference.round(1)
+    >>> design_effect((dependence.below(rows.repeat(5)),) * 2, (np.arange(200).repeat(5),) * 2).reference.round(1)
     np.float64(5.0)
     """
     effects, freedoms = [], []
@@ -91,7 +92,7 @@ def design_effect(windows: Sequence[np.ndarray], codes: Codes) -> Alike:
         effects.append(max(1.0, (found**2).sum() / within) if within and found.shape[0] < len(window) else 1.0)
         freedoms.append(np.inf if found.shape[0] == len(window) else max(freedom, 0.1))
     spreads = np.array([effect / len(window) for effect, window in zip(effects, windows, strict=True)])
-    return Alike(*effects, univariate.welch(spreads, freedoms))
+    return Alike(*effects, dependence.welch(spreads, freedoms))
 
 
 def class_test(values: Sequence[np.ndarray], codes: Codes, classes: int) -> tuple[TwoSampleTest, Alike]:
@@ -142,5 +143,5 @@ def noise(windows: Sequence[np.ndarray], codes: Codes) -> Noise:
     trace, square = np.trace(whole), (whole**2).sum()
     if not square:
         return Noise(1.0, 1.0)
-    freedom = univariate.welch(np.array([np.trace(part) for part in covariances]), freedoms)
+    freedom = dependence.welch(np.array([np.trace(part) for part in covariances]), freedoms)
     return Noise(square / trace, trace**2 / square, freedom)

@@ -15,7 +15,7 @@ import numpy as np
 
 from labsupport.alerts import Alarms, AlertRule, spoken
 from labsupport.dashboard import change
-from labsupport.limits import DEFAULT_RULES
+from labsupport.default_rules import DEFAULT_RULES
 from labsupport.rows import Moment, seconds
 from labsupport.timeline import COLUMNS, Series, Timeline, reach, read, timeline
 

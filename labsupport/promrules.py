@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 
 from labsupport.alerts import AlertRule, spoken
-from labsupport.limits import DEFAULT_RULES
+from labsupport.default_rules import DEFAULT_RULES
 from labsupport.measures import JOB
 
 FORMATS = {"ratio": "{{ $value | humanizePercentage }}", "s": "{{ $value | humanizeDuration }}"}

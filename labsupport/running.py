@@ -256,12 +256,12 @@ def run(options: dict, port: int, workers: int) -> None:
         if workers > 1:
             with tempfile.TemporaryDirectory(prefix="labsupport-metrics-") as folder:
                 os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where every worker counts
-                config = _config("labsupport.serving:worker_app", factory=True, workers=workers)
+                config = _config("labsupport.worker:worker_app", factory=True, workers=workers)
                 supervisor = _Workers(config, listening, Path(folder, MADE), announcement)
                 supervisor.run()
             if supervisor.failed:
                 sys.exit(1)
         else:
-            config = _config("labsupport.serving:app_from_environment", factory=True, workers=1)
+            config = _config("labsupport.worker:app_from_environment", factory=True, workers=1)
             config.load()
             _Announcing(config, announcement).run([listening])

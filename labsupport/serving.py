@@ -7,35 +7,26 @@ the client says ever names a file. `serve` and `RunningServer`, which run the ap
 
 import asyncio
 import contextlib
-import ctypes
-import gc
-import json
 import logging
-import multiprocessing
-import os
 import re
-import signal
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 
-import cv2
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from starlette.routing import Match
 
-from labsupport import arguments, background, console, endpoints, images, models, paths, statuses, strict
+from labsupport import arguments, console, endpoints, images, models, statuses, strict
 from labsupport.admission import MOST_SLOTS, Admission, Rule, Slots
 from labsupport.desk import Desk
 from labsupport.detection import Detector
 from labsupport.live import Live
-from labsupport.memory import COPIES, LEAST, Budget, memory_limit
+from labsupport.memory import COPIES, LEAST, Budget
 from labsupport.metrics import Metrics, Watch
 from labsupport.predictions import PredictionLog
 from labsupport.rollout import Ramps, Router
-from labsupport.running import MADE, PortTaken, RunningServer, guarded, serve
+from labsupport.running import PortTaken, RunningServer, serve
 from labsupport.schemas import ERRORS, GUARDED, NO_NUL, Problem
 from labsupport.security import WrongTokens
 from labsupport.strict import StrictRoute
@@ -69,7 +60,6 @@ WORDS = {  # instead of Pydantic's own, which name its insides
 NO_PATH = "there is no such path here: see which there are at"
 FORM_LIMITS = {"max_files": 4, "max_fields": 4, "max_part_size": 1_000}
 PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # glibc's malloc.h
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +85,7 @@ def create_app(
     """
     root_path = _prefix(root_path)
     if detectors is None:
-        detectors = _load_installed(slots)
+        detectors = load_installed(slots)
     elif not isinstance(detectors, Mapping):
         detectors = {"yolov3-tiny": detectors}
     for name, one in detectors.items():
@@ -164,63 +154,6 @@ def _life(log: PredictionLog | None, ramps: Ramps):
     return lifespan
 
 
-def app_from_environment():
-    """The app of one worker process: `labsupport serve` leaves its options in `LAB_APP_OPTIONS`."""
-    options = arguments.variable("LAB_APP_OPTIONS", json.loads, "what labsupport serve gives")
-    if options is None:
-        raise ValueError("LAB_APP_OPTIONS is not set: start the server with labsupport serve")
-    host, log, precision = (options.pop(name) for name in ("host", "log", "precision"))
-    workers = options.pop("workers", 1)
-    console.show()
-    _end_with_parent()
-    _keep_memory()
-    cv2.setNumThreads(1)  # the slots keep every core busy: more threads for one picture would only get in their way
-    detectors = _load_installed(options["slots"], precision)
-    routers = {
-        name: Router(detector, load=Detector.named, journal=paths.root() / f"rollout-{name}.db")
-        for name, detector in detectors.items()
-    }
-    options["memory"] = Budget.left(memory_limit() // workers)
-    app = guarded(create_app(routers, log=PredictionLog(log) if log else None, **options), host)
-    gc.collect()
-    gc.freeze()  # what is here stays: looking through it for garbage stopped every thread for 60 ms
-    return app
-
-
-def worker_app():
-    """Return the app of one of several worker processes; if it cannot be made, say why in a line and end the process."""
-    try:
-        app = app_from_environment()
-        Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], MADE).touch()
-        return app
-    except (OSError, ValueError, RuntimeError) as error:
-        print(f"labsupport: {error}", file=sys.stderr, flush=True)
-        sys.exit(1)
-
-
-def _end_with_parent() -> None:
-    """Where there are several workers, they stop when the process that started them is gone, whatever became of it: else
-    they would answer on, with nobody to stop them and their port taken."""
-    if parent := multiprocessing.parent_process():
-
-        def follow() -> None:
-            parent.join()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        background.start(follow, "follow")
-
-
-def _keep_memory() -> None:
-    """A picture's pixels come and go a hundred times a second: glibc would hand them back to the system each time, and get
-    them again page by page. It may keep 64 MB instead; what is larger than 32 MB goes back at once all the same. All threads
-    share two pools: with one each, the gaps in all of them took 120 MB."""
-    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)
-        libc.mallopt(M_TOP_PAD, 16 << 20)
-        libc.mallopt(M_ARENA_MAX, 2)
-
-
 class Prefix:
     """Makes an app answer under a proxy's prefix, whether the proxy strips it or not, and when called directly."""
 
@@ -251,7 +184,7 @@ def _prefix(root_path: str) -> str:
     return path
 
 
-def _load_installed(slots: int | None, precision: str | None = None) -> dict[str, Detector]:
+def load_installed(slots: int | None, precision: str | None = None) -> dict[str, Detector]:
     installed = [name for name in models.MODELS if not models.missing(name)]
     if not installed:
         models.locate("yolov3-tiny")  # raises, and says how to install it

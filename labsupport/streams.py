@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from labsupport.arguments import number, shown
-from labsupport.containers import float_column, is_missing
+from labsupport.containers import float_column
 from labsupport.cusum import Cusum, cusum_limit, cusum_run_length, finite
 from labsupport.evaluation import Evaluation, compare_detectors, evaluate
+from labsupport.values import is_missing
 from labsupport.windows import DataDriftMonitor, SerialCorrelation
 
 __all__ = [

@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 
 from labsupport.arguments import number
-from labsupport.containers import NARROW, as_float, bool_column, codes_of, float_column, is_missing, shape_of, table
+from labsupport.containers import bool_column, codes_of, float_column, shape_of, table
+from labsupport.values import NARROW, as_float, is_missing
 
 MOST_DECISIONS = 10**12  # beyond, floats do not tell shares apart
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from labsupport.alerts import Alarms, AlertRule, Event
-from labsupport.limits import DEFAULT_RULES
+from labsupport.default_rules import DEFAULT_RULES
 from labsupport.measures import Drift, Measure, Reading, as_numbers
 from labsupport.panels import LOOKED_AT, NAMES, PANELS, Panel
 from labsupport.rows import Moment, seconds

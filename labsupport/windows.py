@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labsupport.arguments import number, shown
-from labsupport.containers import TooFewRows, is_missing, narrowest, precision, rounded, row_of, table
+from labsupport.containers import TooFewRows, row_of, table
 from labsupport.cusum import finite
+from labsupport.values import is_missing, narrowest, precision, rounded
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,8 +13,9 @@ import pytest
 from scipy import stats
 
 from labsupport.alerts import Alarms, AlertRule
+from labsupport.default_rules import DEFAULT_RULES
 from labsupport.incidents import HOUR, INCIDENTS, Traffic, simulate
-from labsupport.limits import DEFAULT_RULES, learn_limit, learned, mean_limit, p95_limit
+from labsupport.limits import learn_limit, learned, mean_limit, p95_limit
 from labsupport.measures import MEASURES
 from labsupport.monitoring import PredictionLog
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import requests
 
-from labsupport import compute, compute_checks, loadtest, models, paths
+from labsupport import compute, compute_checks, loadtest, models, paths, targets
 from labsupport.compute import Machine, MeasurementFailed, calibrated, flops, found, measure, server_process, times
 from labsupport.queueing import Server
 
@@ -213,7 +213,7 @@ def test_times_leave_out_the_first_call():
 # the server
 
 
-def run(latencies, seconds, outcome=loadtest.ANSWERED):
+def run(latencies, seconds, outcome=targets.ANSWERED):
     return loadtest.Run(seconds, np.array(latencies), np.array([outcome] * len(latencies)))
 
 
@@ -239,7 +239,7 @@ def test_a_calibration_is_littles_law(loads):
 
 
 def test_a_calibration_in_which_requests_are_refused_is_none(loads):
-    loads[9.6, 1.0] = run([0.001] * 9, 1.0, loadtest.REFUSED)
+    loads[9.6, 1.0] = run([0.001] * 9, 1.0, targets.REFUSED)
     with pytest.raises(MeasurementFailed, match="under a light load"):
         calibrated(None, light=9.6, seconds=3, cores=2)
     loads[9] = run([], 1.0)

@@ -24,10 +24,10 @@ from labsupport import grafana, live, paths, statuses, timeline
 from labsupport.alerts import Alarms, AlertRule
 from labsupport.charts import ALARM, BEFORE, NOW
 from labsupport.dashboard import dashboard
+from labsupport.default_rules import DEFAULT_RULES
 from labsupport.detection import Box, Detection
 from labsupport.incidents import INCIDENTS, simulate
 from labsupport.journal import State
-from labsupport.limits import DEFAULT_RULES
 from labsupport.live import MINUTES, NO_LOG, Live, bounded
 from labsupport.measures import MEASURES
 from labsupport.monitoring import LogUnavailable, PredictionLog

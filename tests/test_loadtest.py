@@ -10,24 +10,9 @@ import numpy as np
 import pytest
 
 from labsupport import paths
-from labsupport.loadtest import (
-    ANSWERED,
-    FAILED,
-    MAX_REQUESTS,
-    REFUSED,
-    Function,
-    Http,
-    Run,
-    TooMuchLoad,
-    arrivals,
-    closed,
-    closed_loop,
-    exchange,
-    open_loop,
-    opened,
-    upload,
-)
+from labsupport.loadtest import MAX_REQUESTS, Run, TooMuchLoad, arrivals, closed, closed_loop, open_loop, opened
 from labsupport.queueing import Server, erlang_c, responses
+from labsupport.targets import ANSWERED, FAILED, REFUSED, Function, Http, exchange, upload
 
 # virtual time: where others would wait for a timer, this loop's clock jumps to it
 

@@ -27,8 +27,9 @@ import pytest
 from labsupport import images, monitoring, parquet, tables, writer
 from labsupport.alerts import Alarms
 from labsupport.dashboard import dashboard
+from labsupport.default_rules import DEFAULT_RULES
 from labsupport.detection import Box, Detection
-from labsupport.limits import DEFAULT_RULES, learned
+from labsupport.limits import learned
 from labsupport.live import Live
 from labsupport.monitoring import LogUnavailable, NotWritten, PredictionLog, UnknownPrediction
 from labsupport.served import window

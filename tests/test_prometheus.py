@@ -20,9 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from command import until
 from labsupport import images, paths
 from labsupport.alerts import Alarms, AlertRule
+from labsupport.default_rules import DEFAULT_RULES
 from labsupport.detection import Box, Detection
 from labsupport.incidents import INCIDENTS, Traffic, simulate
-from labsupport.limits import DEFAULT_RULES
 from labsupport.measures import MEASURES
 from labsupport.metrics import Metrics
 from labsupport.monitoring import PredictionLog

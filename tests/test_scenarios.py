@@ -12,8 +12,9 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeClassifier
 
-from labsupport import images, models, paths, phones, scenarios
-from labsupport.scenarios import churn, fraud, house_prices, photos, spam, vocabulary
+from labsupport import images, models, paths, phones, photographs, scenarios
+from labsupport.photographs import photos
+from labsupport.scenarios import churn, fraud, house_prices, spam, vocabulary
 
 KINDS = {
     house_prices: ("none", "data", "concept", "both"),
@@ -439,7 +440,7 @@ def test_the_objects_are_those_that_were_drawn():
     specification.loader.exec_module(draw := importlib.util.module_from_spec(specification))
     for file, objects in draw.TRUTH.items():
         if file != "red_ball.png":
-            assert set(scenarios.OBJECTS[file]) == {label for label, _ in objects}
+            assert set(photographs.OBJECTS[file]) == {label for label, _ in objects}
 
 
 def test_a_detector_finds_most_of_the_objects_by_day_and_few_in_the_dark(detector):

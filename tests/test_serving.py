@@ -374,7 +374,7 @@ def test_a_worker_does_not_look_for_garbage_in_what_stays(tmp_path):
     """A look through all that was loaded would stop every request for 60 ms: what there is at the start is exempt."""
     code = """
 import gc
-from labsupport.serving import app_from_environment
+from labsupport.worker import app_from_environment
 app = app_from_environment()
 print(gc.get_freeze_count(), len(gc.get_objects()))
 """
