@@ -16,7 +16,8 @@ COPY deploy/docker/convert.lock /build/
 RUN python3 -m venv /opt/convert \
     && /opt/convert/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement /build/convert.lock
 # only what the conversion reads: another change of code does not bring it about again
-COPY labsupport/__init__.py labsupport/arguments.py labsupport/darknet.py labsupport/models.py labsupport/paths.py /build/labsupport/
+COPY labsupport/__init__.py labsupport/arguments.py labsupport/background.py labsupport/paths.py /build/labsupport/
+COPY labsupport/models /build/labsupport/models
 WORKDIR /build
 ENV HOME=/home/lab
 RUN /opt/convert/bin/python -c "from labsupport import models; models.ensure('yolov3-tiny'); models.network('yolov3-tiny')"

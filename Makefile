@@ -52,7 +52,7 @@ serve: weights
 	$(BIN)/labsupport serve --port $(PORT)
 
 # npm brings it, checked against package-lock.json; what the page needs of it goes beside the page, and the rest away
-TFJS := labsupport/static/browser/tfjs
+TFJS := labsupport/serving/static/browser/tfjs
 browser: $(TFJS)
 
 $(TFJS): package.json package-lock.json

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from benchmarks import batch, capacity, drift, load, log, looks, runtimes, scale, shadow
 from labsupport import loopback, paths
-from labsupport.runtimes import RUNTIMES, best_precision
+from labsupport.models import RUNTIMES, best_precision
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".venv-bench" / "bin" / "python"

@@ -18,8 +18,8 @@ from collections import defaultdict
 import numpy as np
 import psutil
 
-from labsupport import compute, loadtest, paths, targets
-from labsupport.queueing import Server
+from labsupport import compute, paths
+from labsupport.compute import Server, loadtest, targets
 
 LOADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.1)  # of the capacity
 CLAIM = (0.25, 0.8)  # the model's p99 is this close, up to this load

@@ -16,10 +16,11 @@ from scipy import stats
 from scipy.signal import lfilter
 from scipy.special import expit
 
-from labsupport import drift, incidents
+from labsupport import drift
 from labsupport.automation import NoSafeThreshold, choose_thresholds
-from labsupport.conditional import given_input
+from labsupport.drift import given_input
 from labsupport.estimation import Calibration, realised
+from labsupport.scenarios import incidents
 
 LAB = ("brightness", "contrast", "sharpness", "saturation", "n_detections", "max_confidence")
 FIRST = np.arange(10) == 0  # the one of ten columns that changes
@@ -139,8 +140,7 @@ def drift_rule(seed: int) -> dict[str, bool]:
     """A look of the default rule, whose limit is 1e-5, at healthy traffic."""
     from dataclasses import replace
 
-    from labsupport.default_rules import DEFAULT_RULES
-    from labsupport.measures import MEASURES
+    from labsupport.monitoring import DEFAULT_RULES, MEASURES
 
     rule = next(rule for rule in DEFAULT_RULES if rule.metric == "drift")
     traffic = incidents.simulate(seed=20_000 + seed, seconds=4_200)

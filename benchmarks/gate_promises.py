@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binomtest
 
-from labsupport.evidence import Evidence
+from labsupport.rollout import Evidence
 
 REQUESTS, LOOK = 20_000, 100
 RAMP = np.repeat([0.05, 0.25, 0.5, 1.0], REQUESTS // 4)  # the candidate's share at each request

@@ -12,8 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 from scipy import stats
 
-from labsupport.alerts import AlertRule
-from labsupport.limits import WEEK, learned
+from labsupport.monitoring import WEEK, AlertRule, learned
 
 DAY, EVERY = 86_400.0, 15.0
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from labsupport import paths
-from labsupport.targets import BUFFER, exchange, stays_open, upload
+from labsupport.compute import BUFFER, exchange, stays_open, upload
 
 PICTURES = ("street_1.jpg", "street_2.jpg", "person_dog.jpg", "fruits.jpg")
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"

@@ -19,13 +19,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from labsupport import images, paths, tables
-from labsupport.alerts import Alarms
-from labsupport.default_rules import DEFAULT_RULES
+from labsupport import images, paths
 from labsupport.detection import Box, Detection, Detector
-from labsupport.live import MINUTES, Live
-from labsupport.predictions import PredictionLog
-from labsupport.rows import to_json
+from labsupport.log import PredictionLog, tables, to_json
+from labsupport.monitoring import DEFAULT_RULES, MINUTES, Alarms, Live
 
 RATE = 5_000  # rows in a second: what many small models, or many workers, would record
 FOUND = [Detection("cat", 0.9, Box(10, 20, 110, 120)), Detection("person", 0.8123456, Box(300, 40, 360, 220))]

@@ -10,10 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from labsupport.gate import Gate
 from labsupport.monitoring import PredictionLog
-from labsupport.outcomes import outcomes_since
-from labsupport.rollout import Rollout, Router
+from labsupport.rollout import Gate, Rollout, Router, outcomes_since
 
 AGES = (10_000, 1_000_000)  # requests since the ramp began
 NEW = 100  # requests between two looks: a second of a busy server

@@ -10,7 +10,8 @@ import argparse
 import numpy as np
 
 from benchmarks.gate_promises import interval
-from labsupport.retraining import _bounds, weighed
+from labsupport.rollout import weighed
+from labsupport.rollout.retraining import _bounds
 
 PICTURES, LOOK, ALPHA = 1_000, 25, 0.05
 SILENT = (0.0, 0.0, 0.0)

@@ -21,11 +21,11 @@ from pathlib import Path
 import psutil
 
 from benchmarks import log as rows
-from labsupport import batch, compute, loadtest, nodes, paths, scale, targets
-from labsupport.compute import Machine
-from labsupport.demand import Cost, needs
+from labsupport import batch, compute, paths, scale
+from labsupport.compute import Cost, Machine, loadtest, needs, targets
 from labsupport.detection import Detector
-from labsupport.predictions import PredictionLog
+from labsupport.log import PredictionLog
+from labsupport.scale import local_cluster
 
 PICTURE = "street_1.jpg"
 CLIENTS = (1, 4, 16)
@@ -89,7 +89,7 @@ def one_process(precision: str) -> Iterator[str]:
 def on_ray(precision: str, count: int) -> Iterator[str]:
     """As many replicas as there are cores, whatever the number of nodes."""
     replicas = os.cpu_count() or 2
-    with nodes.LocalCluster(nodes=count, cores=CORES):
+    with local_cluster.LocalCluster(nodes=count, cores=CORES):
         name = f"yolov3-tiny/openvino-{precision}"
         with scale.deploy(name, replicas=(replicas, replicas), port=0) as app:
             yield app.url
@@ -129,7 +129,7 @@ def folder_lines(precision: str) -> list[str]:
         done = batch.predict_folder(pictures, Path(scratch, "a.parquet"), Detector.named(name), progress=False)
         took = {"one process": time.perf_counter() - began}
         for count in (1, 2):
-            with nodes.LocalCluster(nodes=count, cores=CORES):
+            with local_cluster.LocalCluster(nodes=count, cores=CORES):
                 began = time.perf_counter()
                 scale.predict_folder(pictures, Path(scratch, "b.parquet"), name, workers=os.cpu_count())
                 took[f"Ray Data, {count} node(s)"] = time.perf_counter() - began

@@ -11,10 +11,7 @@ import numpy as np
 from river import drift
 from scipy import special
 
-from labsupport.cusum import cusum_limit
-from labsupport.evaluation import compare_detectors
-from labsupport.streams import ConceptDriftMonitor
-from labsupport.windows import DataDriftMonitor
+from labsupport.drift import ConceptDriftMonitor, DataDriftMonitor, compare_detectors, cusum_limit
 
 CLEAN, DRIFTED = 5000, 2000  # samples before and after the change
 RATE = 0.01  # share of clean windows that may alarm

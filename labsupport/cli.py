@@ -88,7 +88,10 @@ def serve(
     ] = None,
 ) -> None:
     """Run the API until interrupted."""
-    from labsupport import journal, loopback, models, paths, running, security
+    from labsupport import loopback, models, paths
+    from labsupport.protection import security
+    from labsupport.rollout import journal
+    from labsupport.serving import running
 
     log = f"sqlite:///{paths.root() / 'predictions.db'}" if log is None else log
     options = {"host": host, "log": log, "precision": precision, "root_path": root_path, "keep_uploads": keep_uploads}

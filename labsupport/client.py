@@ -14,8 +14,7 @@ import numpy as np
 import requests
 
 from labsupport import arguments, images, loopback, paths
-from labsupport.detection import Detection
-from labsupport.looking import NOT_OURS, answered
+from labsupport.detection import NOT_OURS, Detection, read_answer
 
 TIMEOUT = 60  # seconds
 TRIES = 4
@@ -55,7 +54,7 @@ class Client:
         if response.status_code != 200:
             raise ServerError(f"{response.status_code}: {_detail(response)}")
         try:
-            self.version, found = answered(response.json())
+            self.version, found = read_answer(response.json())
         except NOT_OURS as error:
             raise ServerError(f"{self.url} is not the lab's server, it answered: {response.text[:200]}") from error
         return found

@@ -333,7 +333,7 @@ def attack(server: Server, names: list[str], each: int) -> tuple[Visit, dict[str
 @contextlib.contextmanager
 def limited_server(folder: Path, *options: str) -> Iterator[tuple[Server, Path | None]]:
     """The command with 1 GiB of memory, and its control group. Without the right to make one it is only told so."""
-    told = f"import labsupport.memory as m, runpy; m.group_limits = lambda: iter([{LIMIT}]); "
+    told = f"import labsupport.protection.memory as m, runpy; m.group_limits = lambda: iter([{LIMIT}]); "
     run = "runpy.run_module('labsupport', run_name='__main__')"
     command, group = [sys.executable, "-u", "-c", told + run, "serve", "--port", "0"], None
     with contextlib.suppress(OSError):

@@ -25,10 +25,11 @@ import pytest
 import requests
 from scipy import stats
 
-from labsupport import batch, bulk, images, nodes, paths, remote, scale
-from labsupport.journal import Journal, JournalUnavailable, State
-from labsupport.predictions import PredictionLog
-from labsupport.running import PortTaken
+from labsupport import batch, images, paths, scale
+from labsupport.log import PredictionLog
+from labsupport.rollout import Journal, JournalUnavailable, State
+from labsupport.scale import bulk, local_cluster, remote
+from labsupport.serving import PortTaken
 from test_lab import wait_until
 from test_postgres import Server, server_programs
 
@@ -54,11 +55,11 @@ def usual_places() -> list[Path]:
 @pytest.fixture(scope="module")
 def cluster():
     """The cluster; nothing of it stays."""
-    nodes.imported()
+    local_cluster.imported()
     before = settings(), usual_places()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAB_TOKEN", TOKEN)
-        with nodes.LocalCluster(nodes=2, cores=4) as running:
+        with local_cluster.LocalCluster(nodes=2, cores=4) as running:
             folder = os.environ["RAY_TMPDIR"]
             yield running
             assert processes(folder)
@@ -127,10 +128,10 @@ def heard(url: str, action: str) -> bool:
 @pytest.fixture
 def keeper(cluster, tmp_path):
     """An actor whose journal is a file of ours."""
-    actor = nodes.imported().remote(remote.Keeper).options(num_cpus=0, max_restarts=-1, max_task_retries=3)
+    actor = local_cluster.imported().remote(remote.Keeper).options(num_cpus=0, max_restarts=-1, max_task_retries=3)
     running = actor.remote(tmp_path / "journal.db", State(stable="v1"))
     yield running
-    nodes.imported().kill(running)
+    local_cluster.imported().kill(running)
 
 
 def test_what_one_changes_all_see_and_none_is_lost(keeper, tmp_path):
@@ -172,7 +173,7 @@ def test_what_a_change_raises_changes_nothing(keeper):
 def test_a_keeper_that_is_killed_comes_back_and_has_forgotten_nothing(keeper):
     journal, other = remote.SharedJournal(keeper), remote.SharedJournal(keeper)
     journal.change(lambda state: replace(state, stable="v2"))
-    nodes.imported().kill(keeper, no_restart=False)
+    local_cluster.imported().kill(keeper, no_restart=False)
     assert journal.state.stable == "v2"  # requests go on meanwhile
 
     def changed():
@@ -282,7 +283,7 @@ def test_the_cluster_itself_tells_nothing_without_the_token(cluster):
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
     for metadata in ([], [("authorization", "Bearer " + "0" * 64)]):
-        address = nodes.imported().get_runtime_context().gcs_address
+        address = local_cluster.imported().get_runtime_context().gcs_address
         with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as refused:
             stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
             stub.GetAllNodeInfo(gcs_service_pb2.GetAllNodeInfoRequest(), metadata=metadata, timeout=LIMIT)

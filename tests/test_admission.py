@@ -22,14 +22,25 @@ from pydantic import TypeAdapter, ValidationError
 
 from command import until
 from hostile_images import apart, cost
-from labsupport import admission, memory, paths
-from labsupport.admission import Admission, Overloaded, Rule, Slots
+from labsupport import paths
 from labsupport.detection import Box, Detection
-from labsupport.memory import COPIES, LARGEST, LEAST, SMALL, Budget
-from labsupport.monitoring import PredictionLog
-from labsupport.schemas import Records
-from labsupport.security import WrongTokens
-from labsupport.serving import RULES, create_app, serve
+from labsupport.log import PredictionLog
+from labsupport.protection import (
+    COPIES,
+    LEAST,
+    Admission,
+    Budget,
+    Overloaded,
+    Rule,
+    Slots,
+    WrongTokens,
+    admission,
+    memory,
+)
+from labsupport.protection.memory import LARGEST, SMALL
+from labsupport.serving import create_app, serve
+from labsupport.serving.app import RULES
+from labsupport.serving.schemas import Records
 
 TOKEN = "0123456789abcdef0123"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from conftest import iou as drawn_iou
-from labsupport.agreement import Agreement, compare, iou
 from labsupport.detection import Box, Detection
+from labsupport.detection.agreement import Agreement, compare, iou
 
 RANDOM = np.random.default_rng(0)
 

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from labsupport.alerts import Alarms, AlertRule
-from labsupport.default_rules import DEFAULT_RULES
-from labsupport.incidents import HOUR, INCIDENTS, Traffic, simulate
-from labsupport.limits import learn_limit, learned, mean_limit, p95_limit
-from labsupport.measures import MEASURES
-from labsupport.monitoring import PredictionLog
+from labsupport.log import PredictionLog
+from labsupport.monitoring import DEFAULT_RULES, MEASURES, Alarms, AlertRule, learned
+from labsupport.monitoring.learned_limits import learn_limit, mean_limit, p95_limit
+from labsupport.scenarios import simulate
+from labsupport.scenarios.incidents import HOUR, INCIDENTS, Traffic
 
 DAY = 24 * HOUR
 RULES = {rule.name: rule for rule in DEFAULT_RULES}

@@ -5,7 +5,9 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from labsupport import agreement, arguments, clickstream, incidents, speech
+from labsupport import arguments
+from labsupport.detection import agreement
+from labsupport.scenarios import clickstream, incidents, speech
 
 
 @pytest.mark.parametrize("value", [0, 1, 0.5, np.float32(0.5), np.int64(1), np.float64(0)])

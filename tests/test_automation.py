@@ -12,7 +12,8 @@ import pytest
 from scipy import stats
 
 from labsupport import automation
-from labsupport.automation import NEVER_SURE, Degree, NoSafeThreshold, Thresholds, choose_thresholds, decide
+from labsupport.automation import Degree, NoSafeThreshold, Thresholds, choose_thresholds, decide
+from labsupport.automation.thresholds import NEVER_SURE
 from labsupport.detection import Box, Detection
 
 UNSURE = Thresholds(low=0.1, high=0.8)

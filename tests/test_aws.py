@@ -23,8 +23,10 @@ from typer.testing import CliRunner
 
 import fake_beanstalk
 from deploy.aws import account, beanstalk, bundle, costs, environments, steps
-from labsupport import images, security, serving
+from labsupport import images, serving
 from labsupport.detection import Box, Detection
+from labsupport.protection import security
+from labsupport.serving import app
 
 LAB = Path(__file__).parent.parent
 AWS = LAB / "deploy" / "aws"
@@ -180,7 +182,7 @@ def test_the_bundle_is_what_the_dockerfile_copies_and_no_secret_and_nobodys_pict
 
 def test_the_bundle_of_this_checkout_holds_what_its_dockerfile_needs_and_no_picture():
     made = bundle.make(LAB)
-    assert {"Dockerfile", "labsupport/serving.py"} <= set(made.names)
+    assert {"Dockerfile", "labsupport/serving/app.py"} <= set(made.names)
     for source in bundle.sources((LAB / "Dockerfile").read_text()):
         assert any(name == source or name.startswith(f"{source}/") for name in made.names)
     assert not [name for name in made.names if re.search(r"\.(jpe?g|png|db|pem|key|env)$|^\.git|^images", name)]
@@ -210,7 +212,7 @@ def test_nginx_lets_through_what_our_server_wants_to_judge_itself():
     (size,) = re.findall(
         r"^client_max_body_size (\d+);$", (AWS / ".platform/nginx/conf.d/uploads.conf").read_text(), re.M
     )
-    assert int(size) == images.MAX_BYTES + serving.MULTIPART_OVERHEAD
+    assert int(size) == images.MAX_BYTES + app.MULTIPART_OVERHEAD
 
 
 @pytest.mark.parametrize(("answers_at", "code"), [(2, 0), (61, 1)])

@@ -18,9 +18,11 @@ import pytest
 import requests
 from pyarrow import parquet
 
-from labsupport import batch, images, ledger, paths, videos
-from labsupport.batch import BatchRunning, BatchUnwritable, NoPictures, predict_folder
-from labsupport.detection import Box, Detection
+from labsupport import batch, images, paths
+from labsupport.batch import ledger, predict_folder, prediction
+from labsupport.batch.ledger import BatchRunning, BatchUnwritable
+from labsupport.detection import Box, Detection, videos
+from labsupport.images import NoPictures, codec
 
 
 class Seer:
@@ -109,7 +111,7 @@ def read(out: Path) -> list[dict]:
     with out.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [
-        {name: kinds[kind](row[name]) if row[name] else None for name, kind in batch.COLUMNS.items()} for row in rows
+        {name: kinds[kind](row[name]) if row[name] else None for name, kind in ledger.COLUMNS.items()} for row in rows
     ]
 
 
@@ -163,7 +165,7 @@ def test_csv_and_parquet_agree_row_for_row(folder, tmp_path):
     for kind in ("csv", "parquet"):
         assert run(folder, tmp_path / f"out.{kind}") == batch.Summary(51, 1, 0)
     assert as_lists(read(tmp_path / "out.parquet")) == read(tmp_path / "out.csv")
-    assert list(read(tmp_path / "out.parquet")[0]) == list(batch.COLUMNS)
+    assert list(read(tmp_path / "out.parquet")[0]) == list(ledger.COLUMNS)
 
 
 def test_a_table_of_nothing_but_errors_keeps_its_kinds(tmp_path):
@@ -204,7 +206,7 @@ def test_a_single_file_will_do(folder, tmp_path):
 
 
 def test_a_bad_picture_is_a_row_and_not_the_end_of_the_night(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(codec, "MAX_BYTES", 10_000)
     good = (paths.IMAGES / "apple.jpg").read_bytes()
     for name, content in {"empty.jpg": b"", "text.jpg": b"text", "cut.jpg": good[:9000], "large.jpg": good}.items():
         (folder / name).write_bytes(content)
@@ -402,8 +404,8 @@ def test_a_batch_that_is_killed_again_and_again_makes_the_table_of_one_that_was_
 
 
 def test_one_thread_that_is_stopped_stops_the_others(folder, tmp_path, monkeypatch):
-    stopped, stop = threading.Event(), batch._Shared.stop
-    monkeypatch.setattr(batch._Shared, "stop", lambda items: (stop(items), stopped.set()))
+    stopped, stop = threading.Event(), prediction._Shared.stop
+    monkeypatch.setattr(prediction._Shared, "stop", lambda items: (stop(items), stopped.set()))
 
     class Half(Seer):
         """Its third picture is an interrupt; whoever looks at one after that waits until the batch knows of it."""
@@ -444,7 +446,7 @@ def test_two_batches_on_one_table_are_refused(folder, tmp_path):
             return super().detect(image, confidence)
 
     assert run(folder, tmp_path / "out.csv", Meddling(slots=1)).rows == 30
-    assert refused[0].startswith("labsupport.ledger.BatchRunning: another batch is writing")
+    assert refused[0].startswith("labsupport.batch.ledger.BatchRunning: another batch is writing")
 
 
 # every core, and no more in memory
@@ -465,7 +467,7 @@ def test_as_many_pictures_are_looked_at_at_once_as_there_are_slots(folder, tmp_p
         held[0] += 1
         return decoded(data)
 
-    monkeypatch.setattr(images, "decode", count)
+    monkeypatch.setattr(codec, "decode", count)
     assert run(folder, tmp_path / "out.csv", Together(slots=3)) == batch.Summary(30, 0, 0)
     assert max(waiting) <= 3
 

@@ -12,12 +12,10 @@ import pytest
 from sqlalchemy import create_engine, exc
 
 from conftest import disk_of
-from labsupport import retention, tables, writer
-from labsupport.alerts import Alarms, AlertRule
-from labsupport.automation import Degree, decide
-from labsupport.monitoring import LogUnavailable, NotWritten, PredictionLog
-from labsupport.review import QueueUnavailable, ReviewQueue
-from labsupport.writer import Writer
+from labsupport.automation import Degree, QueueUnavailable, ReviewQueue, decide
+from labsupport.log import LogUnavailable, NotWritten, PredictionLog, retention, tables, writer
+from labsupport.log.writer import Writer
+from labsupport.monitoring import Alarms, AlertRule
 
 AWAY = " cannot be written, rows wait: "
 

@@ -18,12 +18,13 @@ import pytest
 import requests
 from playwright.sync_api import Page, expect, sync_playwright
 
-from labsupport import in_browser, paths
+from labsupport import paths
+from labsupport.compute import in_browser
 from labsupport.detection import Box, Detection
-from labsupport.incidents import simulate
-from labsupport.live import NO_LOG
-from labsupport.monitoring import PredictionLog
-from labsupport.router import Router
+from labsupport.log import PredictionLog
+from labsupport.monitoring.dashboard_data import NO_LOG
+from labsupport.rollout import Router
+from labsupport.scenarios import simulate
 from labsupport.serving import create_app, serve
 from test_course import LESSONS
 from test_lab import answers, code_cells, copy_of_the_lab, outputs, pictures_in, printed, wait_until

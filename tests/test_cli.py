@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from labsupport import cli, images, models, paths
+from labsupport import batch, cli, images, models, paths
+from labsupport.serving import worker
 
 
 def labsupport(*arguments) -> tuple[int, str, str]:
@@ -168,7 +169,6 @@ def test_batch_says_in_a_line_what_it_cannot_do(monkeypatch, tmp_path, folder, o
 
 
 def test_an_interrupted_batch_says_how_it_goes_on(monkeypatch, tmp_path):
-    from labsupport import batch
     from labsupport.detection import Detector
 
     def interrupted(*args):
@@ -188,9 +188,8 @@ def test_batch_refuses_what_makes_no_sense(options, tmp_path):
 
 
 def test_serve_says_when_its_port_is_taken(monkeypatch):
-    from labsupport import serving
 
-    monkeypatch.setattr(serving, "create_app", lambda **options: None)
+    monkeypatch.setattr(worker, "create_app", lambda **options: None)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         code, _, err = labsupport("serve", "--port", port)
@@ -266,7 +265,7 @@ def test_serve_names_a_journal_that_it_cannot_read(content, monkeypatch, tmp_pat
     monkeypatch.setenv("LAB_ROOT", str(tmp_path))
     for name in ("ensure", "network"):
         monkeypatch.setattr(models, name, lambda name: None)
-    monkeypatch.setattr("labsupport.running.run", lambda *arguments: print("it runs"))
+    monkeypatch.setattr("labsupport.serving.running.run", lambda *arguments: print("it runs"))
     (tmp_path / "rollout-yolov3-tiny.db").write_bytes(content)
     code, out, err = labsupport("serve", "--workers", "2")
     if not content:

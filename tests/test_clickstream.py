@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from labsupport import clickstream
+from labsupport.scenarios import clickstream
 
 MANY = clickstream.visits(2_000, seed=3)
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import requests
 
-from labsupport import admission, background, client, images, loopback, paths
+from labsupport import background, client, images, loopback, paths
 from labsupport.client import Client, ServerError
+from labsupport.protection import admission
 from labsupport.serving import create_app, serve
 from test_admission import Gated, fill
 

@@ -11,9 +11,22 @@ import pandas as pd
 import pytest
 import requests
 
-from labsupport import compute, compute_checks, loadtest, models, paths, targets
-from labsupport.compute import Machine, MeasurementFailed, calibrated, flops, found, measure, server_process, times
-from labsupport.queueing import Server
+from labsupport import compute, models, paths
+from labsupport.compute import (
+    Machine,
+    MeasurementFailed,
+    Server,
+    calibrated,
+    flops,
+    found,
+    loadtest,
+    measure,
+    measurement,
+    server_process,
+    targets,
+    times,
+)
+from labsupport.exercises import compute_checks
 
 # the guess
 
@@ -93,7 +106,7 @@ def test_found_counts_labels_and_overlap():
 def three(monkeypatch, pictures):
     """Three pictures instead of all: what is measured is the same."""
     shown = [pictures[name] for name in ("street_1.jpg", "fruits.jpg", "clock.png")]
-    monkeypatch.setattr(compute, "pictures", lambda: shown)
+    monkeypatch.setattr(measurement, "pictures", lambda: shown)
     return shown
 
 
@@ -120,7 +133,7 @@ def test_a_fresh_process_measures_and_says_what_is_wrong(monkeypatch, tmp_path):
     python.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(python))
     assert compute.weigh("openvino", "f32", 2) == {"arguments": "-m labsupport.compute openvino f32 2"}
-    assert compute.weigh("browser", "f32", 2) == {"arguments": "-m labsupport.in_browser 2"}
+    assert compute.weigh("browser", "f32", 2) == {"arguments": "-m labsupport.compute.in_browser 2"}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +151,7 @@ def test_a_process_that_does_not_measure_is_the_promised_error(monkeypatch, tmp_
     python.write_text(program)
     python.chmod(0o700 if program.startswith("#!") else 0o600)
     monkeypatch.setattr(sys, "executable", str(python))
-    monkeypatch.setattr(compute, "LIMIT", 0.1)
+    monkeypatch.setattr(measurement, "LIMIT", 0.1)
     with pytest.raises(MeasurementFailed, match=message):
         compute.weigh("openvino", "f32", 0.1)
 
@@ -156,7 +169,7 @@ def test_a_server_that_says_nothing_is_the_promised_error(monkeypatch, tmp_path,
     python.write_text(program)
     python.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(python))
-    monkeypatch.setattr(compute, "LIMIT", 0.3)
+    monkeypatch.setattr(measurement, "LIMIT", 0.3)
     with pytest.raises(MeasurementFailed, match=message), server_process():
         pass
 
@@ -166,7 +179,7 @@ def test_a_server_that_does_not_stop_is_killed(monkeypatch, tmp_path):
     python.write_text(f"#!{sys.executable}\n{DEAF}")
     python.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(python))
-    monkeypatch.setattr(compute, "ENDING", 0.1)
+    monkeypatch.setattr(measurement, "ENDING", 0.1)
     with server_process() as url:
         pass
     with pytest.raises(requests.ConnectionError):

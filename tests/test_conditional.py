@@ -8,9 +8,9 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.linear_model import Ridge as Linear
 
-from labsupport import conditional, drift
-from labsupport.conditional import given_input
-from labsupport.frames import TooFewRows
+from labsupport import drift
+from labsupport.drift import conditional, given_input
+from labsupport.tabular import TooFewRows
 
 INPUTS, OUTPUTS = ["x0", "x1", "place"], ["y", "kind"]
 

@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from command import until
-from labsupport import connections
+from labsupport.protection import connections
 from labsupport.serving import serve
 
 LARGE = 30_000_000  # bytes of an answer: more than the system takes off our hands
@@ -248,7 +248,10 @@ def test_there_are_fewer_connections_where_few_files_may_be_open(files, most, mo
     [
         ("asyncio", "socket.accept() out of system resource\nsocket: <socket.socket fd={}>"),
         ("uvicorn.error", "Invalid HTTP request received."),
-        ("labsupport.connections", "more than %d connections: those that keep us waiting for longest are closed"),
+        (
+            "labsupport.protection.connections",
+            "more than %d connections: those that keep us waiting for longest are closed",
+        ),
     ],
 )
 def test_what_anybody_can_cause_at_will_is_logged_once_a_minute(name, text, caplog, monkeypatch):

@@ -7,20 +7,20 @@ import logging
 import pytest
 import requests
 
-from labsupport import console, paths
-from labsupport.monitoring import PredictionLog
-from labsupport.serving import create_app, serve
+from labsupport import paths
+from labsupport.log import PredictionLog
+from labsupport.serving import access_log, create_app, serve
 
 
 @pytest.fixture
 def lines(monkeypatch):
     """What the console shows from now on; JSON, as where no terminal is."""
     stream, root = io.StringIO(), logging.getLogger()
-    before = root.handlers[:], console.logger.level
-    console.show(stream)
+    before = root.handlers[:], access_log.logger.level
+    access_log.show(stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     root.handlers[:], _ = before
-    console.logger.setLevel(before[1])
+    access_log.logger.setLevel(before[1])
 
 
 def test_one_json_line_a_request(detector, lines):
@@ -54,7 +54,7 @@ def test_a_person_gets_a_readable_line():
         "latency": 0.0113,
         "version": "v",
     }
-    assert console.Readable().format(record)[9:] == "POST /predict 200 11.3 ms v 4f0c"
+    assert access_log.Readable().format(record)[9:] == "POST /predict 200 11.3 ms v 4f0c"
 
 
 def test_in_a_notebook_nothing_is_printed(server, capfd):

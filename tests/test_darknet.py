@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from labsupport import darknet
-from labsupport.runtimes import made
+from labsupport.models import darknet
+from labsupport.models.runtimes import made
 
 ANCHORS = "anchors = 10,14, 23,27, 37,58, 81,82, 135,169, 344,319"
 

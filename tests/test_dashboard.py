@@ -20,22 +20,30 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 
 from benchmarks.log import aged
-from labsupport import grafana, live, paths, statuses, timeline
-from labsupport.alerts import Alarms, AlertRule
+from labsupport import paths
 from labsupport.charts import ALARM, BEFORE, NOW
-from labsupport.dashboard import dashboard
-from labsupport.default_rules import DEFAULT_RULES
 from labsupport.detection import Box, Detection
-from labsupport.incidents import INCIDENTS, simulate
-from labsupport.journal import State
-from labsupport.live import MINUTES, NO_LOG, Live, bounded
-from labsupport.measures import MEASURES
-from labsupport.monitoring import LogUnavailable, PredictionLog
-from labsupport.panels import LOOKED_AT, PANELS
-from labsupport.router import Router
-from labsupport.security import TokenGuard
-from labsupport.serving import create_app, serve
-from labsupport.timeline import bucket_edges, fired, reach, read
+from labsupport.log import LogUnavailable, PredictionLog
+from labsupport.monitoring import (
+    DEFAULT_RULES,
+    MEASURES,
+    MINUTES,
+    Alarms,
+    AlertRule,
+    Live,
+    dashboard,
+    dashboard_data,
+    grafana,
+    timeline,
+)
+from labsupport.monitoring.dashboard_data import NO_LOG, bounded
+from labsupport.monitoring.panels import LOOKED_AT, PANELS
+from labsupport.monitoring.timeline import bucket_edges, fired, reach, read
+from labsupport.protection.security import TokenGuard
+from labsupport.rollout import Router, State
+from labsupport.scenarios import simulate
+from labsupport.scenarios.incidents import INCIDENTS
+from labsupport.serving import create_app, errors, serve
 from test_retention import steps
 
 BEGAN = 1_700_000_000.0  # a multiple of 100 seconds
@@ -360,7 +368,7 @@ def test_a_look_reads_the_newest_changes_only_however_many_there_were(log, monke
     for _ in range(3):
         router.canary(Cats("b"), 5)
         router.rollback()
-    monkeypatch.setattr("labsupport.live.CHANGES", 2)
+    monkeypatch.setattr("labsupport.monitoring.dashboard_data.CHANGES", 2)
     assert [change["text"] for change in Live(log, {"m": router}).look(15)["rollouts"]] == [
         "canary b 5 %",
         "rollback a",
@@ -376,7 +384,7 @@ def test_of_too_many_rows_the_newest_are_shown_and_all_of_them(log, monkeypatch)
     everything, known = bounded(log, BEGAN, BEGAN + 1200)
     assert known == BEGAN
     np.testing.assert_array_equal(everything["time"], read(log, BEGAN, BEGAN + 1200)["time"])
-    monkeypatch.setattr(live, "bounded", lambda log, since, until: bounded(log, since, until, limit=500))
+    monkeypatch.setattr(dashboard_data, "bounded", lambda log, since, until: bounded(log, since, until, limit=500))
     data = Live(log, {}).look(15, until=BEGAN + 1200)
     assert "only the last" in data["message"] and data["edges"][0] > BEGAN + 900 and data["since"] == BEGAN + 300
 
@@ -390,7 +398,7 @@ def test_looking_never_costs_more_than_a_twentieth_of_a_core(monkeypatch, takes)
         now, looks = now + takes, looks + 1
         return {}
 
-    monkeypatch.setattr(live, "clock", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(dashboard_data, "clock", SimpleNamespace(monotonic=lambda: now))
     watched = Live(None, {})
     monkeypatch.setattr(watched, "look", look)
     for _ in range(3000):  # five pages that each ask twice a second
@@ -524,7 +532,7 @@ def test_a_log_that_cannot_be_reached_is_no_failure_of_the_server(log, monkeypat
     monkeypatch.setattr(log, "columns", unreachable)
     with serve(create_app(Cats(), log=log), port=0) as server:
         answer = requests.get(f"{server.url}/dashboard/data", timeout=30)
-    assert answer.status_code == 503 and answer.json() == {"detail": statuses.TEXTS[LogUnavailable]}
+    assert answer.status_code == 503 and answer.json() == {"detail": errors.TEXTS[LogUnavailable]}
     assert "retry-after" in answer.headers
 
 

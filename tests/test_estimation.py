@@ -19,18 +19,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 from sklearn.naive_bayes import GaussianNB
 
-from labsupport.calibration import GROUP
-from labsupport.estimation import (
-    ASSUMPTION,
-    MIN_EACH,
-    MIN_REFERENCE,
-    MIN_WINDOW,
-    Calibration,
-    NotEstimable,
-    calibration_error,
-    estimate,
-    realised,
-)
+from labsupport.estimation import Calibration, NotEstimable, calibration_error, estimate, realised
+from labsupport.estimation.calibration import GROUP, MIN_EACH, MIN_REFERENCE
+from labsupport.estimation.performance import ASSUMPTION, MIN_WINDOW
 
 
 def world(rng, count, shift=0.0, overconfidence=2.0):

@@ -12,14 +12,14 @@ import requests
 from fastapi import FastAPI, HTTPException, Query, Response, UploadFile
 from scipy import stats
 
-from labsupport import automation_checks, drift, exercises, images, models, paths, scenarios
-from labsupport.alerts import Alarms, AlertRule
+from labsupport import drift, exercises, images, models, paths, scenarios
 from labsupport.automation import choose_thresholds
 from labsupport.detection import Detector, draw_boxes
-from labsupport.gate import Gate
-from labsupport.inspection import Inspector
-from labsupport.monitoring import PredictionLog
-from labsupport.rollout import Router
+from labsupport.exercises import automation_checks
+from labsupport.log import PredictionLog
+from labsupport.monitoring import Alarms, AlertRule
+from labsupport.rollout import Gate, Router
+from labsupport.scenarios import Inspector
 from labsupport.serving import create_app, serve
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 import cv2
 import pytest
 
-from labsupport import batch, folders, images, paths
-from labsupport.batch import BatchUnwritable, NoPictures
-from labsupport.camera import Camera, CameraUnavailable
+from labsupport import batch, images, paths
+from labsupport.batch.ledger import BatchUnwritable
+from labsupport.edge import Camera
+from labsupport.edge.camera import CameraUnavailable
+from labsupport.images import NoPictures, folders
 from test_batch import Seer, film, picture, read, run
 
 PNG = images.encode(picture(1), "png")

@@ -9,8 +9,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from labsupport.containers import bool_column, float_column
-from labsupport.frames import LARGEST, MIN_ROWS, DifferentColumns, TooFewRows, features, to_frame
+from labsupport.tabular import MIN_ROWS, DifferentColumns, TooFewRows, bool_column, features, float_column, to_frame
+from labsupport.tabular.columns import LARGEST
 
 ROWS = 60
 RANDOM = np.random.default_rng(0)

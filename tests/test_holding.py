@@ -17,7 +17,7 @@ import pytest
 
 from command import Answer, Server, rows, serving, small_uploads, until, upload
 from labsupport import images
-from labsupport.admission import WAITING_PER_SLOT
+from labsupport.protection import WAITING_PER_SLOT
 
 UPLOADS = small_uploads()
 PLACES = 3 * (1 + WAITING_PER_SLOT)  # on two cores: three slots, and the uploads that wait for them

@@ -17,8 +17,8 @@ from PIL import Image
 
 from fuzz_images import segment
 from hostile_images import flat, in_scans
-from labsupport import images, jpeg, png
-from labsupport.images import ImageTooLarge, UnsupportedImage
+from labsupport import images
+from labsupport.images import ImageTooLarge, UnsupportedImage, codec, jpeg, png
 
 RED, GREEN, BLUE, WHITE = (0, 0, 255), (0, 255, 0), (255, 0, 0), (255, 255, 255)  # BGR
 
@@ -334,14 +334,14 @@ def test_a_palette_picture_without_its_palette_is_refused():
 
 def test_more_bytes_than_allowed_are_refused_and_the_limit_itself_is_not(monkeypatch):
     data = pillow(corners(), "png")
-    monkeypatch.setattr(images, "MAX_BYTES", len(data))
+    monkeypatch.setattr(codec, "MAX_BYTES", len(data))
     assert images.decode(data).shape == (48, 80, 3)
     with pytest.raises(ImageTooLarge, match=f"{len(data) + 1:,} bytes: send at most {len(data):,}"):
         images.decode(data + b"\0")
 
 
 def test_more_pixels_than_allowed_are_refused_and_the_limit_itself_is_not(monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 48 * 80)
+    monkeypatch.setattr(codec, "MAX_PIXELS", 48 * 80)
     assert images.decode(pillow(corners(), "png")).shape == (48, 80, 3)
     with pytest.raises(ImageTooLarge, match="80 x 49 pixels: send at most 3,840 pixels"):
         images.decode(pillow(np.zeros((49, 80, 3), np.uint8), "jpeg"))
@@ -507,9 +507,9 @@ def test_a_file_is_read_as_its_bytes_are(tmp_path, monkeypatch):
     file.write_bytes(pillow(corners(), "png"))
     for path in (file, str(file)):
         np.testing.assert_array_equal(images.read(path), corners())
-    monkeypatch.setattr(images, "MAX_BYTES", size := file.stat().st_size)
+    monkeypatch.setattr(codec, "MAX_BYTES", size := file.stat().st_size)
     assert images.read(file).shape == (48, 80, 3)
-    monkeypatch.setattr(images, "MAX_BYTES", size - 1)
+    monkeypatch.setattr(codec, "MAX_BYTES", size - 1)
     with pytest.raises(ImageTooLarge, match=f"{size:,} bytes: send at most {size - 1:,}"):
         images.read(file)
     with pytest.raises(FileNotFoundError):

@@ -19,10 +19,11 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from conftest import PICTURES, iou
-from labsupport import browser, compute, images, in_browser, models, paths
+from labsupport import compute, images, models, paths
+from labsupport.compute import in_browser
 from labsupport.detection import Box, Detection, draw_boxes
-from labsupport.security import TokenGuard
-from labsupport.serving import create_app, serve
+from labsupport.protection.security import TokenGuard
+from labsupport.serving import browser_page, create_app, serve
 from test_browser import ARGUMENTS, lacking, program
 
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
@@ -39,7 +40,7 @@ def moving_picture(image: np.ndarray) -> bytes:
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory, pictures):
     """A browser whose camera looks at the lab's clock."""
-    if browser.missing():
+    if browser_page.missing():
         lacking("no TensorFlow.js: make browser")
     video = tmp_path_factory.mktemp("camera") / "clock.y4m"
     video.write_bytes(moving_picture(pictures["clock.png"]))
@@ -286,7 +287,7 @@ def test_after_the_first_visit_it_works_with_the_server_stopped(chromium, detect
 
 def test_a_new_version_of_the_page_replaces_the_old_one(chromium, detector, monkeypatch, tmp_path):
     newer = tmp_path / "browser"
-    shutil.copytree(browser.FOLDER, newer)
+    shutil.copytree(browser_page.FOLDER, newer)
     title = "<h1>Detection in the browser</h1>"
     text = (newer / "index.html").read_text()
     assert title in text
@@ -296,12 +297,12 @@ def test_a_new_version_of_the_page_replaces_the_old_one(chromium, detector, monk
         with serve(create_app(detector), port=0) as running:
             page.goto(f"{running.url}/browser")
             ready(page, kept=True)
-        monkeypatch.setattr(browser, "FOLDER", newer)
+        monkeypatch.setattr(browser_page, "FOLDER", newer)
         with serve(create_app(detector), port=running.port) as running:
             page.reload()
             expect(page.locator("h1")).to_have_text("Newer")  # at once, not only at the visit after this one
             ready(page, kept=True)
-            version = re.search(rb'"version": "(\w+)"', browser.file("worker.js").content)[1].decode()
+            version = re.search(rb'"version": "(\w+)"', browser_page.file("worker.js").content)[1].decode()
             wanted = {f"{running.url}/browser {name}" for name in (version, "model")}
             deadline = time.monotonic() + 30
             while {*page.evaluate("caches.keys()")} != wanted and time.monotonic() < deadline:
@@ -425,15 +426,15 @@ def test_without_the_model_it_says_so(chromium, server, monkeypatch):
 
 def test_without_tensorflow_the_page_names_the_command_that_brings_it(server, monkeypatch, tmp_path):
     bare = tmp_path / "browser"
-    shutil.copytree(browser.FOLDER, bare, ignore=shutil.ignore_patterns("tfjs"))
-    monkeypatch.setattr(browser, "FOLDER", bare)
+    shutil.copytree(browser_page.FOLDER, bare, ignore=shutil.ignore_patterns("tfjs"))
+    monkeypatch.setattr(browser_page, "FOLDER", bare)
     answer = requests.get(f"{server.url}/browser", timeout=30)
     assert answer.status_code == 200
     assert "<code>make browser</code>" in answer.text
     assert "<script" not in answer.text
     (style,) = re.findall(r'href="(browser/style.css[^"]+)"', answer.text)
     assert requests.get(f"{server.url}/{style}", timeout=30).ok
-    assert requests.get(f"{server.url}/browser/{browser.TENSORFLOW[0]}", timeout=30).status_code == 404
+    assert requests.get(f"{server.url}/browser/{browser_page.TENSORFLOW[0]}", timeout=30).status_code == 404
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -544,7 +545,7 @@ def test_without_a_browser_it_is_said_what_brings_it(monkeypatch):
     ):
         pass
     monkeypatch.undo()
-    monkeypatch.setattr(browser, "missing", lambda: ["tfjs"])
+    monkeypatch.setattr(browser_page, "missing", lambda: ["tfjs"])
     monkeypatch.setattr(in_browser, "BROWSERS", ("python3",))
     with pytest.raises(in_browser.NoBrowser, match="make browser"), in_browser.page_at("http://127.0.0.1:9"):
         pass

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from labsupport import scenarios, training
+from labsupport import scenarios
 from labsupport.client import Client
-from labsupport.inspection import Inspector
 from labsupport.rollout import Router
+from labsupport.scenarios import Inspector, inspector_training
 from labsupport.serving import create_app, serve
 
 PICTURES = 1200
@@ -18,7 +18,7 @@ PICTURES = 1200
 
 @pytest.fixture(scope="module")
 def inspectors():
-    return {name: Inspector.load(name) for name in training.RECIPES}
+    return {name: Inspector.load(name) for name in inspector_training.RECIPES}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_server_and_a_router_take_it_as_they_take_a_detector(inspectors, phone
 
 def test_loading_an_inspector_loads_no_tensorflow():
     code = (
-        "import sys; from labsupport.inspection import Inspector; Inspector.load(); print('tensorflow' in sys.modules)"
+        "import sys; from labsupport.scenarios import Inspector; Inspector.load(); print('tensorflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == "False"

@@ -14,8 +14,8 @@ from PIL import Image
 
 from fuzz_images import exif, segment, taken_apart
 from hostile_images import apart, flat, in_scans
-from labsupport import images, jpeg, paths
-from labsupport.images import UnsupportedImage
+from labsupport import images, paths
+from labsupport.images import UnsupportedImage, jpeg
 
 END = b"\xff\xd9"
 PHOTOS = sorted(paths.IMAGES.glob("*.jpg")) + sorted(paths.IMAGES.glob("*.png"))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from labsupport import paths
-from labsupport.loadtest import MAX_REQUESTS, Run, TooMuchLoad, arrivals, closed, closed_loop, open_loop, opened
-from labsupport.queueing import Server, erlang_c, responses
-from labsupport.targets import ANSWERED, FAILED, REFUSED, Function, Http, exchange, upload
+from labsupport.compute import Server, erlang_c, exchange, upload
+from labsupport.compute.loadtest import MAX_REQUESTS, Run, TooMuchLoad, arrivals, closed, closed_loop, open_loop, opened
+from labsupport.compute.queueing import responses
+from labsupport.compute.targets import ANSWERED, FAILED, REFUSED, Function, Http
 
 # virtual time: where others would wait for a timer, this loop's clock jumps to it
 

@@ -21,8 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from command import serving, small_uploads, until
 from labsupport import images, paths
 from labsupport.detection import Box, Detection
-from labsupport.metrics import FOLDER, PROMISED, SECONDS, UPLOADS, Metrics
-from labsupport.monitoring import PredictionLog
+from labsupport.log import PredictionLog
+from labsupport.monitoring import Metrics
+from labsupport.monitoring.counters import FOLDER, PROMISED, SECONDS, UPLOADS
 from labsupport.serving import create_app, serve
 
 APPLE = (paths.IMAGES / "apple.jpg").read_bytes()
@@ -41,7 +42,9 @@ def read(text: str) -> dict[tuple, float]:
 @pytest.mark.parametrize("text", ["", " "])
 def test_a_folder_of_metrics_that_is_empty_in_the_environment_is_none(text):
     """The client library decides when it is imported: in a process of its own."""
-    code = "from labsupport.metrics import Metrics; m = Metrics(); m.answered('/x', 'GET', 200, 1.0); print(m.text())"
+    code = (
+        "from labsupport.monitoring import Metrics; m = Metrics(); m.answered('/x', 'GET', 200, 1.0); print(m.text())"
+    )
     env = {**os.environ, FOLDER: text}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
     assert 'http_requests_total{handler="/x",method="GET",status="2xx"} 1.0' in done.stdout, done.stderr

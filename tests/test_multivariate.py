@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from labsupport import multivariate
+from labsupport.drift import multivariate
 
 TESTS = {
     "mmd": lambda x, y, seed: multivariate.mmd(x, y, 199, seed),

@@ -11,7 +11,8 @@ import threading
 import jupyter_client
 import pytest
 
-from labsupport import background, models, runtimes
+from labsupport import background, models
+from labsupport.models import runtimes
 from test_lab import environment, wait_until
 
 KERNELS = int(os.environ.get("LAB_KERNELS", "1"))  # by hand more: LAB_KERNELS=10
@@ -115,12 +116,12 @@ def where():
 before = where()
 """
 KINDS = {
-    "best_precision": "from labsupport.runtimes import best_precision; made = best_precision()",
+    "best_precision": "from labsupport.models import best_precision; made = best_precision()",
     "openvino": "from labsupport.detection import Detector; made = Detector.load(); made.detect(picture)",
     "openvino's embedder": "made = Detector.load(precision='f32'); made.embed(picture)",
     "opencv": "made = Detector.load(runtime='opencv'); made.detect(picture); made.embed(picture)",
     "litert": "made = Detector.load(runtime='litert'); made.detect(picture)",
-    "inspector": "from labsupport.inspection import Inspector; made = Inspector.load(); made.detect(picture)",
+    "inspector": "from labsupport.scenarios import Inspector; made = Inspector.load(); made.detect(picture)",
 }
 
 

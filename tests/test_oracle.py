@@ -14,8 +14,9 @@ from scipy import stats
 
 from benchmarks import drift as benchmark
 from benchmarks.drift import ORACLE, ROOT, SILENT
-from labsupport import drift, univariate
-from labsupport.univariate import Counts
+from labsupport import drift
+from labsupport.drift import univariate
+from labsupport.drift.univariate import Counts
 
 SIZES = [(60, 60), (500, 200), (1000, 1000), (12_000, 900)]
 NUMERIC = ["ks", "wasserstein"]

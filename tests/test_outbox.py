@@ -14,8 +14,8 @@ from contextlib import closing
 import pytest
 
 from conftest import disk_of
-from labsupport import outbox
-from labsupport.outbox import Outbox, OutboxUnavailable
+from labsupport.edge import Outbox, outbox
+from labsupport.edge.outbox import OutboxUnavailable
 
 ACCEPT, REJECT = {"verdict": "accept", "time": 1.5}, {"verdict": "reject", "time": 2.5}
 SEEN = {"version": "v1", "detections": [{"label": "cat", "confidence": 1 / 3}]}

@@ -8,13 +8,11 @@ import pytest
 import requests
 import sqlalchemy as sql
 
-from labsupport import outcomes
-from labsupport.gate import Gate, measured
-from labsupport.monitoring import LogUnavailable, PredictionLog
-from labsupport.outcomes import Cursor, Watch, outcomes_since
-from labsupport.rollout import Rollout, Router, WrongRamp
+from labsupport.log import FEEDBACK, PREDICTIONS, LogUnavailable, PredictionLog
+from labsupport.rollout import Gate, Rollout, Router, WrongRamp, outcomes_since, ramp_figures
+from labsupport.rollout.gate import measured
+from labsupport.rollout.ramp_figures import Cursor, Watch
 from labsupport.serving import create_app, serve
-from labsupport.tables import FEEDBACK, PREDICTIONS
 from test_router import Version
 
 BEGAN = 1_000_000.0
@@ -61,7 +59,7 @@ def remark(log, random, upto):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_comes_and_whenever_the_figures_are_those_of_the_whole_log(log, seed, monkeypatch):
-    monkeypatch.setattr(outcomes, "CHUNK", 70)  # several parts at once
+    monkeypatch.setattr(ramp_figures, "CHUNK", 70)  # several parts at once
     random, watch, now = np.random.default_rng(seed), Watch(log, "v1", "v2", BEGAN), BEGAN - 3
     for number, since in enumerate([BEGAN, BEGAN, BEGAN + 10, BEGAN + 10, BEGAN + 15]):
         some(log, random, 200 * number, 200, now)
@@ -158,7 +156,7 @@ def test_before_any_user_has_spoken_a_correction_rate_is_not_known(log):
 
 
 def test_a_log_that_is_away_for_a_moment_costs_no_row(log, monkeypatch):
-    monkeypatch.setattr(outcomes, "CHUNK", 10)
+    monkeypatch.setattr(ramp_figures, "CHUNK", 10)
     watch, whole, calls = Watch(log, "v1", "v2", BEGAN), log.select, []
     for number in range(95):
         note(
@@ -218,10 +216,10 @@ def test_the_queries_of_a_look_search_and_do_not_scan(log):
     log.feedback("a", correct=True)
     ramp = Watch(log, "v1", "v2", BEGAN)._ramp
     queries = [
-        outcomes.ROWS.where(PREDICTIONS.c.row > 5).order_by(PREDICTIONS.c.row).limit(10),
-        outcomes.REMARKS.where(FEEDBACK.c.row > 5).order_by(FEEDBACK.c.row).limit(10),
-        outcomes.ROWS.where(PREDICTIONS.c.row.in_([1, 2, 3])),
-        outcomes.first_row(BEGAN),
+        ramp_figures.ROWS.where(PREDICTIONS.c.row > 5).order_by(PREDICTIONS.c.row).limit(10),
+        ramp_figures.REMARKS.where(FEEDBACK.c.row > 5).order_by(FEEDBACK.c.row).limit(10),
+        ramp_figures.ROWS.where(PREDICTIONS.c.row.in_([1, 2, 3])),
+        ramp_figures.first_row(BEGAN),
         sql.select(sql.func.max(PREDICTIONS.c.row)),
     ]
     assert ramp.counts["v1"].figures(True)["requests"] == 0  # nothing is read before it is asked for
@@ -254,8 +252,8 @@ def test_numbers_that_are_left_out_are_asked_for_again_where_they_may_still_appe
                 }
                 connection.execute(sql.insert(PREDICTIONS).values(values))
 
-    monkeypatch.setattr(outcomes, "CHUNK", 3)
-    cursor = Cursor(log, outcomes.ROWS, PREDICTIONS.c.row, 0)
+    monkeypatch.setattr(ramp_figures, "CHUNK", 3)
+    cursor = Cursor(log, ramp_figures.ROWS, PREDICTIONS.c.row, 0)
     cursor._skips = True
     write(1, 2, 5, 9)
     assert rows_of(cursor) == [1, 2, 5, 9] and not cursor.has_read(4) and cursor.has_read(5)
@@ -264,7 +262,7 @@ def test_numbers_that_are_left_out_are_asked_for_again_where_they_may_still_appe
     write(3, 6, 7)
     assert [(len(rows), late) for rows, late in cursor.chunks()] == [(3, True)]
     assert rows_of(cursor) == []
-    monkeypatch.setattr(outcomes, "PATIENCE", -1.0)
+    monkeypatch.setattr(ramp_figures, "PATIENCE", -1.0)
     write(15)
     assert rows_of(cursor) == [15] and rows_of(cursor) == []
     write(12)
@@ -330,8 +328,10 @@ def test_two_threads_may_look_at_one_ramp(log):
 @pytest.mark.parametrize("count", [1, 2, 19, 20, 21, 1_000])
 def test_the_p95_of_a_histogram_is_right_to_half_a_percent(spread, count):
     latencies = np.random.default_rng(count).lognormal(-3, spread, count).clip(2e-4)
-    steps = outcomes.Counter(int(np.log(latency / outcomes.FASTEST) / outcomes.STEP) for latency in latencies)
-    assert outcomes._percentile(steps, 0.95) == pytest.approx(np.percentile(latencies, 95), rel=0.0051)
+    steps = ramp_figures.Counter(
+        int(np.log(latency / ramp_figures.FASTEST) / ramp_figures.STEP) for latency in latencies
+    )
+    assert ramp_figures._percentile(steps, 0.95) == pytest.approx(np.percentile(latencies, 95), rel=0.0051)
 
 
 # a gate that no ramp could pass

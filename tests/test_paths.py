@@ -186,16 +186,15 @@ def test_from_a_folder_that_was_removed_the_message_says_so(tmp_path, monkeypatc
 
 def test_one_helper_reads_the_environment():
     """So an empty variable counts as unset everywhere, and nonsense names the variable."""
-    readers = {
-        "arguments.py",
-        "loopback.py",
-        "metrics.py",
-        "running.py",
-        "serving.py",
-    }  # the helper; NO_PROXY; what is set for workers
-    readers |= {"security.py", "edge.py", "nodes.py"}  # the token, which has rules of its own; what Ray reads
+    readers = {"arguments.py", "loopback.py"}  # the helper; NO_PROXY
+    readers |= {"counters.py", "running.py", "worker.py"}  # what the server sets for its workers
+    readers |= {
+        "security.py",
+        "station.py",
+        "local_cluster.py",
+    }  # the token, which has rules of its own; what Ray reads
     reads = re.compile(r"os\.environ(\.get\(|\[)(?!.*\] = )|getenv")
-    found = {file.name for file in Path(paths.__file__).parent.glob("*.py") if reads.search(file.read_text())}
+    found = {file.name for file in Path(paths.__file__).parent.rglob("*.py") if reads.search(file.read_text())}
     assert found <= readers
 
 

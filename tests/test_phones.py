@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from labsupport import images, paths, phones, scenarios, training
-from labsupport.phones import inspection
+from labsupport import images, paths
+from labsupport.scenarios import inspection, inspector_training, phones, worlds
 
 PICTURES = 150
 
@@ -173,10 +173,10 @@ def test_numbers_out_of_range_are_refused(wrong):
 
 def test_networks_are_trained_anew_when_the_drawing_changes_and_only_then(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "cache", lambda: tmp_path / "cache")
-    monkeypatch.setattr(training, "_train_all", lambda *_: None)
-    before = training.networks()
-    for module, same in ((scenarios, True), (phones, False)):
+    monkeypatch.setattr(inspector_training, "_train_all", lambda *_: None)
+    before = inspector_training.networks()
+    for module, same in ((worlds, True), (phones, False)):
         changed = tmp_path / f"{module.__name__}.py"
         changed.write_text("# another world")
         monkeypatch.setattr(module, "__file__", str(changed))
-        assert (training.networks() == before) is same
+        assert (inspector_training.networks() == before) is same

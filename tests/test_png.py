@@ -14,8 +14,8 @@ from PIL import Image, PngImagePlugin
 from fuzz_images import chunk, exif, png
 from hostile_images import passes
 from labsupport import images
-from labsupport import png as our_png
 from labsupport.images import UnsupportedImage
+from labsupport.images import png as our_png
 
 KINDS = [(d, c) for c, depths in our_png.DEPTHS.items() for d in depths]
 SAMPLES = our_png.SAMPLES

@@ -26,10 +26,19 @@ import psycopg
 import pytest
 import sqlalchemy as sql
 
-from labsupport import retention, rows, tables, writer
 from labsupport.detection import Box, Detection
-from labsupport.outcomes import Watch
-from labsupport.predictions import LogUnavailable, NotWritten, PredictionLog, UnknownPrediction, UnknownSchema
+from labsupport.log import (
+    LogUnavailable,
+    NotWritten,
+    PredictionLog,
+    UnknownPrediction,
+    UnknownSchema,
+    retention,
+    rows,
+    tables,
+    writer,
+)
+from labsupport.rollout.ramp_figures import Watch
 from test_tables import FIRST, SECOND
 
 PASSWORD = "s3cret"
@@ -310,7 +319,9 @@ def test_while_the_server_is_away_rows_wait_and_are_written_when_it_is_back(serv
         log.flush(20)
         assert log.columns("id")["id"] == [str(number) for number in range(1500)]
         assert log.dropped == 0
-    told = [entry.getMessage().removeprefix(log.url) for entry in caplog.records if entry.name == "labsupport.writer"]
+    told = [
+        entry.getMessage().removeprefix(log.url) for entry in caplog.records if entry.name == "labsupport.log.writer"
+    ]
     assert [message.partition(":")[0] for message in told] == [
         " cannot be written, rows wait",
         " cannot be read",

@@ -24,19 +24,15 @@ import polars as pl
 import pyarrow.parquet
 import pytest
 
-from labsupport import images, monitoring, parquet, tables, writer
-from labsupport.alerts import Alarms
-from labsupport.dashboard import dashboard
-from labsupport.default_rules import DEFAULT_RULES
+from labsupport import images
 from labsupport.detection import Box, Detection
-from labsupport.limits import learned
-from labsupport.live import Live
-from labsupport.monitoring import LogUnavailable, NotWritten, PredictionLog, UnknownPrediction
-from labsupport.served import window
-from labsupport.timeline import COLUMNS, timeline
+from labsupport.log import LogUnavailable, NotWritten, PredictionLog, UnknownPrediction, parquet, tables, writer
+from labsupport.log.drift_window import window
+from labsupport.monitoring import DEFAULT_RULES, Alarms, Live, dashboard, learned
+from labsupport.monitoring.timeline import COLUMNS, timeline
 
 CAT, DOG = Detection("cat", 0.9, Box(10, 20, 110, 120)), Detection("dog", 1 / 3, Box(-3, 0, 640, 480))
-FEATURES = {name: 0.1 * number for number, name in enumerate(monitoring.FEATURES, 1)}
+FEATURES = {name: 0.1 * number for number, name in enumerate(tables.FEATURES, 1)}
 FEATURES["aspect"] = FEATURES["width"] / FEATURES["height"]
 KEPT = [name for name in FEATURES if name != "aspect"]
 NOON = datetime(2025, 6, 1, 12, 0, 0, 123457, tzinfo=UTC)
@@ -75,7 +71,7 @@ def until(true, seconds: float = 10) -> None:
 def record_number(log, number: int, prefix: str = "") -> None:
     """A row of which every column can be told from the number: one that is not whole shows."""
     found = [Detection("cat", 0.5, Box(number, number, number, number))] * (number % 4)
-    features = dict.fromkeys(monitoring.FEATURES, number / 7)
+    features = dict.fromkeys(tables.FEATURES, number / 7)
     log.record(id=f"{prefix}{number}", version="v1", latency=number / 1000, detections=found, features=features)
 
 
@@ -125,7 +121,7 @@ def test_a_frame_holds_what_was_recorded(log):
         record(log, **row)
     log.flush()
     frame = log.frame()
-    assert list(frame.columns) == [name for name in (*monitoring.COLUMNS, *monitoring.SAID) if name != "shadow"]
+    assert list(frame.columns) == [name for name in (*tables.COLUMNS, *tables.SAID) if name != "shadow"]
     defaults = {"version": "v1", "latency": 0.01, "detections": [CAT], "key": None, "bytes": None, "status": 200}
     for expected, (_, read) in zip(recorded, frame.iterrows(), strict=True):
         expected = {**defaults, "error": None, "features": FEATURES, **expected}
@@ -151,13 +147,13 @@ def test_the_file_is_plain_sqlite_that_anyone_can_read(log, file):
     assert nothing is None
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert connection.execute("PRAGMA user_version").fetchone() == (monitoring.SCHEMA,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (tables.SCHEMA,)
     with log._engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
 
 
 def test_the_features_of_pictures_have_columns():
-    assert tuple(images.features(np.zeros((4, 4, 3), np.uint8))) == monitoring.FEATURES
+    assert tuple(images.features(np.zeros((4, 4, 3), np.uint8))) == tables.FEATURES
 
 
 def test_numpy_scalars_are_written_as_plain_numbers(log, file):
@@ -950,7 +946,7 @@ def test_an_exported_file_reads_as_the_frame_with_pyarrow_pandas_and_polars(log,
     path = tmp_path / "log.parquet"
     assert log.export(path) == 29
     table = pyarrow.parquet.read_table(path)
-    assert table.column_names == [*monitoring.COLUMNS, *monitoring.SAID]
+    assert table.column_names == [*tables.COLUMNS, *tables.SAID]
     assert pyarrow.parquet.ParquetFile(path).num_row_groups == 3
     frames = {
         "pyarrow": pd.DataFrame(table.to_pylist()),

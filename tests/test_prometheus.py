@@ -19,14 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from command import until
 from labsupport import images, paths
-from labsupport.alerts import Alarms, AlertRule
-from labsupport.default_rules import DEFAULT_RULES
 from labsupport.detection import Box, Detection
-from labsupport.incidents import INCIDENTS, Traffic, simulate
-from labsupport.measures import MEASURES
-from labsupport.metrics import Metrics
-from labsupport.monitoring import PredictionLog
-from labsupport.promrules import GONE, UNJUDGED, to_prometheus
+from labsupport.log import PredictionLog
+from labsupport.monitoring import DEFAULT_RULES, MEASURES, Alarms, AlertRule, Metrics
+from labsupport.monitoring.prometheus import GONE, UNJUDGED, to_prometheus
+from labsupport.scenarios import simulate
+from labsupport.scenarios.incidents import INCIDENTS, Traffic
 from labsupport.serving import create_app, serve
 
 DEPLOY = paths.root() / "deploy"
@@ -53,7 +51,9 @@ def promtool(*words, stdin: str | None = None) -> None:
 
 
 def test_the_files_in_deploy_are_what_the_code_says_and_prometheus_takes_them():
-    assert (DEPLOY / "rules.yml").read_text() == to_prometheus(), "python -m labsupport.promrules > deploy/rules.yml"
+    assert (DEPLOY / "rules.yml").read_text() == to_prometheus(), (
+        "python -m labsupport.monitoring.prometheus > deploy/rules.yml"
+    )
     promtool("check", "rules", DEPLOY / "rules.yml")
     promtool("check", "config", DEPLOY / "prometheus.yml")
 

@@ -20,10 +20,11 @@ import yaml
 from compose_spec import PyCompose
 from scipy import stats
 
-from labsupport import console, paths, security
+from labsupport import paths
 from labsupport.client import response_from_server
-from labsupport.security import TokenGuard
-from labsupport.serving import create_app, serve
+from labsupport.protection import security
+from labsupport.protection.security import TokenGuard
+from labsupport.serving import access_log, create_app, serve
 from test_browser import chromium  # noqa: F401, the fixture
 from test_lab import wait_until
 
@@ -97,11 +98,11 @@ def proxy(folder, certificate, pool: str = "stable", **variables):
 def said():
     """What the server's console says: JSON, a line a request."""
     stream, root = io.StringIO(), logging.getLogger()
-    before = root.handlers[:], console.logger.level
-    console.show(stream)
+    before = root.handlers[:], access_log.logger.level
+    access_log.show(stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     root.handlers[:] = before[0]
-    console.logger.setLevel(before[1])
+    access_log.logger.setLevel(before[1])
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from labsupport.queueing import (
-    REFUSED_AT_MOST,
-    NoMachinesHelp,
-    Overload,
-    Server,
-    erlang_c,
-    machines_for,
-    mean_wait,
-    responses,
-)
+from labsupport.compute import NoMachinesHelp, Overload, Server, erlang_c, machines_for, mean_wait
+from labsupport.compute.queueing import REFUSED_AT_MOST, responses
 
 MEAN = 0.02  # seconds
 

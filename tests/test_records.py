@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pandas.testing import assert_frame_equal
 
-from labsupport.predictions import NotWritten, PredictionLog
-from labsupport.schemas import DetectionIn, FeedbackIn, RecordIn
+from labsupport.log import NotWritten, PredictionLog
+from labsupport.serving.schemas import DetectionIn, FeedbackIn, RecordIn
 from test_postgres import database, server, url  # noqa: F401
 
 CAT = {"label": "cat", "confidence": 0.9, "box": {"left": 1, "top": 2, "right": 3, "bottom": 4}}

@@ -9,9 +9,8 @@ from datetime import timedelta
 import pytest
 import sqlalchemy
 
-from labsupport import retention, tables, writer
 from labsupport.detection import Box, Detection
-from labsupport.predictions import NotWritten, PredictionLog
+from labsupport.log import NotWritten, PredictionLog, retention, tables, writer
 from test_tables import make_old
 
 FOUND = [Detection("cat", 0.9, Box(10, 20, 110, 120)), Detection("dog", 0.8, Box(1, 2, 3, 4))]
@@ -160,7 +159,7 @@ def test_a_reader_keeps_what_it_sees_while_rows_go(log, file):
 
 def test_a_file_that_somebody_locks_is_not_pruned_and_nothing_is_lost(log, file, monkeypatch):
     fill(log, 10)
-    monkeypatch.setattr("labsupport.tables.BUSY", 0.05)
+    monkeypatch.setattr("labsupport.log.tables.BUSY", 0.05)
     with closing(sqlite3.connect(file, isolation_level=None)) as other, PredictionLog(f"sqlite:///{file}") as hasty:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(NotWritten, match="cannot be written now"):
@@ -224,7 +223,7 @@ def test_many_remarks_on_one_prediction_go_before_what_is_younger(log, file, mon
     fill(log, 300)
     fill(log, 50, first=400)
     with monkeypatch.context() as patch:
-        patch.setattr("labsupport.predictions.clock.time", lambda: START + 3000)
+        patch.setattr("labsupport.log.prediction_log.clock.time", lambda: START + 3000)
         for _ in range(60):
             log.feedback(f"{299:032}", labels=["x" * 1000] * 20)
     assert on_disk(file) > 1_000_000

@@ -6,12 +6,9 @@ import pytest
 from scipy import integrate
 
 from benchmarks import retraining_promises
-from labsupport import retraining
 from labsupport.detection import Box, Detection
-from labsupport.gate import Gate
-from labsupport.monitoring import PredictionLog
-from labsupport.retraining import Retraining, better_evidence, weighed
-from labsupport.rollout import Rollout, Router, WrongMoment
+from labsupport.log import PredictionLog
+from labsupport.rollout import Gate, Retraining, Rollout, Router, WrongMoment, better_evidence, retraining, weighed
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 GATE = Gate(thresholds={"error_rate": (None, 0.05)}, min_requests=50)

@@ -20,11 +20,20 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from labsupport import images, review
-from labsupport.automation import Degree, Thresholds, choose_thresholds, decide
+from labsupport import images
+from labsupport.automation import (
+    Degree,
+    QueueUnavailable,
+    ReviewItem,
+    ReviewQueue,
+    Thresholds,
+    UnknownItem,
+    choose_thresholds,
+    decide,
+    review,
+)
 from labsupport.detection import Box, Detection
-from labsupport.monitoring import PredictionLog
-from labsupport.review import QueueUnavailable, ReviewItem, ReviewQueue, UnknownItem
+from labsupport.log import PredictionLog
 
 UNSURE = Thresholds(low=0.1, high=0.8)
 SCRATCH = Detection("scratch", np.float32(0.6), Box(10, 20, 60, 30))
@@ -65,7 +74,7 @@ def drain(queue, answer: bool) -> None:
 
 
 def run(file, answer: bool) -> subprocess.Popen:
-    program = f"import sys\nfrom labsupport.review import ReviewQueue\n{inspect.getsource(drain)}"
+    program = f"import sys\nfrom labsupport.automation import ReviewQueue\n{inspect.getsource(drain)}"
     program += "queue = ReviewQueue(sys.argv[1])\nprint('ready', flush=True)\nsys.stdin.readline()\n"
     program += f"drain(queue, {answer})\n"
     command = [sys.executable, "-W", "error", "-c", program, str(file)]

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import requests
 
-from labsupport import images, monitoring
-from labsupport.gate import Gate
-from labsupport.metrics import Metrics
-from labsupport.monitoring import LogUnavailable, PredictionLog
-from labsupport.rollout import Ramps, Rollout, Router, WrongRamp, outcomes_since
-from labsupport.router import OVERDUE
+from labsupport import images
+from labsupport.log import LogUnavailable, PredictionLog, tables
+from labsupport.monitoring import Metrics
+from labsupport.rollout import Gate, Ramps, Rollout, Router, WrongRamp, outcomes_since
+from labsupport.rollout.router import OVERDUE
 from labsupport.serving import create_app, serve
 from test_router import PICTURE, Version, until, who
 
@@ -485,7 +484,7 @@ def test_a_second_rollback_over_http_is_refused_until_it_names_where_to(live):
 
 def test_a_ramp_that_nobody_judges_shows_in_status_and_metrics_of_a_server(live, log, monkeypatch):
     url, change, _ = live
-    monkeypatch.setattr("labsupport.router.OVERDUE", 0.05)
+    monkeypatch.setattr("labsupport.rollout.router.OVERDUE", 0.05)
     monkeypatch.setattr(Rollout, "look", lambda ramp: Away().columns)
     assert change(action="ramp", candidate="v2", interval=0.01).json()["phase"] == "Progressing"
     until(lambda: requests.get(url + "/rollout", timeout=30).json()["phase"] == "Degraded")
@@ -513,7 +512,7 @@ def test_users_feedback_is_noted_and_unknown_answers_are_not(live, log):
         assert requests.post(url + "/feedback", json={"prediction_id": id, **said}, timeout=30).status_code == 204
     assert requests.post(url + "/feedback", json={"prediction_id": "x", "retry": True}, timeout=30).status_code == 404
     assert requests.post(url + "/feedback", json={"prediction_id": id}, timeout=30).status_code == 422
-    assert bool(log.frame()["retry"][0]) and monitoring.SAID.keys() <= set(log.frame().columns)
+    assert bool(log.frame()["retry"][0]) and tables.SAID.keys() <= set(log.frame().columns)
 
 
 def test_pictures_in_shadow_are_paired_on_a_live_server(live, log):

@@ -29,12 +29,22 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from labsupport import journal, outcomes, rollout, rows, shadow, tables, transitions, versions
 from labsupport.detection import Box, Detection
-from labsupport.gate import Gate
+from labsupport.log import LogUnavailable, PredictionLog, rows, tables
 from labsupport.models import ModelUnavailable
-from labsupport.monitoring import LogUnavailable, PredictionLog
-from labsupport.rollout import Ramps, Rollout, Router, WrongMoment
+from labsupport.rollout import (
+    Gate,
+    Ramps,
+    Rollout,
+    Router,
+    WrongMoment,
+    journal,
+    ramp,
+    ramp_figures,
+    shadow,
+    transitions,
+    versions,
+)
 from test_rollout import Clock
 
 QUICK, SLOW = 2**-7, 0.5  # seconds that a version takes
@@ -82,12 +92,12 @@ class World:
 
     def __init__(self, monkeypatch, folder: Path) -> None:
         self.clock, self.folder = Clock(monkeypatch), folder
-        monkeypatch.setattr("labsupport.predictions.clock", self.clock)
+        monkeypatch.setattr("labsupport.log.prediction_log.clock", self.clock)
         engine = sql.create_engine("sqlite://", poolclass=sql.StaticPool, connect_args={"check_same_thread": False})
         tables.TABLES.create_all(engine)
         self.log, self.current = Log(engine), None
         started = SimpleNamespace(start=lambda work, name: self.current.loading.append(work), repeat=lambda *_: None)
-        for module in (versions, shadow, rollout):
+        for module in (versions, shadow, ramp):
             monkeypatch.setattr(module, "background", started)
         monkeypatch.setattr(shadow, "_yield_the_core", lambda: None)
         opened = journal._opened
@@ -576,12 +586,12 @@ def failures_are_not_written_down(monkeypatch):
 
 def what_is_not_known_is_nan(monkeypatch):
     """And NaN is beyond no limit."""
-    figures = outcomes.Watch.figures
+    figures = ramp_figures.Watch.figures
 
     def with_nan(watch, since):
         return {name.removesuffix("_unknown"): np.nan for name in figures(watch, since)} | figures(watch, since)
 
-    monkeypatch.setattr(outcomes.Watch, "figures", with_nan)
+    monkeypatch.setattr(ramp_figures.Watch, "figures", with_nan)
 
 
 def each_worker_counts(monkeypatch):
@@ -593,7 +603,7 @@ def a_second_rollback_goes_further_back(monkeypatch):
     def let_in(state, *arguments):
         return replace(transitions.let_in(state, *arguments), previous=state.previous)
 
-    monkeypatch.setattr("labsupport.router.let_in", let_in)
+    monkeypatch.setattr("labsupport.rollout.router.let_in", let_in)
     calm = transitions.calm
     monkeypatch.setattr(transitions, "calm", lambda state: replace(calm(state), previous=state.previous))
 
@@ -602,7 +612,7 @@ def a_second_switch_is_undone(monkeypatch):
     def switched(state):
         return replace(transitions.switched(state), previous=state.stable)
 
-    monkeypatch.setattr("labsupport.router.switched", switched)
+    monkeypatch.setattr("labsupport.rollout.router.switched", switched)
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,12 @@ import requests
 
 from labsupport import images
 from labsupport.detection import Box, Detection, UnknownVersion
-from labsupport.journal import Journal, JournalUnavailable, State
+from labsupport.log import PredictionLog
 from labsupport.models import ModelUnavailable
-from labsupport.monitoring import PredictionLog
-from labsupport.rollout import Router, WrongMoment
+from labsupport.rollout import Journal, JournalUnavailable, Router, State, WrongMoment
+from labsupport.rollout.shadow import SHADOW_BYTES, SHADOW_WAITING
+from labsupport.rollout.transitions import let_in
 from labsupport.serving import create_app, serve
-from labsupport.shadow import SHADOW_BYTES, SHADOW_WAITING
-from labsupport.transitions import let_in
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 

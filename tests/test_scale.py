@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from labsupport import background, bulk, models, nodes, remote, scale
-from labsupport.compute import Machine
-from labsupport.demand import Cost, needs
+from labsupport import background, models, scale
+from labsupport.compute import Cost, Machine, needs
 from labsupport.detection import UnknownVersion
-from labsupport.security import TokenMissing
+from labsupport.protection.security import TokenMissing
+from labsupport.scale import bulk, local_cluster, remote
 from test_lab import wait_until
 
 STABLE = "yolov3-tiny/openvino-f32"
@@ -33,7 +33,7 @@ def test_everything_that_needs_a_cluster():
 def test_a_cluster_of_less_than_one_is_refused_before_anything_starts(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=f"^{name}=.*: give a whole number of at least 1"):
-        nodes.LocalCluster(**wrong)
+        local_cluster.LocalCluster(**wrong)
 
 
 def test_ray_is_loaded_when_it_is_used_and_not_before():
@@ -134,7 +134,7 @@ def test_a_journal_that_hears_nothing_says_so_once_goes_on_and_says_that_it_work
         return answer
 
     ray = SimpleNamespace(get=get, exceptions=Errors, is_initialized=lambda: True)
-    monkeypatch.setattr(nodes, "imported", lambda: ray)
+    monkeypatch.setattr(local_cluster, "imported", lambda: ray)
     monkeypatch.setattr(background, "repeat", functools.partial(background.repeat, after_error=0.01))
     method = SimpleNamespace(remote=lambda *_: None)
     journal = remote.SharedJournal(SimpleNamespace(read=method, wait=method))

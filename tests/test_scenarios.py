@@ -12,9 +12,8 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeClassifier
 
-from labsupport import images, models, paths, phones, photographs, scenarios
-from labsupport.photographs import photos
-from labsupport.scenarios import churn, fraud, house_prices, spam, vocabulary
+from labsupport import images, models, paths
+from labsupport.scenarios import churn, fraud, house_prices, phones, photographs, photos, spam, vocabulary, worlds
 
 KINDS = {
     house_prices: ("none", "data", "concept", "both"),
@@ -46,7 +45,7 @@ def each(cases):
 
 def test_the_factory_is_found_where_the_lessons_look_for_it():
     for name in ("inspection", "Inspection", "Scratch", "SIZE"):
-        assert getattr(scenarios, name) is getattr(phones, name)
+        assert getattr(worlds, name) is getattr(phones, name)
 
 
 # when the world changes
@@ -269,7 +268,7 @@ def spam_truth(text):
     for first, last in (("offer", "chat"), ("chat", "offer")):
         spams, honest = 0.0, 0.0
         for style, of_spam, of_honest in ((first, 0.8, 0.1), ("work", 0.1, 0.5), (last, 0.1, 0.4)):
-            own = scenarios.STYLES[style]
+            own = worlds.STYLES[style]
             chance = math.prod((0.5 / 10 if word in own else 0) + 0.5 / 30 for word in text.split())
             spams, honest = spams + 0.3 * of_spam * chance, honest + 0.7 * of_honest * chance
         answers.append(spams / (spams + honest))
@@ -371,7 +370,7 @@ def test_texts_are_as_long_as_said():
 
 def test_a_campaign_sends_more_spam_and_changes_neither_spam_nor_honest_mail():
     stream, old, new = halves(spam, "prior")
-    offers = stream.frame["text"].map(lambda text: sum(word in scenarios.STYLES["offer"] for word in text.split()))
+    offers = stream.frame["text"].map(lambda text: sum(word in worlds.STYLES["offer"] for word in text.split()))
     assert [stream.target[part].mean() for part in (old, new)] == pytest.approx([0.3, 0.6], abs=0.015)
     assert ks_2samp(offers[old], offers[new]).pvalue < 1e-9
     for label in (True, False):
@@ -381,7 +380,7 @@ def test_a_campaign_sends_more_spam_and_changes_neither_spam_nor_honest_mail():
 
 def test_spammers_learn_to_chat_and_send_no_more_than_before():
     stream, old, new = halves(spam, "concept")
-    chats = stream.frame["text"].map(lambda text: sum(word in scenarios.STYLES["chat"] for word in text.split()))
+    chats = stream.frame["text"].map(lambda text: sum(word in worlds.STYLES["chat"] for word in text.split()))
     assert [stream.target[part].mean() for part in (old, new)] == pytest.approx([0.3, 0.3], abs=0.015)
     means = [chats[part][stream.target[part]].mean() for part in (old, new)]
     assert means == pytest.approx([6 * (0.1 * 0.5 + 0.5 / 3), 6 * (0.8 * 0.5 + 0.5 / 3)], abs=0.1)

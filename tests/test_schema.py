@@ -16,10 +16,13 @@ from pydantic import TypeAdapter, ValidationError
 from schemathesis.checks import not_a_server_error
 from schemathesis.config import SchemathesisConfig
 
-from labsupport import admission, images, models, paths, schemas
-from labsupport.admission import Slots
-from labsupport.security import TokenGuard
-from labsupport.serving import FORM_LIMITS, create_app, serve
+from labsupport import images, paths
+from labsupport.images import codec
+from labsupport.models import registry
+from labsupport.protection import Slots, admission
+from labsupport.protection.security import TokenGuard
+from labsupport.serving import create_app, schemas, serve
+from labsupport.serving.app import FORM_LIMITS
 
 CONFIG = {
     "seed": 1,
@@ -75,9 +78,9 @@ def test_whatever_is_no_picture_is_refused_as_documented(case, both_models, cont
     "status, model, change",
     [
         (408, "yolov3-tiny", (admission, "BODY_SECONDS", 0)),
-        (413, "yolov3-tiny", (images, "MAX_PIXELS", 1)),
+        (413, "yolov3-tiny", (codec, "MAX_PIXELS", 1)),
         (503, "yolov3-tiny", (Slots, "full", True)),
-        (503, "yolov3", (models, "missing", lambda name: ["its weights"])),
+        (503, "yolov3", (registry, "missing", lambda name: ["its weights"])),
     ],
     ids=["too slow", "too large", "busy", "not installed"],
 )

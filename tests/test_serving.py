@@ -19,10 +19,10 @@ from fastapi import FastAPI
 from PIL import Image
 
 from conftest import PICTURES
-from labsupport import images, loopback, models, paths, running
+from labsupport import images, loopback, models, paths
 from labsupport.detection import Detector, draw_boxes
-from labsupport.security import TokenMissing
-from labsupport.serving import PortTaken, create_app, serve
+from labsupport.protection.security import TokenMissing
+from labsupport.serving import PortTaken, create_app, running, serve
 
 
 def post(server, path="/predict", content=b"", name="picture.jpg", **params):
@@ -346,7 +346,7 @@ def test_what_is_no_prefix_is_refused_at_the_start(prefix):
 
 
 def test_a_port_that_another_program_has_is_named_and_a_free_one_offered(detector, server):
-    code = "from labsupport.running import serve\nserve(print, port=int(__import__('sys').argv[1]))"
+    code = "from labsupport.serving import serve\nserve(print, port=int(__import__('sys').argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, str(server.port)], capture_output=True, text=True, timeout=60)
     assert f"port {server.port} on 127.0.0.1 is taken" in done.stderr
     assert "labsupport serve --port 0" in done.stderr and "serve(app, port=0)" in done.stderr

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from labsupport import speech
+from labsupport.scenarios import speech
 
 
 def peaks(sound):

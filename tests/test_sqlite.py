@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from labsupport import sqlite
-from labsupport.automation import Degree, decide
-from labsupport.journal import Journal, State
-from labsupport.ledger import Ledger, Source
-from labsupport.outbox import Outbox
-from labsupport.predictions import PredictionLog
-from labsupport.review import ReviewQueue
+from labsupport.automation import Degree, ReviewQueue, decide
+from labsupport.batch.ledger import Ledger, Source
+from labsupport.edge import Outbox
+from labsupport.log import PredictionLog
+from labsupport.rollout import Journal, State
 
 SHADOWED = decide([], Degree.SHADOW)
 SOURCE = Source(Path("a.png"), b"a.png", "stamp")

@@ -11,12 +11,12 @@ import uuid
 import pytest
 import requests
 
-from labsupport import models, statuses, tables
-from labsupport.predictions import PredictionLog
-from labsupport.router import Router
-from labsupport.serving import create_app, serve
-from labsupport.strict import StrictRoute
-from labsupport.uploads import Uploads
+from labsupport import models
+from labsupport.log import PredictionLog, tables
+from labsupport.rollout import Router
+from labsupport.serving import create_app, errors, serve
+from labsupport.serving.kept_uploads import Uploads
+from labsupport.serving.strict_routes import StrictRoute
 from test_strict import PICTURE, UPLOADS, Blind
 
 TOKEN = "0123456789abcdef0123"
@@ -31,18 +31,18 @@ CLIENTS_OWN = {  # exceptions whose message is written for clients: it names no 
 
 
 def test_each_exception_either_speaks_to_clients_or_has_a_text_for_them():
-    for kind in statuses.STATUSES:
+    for kind in errors.STATUSES:
         error = kind("sqlite:////home/ann/predictions.db")
-        assert (statuses.text(error) == "sqlite:////home/ann/predictions.db") == (kind.__name__ in CLIENTS_OWN), kind
-        assert statuses.text(error) != statuses.FAILED
-    assert statuses.text(sqlite3.OperationalError("/home/ann")) == statuses.FAILED
+        assert (errors.text(error) == "sqlite:////home/ann/predictions.db") == (kind.__name__ in CLIENTS_OWN), kind
+        assert errors.text(error) != errors.FAILED
+    assert errors.text(sqlite3.OperationalError("/home/ann")) == errors.FAILED
 
 
 def test_a_subclass_of_a_listed_exception_has_its_parents_text():
     class Theirs(models.ModelUnavailable):
         pass
 
-    assert "/srv" not in statuses.text(Theirs("/srv/models"))
+    assert "/srv" not in errors.text(Theirs("/srv/models"))
 
 
 class Broken(Blind):

@@ -16,18 +16,20 @@ from river.datasets import synth
 from river.drift import datasets
 from scipy import stats
 
-from labsupport import cusum, evaluation, streams, windows
-from labsupport.streams import (
+from labsupport.drift import (
     ConceptDriftMonitor,
     Cusum,
     DataDriftMonitor,
     NotExpected,
     SerialCorrelation,
     compare_detectors,
+    cusum,
     cusum_limit,
     cusum_run_length,
-    evaluate,
+    data_monitor,
+    detector_evaluation,
 )
+from labsupport.drift.detector_evaluation import evaluate
 
 RIVER = {
     "adwin": drift.ADWIN,
@@ -552,7 +554,7 @@ def test_every_table_has_the_row_of_the_detector_that_looks_at_nothing():
 
 
 def test_the_dummy_fires_every_300_samples():
-    assert fired(evaluation._Always(), np.zeros(1000)) == [299, 599, 899]
+    assert fired(detector_evaluation._Always(), np.zeros(1000)) == [299, 599, 899]
 
 
 def test_a_table_adds_up_all_drifts_and_all_clean_samples_not_streams():
@@ -855,4 +857,4 @@ def test_rows_that_hang_together_are_noticed_and_others_are_not():
 
 
 def test_modules_hold_together():
-    assert streams.DataDriftMonitor is windows.DataDriftMonitor and streams.Cusum is cusum.Cusum
+    assert data_monitor.DataDriftMonitor is data_monitor.DataDriftMonitor and cusum.Cusum is cusum.Cusum

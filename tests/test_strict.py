@@ -6,9 +6,9 @@ import json
 import pytest
 import requests
 
-from labsupport import paths, schemas
-from labsupport.serving import create_app, serve
-from labsupport.strict import StrictRoute
+from labsupport import paths
+from labsupport.serving import create_app, schemas, serve
+from labsupport.serving.strict_routes import StrictRoute
 
 PICTURE = (paths.IMAGES / "clock.png").read_bytes()
 CURL = "curl -F file=@picture.jpg http://HOST:PORT/serve/detect"

@@ -13,10 +13,9 @@ import pytest
 import sqlalchemy
 from typer.testing import CliRunner
 
-from labsupport import paths, tables
+from labsupport import models, paths
 from labsupport.detection import Box, Detection
-from labsupport.predictions import PredictionLog
-from labsupport.tables import LogUnavailable, UnknownSchema
+from labsupport.log import LogUnavailable, PredictionLog, UnknownSchema, tables
 
 CAT = Detection("cat", 0.9, Box(10, 20, 110, 120))
 FIRST = """
@@ -247,7 +246,8 @@ def test_what_is_recorded_is_in_no_message_of_the_database(file):
 
 
 def test_the_address_of_the_log_can_stay_off_the_command_line(monkeypatch):
-    from labsupport import cli, models, running
+    from labsupport import cli
+    from labsupport.serving import running
 
     started = []
     monkeypatch.setattr(running, "run", lambda options, port, workers: started.append(options["log"]))

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 from scipy.spatial import distance as spatial
 
-from labsupport import dependence, univariate
-from labsupport.univariate import Counts
+from labsupport.drift import effective_rows, univariate
+from labsupport.drift.univariate import Counts
 
 SIZES = [(5, 6), (20, 20), (7, 300), (97, 101), (250, 60), (500, 499), (1000, 1000), (1500, 40), (20_000, 3000)]
 DRAWS = {
@@ -192,7 +192,7 @@ def autoregressive(random, phi: float, rows: int) -> np.ndarray:
 
 def test_independent_rows_count_as_one_each():
     random = np.random.default_rng(0)
-    found = [dependence.inefficiency(dependence.below(random.normal(size=400))) for _ in range(1000)]
+    found = [effective_rows.inefficiency(effective_rows.below(random.normal(size=400))) for _ in range(1000)]
     assert np.mean(np.array(found) > 1) <= 0.02  # nominal .01: at most 20 of 1,000 in .999 of cases
     assert np.mean(found) < 1.02
 
@@ -203,27 +203,27 @@ def test_the_inefficiency_of_an_autoregression_is_what_its_medians_variance_says
     lags = phi ** np.arange(1, 500)
     truth = 1 + 2 * (2 / math.pi * np.arcsin(lags)).sum()
     random = np.random.default_rng(0)
-    found = np.mean([dependence.inefficiency(autoregressive(random, phi, 4000) <= 0) for _ in range(30)])
+    found = np.mean([effective_rows.inefficiency(autoregressive(random, phi, 4000) <= 0) for _ in range(30)])
     assert found == pytest.approx(truth, rel=0.1)
 
 
 def test_resemblance_is_about_standard_normal_for_independent_rows():
     random = np.random.default_rng(0)
-    found = [dependence.resemblance(dependence.below(random.normal(size=200))) for _ in range(1500)]
+    found = [effective_rows.resemblance(effective_rows.below(random.normal(size=200))) for _ in range(1500)]
     assert np.mean(found) == pytest.approx(-0.1, abs=0.1)  # less by 1/sqrt(n): the mean is the sample's own
     assert np.std(found) == pytest.approx(1, abs=0.06)
 
 
 def test_only_a_streams_end_is_looked_at():
     random = np.random.default_rng(0)
-    stream = np.concatenate([np.repeat(random.normal(size=5000), 10), random.normal(size=dependence.LOOKED_AT)])
-    assert dependence.inefficiency(dependence.below(stream)) < 1.05
-    assert dependence.inefficiency(stream[: -dependence.LOOKED_AT] <= 0) > 5
+    stream = np.concatenate([np.repeat(random.normal(size=5000), 10), random.normal(size=effective_rows.LOOKED_AT)])
+    assert effective_rows.inefficiency(effective_rows.below(stream)) < 1.05
+    assert effective_rows.inefficiency(stream[: -effective_rows.LOOKED_AT] <= 0) > 5
 
 
 def test_too_few_rows_or_equal_ones_resemble_nothing():
     for indicators in (np.zeros(0, bool), np.array([True, False]), np.ones(50, bool)):
-        assert dependence.inefficiency(indicators) == 1.0
+        assert effective_rows.inefficiency(indicators) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import requests
 
 from conftest import disk_of
 from labsupport import images, paths
-from labsupport.predictions import PredictionLog
+from labsupport.log import PredictionLog
 from labsupport.serving import create_app, serve
-from labsupport.uploads import ABANDONED, OLDEST, Uploads
+from labsupport.serving.kept_uploads import ABANDONED, OLDEST, Uploads
 from test_strict import PICTURE, Blind
 
 OURS = images.encode(np.random.default_rng(1).integers(0, 256, (300, 400, 3), np.uint8))

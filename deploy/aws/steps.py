@@ -13,7 +13,7 @@ from deploy.aws import environments
 from deploy.aws.account import APPLICATION, PARAMETER, Account, NotDeployed, as_options, settings
 from deploy.aws.bundle import Bundle
 from deploy.aws.environments import Check, Environment
-from labsupport.security import unfit
+from labsupport.protection import unfit
 
 COLOURS = (f"{APPLICATION}-blue", f"{APPLICATION}-green")
 PROCESSING = 600  # seconds for Elastic Beanstalk to look through a bundle

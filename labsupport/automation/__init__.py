@@ -1,0 +1,44 @@
+"""Decide what people still do: degrees of automation, thresholds that keep a promise, and the queue of cases for people."""
+
+from typing import TYPE_CHECKING, Any
+
+from labsupport.automation.degrees import Decision, Degree, Outcome, decide, expected_outcome, risk_coverage
+from labsupport.automation.thresholds import (
+    NoSafeThreshold,
+    Thresholds,
+    checked,
+    choose_thresholds,
+    error_bound,
+    one_of_each,
+)
+
+if TYPE_CHECKING:
+    from labsupport.automation.review import QueueUnavailable, ReviewItem, ReviewQueue, UnknownItem
+
+__all__ = [
+    "Decision",
+    "Degree",
+    "NoSafeThreshold",
+    "Outcome",
+    "QueueUnavailable",
+    "ReviewItem",
+    "ReviewQueue",
+    "Thresholds",
+    "UnknownItem",
+    "checked",
+    "choose_thresholds",
+    "decide",
+    "error_bound",
+    "expected_outcome",
+    "one_of_each",
+    "risk_coverage",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the review queue when it is asked for: a decision needs neither a database nor pictures."""
+    if name not in ("QueueUnavailable", "ReviewItem", "ReviewQueue", "UnknownItem"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from labsupport.automation import review
+
+    return getattr(review, name)

@@ -1,0 +1,251 @@
+"""Thresholds with a promise: where the model decides by itself, and how wrong it then may be."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from labsupport.arguments import number
+from labsupport.tabular import NARROW, as_float, bool_column, codes_of, float_column, is_missing, shape_of, table
+
+MOST_DECISIONS = 10**12  # beyond, floats do not tell shares apart
+
+
+class NoSafeThreshold(ValueError):
+    """On these examples no threshold can promise the error that was asked for; the message says what it would take."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Below `low` the model is sure of "good", from `high` on it is sure of "defect", and between them it is not sure.
+
+    Confidences are 0 to 1; none is below 0 or reaches infinity, so `Thresholds()` automates nothing. Where the model is not
+    sure, its opinion is that of the nearer threshold. Raises ValueError unless both are numbers and 0 <= low <= high.
+
+    >>> thresholds = Thresholds(low=0.1, high=0.8)
+    >>> thresholds.sure(np.array([0.05, 0.1, 0.5, 0.8])).tolist()
+    [True, False, False, True]
+    >>> thresholds.defect(0.5), thresholds.defect(0.4)
+    (True, False)
+    """
+
+    low: float = 0.0
+    high: float = math.inf
+
+    def __post_init__(self) -> None:
+        low, high = (float_column(name, [getattr(self, name)])[0] for name in ("low", "high"))
+        if not 0 <= low <= high:
+            raise ValueError(f"low={self.low} and high={self.high}: give 0 <= low <= high")
+        object.__setattr__(self, "low", float(low))
+        object.__setattr__(self, "high", float(high))
+
+    def sure(self, confidence):
+        """Whether the model is sure; of a float or of an array."""
+        confidence = _in_full(confidence)
+        return (confidence < self.low) | (confidence >= self.high)
+
+    def defect(self, confidence):
+        """Whether the model says "defect", sure or not; of a float or of an array."""
+        return _in_full(confidence) >= (self.low + min(self.high, 1)) / 2
+
+
+def _in_full(confidence):
+    """As float64: NumPy would else round a threshold to the digits of a float32 that it is compared with."""
+    return confidence.astype(float) if getattr(confidence, "ndim", 0) else as_float(confidence)
+
+
+NEVER_SURE = Thresholds()
+
+
+def error_bound(errors: int, decisions: int, confidence_level: float = 0.95) -> float:
+    """The largest error rate that fits so many errors in so many decisions: the upper bound of Clopper & Pearson (1934).
+
+    Exact for independent decisions: whatever the true rate is, at most 1 - confidence_level of samples give a bound below
+    it. Raises ValueError unless 0 <= errors <= decisions and the level is a share.
+
+    >>> [round(error_bound(errors, 299), 5) for errors in (0, 1)]
+    [0.00997, 0.01577]
+    """
+    decisions = number("decisions", decisions, 0, MOST_DECISIONS, whole=True)
+    errors = number("errors", errors, 0, decisions, whole=True)
+    return _bound(errors, decisions, number("confidence_level", confidence_level, 0, 1, ends=False))
+
+
+def _bound(errors: int, decisions: int, confidence_level: float) -> float:
+    from scipy import special
+
+    return float(special.betaincinv(errors + 1, decisions - errors, confidence_level)) if errors < decisions else 1.0
+
+
+def choose_thresholds(
+    labels: np.ndarray,
+    confidences: np.ndarray,
+    max_error: float = 0.01,
+    confidence_level: float = 0.95,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+) -> Thresholds:
+    """Thresholds with a promise: of what the model decides by itself, at most `max_error` is wrong.
+
+    Of all samples we might have drawn, at most 1 - confidence_level lead to thresholds whose true error is larger.
+    `labels` (N,) are True for a defect, `confidences` (N,) the model's, 0 to 1; they need not be calibrated. The promise is
+    about pictures like these: take a random sample, judged by people who did not see the model's opinion (shadow mode or an
+    audit, not what partial automation left to a person). And it counts errors, behind which rare defects hide: where 2 %
+    are defects, calling everything good is wrong in 2 %. Ask for less.
+
+    The pictures have to be independent of each other. Pictures of one product, one video or one user are not: they are right
+    or wrong together, and with three like pictures each the promise was broken three times as often. Give their labels as
+    `groups` (N,): then one picture of each group counts, drawn by `seed`, and the error is that of such a picture.
+
+    Trying many thresholds and keeping the best would break the promise. So we test them as in Learn then Test (Angelopoulos
+    et al., 2021), by `error_bound`, from the most conservative outwards, in sequences set by quantiles of the confidences
+    before any label is looked at. One goes from the surest pictures to those at 0.5 (half of 1 - confidence_level is spent
+    on it), one is about "good" alone, one about "defect" alone (a quarter each). Of what passes we take what decides most.
+
+    Raises `NoSafeThreshold` if nothing passes; ValueError for lengths that differ, labels that are not bool, confidences
+    outside 0 to 1, labels of one kind only (what the model makes of the other is then unknown), shares outside 0 to 1, and
+    groups that are missing.
+
+    >>> rng = np.random.default_rng(0)
+    >>> confidences = rng.beta(0.2, 0.4, size=2000)
+    >>> labels = rng.random(2000) < confidences
+    >>> thresholds = choose_thresholds(labels, confidences, max_error=0.02)
+    >>> round(thresholds.low, 3), round(thresholds.high, 3)
+    (0.061, 0.939)
+    """
+    labels, confidences = checked(labels, confidences)
+    max_error = number("max_error", max_error, 0, 1, ends=False)
+    confidence_level = number("confidence_level", confidence_level, 0, 1, ends=False)
+    if groups is not None:
+        chosen = one_of_each(groups, len(labels), number("seed", seed, 0, whole=True))
+        labels, confidences = _of_both_kinds(labels[chosen]), confidences[chosen]
+    order, level, held = np.argsort(confidences), 1 - confidence_level, confidences.dtype.type
+    labels, confidences = labels[order], confidences[order].astype(float)
+    test = partial(_passed, labels, confidences, max_error)
+    both = test(level / 2, np.abs(confidences - 0.5), lambda cut: Thresholds(0.5 - cut, _above(0.5 + cut)))
+    low = test(level / 4, -confidences, lambda cut: Thresholds(low=-cut))
+    high = test(level / 4, confidences, lambda cut: Thresholds(high=_above(cut)))
+    highs = [thresholds.high for thresholds in reversed([NEVER_SURE, *high])]
+    one_sided = [Thresholds(good, highs[bisect_left(highs, good)]) for good in (t.low for t in [NEVER_SURE, *low])]
+    candidates = [*one_sided, *both[-1:]]
+    decided, _ = _count(labels, confidences, candidates)
+    if not decided.any():
+        raise NoSafeThreshold(
+            f"no threshold promises an error of at most {max_error:.3g} with confidence {confidence_level:.3g} on these "
+            f"{len(labels)} examples. It takes at least {_error_free(max_error, level / 2)} sure decisions without an "
+            "error, or more with some: collect more examples, allow more errors, or let people decide (NEVER_SURE)"
+        )
+    chosen = candidates[int(decided.argmax())]
+    return Thresholds(_between(chosen.low, held), _between(chosen.high, held)) if held in NARROW else chosen
+
+
+def _passed(
+    labels: np.ndarray,
+    confidences: np.ndarray,
+    max_error: float,
+    level: float,
+    sureness: np.ndarray,
+    pair: Callable[[float], Thresholds],
+) -> list[Thresholds]:
+    """The thresholds of one sequence that keep `max_error`: all of them at once, but for a chance of `level`.
+
+    Examples come in the order of confidence; `pair(cut)` are the thresholds that are sure of what is surer than `cut`.
+    A run of tests ends with the first that fails. So that one early error does not end it all, runs that start at twice the
+    size of the one before share the level, and a run hands its own on to the next if it gets there (fallback: Wiens, 2003).
+    """
+    sizes, starts = _plan(len(labels), max_error, level)
+    pairs = [pair(cut) for cut in np.sort(sureness)[::-1][sizes].tolist()]
+    passed, spend = [], 0.0
+    for thresholds, decided, errors in zip(pairs, *_count(labels, confidences, pairs), strict=True):
+        while starts and decided >= starts[0][0]:
+            spend += starts.pop(0)[1]
+        if spend and _bound(errors, decided, 1 - spend) <= max_error:
+            passed.append(thresholds)
+        else:
+            spend = 0.0
+    return passed
+
+
+def _plan(examples: int, max_error: float, level: float) -> tuple[np.ndarray, list[tuple[int, float]]]:
+    """How many of the surest examples each test takes; and the sizes at which a run starts, with its share of the level.
+
+    Each size allows one error more than the one before; a test in between would only be one more occasion to fail.
+    """
+    from scipy import special
+
+    runs = max(1, int(math.log2(examples / _error_free(max_error, level))))
+    first = _error_free(max_error, level / runs)
+    allowed = np.arange(1, examples * max_error)
+    poisson = special.pdtri(allowed, level / runs) / max_error  # a little above what the binomial asks for, and fast
+    sizes = np.unique([first, *np.ceil(poisson).astype(int), examples - 1])
+    return sizes[sizes < examples], [(first * 2**run, level / runs) for run in range(runs)]
+
+
+def _error_free(max_error: float, level: float) -> int:
+    """How many decisions without an error pass the test at this level: 299 for 1 % at 5 %."""
+    return math.ceil(min(math.log(level) / math.log1p(-max_error), MOST_DECISIONS))
+
+
+def _count(labels: np.ndarray, confidences: np.ndarray, pairs: list[Thresholds]) -> tuple[np.ndarray, np.ndarray]:
+    """What each pair of thresholds decides, and what of that is wrong. Examples come in the order of confidence."""
+    defects = np.concatenate([[0], np.cumsum(labels)])  # among the first so many examples
+    good = np.searchsorted(confidences, [thresholds.low for thresholds in pairs])
+    rest = np.searchsorted(confidences, [thresholds.high for thresholds in pairs])
+    defect = len(labels) - rest
+    return good + defect, defects[good] + defect - (defects[-1] - defects[rest])
+
+
+def _above(confidence: float) -> float:
+    """The next float: at or above it is what was above `confidence`."""
+    return math.nextafter(confidence, math.inf)
+
+
+def _between(threshold: float, held: type) -> float:
+    """The middle between the two numbers of a narrow type around a threshold: it stays between them in any other type."""
+    if not 0 < threshold < math.inf:
+        return threshold
+    above = held(threshold)
+    above = above if above >= threshold else np.nextafter(above, held(math.inf))
+    return (float(above) + float(np.nextafter(above, held(-math.inf)))) / 2
+
+
+def one_of_each(groups: np.ndarray, rows: int, seed: int) -> np.ndarray:
+    """Return the places of one random row of each group, in ascending order. Raises ValueError for missing labels.
+
+    >>> one_of_each(["a", "b", "a", "a"], 4, seed=0).tolist()
+    [1, 2]
+    """
+    frame = table(groups, "groups")
+    if frame.shape != (rows, 1):
+        raise ValueError(f"groups of shape {frame.shape} for {rows} examples: give one label for each")
+    if gone := int(frame.iloc[:, 0].map(is_missing).sum()):
+        raise ValueError(f"groups: {gone} of {rows} labels are missing: name a group for each example")
+    codes = codes_of(frame.iloc[:, 0])
+    order = np.random.default_rng(seed).permutation(rows)
+    return np.sort(order[np.unique(codes[order], return_index=True)[1]])
+
+
+def checked(labels: np.ndarray, confidences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays, of bool and of float. Raises ValueError."""
+    shapes = shape_of(labels), shape_of(confidences)
+    if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
+        raise ValueError(f"labels {shapes[0]} and confidences {shapes[1]}: give two arrays of one length")
+    try:
+        labels = bool_column("labels", labels)
+    except ValueError as error:
+        raise ValueError(
+            f'labels are not bool: give True for a defect, as in frame["label"] == "defect" ({error})'
+        ) from None
+    confidences = float_column("confidences", confidences)
+    if not ((confidences >= 0) & (confidences <= 1)).all():
+        raise ValueError("confidences are not all between 0 and 1 (NaN is not either): leave those examples out")
+    return _of_both_kinds(labels), confidences
+
+
+def _of_both_kinds(labels: np.ndarray) -> np.ndarray:
+    if labels.all() or not labels.any():
+        raise ValueError(f"of {len(labels)} labels {labels.sum()} are defects: give examples of both kinds")
+    return labels

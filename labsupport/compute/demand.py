@@ -1,0 +1,72 @@
+"""On paper: what so many requests a second need, from what one request was measured to cost.
+
+Each resource by itself says how many machines it takes: cores, the network, the database that the log goes to. The largest
+number counts. This is a floor, for an even load; how long requests wait is the matter of `queueing`.
+"""
+
+import math
+from dataclasses import dataclass
+
+from labsupport.compute.measurement import Machine
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one request costs: seconds of CPU in all, bytes that cross the network, rows of the log.
+
+    Raises ValueError for what is negative, and for no CPU at all.
+    """
+
+    cpu: float
+    bytes: float
+    rows: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.cpu > 0 or self.bytes < 0 or self.rows < 0:
+            raise ValueError(f"{self}: give CPU seconds above 0, and bytes and rows of at least 0")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a rate needs. Made by `needs`."""
+
+    rate: float  # requests a second
+    machines: int
+    limit: str  # which resource asks for that many: "cores" or "network"
+    gigabits: float  # a second, over all machines
+    databases: int  # for the log
+    dollars_per_hour: float  # of the machines, without the databases
+    dollars_per_million: float  # requests
+
+
+def needs(
+    rate: float,
+    cost: Cost,
+    machine: Machine,
+    link: float = 10e9,
+    rows: float = 5_000,
+    utilisation: float = 0.6,
+) -> Needs:
+    """How many machines answer `rate` requests a second, and what they cost.
+
+    `link` is each machine's network in bits a second, `rows` how many rows a second one database takes: by default about
+    what a PostgreSQL took from one writer that shared two cores with it. All is used to `utilisation`, 0 to 1: the rest is
+    for bursts, and for the machines that are lost. Raises ValueError for what is not positive.
+
+    >>> plan = needs(1_000, Cost(cpu=0.024, bytes=200_000), Machine("16 cores", 16, 0.8))
+    >>> plan.machines, plan.limit, plan.gigabits, plan.databases, round(plan.dollars_per_million, 2)
+    (3, 'cores', 1.6, 1, 0.67)
+    """
+    if not (0 < rate < math.inf and link > 0 and rows > 0 and 0 < utilisation <= 1):
+        raise ValueError(
+            f"rate={rate}, link={link}, rows={rows}, utilisation={utilisation}: give all above 0, the last at most 1"
+        )
+    bits = 8 * cost.bytes * rate
+    count = {
+        "cores": math.ceil(rate * cost.cpu / (machine.cores * utilisation)),
+        "network": math.ceil(bits / (link * utilisation)),
+    }
+    limit = max(count, key=count.get)
+    dollars = count[limit] * machine.dollars_per_hour
+    databases = math.ceil(cost.rows * rate / (rows * utilisation))
+    return Needs(rate, count[limit], limit, bits / 1e9, databases, dollars, dollars / 3600 / rate * 1e6)

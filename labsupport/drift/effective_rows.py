@@ -1,0 +1,117 @@
+"""Tell how many rows of a window carry as much as one independent row, and whether rows come more than once."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from labsupport.arguments import number, shown
+from labsupport.tabular import FEW_VALUES
+
+LOOKED_AT = 20_000  # rows that are enough to see whether neighbours are alike
+
+
+class Alike(NamedTuple):
+    """How many rows of each window carry as much as one independent row, and how well we know that.
+
+    `freedom`: the degrees of freedom with which these numbers were estimated; infinite if they are known.
+    """
+
+    reference: float = 1.0
+    current: float = 1.0
+    freedom: float = np.inf
+
+
+def _checked(alike: Sequence[float]) -> Alike:
+    """`Alike` of two numbers of 1 or more, and maybe degrees of freedom above 0. Raises ValueError."""
+    if type(alike) is Alike:
+        return alike
+    if not isinstance(alike, Sequence) or not 2 <= len(alike) <= 3 or isinstance(alike, str):
+        raise ValueError(f"alike={shown(alike)}: give two numbers: how many rows of each window count as one")
+    rows, freedom = [number("alike", value, 1) for value in alike[:2]], [*alike[2:], np.inf][0]
+    return Alike(*rows, freedom if freedom == np.inf else number("alike", freedom, 0, ends=False))
+
+
+def resemblance(indicators: np.ndarray) -> float:
+    """The first autocorrelation of truth values, (N,) or (N, K), together, in standard errors: of independent rows about
+    standard normal. Of a stream we look at the last `LOOKED_AT` rows.
+
+    >>> resemblance(np.tile([True, False], 50)) < -9
+    True
+    """
+    seen = _centred(indicators)
+    spread = np.linalg.norm(seen.T @ seen)  # the sum of the lagged products of independent rows has this / sqrt(N)
+    return float((seen[1:] * seen[:-1]).sum() / spread * np.sqrt(len(seen))) if len(seen) > 2 and spread else 0.0
+
+
+def _centred(indicators: np.ndarray) -> np.ndarray:
+    """Of the last rows, as numbers (N, K) of mean 0."""
+    seen = indicators[-LOOKED_AT:].astype(float)
+    seen = seen[:, np.newaxis] if seen.ndim == 1 else seen
+    return seen - seen.mean(axis=0) if len(seen) else seen
+
+
+def inefficiency(indicators: np.ndarray) -> float:
+    """How many rows, in their order, carry as much as one independent row: at least 1. Of truth values, (N,) or (N, K).
+
+    One plus twice the sum of the autocorrelations, taken in pairs for as long as these stay positive (Geyer, 1992), of the
+    columns together. It is 1 unless the first of them is significant (see `resemblance`) at 1 %. Of truth values we take
+    those whose shares a test compares: see `below`.
+
+    >>> numbers = np.random.default_rng(0).normal(size=1000)
+    >>> inefficiency(below(numbers)), round(inefficiency(below(numbers.repeat(3))), 1)
+    (1.0, 3.2)
+    """
+    return dependence(indicators)[0]
+
+
+def dependence(indicators: np.ndarray) -> tuple[float, float]:
+    """Return the `inefficiency` and the degrees of freedom with which it is estimated, infinite if it is 1.
+
+    An estimate from N rows and L lags varies about as much as a variance with N / (2 L + 1) degrees (Priestley, 1981).
+    """
+    if resemblance(indicators) < stats.norm.isf(0.01):
+        return 1.0, np.inf
+    seen = _centred(indicators)
+    padded = np.fft.rfft(seen, 2 * len(seen), axis=0)
+    correlation = np.fft.irfft((np.abs(padded) ** 2).sum(axis=1))[: len(seen)] / (seen**2).sum()
+    pairs = correlation[: len(seen) // 2 * 2].reshape(-1, 2).sum(axis=1)  # of lags 0 and 1, 2 and 3, ...
+    ends = np.flatnonzero(pairs <= 0)
+    count = int(ends[0]) if len(ends) else len(pairs)
+    found = float(max(1.0, 2 * pairs[:count].sum() - 1))
+    return (found, max(1.0, len(seen) / (4 * count - 1))) if found > 1 else (1.0, np.inf)
+
+
+def welch(spreads: np.ndarray, freedoms: Sequence[float]) -> float:
+    """Return the degrees of freedom of a sum of variances that were estimated with these (Welch, 1947; Satterthwaite, 1946).
+
+    >>> welch(np.array([1.0, 1.0]), [10, np.inf])
+    40.0
+    """
+    share = (np.asarray(spreads) ** 2 / np.asarray(freedoms)).sum()
+    return float(np.sum(spreads) ** 2 / share) if share > 0 else np.inf
+
+
+def below(values: np.ndarray) -> np.ndarray:
+    """Bool, (N, 3): is each number at or below their quartiles? KS compares such shares."""
+    return values[:, np.newaxis] <= np.quantile(values, (0.25, 0.5, 0.75))
+
+
+def repeats(values: np.ndarray) -> float:
+    """Return the share of distinct numbers that come more than once, as those of copied rows do; of the last rows.
+
+    It is 0 for numbers on an even grid, such as whole or rounded ones: there it would be no surprise.
+
+    >>> numbers = np.random.default_rng(0).normal(size=300)
+    >>> repeats(numbers), repeats(numbers.repeat(2)), repeats(numbers.round(1))
+    (0.0, 1.0, 0.0)
+    """
+    distinct, count = np.unique(values[-LOOKED_AT:], return_counts=True)
+    share = float((count > 1).mean()) if len(distinct) > FEW_VALUES else 0.0
+    if not share:
+        return 0.0
+    reach = distinct[-1] - distinct[0]
+    steps = np.rint(reach / np.diff(distinct).min())  # of the grid, if it is one
+    place = (distinct - distinct[0]) / reach * steps
+    return share if (np.abs(place - np.rint(place)) > 0.01).any() else 0.0

@@ -1,0 +1,245 @@
+"""How `drift.compare` looks at one feature, and at all of them together: which test, how large an effect, what to plot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from labsupport.drift import effective_rows, grouped, multivariate, univariate
+from labsupport.drift.effective_rows import Alike
+from labsupport.drift.grouped import Codes
+from labsupport.drift.multivariate import Together
+from labsupport.drift.univariate import Counts, TwoSampleTest
+from labsupport.tabular import CLASSES, MIN_ROWS, Feature
+
+FEWEST = 5  # known values in each window, below which a column's values are not compared
+MISSING = "missing"  # the test of whether values are missing as often as before
+LABEL = 16  # characters of a class's name that a plot shows
+TESTS = {
+    "correlations": multivariate.correlations,
+    "mmd": multivariate.mmd,
+    "classifier": multivariate.domain_classifier,
+}
+Shape = tuple[list, np.ndarray, np.ndarray]  # bins' edges or classes, shares before, shares now
+
+
+@dataclass(frozen=True)
+class _Tested:
+    test: TwoSampleTest
+    alike: Alike
+    resemblance: float  # of neighbours, in standard errors: of the window where they are more alike
+
+
+def look(
+    feature: Feature, features: int, alpha: float, seed: int, groups: Codes | None = None
+) -> tuple[dict[str, Any], Shape | None]:
+    """A row of the report, for one of so many features, and what to plot. A feature drifts in two ways: its values do, or
+    the share of rows that miss them.
+
+    >>> missing = np.zeros(30, bool), np.zeros(30, bool)
+    >>> row, _ = look(Feature("size", "numeric", np.arange(30.0), np.arange(30.0), missing), 1, 0.05, 0)
+    >>> row["test"], row["p_value"], row["effect"]
+    ('KS', 1.0, 0.0)
+    """
+    row: dict[str, Any] = {
+        "feature": feature.name,
+        "kind": feature.kind,
+        "note": feature.note,
+        "changed": feature.changed,
+        "repeats": max(effective_rows.repeats(values) for values in (feature.reference, feature.current))
+        if groups is None and feature.kind == "numeric"
+        else 0.0,
+    }
+    row.update(zip(("missing_reference", "missing_current"), feature.missing_shares, strict=True))
+    tests, shape = [], None
+    if min(len(feature.reference), len(feature.current)) >= FEWEST:
+        tested, sizes, shape = _values(feature, alpha, seed, groups)
+        tests.append(tested)
+        row.update(sizes)
+    elif feature.kind != "none":
+        row["note"] = row["note"] or f"fewer than {FEWEST} known values"
+    if not feature.changed and 0 < sum(feature.missing_shares) < 2:
+        tests.append(_missing(feature, groups))
+        shape = shape or (["known", "missing"], *(np.array([1 - share, share]) for share in feature.missing_shares))
+    return {**row, **_verdict(tests, features)}, shape
+
+
+def _verdict(tests: list[_Tested], features: int) -> dict[str, Any]:
+    """What the tests of one feature say together. `step`: of how many rows to take one, to have independent ones."""
+    # with many features some resemble themselves by chance: of that we neither speak nor leave out rows
+    told = stats.norm.isf(0.01 / (2 * features))
+    alike = {"inefficiency": max([1.0, *(max(found.alike[:2]) for found in tests)])}
+    alike["step"] = max([1.0, *(max(found.alike[:2]) for found in tests if found.resemblance > told)])
+    if not tests:
+        return alike
+    smallest = min(tests, key=lambda found: found.test.p_value).test
+    names = ", ".join(found.test.name for found in tests)
+    p_value = min(1.0, len(tests) * smallest.p_value)
+    found = {"test": names, "statistic": tests[0].test.statistic, "p_value": p_value}
+    return {**alike, **found, "of_missing": smallest.name == MISSING}
+
+
+def _values(feature: Feature, alpha: float, seed: int, groups: Codes | None) -> tuple[_Tested, dict[str, float], Shape]:
+    """The test of the known values, the effect sizes, and the shape."""
+    windows = np.sort(feature.reference), np.sort(feature.current)  # once, for all that follows
+    bins = counts(feature, windows)
+    if groups is None:
+        alike, resemblance = _neighbours(feature)
+        size = univariate.population_stability(bins, alpha, alike, seed)
+        classes = partial(_classes, feature, alike)
+    else:
+        groups = tuple(codes[~gone] for codes, gone in zip(groups, feature.missing, strict=True))
+        alike, resemblance = grouped.design_effect(_indicators(feature), groups), 0.0
+        size = univariate.population_stability(bins, alpha, noise=grouped.noise(_in_bins(feature, windows[0]), groups))
+        classes = partial(grouped.class_test, (feature.reference, feature.current), groups, len(feature.labels))
+    sizes = {"effect": size.value, "limit": size.limit, "noise": size.noise}
+    sizes["jensen_shannon"] = univariate.jensen_shannon(bins)
+    if feature.counted:
+        test, alike = classes()
+        return _Tested(test, alike, resemblance), sizes, _bars(feature, bins)
+    statistic, wasserstein = univariate.distance(*windows)
+    deviation = float(windows[0].std())
+    sizes["wasserstein"] = wasserstein / deviation if deviation else np.nan
+    return _Tested(univariate.ks_p_value(statistic, *windows, alike), alike, resemblance), sizes, _histogram(windows)
+
+
+def _classes(feature: Feature, alike: Alike) -> tuple[TwoSampleTest, Alike]:
+    windows = (np.bincount(values, minlength=len(feature.labels)) for values in (feature.reference, feature.current))
+    return univariate.chi_square(Counts(*windows), alike), alike
+
+
+def _in_bins(feature: Feature, ordered: np.ndarray) -> list[np.ndarray]:
+    """Which of the bins of `counts` each known value is in, as truth values (N, K) of each window."""
+    windows = (feature.reference, feature.current)
+    if feature.counted:
+        most = min(CLASSES, len(feature.labels))
+        return [np.minimum(values, most - 1)[:, np.newaxis] == np.arange(most) for values in windows]
+    edges = univariate.decile_edges(ordered)
+    return [np.searchsorted(edges, values, "left")[:, np.newaxis] == np.arange(len(edges) + 1) for values in windows]
+
+
+def _missing(feature: Feature, groups: Codes | None) -> _Tested:
+    if groups is None:
+        alike, resemblance = _serial(feature.missing)
+        test = univariate.chi_square(Counts(*(np.bincount(gone, minlength=2) for gone in feature.missing)), alike)
+    else:
+        test, alike = grouped.class_test([gone.astype(int) for gone in feature.missing], groups, 2)
+        resemblance = 0.0
+    return _Tested(replace(test, name=MISSING), alike, resemblance)
+
+
+def _neighbours(feature: Feature) -> tuple[Alike, float]:
+    """How much the known values, in the order of the rows, are like their neighbours: of the last `LOOKED_AT` rows."""
+    return _serial(_indicators(feature, effective_rows.LOOKED_AT))
+
+
+def _indicators(feature: Feature, last: int = 0) -> list[np.ndarray]:
+    """Truth values (N, K) whose shares a test compares, of all or the last rows: up to a quartile, of a common class."""
+    windows = (feature.reference, feature.current)
+    if not feature.counted:
+        return [effective_rows.below(values[-last:]) for values in windows]
+    commonest = np.argsort(-np.bincount(np.concatenate(windows)), kind="stable")[:3]
+    return [values[-last:, np.newaxis] == commonest for values in windows]
+
+
+def _serial(indicators: Sequence[np.ndarray]) -> tuple[Alike, float]:
+    """How alike neighbours are in both windows, and their resemblance in standard errors."""
+    found, sizes = [effective_rows.dependence(window) for window in indicators], list(map(len, indicators))
+    longer, shorter = (1, 0) if sizes[1] > sizes[0] else (0, 1)
+    # what the longer window shows of neighbours holds for the shorter one, too, which may not show it
+    if taken := found[shorter][0] < found[longer][0]:
+        found[shorter] = found[longer]
+    spreads = np.array([alike / max(1, size) for (alike, _), size in zip(found, sizes, strict=True)])
+    freedom = found[longer][1] if taken else effective_rows.welch(spreads, [degrees for _, degrees in found])
+    resemblance = max(effective_rows.resemblance(window) for window in indicators)
+    return Alike(found[0][0], found[1][0], freedom), resemblance
+
+
+def counts(feature: Feature, windows: Sequence[np.ndarray]) -> Counts:
+    """Of a feature's values: in deciles of the reference, or in the commonest classes, with the others as one.
+
+    >>> feature = Feature("colour", "category", np.array([0, 0, 1]), np.array([1, 1, 1]), (), ["red", "blue"])
+    >>> counts(feature, (feature.reference, feature.current)).current.tolist()
+    [0, 3]
+    """
+    if not feature.counted:
+        return univariate.deciles(*windows)
+    most = min(CLASSES, len(feature.labels))
+    return Counts(*(np.bincount(np.minimum(values, most - 1), minlength=most) for values in windows))
+
+
+def _histogram(ordered: tuple[np.ndarray, np.ndarray]) -> Shape:
+    ends = [univariate.quantiles(values, np.array([0.001, 0.999])) for values in ordered]
+    edges = np.linspace(min(low for low, _ in ends), max(high for _, high in ends), 25)
+    return edges.tolist(), *(univariate.in_bins(values, edges[1:-1], "left") / len(values) for values in ordered)
+
+
+def _bars(feature: Feature, bins: Counts) -> Shape:
+    shown = [
+        f"{label:g}" if isinstance(label, float) else str(label) for label in feature.labels[: len(bins.reference)]
+    ]
+    shown = [label if len(label) <= LABEL else label[: LABEL - 1] + "…" for label in shown]
+    if len(shown) < len(feature.labels):
+        shown[-1] = "others"
+    return shown, *(found / found.sum() for found in (bins.reference, bins.current))
+
+
+def look_together(
+    found: list[Feature],
+    inefficiency: float,
+    tests: Sequence[str],
+    alpha: float,
+    seed: int,
+    groups: Codes | None = None,
+) -> tuple[list[Together], list[str]]:
+    """The tests of all features at once, on rows that are far enough apart to be independent; and what could not be done.
+
+    >>> missing = np.zeros(30, bool), np.zeros(30, bool)
+    >>> both = [Feature(name, "numeric", np.arange(30.0), np.arange(30.0), missing) for name in "ab"]
+    >>> look_together(both, 2, ["mmd"], 0.05, 0)
+    ([], ['too few independent rows to look at all features at once'])
+    """
+    compared = [feature for feature in found if feature.kind != "none"]
+    if len(compared) < 2 or not tests:
+        return [], []
+    chosen = [np.arange(0, len(gone), int(np.ceil(inefficiency))) for gone in compared[0].missing]
+    chosen = [multivariate.evenly(rows, multivariate.CLASSIFIER_ROWS) for rows in chosen]
+    if min(map(len, chosen)) < MIN_ROWS:
+        return [], ["too few independent rows to look at all features at once"]
+    names, windows = _matrix(compared, chosen)
+    most = max(999, int(np.ceil(2 * (len(found) + len(tests)) / alpha)))  # else no p-value could pass the correction
+    options = {"correlations": {"names": names, "permutations": most}, "mmd": {"permutations": most}}
+    options["classifier"] = {"names": names} if groups is None else {"names": names, "permutations": most}
+    many = "correlations" in tests and len(names) > multivariate.COLUMNS
+    said = [f"correlations not compared: more than {multivariate.COLUMNS} columns"] if many else []
+    done = [test for test in tests if not (many and test == "correlations")]
+    labels = None if groups is None else tuple(codes[rows] for codes, rows in zip(groups, chosen, strict=True))
+    return [TESTS[test](*windows, seed=seed, groups=labels, **options[test]) for test in done], said
+
+
+def _matrix(compared: list[Feature], chosen: list[np.ndarray]) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
+    """Two tables of numbers, (N, D) and (M, D), of the chosen rows: normal scores, and classes as zeros and ones."""
+    names, columns = [], []
+    for feature in compared:
+        windows = zip((feature.reference, feature.current), feature.missing, chosen, strict=True)
+        values = [_at(known, gone, rows) for known, gone, rows in windows]
+        if feature.kind not in ("category", "boolean"):
+            names.append(feature.name)
+            columns.append(multivariate.scores(*values))
+            continue
+        for code in range(1 if len(feature.labels) == 2 else min(5, len(feature.labels))):
+            names.append(feature.name)
+            columns.append(tuple((column == code).astype(float) for column in values))
+    return names, tuple(np.column_stack(side) for side in zip(*columns, strict=True))
+
+
+def _at(known: np.ndarray, gone: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The values of these rows, NaN where they are missing, from the known ones."""
+    if not gone.any():
+        return known[rows].astype(float)
+    whole = np.full(len(gone), np.nan)
+    whole[~gone] = known
+    return whole[rows]

@@ -1,0 +1,147 @@
+"""Rows that come in groups: the pictures of one user, the frames of one scene, the readings of one camera.
+
+Rows of one group resemble each other, so they carry less than as many independent rows. How much less, we see from the
+groups' sums: by the design effect for numbers (Kish, 1965, "Survey sampling") and by the corrected chi-square test for
+classes (Rao and Scott, 1981 and 1992). Groups are taken to be independent of each other.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labsupport.arguments import shown
+from labsupport.drift import effective_rows, univariate
+from labsupport.drift.effective_rows import Alike
+from labsupport.drift.univariate import Counts, Noise, TwoSampleTest
+from labsupport.tabular import TooFewRows, codes_of, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MIN_GROUPS = 20  # in each window: of fewer, nobody can say how much groups differ
+Codes = tuple[np.ndarray, np.ndarray]  # of each row of both windows, the number of its group: 0, 1, ...
+
+
+def split_off(
+    groups: Any, reference: "pd.DataFrame", current: "pd.DataFrame"
+) -> tuple["Codes", "pd.DataFrame", "pd.DataFrame"]:
+    """Return the rows' groups, and both windows without the column that held them.
+
+    `groups` is the name of a column, or a pair of labels: one for each row of the reference, and of the current window.
+    Raises ValueError for labels that are missing, not there, or of another number than the rows; `TooFewRows` for fewer than
+    `MIN_GROUPS` groups in a window.
+    """
+    if isinstance(groups, list | tuple) and len(groups) == 2 and not any(map(np.isscalar, groups)):
+        labels = [table(column, "groups") for column in groups]
+    else:
+        labels, name = [], str(groups)
+        for window, frame in (("reference", reference), ("current", current)):
+            if name not in frame.columns:
+                wanted = "give the name of a column of both windows, or a pair of labels for their rows"
+                raise ValueError(f"groups={shown(groups)}: the {window} window has no such column: {wanted}")
+            labels.append(frame[[name]])
+        reference, current = reference.drop(columns=name), current.drop(columns=name)
+    windows = zip(("reference", "current"), labels, (reference, current), strict=True)
+    return tuple(_codes(*window) for window in windows), reference, current
+
+
+def _codes(window: str, labels: "pd.DataFrame", frame: "pd.DataFrame") -> np.ndarray:
+    if labels.shape != (len(frame), 1):
+        raise ValueError(
+            f"groups: labels of shape {labels.shape} for {len(frame)} rows of the {window} window: give one each"
+        )
+    if gone := int(labels.iloc[:, 0].isna().sum()):
+        raise ValueError(f"groups: {gone} rows of the {window} window have no group: name one, or leave these rows out")
+    codes = codes_of(labels.iloc[:, 0])
+    if (found := int(codes.max()) + 1) < MIN_GROUPS:
+        raise TooFewRows(
+            f"the {window} window has {found} groups: at least {MIN_GROUPS} are needed, so collect rows of more of them"
+        )
+    return codes
+
+
+def sums(indicators: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the sums of each group, (G, K), of what rows (N, K) differ from their mean by, and the degrees of freedom.
+
+    The squares of these sums add up to what those of the rows do if rows are independent, and to more if rows of one group
+    resemble each other. A large group moves the mean itself, which is allowed for as by leaving it out (the jackknife).
+    """
+    codes = np.unique(codes, return_inverse=True)[1]
+    size, groups = np.bincount(codes), int(codes.max()) + 1
+    if groups < 2:
+        return np.zeros((1, indicators.shape[1])), 0.0
+    centred = indicators - indicators.mean(axis=0)
+    found = np.column_stack([np.bincount(codes, weights=column) for column in centred.T])
+    share = size / len(codes)
+    found *= np.sqrt((groups - 1) / groups * (len(codes) - 1) / len(codes)) / (1 - share)[:, np.newaxis]
+    return found, float(1 / (share**2).sum() - 1)
+
+
+def design_effect(windows: Sequence[np.ndarray], codes: Codes) -> Alike:
+    """Return how many rows carry as much as one independent row, of indicators (N, K) of both windows.
+
+    >>> rows = np.random.default_rng(0).normal(size=200)
+    >>> design_effect((dependence.below(rows.repeat(5)),) * 2, (np.arange(200).repeat(5),) * 2).reference.round(1)
+    np.float64(5.0)
+    """
+    effects, freedoms = [], []
+    for window, of_row in zip(windows, codes, strict=True):
+        found, freedom = sums(window.astype(float), of_row)
+        within = ((window - window.mean(axis=0)) ** 2).sum()
+        effects.append(max(1.0, (found**2).sum() / within) if within and found.shape[0] < len(window) else 1.0)
+        freedoms.append(np.inf if found.shape[0] == len(window) else max(freedom, 0.1))
+    spreads = np.array([effect / len(window) for effect, window in zip(effects, windows, strict=True)])
+    return Alike(*effects, effective_rows.welch(spreads, freedoms))
+
+
+def class_test(values: Sequence[np.ndarray], codes: Codes, classes: int) -> tuple[TwoSampleTest, Alike]:
+    """Are the two windows' shares of each class the same? Of whole numbers below `classes`, (N,) and (M,).
+
+    Pearson's chi-square, compared with what groups make of it: Rao and Scott's second-order correction, with an F
+    distribution, because the correction is an estimate (Thomas and Rao, 1987). Of two classes Fisher's test, too, on counts
+    that are scaled down; the larger p-value counts.
+    """
+    counts = Counts(*(np.bincount(window, minlength=classes) for window in values))
+    average = [len(window) / len(np.unique(of_row)) for window, of_row in zip(values, codes, strict=True)]
+    place = univariate.without_rare(np.array([counts.reference / average[0], counts.current / average[1]]))
+    values = [place[window] for window in values]
+    counts = Counts(*(np.bincount(window, minlength=place.max() + 1) for window in values))
+    if len(counts.reference) < 2:
+        return TwoSampleTest("chi-square", 0.0, 1.0), Alike()
+    windows = [window[:, np.newaxis] == np.arange(len(counts.reference)) for window in values]
+    alike = design_effect(windows, codes)
+    if alike == Alike():  # every row is a group
+        return univariate.chi_square(counts), alike
+    statistic = squared_difference(counts)
+    p_value = noise(windows, codes).p_value(statistic)
+    if len(counts.reference) > 2:
+        return TwoSampleTest("chi-square", statistic / sum(1 / size for size in counts.sizes), p_value), alike
+    fisher = univariate.chi_square(counts, alike[:2])
+    return TwoSampleTest("Fisher", fisher.statistic, max(fisher.p_value, p_value)), alike
+
+
+def squared_difference(counts: Counts) -> float:
+    """Return the sum of the shares' squared differences, each by the common share: chi-square for one row of each window."""
+    p, q = counts.reference / counts.sizes[0], counts.current / counts.sizes[1]
+    return float(((p - q) ** 2 / ((counts.reference + counts.current) / sum(counts.sizes))).sum())
+
+
+def noise(windows: Sequence[np.ndarray], codes: Codes) -> Noise:
+    """Return what `squared_difference` comes to without any drift, of truth values (N, K) that say a row's class.
+
+    Its covariance matrix is that of the groups' sums; a chi-square with the same mean and variance stands for the sum of its
+    eigenvalues times chi-squares of one degree (Satterthwaite, 1946).
+    """
+    share = np.concatenate(windows).mean(axis=0)
+    covariances, freedoms = [], []
+    for window, of_row in zip(windows, codes, strict=True):
+        found, freedom = sums(window / np.sqrt(share), of_row)
+        covariances.append(found.T @ found / len(window) ** 2)
+        freedoms.append(max(freedom, 0.1))
+    whole = sum(covariances)
+    trace, square = np.trace(whole), (whole**2).sum()
+    if not square:
+        return Noise(1.0, 1.0)
+    freedom = effective_rows.welch(np.array([np.trace(part) for part in covariances]), freedoms)
+    return Noise(square / trace, trace**2 / square, freedom)

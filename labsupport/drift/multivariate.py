@@ -1,0 +1,292 @@
+"""All features together: a change that no single column shows, as when two of them stop going along with each other."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from scipy.spatial.distance import cdist
+
+from labsupport.arguments import number, shown
+from labsupport.tabular import TooFewRows, codes_of, float_column, shape_of, table
+
+COLUMNS = 100  # that `correlations` is asked about at most: all pairs of more take too long
+ROWS = 500  # of each window, evenly spaced: pairs of rows cost memory and time
+CLASSIFIER_ROWS = 5_000  # of each window
+Groups = tuple | list | None  # a pair of labels: of each row of the reference, and of the current sample
+PAIR = "give a pair of labels, one for each row of the reference, and of the current sample"
+ENOUGH, CHUNK = 20, 50  # permutations that reach the value, before we stop; that are drawn at a time
+
+
+@dataclass(frozen=True)
+class Together:
+    """What a test of all features at once says.
+
+    `statistic` is what the test's function says; `rows` how many it looked at in each window; `leading` the features in
+    which it shows most, where the test can tell.
+    """
+
+    test: str
+    statistic: float
+    p_value: float
+    rows: tuple[int, int]
+    leading: tuple[str, ...] = ()
+
+
+def mmd(reference, current, permutations: int = 999, seed: int = 0, groups: Groups = None) -> Together:
+    """The maximum mean discrepancy of two samples of vectors, (N, D) and (M, D): embeddings, or rows of numbers.
+
+    Two distributions are the same exactly if their mean embeddings in the kernel's space are (Gretton and others, 2012).
+    Gaussian kernel, its width the median distance; the p-value by permutation, so it is valid for any N and M as long as
+    rows are independent. If they come in groups, `groups` are their labels, (N,) and (M,), and whole groups are permuted.
+    Looks at up to `ROWS` evenly spaced rows of each. Raises ValueError for samples that do not fit together or hold what is
+    not finite, and `TooFewRows` for fewer than two rows.
+
+    >>> random = np.random.default_rng(0)
+    >>> mmd(random.normal(size=(100, 8)), random.normal(0.5, 1, size=(100, 8))).p_value
+    0.001
+    """
+    x, y, codes = _samples(reference, current, 2, groups)
+    permutations, seed = _checked(permutations, seed)
+    squared = cdist(both := np.vstack([x, y]), both, "sqeuclidean")
+    kernel = np.exp(-squared / (np.median(squared[np.triu_indices(len(both), 1)]) or 1.0))
+
+    def draw(member: np.ndarray) -> np.ndarray:
+        signs = np.where(member, 1 / member.sum(axis=1, keepdims=True), -1 / (~member).sum(axis=1, keepdims=True))
+        return ((signs @ kernel) * signs).sum(axis=1)
+
+    value = float(draw(_first(x, y))[0])
+    return Together("MMD", value, _permuted(value, draw, _units(x, y, codes), permutations, seed), (len(x), len(y)))
+
+
+def correlations(
+    reference,
+    current,
+    names: list[str] | None = None,
+    permutations: int = 999,
+    seed: int = 0,
+    groups: Groups = None,
+) -> Together:
+    """Has any two columns' correlation changed? Of two tables of finite numbers, (N, D) and (M, D).
+
+    The statistic is the largest change, over all pairs, of Fisher's z = artanh(r); its p-value by permutation, of whole
+    groups if there are `groups` as in `mmd`. Such a change leaves every single column as it was. Looks at up to `ROWS`
+    evenly spaced rows of each. `leading` names the two columns; columns of one name, such as the classes of one feature,
+    are not paired. Raises ValueError as `mmd` does, and for fewer than two names; `TooFewRows` for fewer than four rows.
+
+    >>> random = np.random.default_rng(0)
+    >>> clean, turned = random.normal(size=(2, 150, 2))
+    >>> turned[:, 1] = 0.6 * turned[:, 0] + 0.8 * turned[:, 1]  # correlated now, each column's distribution as it was
+    >>> result = correlations(clean, turned, ["size", "price"])
+    >>> round(result.statistic, 2), result.p_value, result.leading
+    (0.51, 0.001, ('size', 'price'))
+    """
+    x, y, codes = _samples(reference, current, 4, groups)
+    permutations, seed = _checked(permutations, seed)
+    names = _names(names, x.shape[1])
+    first, second = np.triu_indices(len(names), 1)
+    apart = np.array([names[i] != names[j] for i, j in zip(first, second, strict=True)], bool)
+    pairs = first[apart], second[apart]
+    if not len(pairs[0]):
+        raise ValueError("two columns of different names are needed, for one has no correlation")
+    both = np.vstack([x, y])
+    both = (both - both.mean(axis=0)) / np.where(both.std(axis=0) > 0, both.std(axis=0), 1.0)
+    products = both[:, pairs[0]] * both[:, pairs[1]]
+
+    def changes(member: np.ndarray) -> np.ndarray:
+        """(P, pairs), of P ways to say which rows are of the first sample."""
+        samples = member.astype(float), (~member).astype(float)
+        return np.abs(np.subtract(*(_fisher(sample, both, products, pairs) for sample in samples)))
+
+    (found,) = changes(_first(x, y))
+    value = float(found.max())
+    units = _units(x, y, codes)
+    p_value = _permuted(value, lambda member: changes(member).max(axis=1), units, permutations, seed)
+    leading = tuple(names[side[found.argmax()]] for side in pairs)
+    return Together("correlations", value, p_value, (len(x), len(y)), leading)
+
+
+def _fisher(chosen: np.ndarray, rows: np.ndarray, products: np.ndarray, pairs: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Fisher's z of the pairs' correlations, (P, pairs), over the rows chosen (P, N); a constant column's are 0."""
+    count = chosen.sum(axis=1, keepdims=True)
+    mean, square = chosen @ rows / count, chosen @ rows**2 / count
+    deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    unit = np.where(deviation > 1e-6, deviation, np.inf)
+    covariance = chosen @ products / count - mean[:, pairs[0]] * mean[:, pairs[1]]
+    return np.arctanh(np.clip(covariance / unit[:, pairs[0]] / unit[:, pairs[1]], -0.9999, 0.9999))
+
+
+def _first(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which rows of both samples are of the first, (1, N + M)."""
+    return (np.arange(len(x) + len(y)) < len(x))[np.newaxis]
+
+
+def _units(x: np.ndarray, y: np.ndarray, codes: tuple | None) -> tuple[np.ndarray, int]:
+    """What is permuted: of each row of both samples its row or its group, and how many of these the first sample has."""
+    if codes is None:
+        return np.arange(len(x) + len(y)), len(x)
+    first = int(codes[0].max()) + 1
+    return np.concatenate([codes[0], codes[1] + first]), first
+
+
+def _permuted(value: float, draw, units: tuple[np.ndarray, int], permutations: int, seed: int) -> float:
+    """The share of permutations that give `value` or more; we stop at the 20th of those (Besag and Clifford, 1991).
+
+    `draw` takes which rows are of the first sample, (P, N + M).
+    """
+    random, seen, reached = np.random.default_rng(seed), 0, 0
+    of_row, first = units
+    every = np.arange(of_row.max() + 1)
+    while seen < permutations:
+        orders = random.permuted(np.tile(every, (min(CHUNK, permutations - seen), 1)), axis=1)
+        beyond = np.flatnonzero(draw((orders < first)[:, of_row]) >= value - 1e-12)
+        if reached + len(beyond) >= ENOUGH:
+            return float(ENOUGH / (seen + beyond[ENOUGH - reached - 1] + 1))
+        seen, reached = seen + len(orders), reached + len(beyond)
+    return float((reached + 1) / (permutations + 1))
+
+
+def _samples(reference, current, fewest: int, groups: Groups, most: int = ROWS) -> tuple:
+    """Both tables as arrays of so many evenly spaced rows at most, and the numbers of their groups."""
+    x, y = (_numbers(name, sample) for name, sample in (("reference", reference), ("current", current)))
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"two tables of equal width are needed, not {x.shape} and {y.shape}")
+    if min(len(x), len(y)) < fewest:
+        raise TooFewRows(f"two tables of equal width, {fewest} rows at least, are needed, not {x.shape} and {y.shape}")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("every number must be finite: fill in or leave out the rows with missing values")
+    codes = None
+    if groups is not None:
+        if not isinstance(groups, Sequence) or len(groups) != 2:
+            raise ValueError(f"groups={shown(groups)}: {PAIR}")
+        codes = tuple(_codes(labels, len(rows), most) for labels, rows in zip(groups, (x, y), strict=True))
+    return evenly(x, most), evenly(y, most), codes
+
+
+def _codes(labels, rows: int, most: int) -> np.ndarray:
+    """The numbers of the groups of so many evenly spaced rows at most. Raises ValueError."""
+    frame = table(labels, "groups")
+    if frame.shape != (rows, 1):
+        raise ValueError(f"groups: labels of shape {frame.shape} for {rows} rows: {PAIR}")
+    if gone := int(frame.iloc[:, 0].isna().sum()):
+        raise ValueError(f"groups: {gone} of {rows} labels are missing: {PAIR}")
+    return np.unique(evenly(codes_of(frame.iloc[:, 0]), most), return_inverse=True)[1]
+
+
+def _numbers(name: str, sample) -> np.ndarray:
+    """A table of numbers as an array (N, D), NaN where one is missing. Raises ValueError."""
+    if isinstance(sample, np.ndarray) and sample.ndim == 2 and sample.dtype == float and type(sample) is np.ndarray:
+        return sample
+    try:
+        frame = table(sample, name)
+        shape = frame.shape if isinstance(sample, Mapping) else getattr(sample, "shape", None) or shape_of(sample)
+        if len(shape) != 2:
+            raise ValueError(f"it is of shape {shape}")
+        columns = [float_column(f"column {column}", frame.iloc[:, place]) for place, column in enumerate(frame)]
+        return np.column_stack(columns).astype(float) if columns else np.empty(frame.shape)
+    except ValueError as error:
+        raise ValueError(f"{name}: two tables of equal width, of numbers, are needed: {error}") from None
+
+
+def _checked(permutations: int, seed: int) -> tuple[int, int]:
+    return number("permutations", permutations, 1, whole=True), number("seed", seed, 0, whole=True)
+
+
+def _names(names: list[str] | None, width: int) -> list[str]:
+    if not isinstance(names, Sequence | None) or isinstance(names, str):
+        raise ValueError(f"names={shown(names)}: give a list of {width} names")
+    names = [str(place) for place in range(width)] if names is None else list(map(str, names))
+    if len(names) != width:
+        raise ValueError(f"{len(names)} names for {width} columns: give one for each")
+    return names
+
+
+def domain_classifier(
+    reference,
+    current,
+    names: list[str] | None = None,
+    seed: int = 0,
+    groups: Groups = None,
+    permutations: int = 999,
+) -> Together:
+    """Can a classifier tell which window a row is from? Two tables of finite numbers, (N, D) and (M, D).
+
+    The statistic is the share of rows that it attributes to the right window. A random forest learns on one half of the
+    rows and is asked about the other, where as many are of one window as of the other; guessing is right half the time,
+    so the p-value is a binomial one (Lopez-Paz and Oquab, 2017). It needs more rows than `mmd`, and says which features
+    it went by. With `groups` as in `mmd` it learns on half of the groups, the p-value comes from `permutations` of the
+    others, and the share is the mean of both windows'. Looks at up to `CLASSIFIER_ROWS` evenly spaced rows of each. Raises
+    ValueError as `mmd` does, and `TooFewRows` for fewer than 20 rows, or than 4 groups.
+
+    >>> random = np.random.default_rng(0)
+    >>> result = domain_classifier(random.normal(size=(300, 3)), random.normal([0, 1, 0], size=(300, 3)))
+    >>> result.p_value < 0.001, result.leading[0]
+    (True, '1')
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    x, y, codes = _samples(reference, current, 20, groups, CLASSIFIER_ROWS)
+    permutations, seed = _checked(permutations, seed)
+    names = _names(names, x.shape[1])
+    rows = min(len(x), len(y))
+    whose = np.repeat([0, 1], rows)
+    both = np.vstack([evenly(x, rows), evenly(y, rows)])
+    codes = None if codes is None else tuple(evenly(labels, rows) for labels in codes)
+    learn = _half(rows, codes, np.random.default_rng(seed))
+    forest = RandomForestClassifier(200, min_samples_leaf=5, random_state=seed).fit(both[learn], whose[learn])
+    right = forest.predict(both[~learn]) == whose[~learn]
+    telling = np.argsort(-forest.feature_importances_)
+    leading = tuple(names[place] for place in telling[:3])
+    if codes is None:
+        p_value = stats.binomtest(int(right.sum()), len(right), 0.5, alternative="greater").pvalue
+        return Together("domain classifier", int(right.sum()) / len(right), float(p_value), (rows, rows), leading)
+    share, p_value = _told_apart(right, whose[~learn], _renumbered(codes, ~learn), permutations, seed)
+    return Together("domain classifier", share, p_value, (rows, rows), leading)
+
+
+def _half(rows: int, codes: tuple | None, random: np.random.Generator) -> np.ndarray:
+    """Which rows of both windows, one after the other, the classifier learns on: half of the rows, or of the groups."""
+    if codes is None:
+        return np.isin(np.arange(2 * rows) % rows, random.permutation(rows)[: rows // 2])
+    parts = []
+    for of_row in codes:
+        labels = np.unique(of_row)
+        if len(labels) < 4:
+            raise TooFewRows(f"{len(labels)} groups in a window: at least 4 are needed")
+        parts.append(np.isin(of_row, random.permutation(labels)[: len(labels) // 2]))
+    return np.concatenate(parts)
+
+
+def _renumbered(codes: tuple, kept: np.ndarray) -> tuple:
+    parts = np.split(kept, [len(codes[0])])
+    return tuple(np.unique(of_row[part], return_inverse=True)[1] for of_row, part in zip(codes, parts, strict=True))
+
+
+def _told_apart(
+    right: np.ndarray, whose: np.ndarray, codes: tuple, permutations: int, seed: int
+) -> tuple[float, float]:
+    """The mean of the two windows' shares of right answers, and its p-value by permuting whole groups."""
+    says = np.where(right, whose, 1 - whose)
+
+    def share(member: np.ndarray) -> np.ndarray:
+        both = [(rows * (says == side)).sum(axis=1) / rows.sum(axis=1) for side, rows in enumerate((member, ~member))]
+        return sum(both) / 2
+
+    value = float(share((whose == 0)[np.newaxis])[0])
+    return value, _permuted(value, share, _units(*codes, codes), permutations, seed)
+
+
+def evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of the rows, evenly spaced."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
+
+
+def scores(reference: np.ndarray, current: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two columns of numbers as normal scores of their common ranks, missing ones as 0: no unit and no outlier counts."""
+    both = np.concatenate([reference, current])
+    known = np.isfinite(both)
+    values = np.zeros(len(both))
+    values[known] = stats.norm.ppf((stats.rankdata(both[known]) - 0.5) / max(1, known.sum()))
+    return values[: len(reference)], values[len(reference) :]

@@ -1,0 +1,299 @@
+"""One feature, two windows: has it changed, and by how much?
+
+Numbers get the Kolmogorov-Smirnov test; classes, truth values and numbers of few distinct values get a test of counts, for
+which KS would be far too timid. Beside the p-value, which says whether there is a change, stand effect sizes, which say
+how large it is. Rows that resemble their neighbours are counted as fewer rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import stats
+
+from labsupport.arguments import number, shown
+from labsupport.drift.effective_rows import Alike, _checked
+from labsupport.tabular import TooFewRows, float_column
+
+BINS = 10  # deciles of the reference, for PSI and for Jensen-Shannon
+EXPECTED = 5.0  # a class expected less often than that, in either window, joins the other rare ones (Cochran, 1954)
+PERMUTE_BELOW = 200  # rows: above, PSI's chi-square approximation holds
+PERMUTATIONS = 999
+EXACT_TO = 1_000  # rows: KS p-values are exact up to there, and asymptotic above
+MOST_ROWS = 10**15  # of one class: floats count no further
+
+
+@dataclass(frozen=True)
+class TwoSampleTest:
+    """A two-sample test's name, statistic and p-value."""
+
+    name: str
+    statistic: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Psi:
+    """A population stability index, and what it would have to be for an alarm: `limit`, for these numbers of rows.
+
+    `noise` is what it comes to on average, at these numbers of rows, without any drift.
+    """
+
+    value: float
+    limit: float
+    p_value: float
+    noise: float = 0.0
+
+    @property
+    def drifted(self) -> bool:
+        return self.value > self.limit
+
+    def __float__(self) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What squared differences of shares add up to without any drift: `scale` times a chi-square of so many `degrees`.
+
+    If the scale is an estimate with `freedom` degrees of freedom, the sum is compared with an F distribution instead.
+    """
+
+    scale: float
+    degrees: float
+    freedom: float = np.inf
+
+    def p_value(self, value: float) -> float:
+        """Return the chance that the sum reaches `value` without any drift."""
+        if np.isinf(self.freedom):
+            return float(stats.chi2.sf(value / self.scale, self.degrees))
+        return float(stats.f.sf(value / self.scale / self.degrees, self.degrees, self.freedom))
+
+    def limit(self, alpha: float) -> float:
+        """Return what the sum exceeds in a share `alpha` of cases without any drift."""
+        if np.isinf(self.freedom):
+            return float(self.scale * stats.chi2.isf(alpha, self.degrees))
+        return float(self.scale * self.degrees * stats.f.isf(alpha, self.degrees, self.freedom))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often each class, or each bin, occurs in the two windows. Arrays of whole numbers, (K,).
+
+    Raises ValueError for arrays of different lengths, and for counts that are missing or negative; `TooFewRows` for a
+    window without any row.
+    """
+
+    reference: np.ndarray
+    current: np.ndarray
+    labels: list = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("reference", "current"):
+            counts = float_column(name, getattr(self, name))
+            if not ((counts >= 0) & (counts <= MOST_ROWS) & (counts == np.rint(counts))).all():
+                raise ValueError(
+                    f"{name}={shown(counts)}: give how often each class occurs, whole numbers of 0 or more"
+                )
+            object.__setattr__(self, name, counts.astype(int))
+            if not counts.sum():
+                raise TooFewRows(f"the {name} window has 0 rows: there is nothing to compare")
+        if len(self.reference) != len(self.current):
+            raise ValueError(
+                f"{len(self.reference)} classes in the reference, {len(self.current)} now: count the same ones"
+            )
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return int(self.reference.sum()), int(self.current.sum())
+
+
+def kolmogorov_smirnov(reference: np.ndarray, current: np.ndarray, alike: Sequence[float] = Alike()) -> TwoSampleTest:
+    """The two-sample test of Kolmogorov and Smirnov, of two arrays of finite numbers, (N,) and (M,).
+
+    `alike`: how many neighbouring rows carry as much as one independent row, in each window (see `inefficiency`). Exact
+    for up to `EXACT_TO` independent rows, asymptotic for more (Hodges, 1958). Statistic and p-value are SciPy's. Raises
+    ValueError for what is missing or infinite, and `TooFewRows` for no rows.
+
+    >>> test = kolmogorov_smirnov(np.arange(30.0), np.arange(30.0) + 9)
+    >>> test.name, round(test.statistic, 3), round(test.p_value, 3)
+    ('KS', 0.3, 0.135)
+    """
+    reference, current = finite_column("reference", reference), finite_column("current", current)
+    return ks_p_value(distance(reference, current)[0], reference, current, _checked(alike))
+
+
+def finite_column(name: str, data) -> np.ndarray:
+    """Return the numbers of one window, (N,). Raises ValueError if one is missing or infinite, `TooFewRows` without any."""
+    values = float_column(name, data).astype(float)
+    if not len(values):
+        raise TooFewRows(f"the {name} window has 0 rows: there is nothing to compare")
+    if bad := int((~np.isfinite(values)).sum()):
+        raise ValueError(f"{name}: {bad} of {len(values)} values are missing or infinite: leave them out")
+    return values
+
+
+def ks_p_value(statistic: float, reference: np.ndarray, current: np.ndarray, alike: Alike) -> TwoSampleTest:
+    """The same for a statistic that is known already."""
+    n, m = len(reference), len(current)
+    if statistic**2 * n * m / (n + m) < 0.03 or (n == m and statistic < 1.5 / n):
+        return TwoSampleTest("KS", statistic, 1.0)  # to the last digit; SciPy gets a little more than 1, and warns
+    if alike == Alike() and max(n, m) <= EXACT_TO:
+        return TwoSampleTest("KS", statistic, float(stats.ks_2samp(reference, current, method="exact").pvalue))
+    n, m = n / alike.reference, m / alike.current
+    if np.isinf(alike.freedom):
+        p_value = stats.distributions.kstwo.sf(statistic, max(1, round(n * m / (n + m))))
+    else:
+        p_value = _kolmogorov(statistic**2 * n * m / (n + m), alike.freedom)
+    return TwoSampleTest("KS", statistic, float(np.clip(p_value, 0, 1)))
+
+
+def _kolmogorov(square: float, freedom: float) -> float:
+    """Return the chance beyond a squared statistic whose scale is an estimate: what Student's t is to the normal.
+
+    The terms exp(-2 k^2 x) of Kolmogorov's limit become their means over a chi-square of `freedom` degrees by its mean.
+    """
+    if square < 0.09:  # p is nearly 1, and the terms of the sum hardly fall
+        return 1.0
+    k = np.arange(1, 1_001)
+    terms = (-1.0) ** (k - 1) * (1 + 4 * k**2 * square / freedom) ** (-freedom / 2)
+    return float(2 * (terms.sum() - terms[-1] / 2))
+
+
+def distance(reference: np.ndarray, current: np.ndarray) -> tuple[float, float]:
+    """The KS statistic and the Wasserstein-1 distance (in the feature's unit): both from one sort.
+
+    >>> statistic, wasserstein = distance(np.array([1.0, 2, 3]), np.array([2.0, 3, 4]))
+    >>> round(statistic, 3), round(wasserstein, 3)
+    (0.333, 1.0)
+    """
+    n, m = len(reference), len(current)
+    runs = np.concatenate([ascending(reference), ascending(current)])
+    order = np.argsort(runs, kind="stable")  # merges the two: far quicker than a search for every value
+    steps = np.diff(runs[order])
+    gap = np.abs(np.cumsum(np.where(order < n, m, -n))[:-1]) / (n * m)
+    # between equal values neither distribution function has got to where it is going
+    return float(gap.max(where=steps > 0, initial=0.0)), float(gap @ steps)
+
+
+def ascending(values: np.ndarray) -> np.ndarray:
+    return np.sort(values, kind="stable")  # next to no work for what is in order already, as it is in `drift`
+
+
+def chi_square(counts: Counts, alike: Sequence[float] = Alike()) -> TwoSampleTest:
+    """Are the two windows' shares of each class the same? Pearson's chi-square test, or Fisher's for two classes.
+
+    Classes that are expected fewer than five times in the smaller window are counted together. With `alike` as in
+    `kolmogorov_smirnov` the counts are scaled down to those of independent rows (after Rao and Scott, 1981).
+
+    >>> test = chi_square(Counts(np.array([50, 30, 20]), np.array([30, 30, 40])))
+    >>> test.name, round(test.statistic, 2), round(test.p_value, 4)
+    ('chi-square', 11.67, 0.0029)
+    """
+    alike = _checked(alike)
+    table = np.array([counts.reference / alike.reference, counts.current / alike.current])
+    place = without_rare(table)
+    table = np.array([np.bincount(place, weights=window) for window in table])
+    if table.shape[1] < 2:
+        return TwoSampleTest("chi-square", 0.0, 1.0)
+    result = stats.chi2_contingency(table, correction=False)
+    p_value = Noise(1.0, table.shape[1] - 1, alike.freedom).p_value(result.statistic)
+    if table.shape[1] > 2:
+        return TwoSampleTest("chi-square", float(result.statistic), p_value)
+    odds, exact = stats.fisher_exact(np.rint(table).astype(int))
+    return TwoSampleTest("Fisher", float(odds), float(exact if np.isinf(alike.freedom) else max(exact, p_value)))
+
+
+def without_rare(table: np.ndarray) -> np.ndarray:
+    """Return where each class of a table of counts (2, K) goes, (K,): rare ones together into the last place.
+
+    The next rarest goes there, too, if even together they are too few.
+    """
+    order = np.argsort(-table.sum(axis=0), kind="stable")
+    expected = table.sum(axis=0)[order] * table.sum(axis=1).min() / table.sum()
+    kept = int((expected >= EXPECTED).sum())
+    if kept < len(expected) and expected[kept:].sum() < EXPECTED and kept > 1:
+        kept -= 1
+    place = np.empty(len(order), int)
+    place[order] = np.minimum(np.arange(len(order)), max(1, kept))
+    return place
+
+
+def deciles(reference: np.ndarray, current: np.ndarray) -> Counts:
+    """Counts in `BINS` bins, each of which holds the same share of the reference; fewer if values repeat.
+
+    >>> deciles(np.arange(100), np.arange(50, 150)).current.tolist()
+    [0, 0, 0, 0, 0, 10, 10, 10, 10, 60]
+    """
+    ordered = ascending(finite_column("reference", reference)), ascending(finite_column("current", current))
+    return Counts(*(in_bins(values, decile_edges(ordered[0]), "right") for values in ordered))
+
+
+def decile_edges(ordered: np.ndarray) -> np.ndarray:
+    """Return the edges between the deciles of numbers that are in ascending order; fewer than nine if values repeat."""
+    return np.unique(quantiles(ordered, np.linspace(0, 1, BINS + 1)[1:-1]))
+
+
+def quantiles(ordered: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """NumPy's quantiles of numbers that are in ascending order already, which saves the time to look for them."""
+    place = levels * (len(ordered) - 1)
+    low = place.astype(int)
+    above = ordered[np.minimum(low + 1, len(ordered) - 1)]
+    return ordered[low] + (place - low) * (above - ordered[low])
+
+
+def in_bins(ordered: np.ndarray, edges: np.ndarray, side: str) -> np.ndarray:
+    """How many of the ordered numbers lie in each bin between the edges; `side`: "right" if an edge is its bin's last."""
+    return np.diff(np.concatenate([[0], np.searchsorted(ordered, edges, side), [len(ordered)]]))
+
+
+def population_stability(
+    counts: Counts, alpha: float = 0.05, alike: Sequence[float] = Alike(), seed: int = 0, noise: Noise | None = None
+) -> Psi:
+    """The population stability index of counts, and the limit that counts without any drift exceed in a share `alpha`.
+
+    PSI is the sum over the bins of (q - p) ln(q / p). The rule of thumb reads it without asking for the number of rows:
+    below 0.1 stable, above 0.25 changed. Without any drift it is about (1/n + 1/m) times a chi-square of K - 1 degrees
+    (Yurdakul and Naranjo, 2020), which gives the limit; below 200 rows we permute. If rows are not independent, `alike` (as
+    in `kolmogorov_smirnov`) or `noise` say what to expect instead. Half a row is added to every bin, so an empty one gives
+    no infinity. Raises ValueError for `alpha` or `seed` that make no sense.
+
+    >>> round(population_stability(Counts(np.full(10, 100), np.arange(55, 155, 10))).value, 3)
+    0.086
+    """
+    alpha, seed = number("alpha", alpha, 0, 1, ends=False), number("seed", seed, 0, whole=True)
+    n, m = counts.sizes
+    value, alike = float(_psi(counts.reference, counts.current)), _checked(alike)
+    if (degrees := len(counts.reference) - 1) < 1:
+        return Psi(0.0, 0.0, 1.0)
+    if noise or min(n, m) >= PERMUTE_BELOW or max(alike[:2]) > 1:
+        noise = noise or Noise(alike.reference / n + alike.current / m, degrees, alike.freedom)
+        return Psi(value, noise.limit(alpha), noise.p_value(value), noise.scale * noise.degrees)
+    pooled = counts.reference + counts.current
+    drawn = np.random.default_rng(seed).multivariate_hypergeometric(pooled, m, PERMUTATIONS, method="marginals")
+    clean = np.sort(_psi(pooled - drawn, drawn))
+    rank = int(np.ceil((1 - alpha) * (PERMUTATIONS + 1)))
+    p_value = (1 + (clean >= value - 1e-12).sum()) / (PERMUTATIONS + 1)
+    return Psi(value, float(clean[min(rank, PERMUTATIONS) - 1]), float(p_value), float(clean.mean()))
+
+
+def _psi(reference: np.ndarray, current: np.ndarray) -> np.ndarray:
+    """Of counts (..., K)."""
+    p, q = (_shares(counts) for counts in (reference, current))
+    return ((q - p) * np.log(q / p)).sum(axis=-1)
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    return (counts + 0.5) / (counts.sum(axis=-1, keepdims=True) + counts.shape[-1] / 2)
+
+
+def jensen_shannon(counts: Counts) -> float:
+    """The Jensen-Shannon distance, 0 (the same shares) to 1 (nothing in common): Endres and Schindelin, 2003.
+
+    >>> jensen_shannon(Counts(np.array([5, 0]), np.array([0, 5])))
+    1.0
+    """
+    p, q = counts.reference / counts.reference.sum(), counts.current / counts.current.sum()
+    middle = (p + q) / 2
+    divergence = (stats.entropy(p, middle, base=2) + stats.entropy(q, middle, base=2)) / 2
+    return float(np.sqrt(max(0.0, divergence)))

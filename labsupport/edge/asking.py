@@ -1,0 +1,92 @@
+"""Who looks at a picture for a station: the server over HTTP, once and without a retry, or the device."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import quote, urlencode
+
+import numpy as np
+import requests
+
+from labsupport import images
+from labsupport.arguments import number, text
+from labsupport.detection import NOT_OURS, Detection, Detector, read_answer
+from labsupport.edge.deadline import NoAnswer, exchange
+
+PICTURES_FAULT = (413, 415, 422)  # the server is well, and says no to this picture
+
+
+class NotTaken(ValueError):
+    """The server does not take this picture; the message is the server's own."""
+
+
+class Prediction(NamedTuple):
+    """What a model saw in a picture; goes into the server's log."""
+
+    version: str
+    latency: float  # seconds that the model took
+    detections: list[Detection]
+    features: dict[str, float]
+
+    def as_json(self) -> dict:
+        """As `POST /records` takes it.
+
+        >>> from labsupport.detection import Box
+        >>> seen = Prediction("v1", 0.1, [Detection("cat", 0.5, Box(1, 2, 3, 4))], {"brightness": 0.5})
+        >>> seen.as_json()["detections"]
+        [{'label': 'cat', 'confidence': 0.5, 'box': {'left': 1, 'top': 2, 'right': 3, 'bottom': 4}}]
+        """
+        found = [{"label": d.label, "confidence": float(d.confidence), "box": d.box._asdict()} for d in self.detections]
+        return {**self._asdict(), "detections": found}
+
+
+def look_here(device: Detector, picture: np.ndarray, confidence: float) -> Prediction:
+    """What the device sees, above `confidence`, in a picture (uint8, (H, W, 3), BGR).
+
+    Raises what the device raises, and ValueError for a confidence that is none.
+    """
+    started = time.perf_counter()
+    found = device.detect(picture, confidence)
+    latency = time.perf_counter() - started
+    for one in found:
+        number("confidence", one.confidence, 0, 1)
+    return Prediction(device.version, latency, found, images.features(picture))
+
+
+def look_there(
+    server: str,
+    headers: Mapping[str, str],
+    product: str,
+    id: str,
+    picture: np.ndarray,
+    seconds: float,
+    **query: str | float,
+) -> Prediction:
+    """What the server sees; `id` is that of the record to come, under which the server leaves its log to us.
+
+    The picture goes as PNG, so that no pixel changes on the way; `query` is the model and the confidence. Raises `NotTaken`,
+    and `NoAnswer`, also for what is not our server's.
+    """
+    until = time.monotonic() + seconds
+    file = ("picture.png", images.encode(picture, "png"), "image/png")
+    form = requests.Request("POST", server, files={"file": file}).prepare()
+    own = {"Content-Type": form.headers["Content-Type"], "X-Record-Id": id, "X-Client-Key": quote(product)[:200]}
+    url = f"{server}/detect?{urlencode(query)}"
+    status, body = exchange("POST", url, until - time.monotonic(), form.body, {**headers, **own})
+    try:
+        said = json.loads(body) if status in (200, *PICTURES_FAULT) else None
+        if status in PICTURES_FAULT:
+            raise NotTaken(f"{status}: {text('detail', said['detail'], 10_000)}")
+        if status == 200:
+            version, found = read_answer(said)
+            return Prediction(version, number("latency", said["latency"], 0), found, images.features(picture))
+    except NotTaken:
+        raise
+    except NOT_OURS as error:
+        raise NoAnswer(f"not the lab's server, it answered {status}: {_start(body)}") from error
+    raise NoAnswer(f"{status}: {_start(body)}")
+
+
+def _start(body: bytes) -> str:
+    return body[:100].decode(errors="replace")

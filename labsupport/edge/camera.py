@@ -1,0 +1,119 @@
+"""Where products come from: a folder of pictures, a video, or a camera, seen as one product after the other."""
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from labsupport import images
+from labsupport.arguments import shown
+from labsupport.images import folders, printable
+
+BLIND = 10  # pictures in a row that a device does not give, until it counts as gone
+
+logger = logging.getLogger(__name__)
+
+
+class CameraUnavailable(OSError):
+    """There is no such folder, video or device, or it is gone; the message says which."""
+
+
+class Camera:
+    """A source of products: each a name and a picture (uint8, (H, W, 3), BGR), or None if the picture cannot be read.
+
+    `source` is a folder (its JPEG and PNG files, by name), a video file (its frames), or the number of a device. In a folder
+    content decides what is a picture, and the log says what is left out. A product is called like its file, or like its
+    video and the number of its frame, so after a restart each has the name it had; a device takes each picture once, and
+    names it by the time. A name stands for one product: give another day's pictures another folder name in front, or a new
+    outbox. A picture that cannot be read is a product all the same: something lies on the belt. Iterating again begins
+    again. Raises ValueError for a source that is none of these, and `CameraUnavailable`; while iterating, once a device is
+    gone.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> _ = Path(folder.name, "a.png").write_bytes(images.encode(np.zeros((2, 3, 3), np.uint8), "png"))
+    >>> _ = Path(folder.name, "b.png").write_bytes(b"no picture")
+    >>> [(product, picture is not None) for product, picture in Camera(folder.name)]
+    [('a.png', True), ('b.png', False)]
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, source: int | str | Path) -> None:
+        number = isinstance(source, int) and not isinstance(source, bool) and source >= 0
+        if not number and (not isinstance(source, str | Path) or not str(source) or "\0" in str(source)):
+            raise ValueError(f"source={shown(source)}: give a folder, a video file, or the number of a device")
+        self.source = source if number else Path(source)
+        if number:
+            _opened(source).release()
+        elif not self.source.exists():
+            raise CameraUnavailable(f"{source}: there is no such folder or video")
+        elif self.source.is_file():
+            _opened(str(source)).release()
+        elif not self.source.is_dir():  # a pipe, which would wait for ever
+            raise CameraUnavailable(f"{source}: neither a folder nor a file")
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray | None]]:
+        if isinstance(self.source, int):
+            return _from_device(self.source)
+        return _from_folder(self.source) if self.source.is_dir() else _from_video(self.source)
+
+    def __repr__(self) -> str:
+        return f"<Camera {self.source}>"
+
+
+def _from_folder(folder: Path) -> Iterator[tuple[str, np.ndarray | None]]:
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if (what := folders.judged(path)) == "picture":
+            yield printable(path.name), _read(path)
+        else:
+            logger.warning("%s: no JPEG or PNG picture, but %s: left out", printable(str(path)), what)
+
+
+def _read(path: Path) -> np.ndarray | None:
+    try:
+        return images.read(path)
+    except (OSError, ValueError, MemoryError) as error:
+        logger.warning("%s: %s", printable(str(path)), error)
+        return None
+
+
+def _from_video(path: Path) -> Iterator[tuple[str, np.ndarray | None]]:
+    video, number = _opened(str(path)), 0
+    try:
+        while video.grab():
+            whole, picture = video.retrieve()
+            yield f"{printable(path.name)}/{number:06}", picture if whole else None
+            number += 1
+    finally:
+        video.release()
+
+
+def _from_device(number: int) -> Iterator[tuple[str, np.ndarray | None]]:
+    device, missed = _opened(number), 0
+    try:
+        while missed < BLIND:
+            whole, picture = device.read()
+            missed = 0 if whole else missed + 1
+            yield f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}", picture if whole else None
+    finally:
+        device.release()
+    raise CameraUnavailable(f"device {number} gives no pictures any more: is it plugged in?")
+
+
+def _opened(source: int | str) -> cv2.VideoCapture:
+    # of a file FFmpeg and nothing else: OpenCV would take a name with digits for a series of pictures
+    video = cv2.VideoCapture(source) if isinstance(source, int) else cv2.VideoCapture(source, cv2.CAP_FFMPEG)
+    if not video.isOpened():
+        what = f"device {source}: is it plugged in, and does no other program use it?"
+        raise CameraUnavailable(what if isinstance(source, int) else f"{source}: not a video that can be read")
+    if isinstance(source, str):
+        width, height = (int(video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if width * height > images.MAX_PIXELS:
+            video.release()
+            raise CameraUnavailable(f"{source}: {width:,} x {height:,} pixels: send at most {images.MAX_PIXELS:,}")
+    return video

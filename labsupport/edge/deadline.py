@@ -1,0 +1,149 @@
+"""Work that must be over by a given moment, whoever does it: a thread that one stops waiting for, and a question over HTTP.
+
+A timeout of a socket is none of the whole answer: a server that sends a byte now and then keeps its client for ever. Here
+the clock starts once and nothing starts it again.
+"""
+
+import contextlib
+import http.client
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from queue import SimpleQueue
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from labsupport import arguments, background
+
+MOST_BYTES = 10_000_000  # of an answer: longer ones are none
+
+logger = logging.getLogger(__name__)
+
+
+class NoAnswer(OSError):
+    """Nobody answered in time, or not as HTTP does; the message says how it ended."""
+
+
+class Answer(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    body: bytes
+
+
+class Worker:
+    """A thread that does one thing at a time for callers who stop waiting at a given moment.
+
+    Not an executor: those wait for their threads when the program ends, and what hangs would hang the program. What nobody
+    waits for any more goes on to its end; only then is the thread free for the next.
+
+    >>> worker = Worker("adds")
+    >>> worker.do(lambda: 1 + 1, until=time.monotonic() + 5)
+    2
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self._orders, self._free = name, SimpleQueue(), threading.Semaphore()
+        background.start(self._work, name)
+
+    def do(self, work: Callable, until: float):
+        """Return what `work()` returns, if it does so before `until` (of `time.monotonic`).
+
+        Raises what `work` raises, `NoAnswer` if that would end a program (SystemExit), and TimeoutError after `until`.
+        """
+        if not self._free.acquire(timeout=max(0.0, until - time.monotonic())):
+            raise TimeoutError("still busy with what came before")
+        answer: Future = Future()
+        self._orders.put((work, answer))
+        try:
+            return answer.result(max(0.0, until - time.monotonic()))
+        except TimeoutError:
+            if answer.done():  # it is the work's own
+                raise
+            raise TimeoutError("too slow") from None
+
+    def close(self) -> None:
+        """End the thread once it is free."""
+        self._orders.put(None)
+
+    def _work(self) -> None:
+        while (order := self._orders.get()) is not None:
+            work, answer = order
+            try:
+                result = work()
+            except Exception as error:
+                self._free.release()
+                answer.set_exception(error)
+            except BaseException as error:  # it would end the caller's program, which has done nothing wrong
+                logger.error("%s: %r", self.name, error, exc_info=True)
+                self._free.release()
+                answer.set_exception(NoAnswer(f"it ended on {error!r}"))
+            else:
+                self._free.release()
+                answer.set_result(result)
+            del order, work, answer  # nothing is held on to while waiting
+
+
+def exchange(
+    method: str, url: str, seconds: float, body: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> Answer:
+    """Ask once, on a connection of its own; the whole answer is there within `seconds`, whatever the other side does.
+
+    When the time is up the connection is cut, which wakes whoever reads or writes. The one thing that may take longer is to
+    look up the name of a server in a network that is gone: ask in a `Worker`, or by address. No retry, redirect or proxy.
+    Raises `NoAnswer`, and ValueError for a `url` that is not http or https.
+
+    >>> exchange("GET", "http://127.0.0.1:9/health", seconds=1)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    labsupport.edge.deadline.NoAnswer: ... Connection refused
+    """
+    until, where = time.monotonic() + seconds, urlsplit(url)
+    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+    arguments.address("url", where._replace(query="").geturl())
+    if seconds <= 0:
+        raise NoAnswer("no time was left")
+    connection = kinds[where.scheme](where.hostname, where.port, timeout=seconds)
+    cancel = background.after(seconds, partial(_cut, connection), "watchdog")
+    try:
+        connection.connect()
+        if time.monotonic() >= until:  # the watchdog found no connection to cut
+            raise TimeoutError
+        connection.request(method, where._replace(scheme="", netloc="").geturl(), body, {**(headers or {})})
+        with contextlib.closing(connection.getresponse()) as response:
+            answer = _read(response)
+        if time.monotonic() >= until:  # whoever is cut off in the headers may look like one who has said all
+            raise TimeoutError
+        return answer
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        late = time.monotonic() >= until
+        raise NoAnswer(f"no answer within {seconds:.2g} s" if late else _said(error)) from error
+    finally:
+        cancel()
+        connection.close()
+
+
+def _read(response: http.client.HTTPResponse) -> Answer:
+    if response.length is None and not response.chunked:
+        raise http.client.HTTPException("the answer does not say how long it is, so it may be cut off")
+    content = response.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise http.client.HTTPException("the answer is too long")
+    if (
+        response.length
+    ):  # what http.client still expects; asked for so many bytes, it gives half an answer without a word
+        raise http.client.HTTPException("the answer is cut off")
+    return Answer(response.status, content)
+
+
+def _cut(connection: http.client.HTTPConnection) -> None:
+    if (open_socket := connection.sock) is not None:
+        with contextlib.suppress(OSError):  # closed already
+            open_socket.shutdown(socket.SHUT_RDWR)
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

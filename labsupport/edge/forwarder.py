@@ -1,0 +1,94 @@
+"""The way from the outbox to the server: in order, in batches, again and again until the server says that it has them."""
+
+import json
+import logging
+import threading
+
+from labsupport import arguments, background
+from labsupport.edge.breaker import Backoff
+from labsupport.edge.deadline import NoAnswer, exchange
+from labsupport.edge.outbox import Outbox, OutboxUnavailable
+
+BATCH = 100  # records in one request: the server takes no more
+PATIENCE = 5.0  # seconds for a batch
+POISON = (400, 413, 422)  # what the server says of a record that it will never take; all else may pass
+
+logger = logging.getLogger(__name__)
+
+
+class Forwarder:
+    """Sends what waits in an outbox to `POST /records`, on a thread of its own.
+
+    A batch counts as sent when the server says that it has every record of it, new or known. If it refuses a batch, we send
+    record by record until we meet the one that is to blame; that one is kept aside, with the server's words, and the rest
+    goes on. Anything else, a wrong token included, is tried again, after longer and longer pauses.
+    """
+
+    def __init__(self, outbox: Outbox, url: str, headers: dict[str, str]) -> None:
+        self.outbox, self.url = outbox, f"{arguments.address('url', url)}/records"
+        self.headers = {**headers, "Content-Type": "application/json"}
+        self._sending, self._wake, self._closing = threading.Lock(), threading.Event(), threading.Event()
+        self._backoff, self._pause, self._troubled = Backoff(), None, False
+        self._thread = background.repeat(self._sent, "forward", self._closing, after_error=0)
+
+    def wake(self) -> None:
+        """There is something to send, or the server is back."""
+        self._wake.set()
+
+    def forward(self) -> int:
+        """Send all that waits, now; how many records the server has taken. Raises `NoAnswer` and `OutboxUnavailable`."""
+        with self._sending:
+            taken, most = 0, BATCH
+            while batch := self.outbox.batch(most):
+                numbers = [number for number, _ in batch]
+                if refusal := self._refusal([record for _, record in batch]):
+                    if len(batch) == 1:
+                        self.outbox.refuse(numbers[0], refusal)
+                        logger.warning("the server refuses %s for good: %s", batch[0][1]["product"], refusal)
+                    most = BATCH if len(batch) == 1 else 1
+                else:
+                    self.outbox.sent(numbers)
+                    taken += len(batch)
+            return taken
+
+    def close(self) -> None:
+        """Stop sending; what waits goes on when the outbox is opened again."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(2 * PATIENCE)
+
+    def _refusal(self, records: list[dict]) -> str | None:
+        """What the server says against these records; None if it has them now. Raises `NoAnswer` if it says neither."""
+        status, body = exchange("POST", self.url, PATIENCE, json.dumps(records).encode(), self.headers)
+        try:
+            said = json.loads(body)
+            if status in POISON:
+                return str(said["detail"])
+            if status == 200 and said["new"] + said["known"] == len(records):
+                return None
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            RecursionError,
+        ):  # not our server: a proxy in between, a page to log in
+            pass
+        raise NoAnswer(f"{status}: {body[:200].decode(errors='replace')}")
+
+    def _sent(self) -> bool:
+        """Wait until there is something to send or the pause is over, and send it; return True once closed."""
+        self._wake.wait(self._pause)
+        self._wake.clear()
+        if self._closing.is_set():
+            return True
+        self._pause = self._backoff.next()  # until the next try, if this one fails in whatever way
+        try:
+            self.forward()
+        except (NoAnswer, OutboxUnavailable) as error:
+            if not self._troubled:  # once, not with every try
+                self._troubled = True
+                logger.warning("records wait to be forwarded to %s: %s", self.url, error)
+            return False
+        self._pause, self._troubled = None, False
+        self._backoff.reset()
+        return False

@@ -1,0 +1,281 @@
+"""A camera that keeps working when the network does not: the server decides if it answers in time, else the device.
+
+A line does not wait and does not guess. Each product gets one decision within the deadline: accept, reject, or undecided,
+which is the answer of whoever cannot know. It is on the disk before anybody is told, and forwarded when the server is back.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from labsupport import arguments
+from labsupport.detection import Detection, Detector
+from labsupport.edge.asking import NotTaken, Prediction, look_here, look_there
+from labsupport.edge.breaker import CircuitBreaker
+from labsupport.edge.camera import Camera, CameraUnavailable
+from labsupport.edge.deadline import NoAnswer, Worker, exchange
+from labsupport.edge.forwarder import Forwarder
+from labsupport.edge.outbox import Outbox, OutboxUnavailable
+from labsupport.protection import security
+
+__all__ = ["Camera", "CameraUnavailable", "Decision", "InspectionStation", "Judge", "OutboxUnavailable", "wants"]
+
+Judge = Callable[[list[Detection]], bool | None]  # True: accept, False: reject, None: it cannot tell
+LONGEST_NAME = 200  # characters of a product's name
+REMEMBERED = 50  # durations that the reserves are taken from
+PROBE = 2.0  # seconds for the server to say that it is ready
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one product. Made by `InspectionStation.inspect`."""
+
+    product: str
+    verdict: str  # "accept", "reject" or "undecided"
+    decided_by: str  # "server", "device", or "nobody" if it is undecided
+    version: str | None  # the model version that looked; None if none did
+    latency: float  # seconds until it was decided; to store it comes on top
+    reason: str  # why it was not the server, or why it is undecided; "" if all went well
+    time: float  # seconds since the epoch
+
+
+def wants(label: str, at_least: int = 1, low: float = 0.3, high: float = 0.5) -> Judge:
+    """A judge that accepts a product with `at_least` so many objects of a kind, and says so if it cannot tell.
+
+    Objects above the confidence `high` are there, those below `low` are not, and between the two it is not sure.
+
+    >>> from labsupport.detection import Box
+    >>> judge = wants("clock", low=0.3, high=0.6)
+    >>> [judge([Detection("clock", sure, Box(0, 0, 9, 9))]) for sure in (0.2, 0.5, 0.9)]
+    [False, None, True]
+    """
+
+    def judge(detections: list[Detection]) -> bool | None:
+        sure = [detection.confidence for detection in detections if detection.label == label]
+        if sum(confidence > high for confidence in sure) >= at_least:
+            return True
+        return None if sum(confidence > low for confidence in sure) >= at_least else False
+
+    return judge
+
+
+class InspectionStation:
+    """Decides about products within a deadline, with the server or without it, and tells the server when it is back.
+
+    `inspect` asks the server first. If it fails, is too slow, or has failed three times in a row (`breaker`), the device
+    decides; if that cannot either, nobody does. Of the deadline we keep back four times what the device took lately at
+    the worst, and as much for the disk: for each a tenth of the deadline at least, and a third at most. The clock is kept
+    whatever the server does; the disk we wait for.
+
+    What is promised: a decision is on the disk before `inspect` returns it, and counts for ever. After kill -9 or a power
+    cut the restarted station gives it again, so whoever acts on decisions acts at least once on each, and always the same
+    way. A decision that the disk does not take is undecided, and only such a product may be decided anew. Each record
+    arrives at the server, in order, and is in its log once: we send it until the server has confirmed it, and the server
+    takes each id once. The server does not log its own answers to a station, for the station's record is the one row:
+    an answer that came too late is nobody's, and is not counted beside the one that the device gave.
+
+    With five detections a product takes 1.3 kB in the outbox while it waits, and 0.25 kB for ever: a product a second comes
+    to 110 MB in a day without the server, of which 22 MB stay, and the rest is used again.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        device: Detector | None,
+        judge: Judge,
+        outbox: Outbox,
+        deadline: float,
+        model: str = "yolov3-tiny",
+        confidence: float = 0.3,
+    ) -> None:
+        """Open for work, having measured how long the device and the disk take.
+
+        `server` is a URL; the token in `LAB_TOKEN` is sent along. `device` answers `detect(image, confidence)`, and is None
+        where there is none. `judge` makes a verdict of the detections above `confidence`; it has to be quick. `deadline` in
+        seconds. Raises ValueError for a deadline that device and disk alone would miss, and for an argument that cannot be
+        used; then no thread is left behind, and the outbox stays open.
+        """
+        if not (device is None or (hasattr(device, "detect") and isinstance(getattr(device, "version", None), str))):
+            raise ValueError(f"device={arguments.shown(device)}: give a Detector, or None where there is none")
+        if not callable(judge):
+            raise ValueError(
+                f"judge={arguments.shown(judge)}: give a function of a list of detections, such as wants()"
+            )
+        if not isinstance(outbox, Outbox):
+            raise ValueError(f"outbox={arguments.shown(outbox)}: give an Outbox")
+        self.server, self.device, self.judge, self.outbox = arguments.address("server", server), device, judge, outbox
+        self.deadline = arguments.number("deadline", deadline, 0, ends=False)
+        self.model = arguments.text("model", model, most=100, least=1)
+        self.confidence = arguments.number("confidence", confidence, 0, 1)
+        token = security.token()
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._asker, self._looker = Worker("ask the server"), Worker("ask the device")
+        self._looks, self._stores, self._failing = deque(maxlen=REMEMBERED), deque(maxlen=REMEMBERED), False
+        self.breaker = CircuitBreaker(self._ready)
+        try:
+            self._warm_up()
+            self._forwarder = Forwarder(outbox, self.server, self._headers)
+        except BaseException:
+            self._asker.close()
+            self._looker.close()
+            raise
+        self._forwarder.wake()
+
+    def inspect(self, product: str, picture: np.ndarray | None) -> Decision:
+        """The decision about a product: what was decided before, or what is decided now, within the deadline.
+
+        `picture` is uint8, (H, W, 3), BGR; None if there is none, and then nobody decides. Raises ValueError for a name that
+        is empty, longer than 200 characters or not printable, and nothing else.
+
+        >>> import tempfile
+        >>> from labsupport import images, paths
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> clock = images.decode((paths.IMAGES / "clock.png").read_bytes())
+        >>> outbox = Outbox(f"{folder.name}/outbox.db")
+        >>> with InspectionStation("http://127.0.0.1:9", Detector.load(), wants("clock"), outbox, deadline=5) as station:
+        ...     decision = station.inspect("p1", clock)
+        >>> decision.verdict, decision.decided_by, decision.reason.split(":")[0]
+        ('accept', 'device', 'server')
+        >>> folder.cleanup()
+        """
+        if not (isinstance(product, str) and 0 < len(product) <= LONGEST_NAME and product.isprintable()):
+            raise ValueError(f"product={product!r}: give a printable name of 1 to {LONGEST_NAME} characters")
+        started = time.monotonic()
+        try:
+            if known := self.outbox.get(product):
+                return Decision(product=product, **known)
+        except OutboxUnavailable as error:
+            return self._undecided(product, started, f"outbox: {error}")
+        prediction, by, reason = self._look(product, picture, started + self.deadline - self._reserve(self._stores))
+        return self._store(self._judged(product, started, prediction, by, reason), prediction)
+
+    def forward(self) -> int:
+        """Send all that waits, now and not in the background; how many records the server has taken.
+
+        Raises `deadline.NoAnswer` if the server does not take them, and then they wait on.
+        """
+        return self._forwarder.forward()
+
+    def close(self) -> None:
+        """Let go of the server, and of the outbox: what waits there is sent when a station opens it again."""
+        self.breaker.stop()
+        self._forwarder.close()
+        self._asker.close()
+        self._looker.close()
+        self.outbox.close()
+
+    def __enter__(self) -> "InspectionStation":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def _warm_up(self) -> None:
+        blank = np.zeros((480, 640, 3), np.uint8)
+        for _ in range(3):
+            self._timed(self._stores, self.outbox.touch)
+            if self.device:
+                self._timed(self._looks, partial(look_here, self.device, blank, self.confidence))
+        needed = max(self._stores) + max(self._looks, default=0.0)
+        if needed > self.deadline:
+            raise ValueError(f"deadline={self.deadline}: device and disk alone take {needed:.2g} s, give twice that")
+
+    def _look(self, product: str, picture: np.ndarray | None, until: float) -> tuple[Prediction | None, str, str]:
+        """What was seen, by whom, and why not by the one before. Whatever goes wrong is a reason, and stops nothing."""
+        if picture is None:
+            return None, "nobody", "no picture"
+        reasons = []
+        for by, ask in (("server", partial(self._ask_server, product)), ("device", self._ask_device)):
+            try:
+                return ask(picture, until), by, "; ".join(reasons)
+            except Exception as error:
+                reasons.append(f"{by}: {str(error) or type(error).__name__}")
+        return None, "nobody", "; ".join(reasons)
+
+    def _ask_server(self, product: str, picture: np.ndarray, until: float) -> Prediction:
+        if not self.breaker.closed:
+            raise NoAnswer("not asked, it failed before")
+        until -= self._reserve(self._looks) if self.device else 0.0
+        query = {"model": self.model, "confidence": self.confidence}
+        asked = (self.server, self._headers, product, self.outbox.id_of(product), picture, until - time.monotonic())
+        try:
+            seen = self._asker.do(partial(look_there, *asked, **query), until)
+        except NotTaken:  # the server is well
+            self.breaker.succeeded()
+            raise
+        except (OSError, ValueError):
+            self.breaker.failed()
+            raise
+        self.breaker.succeeded()
+        return seen
+
+    def _ask_device(self, picture: np.ndarray, until: float) -> Prediction:
+        if not self.device:
+            raise NoAnswer("there is none")
+        look = partial(look_here, self.device, picture, self.confidence)
+        return self._looker.do(partial(self._timed, self._looks, look), until)
+
+    def _judged(self, product: str, started: float, seen: Prediction | None, by: str, reason: str) -> Decision:
+        if seen is None:
+            return self._undecided(product, started, reason)
+        try:
+            accepted = self.judge(seen.detections)
+        except (Exception, SystemExit) as error:  # the judge is the user's code, and the line goes on
+            return self._undecided(product, started, f"judge: {type(error).__name__}: {error}", seen.version)
+        if accepted is None:
+            return self._undecided(product, started, f"judge: not sure of what the {by} saw", seen.version)
+        verdict = "accept" if accepted else "reject"
+        return Decision(product, verdict, by, seen.version, time.monotonic() - started, _plain(reason), time.time())
+
+    def _undecided(self, product: str, started: float, reason: str, version: str | None = None) -> Decision:
+        latency = time.monotonic() - started
+        return Decision(product, "undecided", "nobody", version, latency, _plain(reason), time.time())
+
+    def _store(self, decision: Decision, prediction: Prediction | None) -> Decision:
+        """The decision that counts. One that cannot be stored must not count: nobody could give it again."""
+        fields = {name: value for name, value in asdict(decision).items() if name != "product"}
+        try:
+            seen = prediction and prediction.as_json()
+            known = self._timed(self._stores, partial(self.outbox.put, decision.product, fields, seen))
+        except (OutboxUnavailable, ValueError, TypeError) as error:
+            self._complain(error)
+            return replace(decision, verdict="undecided", decided_by="nobody", reason=f"outbox: {error}")
+        self._failing = False
+        self._forwarder.wake()
+        return Decision(product=decision.product, **known)
+
+    def _complain(self, error: Exception) -> None:
+        if not self._failing:  # once, not with every product
+            self._failing = True
+            logger.error("decisions cannot be stored, so products are undecided: %s", error)
+
+    def _ready(self) -> bool:
+        try:
+            ready = exchange("GET", f"{self.server}/ready", PROBE, headers=self._headers).status == 200
+        except NoAnswer:
+            return False
+        if ready:
+            self._forwarder.wake()
+        return ready
+
+    def _reserve(self, durations: Sequence[float]) -> float:
+        """Four times what it took lately at the worst; of the deadline a tenth at least and a third at most."""
+        return min(max(4 * max(durations, default=0.0), self.deadline / 10), self.deadline / 3)
+
+    def _timed(self, durations: deque, work: Callable):
+        started = time.monotonic()
+        result = work()
+        durations.append(time.monotonic() - started)
+        return result
+
+
+def _plain(reason: str) -> str:
+    """As the server takes it in a record: 1,000 characters at most, in one line, each of them printable."""
+    return "".join(sign if sign.isprintable() else "?" for sign in reason[:1_000])

@@ -1,0 +1,275 @@
+"""How good are the answers, before anybody has said which were right? Performance estimated from calibrated confidences.
+
+If a confidence of 0.8 is right 8 times in 10, the mean confidence of a window is the accuracy to expect in it (Kivimäki et
+al., 2025, "Confidence-based Estimators for Predictive Performance in Model Monitoring"). What a confidence is worth we learn
+from labelled reference data. That it is worth the same in the window is an assumption, and every result here says so.
+"""
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from labsupport.arguments import number, shown
+from labsupport.estimation.calibration import (
+    MIN_EACH,
+    MIN_REFERENCE,
+    Calibration,
+    NotEstimable,
+    calibration_error,
+    checked,
+    read_inputs,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "MIN_EACH",
+    "MIN_REFERENCE",
+    "Calibration",
+    "Estimate",
+    "Figure",
+    "NotEstimable",
+    "Realised",
+    "calibration_error",
+    "estimate",
+    "realised",
+]
+
+ASSUMPTION = (
+    "Assumes that a confidence is worth what it was worth on the reference data. "
+    "It sees data drift: more hard or more easy inputs. "
+    "It cannot see concept drift, where the same inputs get other labels: the estimate stays as it is while the performance "
+    "falls. On inputs of a new kind it may be wrong either way. Only labels show that."
+)
+MIN_WINDOW = 30  # confidences: with 30 the interval around an accuracy of .9 is more than .1 wide on either side
+MAX_OUTSIDE = 0.1  # share of a window beyond them that calls for a caution; without any drift it is .02
+TREES, LEAF = 100, 10  # of the forest that tells inputs apart; rows in a leaf
+DRAWS = 2000  # simulated windows behind each interval
+
+
+class Figure(NamedTuple):
+    """An estimated metric, and the interval in which the realised one is expected; shares of 0 to 1."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+class _Printed:
+    """A result that is shown as its summary, assumption included, by `print` and by a notebook."""
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        return f"<pre style='white-space: pre-wrap'>{escape(self.summary())}</pre>"
+
+
+@dataclass(frozen=True, repr=False)
+class Estimate(_Printed):
+    """What the labels of a window would say. Made by `estimate`; printed, it says what it assumes."""
+
+    figures: dict[str, Figure]  # "accuracy"; of a binary model also "precision", "recall" and "f1", where defined
+    count: int  # confidences in the window
+    outside: float  # share of them where the reference holds too little to learn from
+    confidence_level: float
+    cautions: tuple[str, ...] = ()
+    assumption: str = ASSUMPTION
+
+    @property
+    def accuracy(self) -> Figure:
+        return self.figures["accuracy"]
+
+    def summary(self) -> str:
+        title = f"estimated from {self.count} confidences, without labels ({100 * self.confidence_level:g} % interval)"
+        rows = [f"  {name:<9} {figure}" for name, figure in self.figures.items()]
+        return "\n".join([title, *rows, *(f"Caution: {text}." for text in self.cautions), self.assumption])
+
+    def __repr__(self) -> str:
+        caution = f"; caution: {'; '.join(self.cautions)}" if self.cautions else ""
+        return f"<Estimate accuracy {self.accuracy}{caution}; sees data drift, cannot see concept drift>"
+
+
+@dataclass(frozen=True, repr=False)
+class Realised(_Printed):
+    """What the labels of a window say, beside what was estimated without them. Made by `realised`."""
+
+    figures: dict[str, float]  # as in `Estimate`
+    estimate: Estimate
+
+    @property
+    def as_estimated(self) -> bool:
+        """Is the realised accuracy in the interval? If not, confidences are not worth what they were."""
+        return self.estimate.accuracy.low <= self.figures["accuracy"] <= self.estimate.accuracy.high
+
+    @property
+    def verdict(self) -> str:
+        return "as estimated" if self.as_estimated else "not as estimated: concept drift, or inputs of a new kind"
+
+    def summary(self) -> str:
+        rows = [f"  {name:<9} {value:.3f}   {self.estimate.figures[name]}" for name, value in self.figures.items()]
+        title = f"realised on {self.estimate.count} labels, and estimated without them: {self.verdict}"
+        return "\n".join([title, *rows, self.estimate.assumption])
+
+    def __repr__(self) -> str:
+        return f"<Realised accuracy {self.figures['accuracy']:.3f}, estimated {self.estimate.accuracy}; {self.verdict}>"
+
+
+def estimate(
+    calibration: Calibration, confidences: np.ndarray, confidence_level: float = 0.95, inputs: Any = None
+) -> Estimate:
+    """How good the model is on a window without labels, from its `confidences` (N,), of the kind that was calibrated.
+
+    Each answer is right with the probability that its confidence is worth, so the cells of the confusion matrix are sums of
+    coins of known bias (CBPE: Kivimäki et al., 2025, "Performance Estimation in Binary Classification Using Calibrated
+    Confidence"). Precision, recall and F1 are those of the expected cells.
+
+    The interval is for the figure that the labels of this window will give. It covers two kinds of chance: how the coins
+    fall, and the finite reference, which leaves each step of the calibration uncertain (Jeffreys' posterior). We draw both
+    2,000 times, with a fixed seed; in simulated worlds 93 to 96 of 100 intervals at 95 % held. It does not cover a broken
+    assumption, nor answers that depend on each other beyond their confidences: of a video's frames, take one now and then.
+
+    If the inputs have changed, a confidence may be worth something else: a decision tree gives all inputs of a leaf one
+    confidence, and among them the easy ones may have become rarer. Give the window's `inputs` (a table of N rows), and
+    those of the reference to the calibration: then a reference example counts for more if inputs like its own have become
+    more frequent (importance weighting: Shimodaira, 2000; for this estimate Bialek et al., 2024).
+
+    Raises `NotEstimable` for no confidences, for some that are not 0 to 1, for a confidence_level that is no share, and for
+    inputs that do not fit.
+
+    >>> rng = np.random.default_rng(0)
+    >>> worth = rng.uniform(0.5, 1, 4000)
+    >>> calibration = Calibration.top_label(rng.random(4000) < worth, worth ** (1 / 3))
+    >>> harder = rng.uniform(0.5, 0.8, 1000)  # covariate shift: the true accuracy is .65 now
+    >>> estimate(calibration, harder ** (1 / 3))
+    <Estimate accuracy 0.652 (0.616 to 0.686); sees data drift, cannot see concept drift>
+    """
+    (confidences,) = checked(confidences)
+    confidence_level = _level(calibration, confidence_level)
+    rates, counts, unlike = calibration.rates, calibration.counts, ()
+    if inputs is not None:
+        rates, counts, unlike = _weighted(calibration, read_inputs(inputs, len(confidences)))
+    steps, positive = calibration.steps(confidences), calibration.positive(confidences)
+    called, passed = (np.bincount(steps[which], minlength=len(rates)) for which in (positive, ~positive))
+    expected = _metrics(calibration, called.sum(), passed.sum(), called @ rates, passed @ rates)
+    rng, came_true = np.random.default_rng(0), rates * counts
+    worth = rng.beta(came_true + 0.5, counts - came_true + 0.5, (DRAWS, len(rates)))
+    hits, missed = (rng.binomial(cell, worth).sum(axis=1) for cell in (called, passed))
+    drawn = _metrics(calibration, called.sum(), passed.sum(), hits, missed)
+    figures = {name: _figure(value, drawn[name], confidence_level) for name, value in expected.items() if name in drawn}
+    outside, cautions = _cautions(calibration, confidences)
+    return Estimate(figures, len(confidences), outside, confidence_level, (*cautions, *unlike))
+
+
+def _level(calibration: Calibration, confidence_level: float) -> float:
+    if not isinstance(calibration, Calibration):
+        raise NotEstimable(f"calibration={shown(calibration)}: give a Calibration")
+    try:
+        return number("confidence_level", confidence_level, 0, 1, ends=False)
+    except ValueError as error:
+        raise NotEstimable(f"{error}: give a share, as in 0.95") from None
+
+
+def _weighted(calibration: Calibration, inputs: "pd.DataFrame") -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Rates and counts of the steps for inputs like these, and what to beware of."""
+    if calibration.labelled is None:
+        raise NotEstimable("inputs: the calibration has none to compare them with: give it those of the reference, too")
+    try:
+        weights = density_ratio(calibration.labelled.inputs, inputs)
+    except ValueError as error:
+        raise NotEstimable(f"inputs: {error}") from None
+    rates, counts = calibration.weighted(weights)
+    effective = float(weights.sum() ** 2 / (weights**2).sum())
+    if effective >= MIN_REFERENCE / 2:
+        return rates, counts, ()
+    text = f"inputs like the window's are rare in the reference: its {len(weights)} examples count as {effective:.0f}"
+    return rates, counts, (f"{text}, so label some of the window",)
+
+
+def density_ratio(reference: "pd.DataFrame", window: "pd.DataFrame") -> np.ndarray:
+    """Return how many times as frequent as in the reference inputs like each of its rows are in the window, (N,).
+
+    A random forest tells the two apart; the odds it gives a row, by the trees that have not learnt on it, are the ratio but
+    for a factor that does not matter (Bickel, Brückner and Scheffer, 2009). Raises ValueError as `frames.features` does.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    from labsupport.drift import columns
+    from labsupport.tabular import to_frame
+
+    both = to_frame(reference), to_frame(window)
+    _, x = columns(*both)
+    if not x.shape[1]:
+        return np.ones(len(reference))
+    whose = np.repeat([0, 1], list(map(len, both)))
+    forest = RandomForestClassifier(TREES, min_samples_leaf=LEAF, oob_score=True, random_state=0).fit(x, whose)
+    share = np.clip(forest.oob_decision_function_[: len(reference), 1], 1 / TREES, 1 - 1 / TREES)
+    return share / (1 - share)
+
+
+def realised(
+    calibration: Calibration,
+    labels: np.ndarray,
+    confidences: np.ndarray,
+    confidence_level: float = 0.95,
+    inputs: Any = None,
+) -> Realised:
+    """What labels that came later say about a window, beside what would have been estimated without them.
+
+    `labels` (N,), bool, mean what they meant for the calibration: the answer was right, or the example is positive. Give all
+    of a window or a random part: those that users complained about say nothing about the rest. Without drift one window in
+    twenty is not as estimated, at a 95 % interval. `confidence_level` and `inputs` as in `estimate`. Raises as `estimate`
+    does, and for labels that do not fit.
+
+    >>> rng = np.random.default_rng(0)
+    >>> worth = rng.uniform(0.5, 1, 4000)
+    >>> calibration = Calibration.top_label(rng.random(4000) < worth, worth)
+    >>> realised(calibration, rng.random(4000) > worth, worth)  # concept drift: what was right is wrong
+    <Realised accuracy 0.263, estimated 0.749 (0.729 to 0.765); not as estimated: concept drift, or inputs of a new kind>
+    """
+    confidences, labels = checked(confidences, labels)
+    expected = estimate(calibration, confidences, confidence_level, inputs)
+    positive = calibration.positive(confidences)
+    cells = positive.sum(), (~positive).sum(), (labels & positive).sum(), (labels & ~positive).sum()
+    figures = {name: float(value) for name, value in _metrics(calibration, *cells).items() if name in expected.figures}
+    return Realised(figures, expected)
+
+
+def _metrics(calibration: Calibration, called, passed, hits, missed) -> dict:
+    """Metrics of cells, or of arrays of cells: called positive, called negative, and how many of each are positive."""
+    metrics = {"accuracy": (hits + passed - missed) / (called + passed)}
+    if calibration.threshold is not None:
+        with np.errstate(invalid="ignore"):
+            metrics["precision"] = np.divide(hits, called)
+            metrics["recall"] = np.divide(hits, hits + missed)
+            metrics["f1"] = np.divide(2 * hits, called + hits + missed)
+    return {name: value for name, value in metrics.items() if not np.isnan(value).all()}
+
+
+def _figure(value: float, drawn: np.ndarray, confidence_level: float) -> Figure:
+    tails = (1 - confidence_level) / 2
+    # metrics are fractions of counts: the interval ends at two that can be, not between them
+    low, high = np.quantile(drawn[~np.isnan(drawn)], [tails, 1 - tails], method="inverted_cdf")
+    return Figure(float(value), float(min(low, value)), float(max(high, value)))
+
+
+def _cautions(calibration: Calibration, confidences: np.ndarray) -> tuple[float, tuple[str, ...]]:
+    """The share of a window where the reference holds few examples, and what to beware of."""
+    low, high = calibration.middle
+    outside, cautions = float(np.mean((confidences < low) | (confidences > high))), []
+    if len(confidences) < MIN_WINDOW:
+        cautions.append(
+            f"{len(confidences)} confidences, of at least {MIN_WINDOW}: the interval is too wide to say much"
+        )
+    if outside > MAX_OUTSIDE:
+        cautions.append(
+            f"{100 * outside:.0f} % of the confidences are below {low:.3g} or above {high:.3g}, where the reference has few "
+            "(2 % are usual): what they are worth is a guess, so label some of them"
+        )
+    return outside, tuple(cautions)

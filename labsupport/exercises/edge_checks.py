@@ -1,0 +1,57 @@
+"""The check cells of edge.ipynb."""
+
+from collections.abc import Callable
+
+from labsupport.detection import Box, Detection
+from labsupport.exercises.checks import check
+
+WAITING = 1_300  # bytes that a product takes in the outbox until the server has it
+
+
+@check
+def backlog(answer: float) -> str | None:
+    """How many megabytes wait after a weekend of 60 hours without a server, at two products a second."""
+    if not isinstance(answer, int | float) or isinstance(answer, bool):
+        return "give a number of megabytes"
+    right = 60 * 3600 * 2 * WAITING / 1e6
+    if abs(answer - right) < 0.02 * right:
+        return None
+    if abs(answer - right / 2) < 0.02 * right:
+        return "that is one product a second"
+    return f"{answer:,.0f} MB is not it: products in 60 hours, times bytes, in millions"
+
+
+@check
+def receiver(receive: Callable[[dict, dict], None]) -> str | None:
+    """`receive(kept, record)` puts a record into a dict of records, each id once, as it first arrived."""
+    kept: dict = {}
+    first, second = {"id": "a", "verdict": "accept"}, {"id": "b", "verdict": "reject"}
+    for record in (first, second, first, {"id": "a", "verdict": "reject"}, second):
+        receive(kept, dict(record))
+    if len(kept) != 2:
+        return f"two products arrived, some twice, and {len(kept)} are kept: what is the key?"
+    if list(kept.values()) != [first, second]:
+        return "a second arrival changed what was kept: the first one counts"
+    return None
+
+
+def _clock(confidence: float, width: int) -> Detection:
+    return Detection("clock", confidence, Box(0, 0, width, 100))
+
+
+@check
+def careful_judge(judge: Callable[[list[Detection]], bool | None]) -> str | None:
+    """Accepts exactly one clock, at least 50 pixels wide, and cannot tell if any clock's confidence is below 0.6."""
+    cases = (
+        ([], False, "nothing"),
+        ([_clock(0.9, 100)], True, "one sure clock, 100 pixels wide"),
+        ([_clock(0.9, 30)], False, "one sure clock, 30 pixels wide"),
+        ([_clock(0.9, 100), _clock(0.8, 100)], False, "two sure clocks"),
+        ([_clock(0.4, 100)], None, "one clock with a confidence of 0.4"),
+        ([_clock(0.9, 100), _clock(0.4, 100)], None, "a sure clock and one with 0.4"),
+        ([_clock(0.9, 100), Detection("cat", 0.4, Box(0, 0, 9, 9))], True, "a sure clock, and a cat with 0.4"),
+    )
+    for found, right, what in cases:
+        if (said := judge(list(found))) is not right:
+            return f"for {what} it says {said}, not {right}"
+    return None

@@ -1,0 +1,54 @@
+"""The check cells of scale.ipynb."""
+
+import contextlib
+from collections.abc import Callable
+
+from labsupport.exercises.checks import check
+
+
+@check
+def load_after_a_loss(answer: float) -> str | None:
+    """scale.ipynb: four machines at 60 % load; what is the load of the others when one is lost?"""
+    if answer is None or not 0 < answer < 2:
+        return "give a share: 0.6 is 60 %"
+    if abs(answer - 0.6) < 1e-3:
+        return "the requests of the lost one go to the others"
+    return None if abs(answer - 0.8) < 1e-3 else f"{answer}: the load of four machines, on three"
+
+
+@check
+def machines_with_spares(machines: Callable[[float, float, int], int]) -> str | None:
+    """scale.ipynb: `machines(rate, each, lost)`: the fewest that answer `rate` at 80 % load when `lost` of them are gone."""
+    for rate, each, lost in ((100, 50, 0), (100, 50, 1), (1_000, 90, 2), (40, 100, 1), (80, 100, 3)):
+        fewest = next(count for count in range(lost + 1, 100) if rate <= 0.8 * each * (count - lost) + 1e-9)
+        if (answer := machines(rate, each, lost)) != fewest:
+            wrong = "too few" if answer < fewest else "more than it takes"
+            return f"{answer} machines are {wrong} for rate={rate}, each={each}, lost={lost}"
+    return None
+
+
+@check
+def asked_again(ask: Callable[[list[Callable], object], object]) -> str | None:
+    """scale.ipynb: `ask(replicas, picture)`: the answer of the first replica that lives; ConnectionError if none does."""
+    asked = []
+
+    def replica(name: str, answer):
+        def detect(picture):
+            asked.append(name)
+            if isinstance(answer, Exception):
+                raise answer
+            return f"{answer} in {picture}"
+
+        return detect
+
+    dead, alive = replica("dead", ConnectionError("its node is gone")), replica("alive", "a cat")
+    if (answer := ask([dead, dead, alive, alive], "clock.png")) != "a cat in clock.png":
+        return f"with two dead replicas and two living ones it answered {answer!r}, not 'a cat in clock.png'"
+    if asked != ["dead", "dead", "alive"]:
+        return f"it asked {', '.join(asked)}: each once, in order, until one has answered"
+    with contextlib.suppress(ConnectionError):
+        return f"all are dead, and it answered {ask([dead, dead], 'clock.png')!r}: raise ConnectionError"
+    asked.clear()
+    with contextlib.suppress(ValueError):
+        return f"no picture, and it answered {ask([replica('first', ValueError('no picture')), alive], 'a')!r}"
+    return None if asked == ["first"] else "what is wrong with the picture is wrong at every replica: do not ask again"

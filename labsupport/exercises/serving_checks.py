@@ -1,0 +1,125 @@
+"""The check cells of server.ipynb, client.ipynb and deployment_patterns.ipynb."""
+
+from collections.abc import Callable
+
+import numpy as np
+import requests
+
+from labsupport import images, loopback, paths
+from labsupport.detection import Detector
+from labsupport.exercises.checks import check
+from labsupport.rollout import Gate, Outcomes
+from labsupport.serving import serve
+
+
+@check
+def highest_confidence(answer: float) -> str | None:
+    """server.ipynb: the highest confidence, in steps of 0.1, at which two objects are found in fruits.jpg."""
+    if answer not in [step / 10 for step in range(1, 10)]:
+        return "give one of 0.1, 0.2, ... 0.9"
+    detector = Detector.load("yolov3-tiny", precision="f32")
+    image = images.decode((paths.IMAGES / "fruits.jpg").read_bytes())
+    here, above = (len(detector.detect(image, c)) for c in (answer, answer + 0.1))
+    if here < 2:
+        return f"at {answer} the model reports {here} object(s): go lower"
+    return f"at {answer + 0.1:.1f} it still reports {above}: go higher" if above >= 2 else None
+
+
+@check
+def count_endpoint(app) -> str | None:
+    """server.ipynb: an app whose `POST /count` answers `{"count": number of objects}`."""
+    with serve(app, port=0) as server:
+        for name, truth in (("two_clocks.png", 2), ("stop_sign.png", 1)):
+            response = _post(f"{server.url}/count?model=yolov3-tiny", name)
+            if not response.ok:
+                return f"POST /count answered {response.status_code}: {response.text[:100]}"
+            if response.json() != {"count": truth}:
+                return f'for {name} it answered {response.text[:100]}, not {{"count": {truth}}}'
+    return None
+
+
+@check
+def alarm_endpoint(app) -> str | None:
+    """server.ipynb: an app whose `POST /alarm?label=person` says whether one is in the picture, and knows its labels."""
+    with serve(app, port=0) as server:
+        for name, label, truth in (("street_1.jpg", "person", True), ("clock.png", "person", False)):
+            response = _post(f"{server.url}/alarm?label={label}", name)
+            if not response.ok:
+                return f"POST /alarm?label={label} answered {response.status_code}: {response.text[:100]}"
+            if response.json() != {"alarm": truth}:
+                return (
+                    f'for a {label} in {name} it answered {response.text[:100]}, not {{"alarm": {str(truth).lower()}}}'
+                )
+        if (status := _post(f"{server.url}/alarm?label=unicorn", "clock.png").status_code) != 422:
+            return f"a label that no model knows got {status}: refuse it with 422, as models.LABELS has no unicorn"
+    return None
+
+
+@check
+def confidence_challenge(app, ask: Callable[[str, str, float], requests.Response]) -> str | None:
+    """client.ipynb: `app` takes `?confidence=`, and `ask(url, filename, confidence)` sends it."""
+    with serve(app, port=0) as server:
+        url = f"{server.url}/predict"
+        for confidence in (0.2, 0.5):
+            expected = _post(f"{url}?model=yolov3-tiny&confidence={confidence}", "fruits.jpg")
+            if not expected.ok:
+                return f"the server answered {expected.status_code} at confidence={confidence}: {expected.text[:100]}"
+            answer = ask(url, "fruits.jpg", confidence)
+            if answer.content != expected.content:
+                return f"the client's answer at confidence={confidence} is not the server's: is it in the URL?"
+        if _post(f"{url}?confidence=0.2", "fruits.jpg").content == expected.content:
+            return "the server draws the same boxes at 0.2 and 0.5: does detect get the confidence?"
+        if _post(f"{url}?confidence=2", "fruits.jpg").status_code != 422:
+            return "the server takes confidence=2: Query(ge=0, le=1) refuses it with 422"
+    return None
+
+
+@check
+def canary_risk(answer: float) -> str | None:
+    """deployment_patterns.ipynb: the share of answers that are errors: a third of a canary's 10 %."""
+    if answer is None:
+        return "give a number between 0 and 1"
+    if abs(answer - 1 / 3) < 0.01:
+        return "that is the share among the candidate's answers: how many of all answers are its own?"
+    return None if abs(answer - 1 / 30) < 0.002 else f"{answer} is not it: 10 % of the answers, a third of those"
+
+
+@check
+def null_gate(gate: Gate) -> str | None:
+    """deployment_patterns.ipynb: a gate that rolls back who finds nothing much more often than the stable version."""
+    if gate.min_requests < 50:
+        return f"it decides on {gate.min_requests} requests: min_requests=50 at least"
+    if (verdict := gate.judge(_nulls(0.1), "v1", "v2").verdict) != "promote":
+        return f"to a candidate as good as the stable version it says {verdict}, not promote"
+    if (verdict := gate.judge(_nulls(0.5), "v1", "v2").verdict) != "rollback":
+        return f"to one that finds nothing in half of its pictures it says {verdict}: which metric, and which failure_limit?"
+    return None
+
+
+@check
+def ramp_by_request(url: str) -> str | None:
+    """deployment_patterns.ipynb: a server of one's own, on which a ramp was begun with PUT /rollout."""
+    if not isinstance(url, str):
+        return "give the address of your server, such as http://127.0.0.1:8123"
+    loopback.ask_directly()
+    try:
+        state = requests.get(f"{url.rstrip('/')}/rollout", timeout=10).json()
+    except requests.RequestException as error:
+        return f"nobody answers there ({type(error).__name__}): does your server run?"
+    if state.get("mode") == "canary" or state.get("action") in ("promote", "rollback"):
+        return None
+    return f"it says {state.get('phase', state)}, and no candidate answers anybody: what did PUT /rollout answer?"
+
+
+def _nulls(share: float) -> Outcomes:
+    """1,000 requests of v1, which finds nothing in one of ten, and as many of v2, which finds nothing in this share."""
+    number = np.arange(2_000)
+    version = np.where(number % 2, "v2", "v1")
+    null = number // 2 % 10 < np.where(number % 2, 10 * share, 1)
+    fine = np.zeros(2_000, bool)
+    return Outcomes(number.astype(float), version, fine, np.full(2_000, 0.01), null, fine)
+
+
+def _post(url: str, name: str) -> requests.Response:
+    with (paths.IMAGES / name).open("rb") as picture:
+        return requests.post(url, files={"file": picture}, timeout=30)

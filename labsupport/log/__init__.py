@@ -1,0 +1,39 @@
+"""Write down every prediction, and read it again: the log of predictions, on SQLite or PostgreSQL.
+
+>>> from tempfile import TemporaryDirectory
+>>> from labsupport.log import PredictionLog
+>>> with TemporaryDirectory() as folder, PredictionLog(f"sqlite:///{folder}/predictions.db") as log:
+...     log.frame().empty
+True
+"""
+
+from labsupport.log import drift_window, parquet, rows, station_records, tables
+from labsupport.log.prediction_log import PredictionLog, UnknownPrediction
+from labsupport.log.rows import YEAR_10000, Moment, seconds, to_json
+from labsupport.log.station_records import RecordClash
+from labsupport.log.tables import COLUMNS, FEATURES, FEEDBACK, PREDICTIONS, SAID, SCHEMA, LogUnavailable, UnknownSchema
+from labsupport.log.writer import NotWritten
+
+__all__ = [
+    "COLUMNS",
+    "FEATURES",
+    "FEEDBACK",
+    "PREDICTIONS",
+    "SAID",
+    "SCHEMA",
+    "YEAR_10000",
+    "LogUnavailable",
+    "Moment",
+    "NotWritten",
+    "PredictionLog",
+    "RecordClash",
+    "UnknownPrediction",
+    "UnknownSchema",
+    "drift_window",
+    "parquet",
+    "rows",
+    "seconds",
+    "station_records",
+    "tables",
+    "to_json",
+]

@@ -1,0 +1,62 @@
+"""Predictions in a Parquet file: what pandas, polars, DuckDB and everything else read, with the types kept."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from labsupport.detection import Box
+from labsupport.log.rows import mended
+from labsupport.paths import whole
+
+ROWS = 10_000  # in memory at a time, and in a row group of the file
+DETECTION = pa.struct(
+    {
+        "label": pa.string(),
+        "confidence": pa.float64(),
+        "box": pa.struct(dict.fromkeys(Box._fields, pa.int64())),
+    }
+)
+SPECIAL = {"time": pa.timestamp("us", "UTC"), "detections": pa.list_(DETECTION), "labels": pa.list_(pa.string())}
+KINDS = {float: pa.float64(), int: pa.int64(), str: pa.string(), bool: pa.bool_()}
+
+
+def write(path: Path | str, kinds: Mapping[str, type], chunks: Iterable[Sequence[Sequence]]) -> int:
+    """Write rows of the log into a Parquet file that appears whole or not at all; the number of rows.
+
+    `kinds` says what the columns are, as `tables.COLUMNS` does, and each chunk holds rows as the database gives them.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> file = Path(folder.name) / "log.parquet"
+    >>> write(file, {"time": float, "id": str}, [[(1.5, "a1")], [(2.5, "a2")]])
+    2
+    >>> parquet.read_table(file).to_pylist()[1]["id"]
+    'a2'
+    >>> folder.cleanup()
+    """
+    schema, written = pa.schema({name: SPECIAL.get(name) or KINDS[kind] for name, kind in kinds.items()}), 0
+    with whole(Path(path)) as partial, parquet.ParquetWriter(partial, schema) as writer:
+        for rows in chunks:
+            columns = zip(*rows, strict=True)
+            arrays = [_array(column, field) for column, field in zip(columns, schema, strict=True)]
+            writer.write_table(pa.table(arrays, schema=schema), row_group_size=ROWS)
+            written += len(rows)
+    return written
+
+
+def _array(column: Sequence, field: pa.Field) -> pa.Array:
+    if field.name == "time":
+        column = [round(seconds * 1e6) for seconds in column]
+    elif field.name == "detections":
+        column = [None if text is None else list(map(_struct, json.loads(text))) for text in column]
+    elif field.name == "labels":
+        column = [None if text is None else [mended(label) for label in json.loads(text)] for text in column]
+    return pa.array(column, field.type)
+
+
+def _struct(found: dict) -> dict:
+    box = dict(zip(Box._fields, map(round, found["box"]), strict=True))
+    return {**found, "label": mended(found["label"]), "box": box}

@@ -1,0 +1,262 @@
+"""What a row of the log is made of: from what was recorded to what the tables take, and the query that gets it back."""
+
+import json
+import math
+import re
+import time as clock
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
+from itertools import chain
+from numbers import Real
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+import numpy as np
+import sqlalchemy as sql
+
+from labsupport import arguments
+from labsupport.detection import Box, Detection
+from labsupport.log.tables import COLUMNS, FEEDBACK, KEPT, PREDICTIONS, SAID
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+YEAR_10000 = 253_402_300_800  # in seconds since the epoch: a later time was meant in milliseconds
+AT_ONCE = (100, 10, 1)  # rows in one statement: the fewer statements, the less their writer gets in other threads' way
+DTYPES = {float: "float64", int: "Int64", str: "string", list: "object", bool: "boolean"}  # pandas', with nulls
+DERIVED = {"aspect": PREDICTIONS.c.width / sql.func.nullif(PREDICTIONS.c.height, 0)}
+
+TEXT = 1_000  # characters of a key, a version, a label and so on, at most
+LABELS, REMARK = 1_000, 200_000  # labels in a remark, and characters in all of them together, at most
+BROKEN = re.compile("[\0\ud800-\udfff]")  # what PostgreSQL, UTF-8 or Parquet cannot hold: NUL, half a surrogate pair
+
+Moment = datetime | timedelta | np.datetime64 | np.timedelta64 | float | str | None
+HOW = 'give datetime.now(UTC), "2025-06-01T12:00+00:00", timedelta(minutes=5), or seconds since the epoch'
+
+
+def seconds(moment: Moment, name: str = "time") -> float:
+    """Return a moment in seconds since the epoch, to the microsecond: a time read back from a frame equals its row's.
+
+    A moment is a datetime with a time zone, the same as ISO 8601 text, seconds since the epoch, a timedelta that counts back
+    from now, or a datetime64 of NumPy, which holds UTC as the values of a frame do.
+    Raises ValueError for everything else: it names `name`, and says what to give.
+
+    >>> from datetime import UTC
+    >>> seconds(datetime(2025, 6, 1, tzinfo=UTC)), seconds("2025-06-01T02:00+02:00"), seconds(np.datetime64("2025-06-01"))
+    (1748736000.0, 1748736000.0, 1748736000.0)
+    >>> seconds("2025-06-01", name="since")
+    Traceback (most recent call last):
+    ValueError: since='2025-06-01': it has no time zone: write '2025-06-01T00:00:00+00:00' if it is UTC
+    """
+    try:
+        value = _since_epoch(moment)
+    except _NoTimeZone as error:
+        raise ValueError(
+            f"{name}={arguments.shown(moment)}: it has no time zone: write {str(error)!r} if it is UTC"
+        ) from None
+    except (ValueError, OverflowError, TypeError):
+        value = math.nan
+    if not abs(value) < YEAR_10000:
+        raise ValueError(f"{name}={arguments.shown(moment)}: {HOW}")
+    return round(value, 6)
+
+
+class _NoTimeZone(Exception):
+    """The moment is another one in every time zone; the message is what it would be in UTC."""
+
+
+def _since_epoch(moment: Moment) -> float:
+    """Return the moment in seconds, unchecked; NaN for what is no moment."""
+    if isinstance(moment, np.timedelta64):
+        return clock.time() - float(moment / np.timedelta64(1, "s"))
+    if isinstance(moment, np.datetime64):
+        return float((moment - np.datetime64(0, "us")) / np.timedelta64(1, "s"))
+    if isinstance(moment, timedelta):
+        return clock.time() - moment.total_seconds()
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment.strip())
+    if isinstance(moment, date) and not isinstance(moment, datetime):
+        moment = datetime(moment.year, moment.month, moment.day)
+    if isinstance(moment, datetime):
+        if moment == moment and moment.utcoffset() is None:  # pandas.NaT is not equal to itself
+            raise _NoTimeZone(moment.replace(tzinfo=UTC).isoformat())
+        return moment.timestamp()
+    return float(moment) if isinstance(moment, Real) and not isinstance(moment, bool) else math.nan
+
+
+def clean(text: str | None) -> str | None:
+    """Return the text as any database and any file can hold it, for what must not be lost over its text.
+
+    What is longer than `TEXT` characters is cut, and the rest `mended`. What is no text is returned as it is.
+
+    >>> clean("one\\0two"), clean("x" * 2000)[-3:], len(clean("x" * 2000))
+    ('one\ufffdtwo', 'xx…', 1000)
+    """
+    if isinstance(text, str) and len(text) > TEXT:
+        text = text[: TEXT - 1] + "…"
+    return mended(text)
+
+
+def mended(text: str | None) -> str | None:
+    """Return the text with U+FFFD for each NUL and each half of a surrogate pair. What is no text is returned as it is."""
+    if not isinstance(text, str) or (text.isascii() and "\0" not in text):
+        return text
+    return BROKEN.sub("\ufffd", text)
+
+
+def remark(correct: bool | None, labels: Sequence[str] | None, retry: bool) -> dict:
+    """Return a user's remark as the columns `SAID`. Raises ValueError if it says nothing or cannot be kept.
+
+    Labels are a correction: at most 1,000 of 1,000 characters each, and of 200,000 together.
+
+    >>> remark(None, ["dog"], False)
+    {'correct': False, 'labels': '["dog"]', 'retry': False}
+    """
+    correct, retry = (bool(value) if isinstance(value, np.bool_) else value for value in (correct, retry))
+    arguments.choice("correct", correct, (None, True, False))
+    arguments.choice("retry", retry, (True, False))
+    if correct is None and labels is None and not retry:
+        raise ValueError("say something: correct=True or False, labels=[...] or retry=True")
+    if labels is None:
+        return {"correct": correct, "labels": None, "retry": retry}
+    if isinstance(labels, str) or not isinstance(labels, Collection) or len(labels) > LABELS:
+        raise ValueError(f"labels={arguments.shown(labels)}: give a list of at most {LABELS:,} labels")
+    labels = [arguments.text("a label", label, TEXT) for label in labels]
+    if (size := sum(map(len, labels))) > REMARK:
+        raise ValueError(f"labels: {size:,} characters in all: give at most {REMARK:,}")
+    return {"correct": False, "labels": json.dumps(labels), "retry": retry}
+
+
+def to_json(found: Sequence[Detection]) -> str:
+    """Detections as JSON. Raises ValueError for a confidence that is not finite.
+
+    >>> to_json([Detection("cat", 0.9, Box(10, 20, 110, 120))])
+    '[{"label":"cat","confidence":0.9,"box":[10,20,110,120]}]'
+    """
+    return _encode([{"label": clean(one.label), "confidence": one.confidence, "box": one.box} for one in found])
+
+
+def from_json(text: str) -> list[Detection]:
+    """What `to_json` made into JSON.
+
+    >>> from_json('[{"label": "cat", "confidence": 0.9, "box": [10, 20, 110, 120]}]')
+    [Detection(label='cat', confidence=0.9, box=Box(left=10, top=20, right=110, bottom=120))]
+    """
+    return [Detection(found["label"], found["confidence"], Box(*found["box"])) for found in json.loads(text)]
+
+
+def to_frame(columns: Mapping[str, list], kinds: Mapping[str, type]) -> "pd.DataFrame":
+    """Return columns as the database gives them as a frame: times in UTC, detections as such, labels as lists."""
+    import pandas as pd
+
+    frame = pd.DataFrame(columns, dtype=object)
+    frame = frame.astype({name: DTYPES[kind] for name, kind in kinds.items()})
+    microseconds = (frame["time"] * 1e6).round().astype("int64")
+    frame["time"] = pd.to_datetime(microseconds, unit="us", utc=True).dt.as_unit("us")
+    frame["detections"] = frame["detections"].map(from_json, na_action="ignore")
+    frame["labels"] = frame["labels"].map(json.loads, na_action="ignore")
+    return frame
+
+
+def note(connection: sql.Connection, id: str, said: dict) -> None:
+    """Insert a remark on a prediction, and its number beside the prediction. Part of the caller's transaction."""
+    (number,) = connection.execute(sql.insert(FEEDBACK).values(time=clock.time(), id=id, **said)).inserted_primary_key
+    last = PREDICTIONS.c.said
+    later = sql.or_(last.is_(None), last < number)  # another process may be noting a later one
+    connection.execute(sql.update(PREDICTIONS).where(PREDICTIONS.c.id == id, later).values(said=number))
+
+
+def insert(connection: sql.Connection, rows: list[dict]) -> None:
+    """Insert what was recorded. Rows that are inserted again after a commit whose answer got lost stay single.
+
+    SQLite knows whether it committed. PostgreSQL may have, when the network fails: there each row gets its number first.
+    """
+    done, dialect = 0, connection.dialect.name
+    if dialect == "postgresql":
+        _number(connection, [row for row in rows if "row" not in row])
+    while done < len(rows):
+        count = next(size for size in AT_ONCE if size <= len(rows) - done)
+        values = chain.from_iterable(map(VALUES[dialect], rows[done : done + count]))
+        connection.exec_driver_sql(_statement(dialect, count), tuple(values))
+        done += count
+
+
+def query(names: Sequence[str], since: Moment, until: Moment) -> sql.Select:
+    """Columns of `COLUMNS` and `SAID` of the rows with since <= time < until, by time; of what users said, the last."""
+    if not names:
+        raise ValueError(f"no column is named: give some of {', '.join((*COLUMNS, *SAID))}")
+    for name in names:
+        arguments.choice("column", name, (*COLUMNS, *SAID))
+    table, each = PREDICTIONS.c, FEEDBACK.alias().c
+    last = sql.select(sql.func.max(each.row)).where(each.id == table.id).correlate(PREDICTIONS).scalar_subquery()
+    last = sql.case(
+        (table.shadow.is_(True), last), else_=table.said
+    )  # a candidate may answer after the user has spoken
+    chosen = sql.select(*(_column(name) for name in names))
+    chosen = chosen.select_from(PREDICTIONS.outerjoin(FEEDBACK, FEEDBACK.c.row == last)).order_by(table.time, table.row)
+    return within(chosen, table.time, since, until)
+
+
+def within(chosen: sql.Select, time: sql.Column, since: Moment, until: Moment) -> sql.Select:
+    """Return the query for the rows with since <= time < until only; None is no limit. Raises what `seconds` raises."""
+    if since is not None:
+        chosen = chosen.where(time >= seconds(since, "since"))
+    if until is not None:
+        chosen = chosen.where(time < seconds(until, "until"))
+    return chosen
+
+
+def _column(name: str) -> sql.ColumnElement:
+    if name in DERIVED:
+        return DERIVED[name].label(name)
+    return PREDICTIONS.c[name] if name in COLUMNS else FEEDBACK.c[name]
+
+
+def _number(connection: sql.Connection, rows: list[dict]) -> None:
+    """Numbers from the table's own sequence, which gives none twice, whoever asks and whatever is rolled back."""
+    ask = "SELECT nextval(pg_get_serial_sequence('predictions', 'row')) FROM generate_series(1, %s)"
+    for row, number in zip(rows, connection.exec_driver_sql(ask, (len(rows),)).scalars(), strict=True):
+        row["row"] = number
+
+
+@cache
+def _statement(dialect: str, count: int) -> str:
+    mark, names, suffix = ("?", KEPT, "") if dialect == "sqlite" else ("%s", ["row", *KEPT], " ON CONFLICT DO NOTHING")
+    marks = f"({', '.join([mark] * len(names))})"
+    columns = ", ".join(f'"{name}"' for name in names)
+    return f"INSERT INTO predictions ({columns}) VALUES {', '.join([marks] * count)}{suffix}"
+
+
+def _numbered(row: dict) -> tuple:
+    """With the row's number; and NaN is no value, as SQLite has it by itself."""
+    return row["row"], *(value if value == value else None for value in _values(row))
+
+
+def _values(row: dict) -> tuple:
+    """A row as the table takes it: summed up, and plain Python values, whatever NumPy scalars were recorded."""
+    found, row = row["detections"], {**EMPTY, **row, "time": seconds(row["time"])}
+    row.update((name, clean(row[name])) for name in TEXTS)
+    if found is not None:
+        row.update(detections=to_json(found), n_detections=len(found))
+    if found:
+        sure = [detection.confidence for detection in found]
+        row.update(mean_confidence=sum(sure) / len(sure), max_confidence=max(sure), min_confidence=min(sure))
+    values = _ordered(row)
+    if not _plain(tuple(map(type, values))):
+        values = tuple(None if value is None else kind(value) for value, kind in zip(values, PLAIN, strict=True))
+    return values
+
+
+@cache
+def _plain(kinds: tuple[type, ...]) -> bool:
+    """Whether values of these types are what the table takes: asked once for each combination, and not for each value."""
+    return all(kind in (wanted, type(None)) for kind, wanted in zip(kinds, PLAIN, strict=True))
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=float).encode
+_ordered = itemgetter(*KEPT)
+EMPTY = dict.fromkeys(KEPT)
+TEXTS = [name for name, kind in KEPT.items() if kind is str]
+PLAIN = [str if kind is list else kind for kind in KEPT.values()]
+VALUES = {"sqlite": _values, "postgresql": _numbered}

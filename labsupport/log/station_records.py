@@ -1,0 +1,110 @@
+"""What stations decided, as the server keeps it: a row for each product, and each row once, however often it arrives.
+
+A station sends a record until it hears that we have it, so some come twice. The id is the table's primary key: the second
+arrival changes nothing. What a model saw goes among the predictions, in the same transaction, and so once as well.
+"""
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sql
+
+from labsupport import arguments
+from labsupport.detection import Box, Detection
+from labsupport.log import rows
+from labsupport.log.rows import Moment
+from labsupport.log.tables import DECIDED, DECISIONS, FEATURES, PREDICTIONS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST = 100  # records in one request
+CHOICES = {"verdict": ("accept", "reject", "undecided"), "decided_by": ("server", "device", "nobody")}
+ADD = f"""
+INSERT INTO decisions ({", ".join(DECIDED)}) VALUES ({", ".join(f":{name}" for name in DECIDED)})
+ON CONFLICT (id) DO NOTHING
+"""
+
+
+class RecordClash(ValueError):
+    """A record has the id of a prediction that was made for somebody else."""
+
+
+def checked(record: Mapping) -> dict:
+    """Return the columns of a record, and its `prediction`. Raises ValueError if it is not what `schemas.RecordIn` lets in.
+
+    >>> checked({"id": "1", "station": "s", "product": "p", "verdict": "maybe"})
+    Traceback (most recent call last):
+    ValueError: verdict='maybe': give one of 'accept', 'reject', 'undecided'
+    """
+    row = {"version": None, "reason": "", "prediction": None, **_fields("record", record)}
+    for name, least in {"id": 1, "station": 0, "product": 0, "reason": 0}.items():
+        arguments.text(name, row.get(name), rows.TEXT, least)
+    for name, choices in CHOICES.items():
+        arguments.choice(name, row.get(name), choices)
+    if row["version"] is not None:
+        arguments.text("version", row["version"], rows.TEXT)
+    if row["prediction"] is not None:
+        _check_prediction(row["prediction"])
+    time = rows.seconds(row.get("time"))
+    row["time"] = float(row["time"]) if isinstance(row["time"], Real) else time  # as the station noted it, to the digit
+    row["latency"] = arguments.number("latency", row.get("latency"), 0)
+    return {name: row[name] for name in (*DECIDED, "prediction")}
+
+
+def _check_prediction(seen: Mapping) -> None:
+    arguments.text("version", _fields("prediction", seen).get("version"), rows.TEXT)
+    arguments.number("latency", seen.get("latency"), 0)
+    for name, value in _fields("features", seen.get("features")).items():
+        arguments.choice("a feature", name, FEATURES)
+        arguments.number(name, value)
+    if not isinstance(seen.get("detections"), list | tuple):
+        raise ValueError(
+            f"detections={arguments.shown(seen.get('detections'))}: give a list, empty if nothing was found"
+        )
+    for found in seen["detections"]:
+        arguments.text("label", _fields("a detection", found).get("label"), rows.TEXT)
+        arguments.number("confidence", found.get("confidence"), 0, 1)
+        for side in _fields("box", found.get("box")).keys() | {*Box._fields}:
+            arguments.choice("a side of box", side, Box._fields)
+            arguments.number(side, found["box"].get(side), -(2**31), 2**31, whole=True)
+
+
+def _fields(name: str, value: object) -> Mapping:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}={arguments.shown(value)}: give a dictionary")
+    return value
+
+
+def take(connection: sql.Connection, records: Sequence[Mapping]) -> int:
+    """Insert the records that are not there yet, in their order; how many were new. Part of the caller's transaction.
+
+    Raises `RecordClash` if a new one has the id of a prediction that did not come from a station.
+    """
+    add = sql.text(ADD)
+    new = [record for record in records if connection.execute(add, {name: record[name] for name in DECIDED}).rowcount]
+    same = PREDICTIONS.c.id.in_([record["id"] for record in new])
+    if clash := connection.scalar(sql.select(PREDICTIONS.c.id).where(same, PREDICTIONS.c.shadow.is_(False)).limit(1)):
+        raise RecordClash(f"{clash}: another prediction has this id, so no record was taken: give each a fresh id")
+    rows.insert(connection, [_prediction(record) for record in new if record["prediction"]])
+    return len(new)
+
+
+def read(connection: sql.Connection, since: Moment, until: Moment) -> "pd.DataFrame":
+    """What stations decided with since <= time < until, as `PredictionLog.decisions` describes it."""
+    import pandas as pd
+
+    chosen = rows.within(sql.select(*DECISIONS.c).order_by(DECISIONS.c.time), DECISIONS.c.time, since, until)
+    frame = pd.DataFrame(connection.execute(chosen).all(), columns=[*DECIDED])
+    frame = frame.astype({"time": float, "latency": float})
+    frame["time"] = pd.to_datetime((frame["time"] * 1e6).round().astype("int64"), unit="us", utc=True)
+    return frame
+
+
+def _prediction(record: dict) -> dict:
+    """The row among the predictions: what the model saw, under the record's id, at the time of the decision."""
+    seen = record["prediction"]
+    found = [Detection(d["label"], d["confidence"], Box(**d["box"])) for d in seen["detections"]]
+    row = {"id": record["id"], "time": record["time"], "key": record["product"], "status": 200, "shadow": False}
+    return {**seen["features"], **row, "version": seen["version"], "latency": seen["latency"], "detections": found}

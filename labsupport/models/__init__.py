@@ -1,0 +1,42 @@
+"""Name the models of the lab, install their files and convert them for each runtime.
+
+>>> from labsupport import models
+>>> sorted(models.MODELS)
+['yolov3', 'yolov3-tiny']
+"""
+
+from labsupport.models import darknet, runtimes
+from labsupport.models.registry import (
+    LABELS,
+    MODELS,
+    Files,
+    Model,
+    ModelFile,
+    ModelUnavailable,
+    NotInstalled,
+    ensure,
+    folder,
+    locate,
+    missing,
+    network,
+)
+from labsupport.models.runtimes import RUNTIMES, best_precision
+
+__all__ = [
+    "LABELS",
+    "MODELS",
+    "RUNTIMES",
+    "Files",
+    "Model",
+    "ModelFile",
+    "ModelUnavailable",
+    "NotInstalled",
+    "best_precision",
+    "darknet",
+    "ensure",
+    "folder",
+    "locate",
+    "missing",
+    "network",
+    "runtimes",
+]

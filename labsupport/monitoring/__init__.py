@@ -1,0 +1,29 @@
+"""Watch the running service: measures, alarms, limits learned from healthy weeks, the dashboard, Prometheus and Grafana.
+
+`PredictionLog` is defined in `labsupport.log`, and can be imported from here, too.
+"""
+
+from labsupport.log import PredictionLog
+from labsupport.monitoring.alarms import Alarms, AlertRule
+from labsupport.monitoring.counters import CONTENT_TYPE, Metrics, Watch
+from labsupport.monitoring.dashboard_data import MINUTES, Live
+from labsupport.monitoring.default_rules import DEFAULT_RULES
+from labsupport.monitoring.learned_limits import WEEK, learned
+from labsupport.monitoring.measures import MEASURES
+from labsupport.monitoring.notebook_dashboard import dashboard
+
+__all__ = [
+    "CONTENT_TYPE",
+    "DEFAULT_RULES",
+    "MEASURES",
+    "MINUTES",
+    "WEEK",
+    "Alarms",
+    "AlertRule",
+    "Live",
+    "Metrics",
+    "PredictionLog",
+    "Watch",
+    "dashboard",
+    "learned",
+]

@@ -1,0 +1,163 @@
+"""What the page `/dashboard` reads: the log along the time as JSON, cheap enough to be asked for every few seconds.
+
+A look at the log takes a core while it lasts. So it reads a bounded number of rows, is kept for twenty times as long as it
+took, and whoever asks meanwhile gets what is kept.
+"""
+
+import json
+import math
+import threading
+import time as clock
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from labsupport.log import Moment, seconds
+from labsupport.monitoring.alarms import Alarms, AlertRule, spoken
+from labsupport.monitoring.default_rules import DEFAULT_RULES
+from labsupport.monitoring.notebook_dashboard import change
+from labsupport.monitoring.timeline import COLUMNS, Series, Timeline, reach, read, timeline
+
+if TYPE_CHECKING:
+    from labsupport.log import PredictionLog
+    from labsupport.rollout import Router
+
+MINUTES = (15, 60, 360, 1_440)  # how far back the page can look
+ROWS = 50_000  # of the log in one look, about: half a second's work
+CHANGES = 1_000  # of who answers, of each model, that are looked through: a few milliseconds' work
+SHARE = 20  # a look is kept for so many times what it took
+FIRST = 5.0  # seconds: how much is read to see how much there is
+NO_LOG = (
+    "This server keeps no log of its predictions, so there is nothing to show: start it with labsupport serve, or give "
+    'create_app(log=PredictionLog("sqlite:///predictions.db")).'
+)
+
+
+class Live:
+    """The dashboard's data for one app: who answers, what the log says, which alarms of the `DEFAULT_RULES` fire.
+
+    Threads may share it. Several workers that share a log say the same, for alarms are replayed from it (`timeline`).
+
+    >>> json.loads(Live(None, {}).text())["message"].split(":")[0]
+    'This server keeps no log of its predictions, so there is nothing to show'
+    """
+
+    def __init__(self, log: "PredictionLog | None", routers: Mapping[str, "Router"]) -> None:
+        self.log, self.routers = log, routers
+        self._kept: dict[int, tuple[bytes, float]] = {}  # minutes -> what was said, and until when it is good
+        self._lock = threading.Lock()
+
+    def text(self, minutes: int = 15) -> bytes:
+        """JSON, at most a second old or twenty times what it took to make. Raises what `log.columns` raises."""
+        kept, until = self._kept.get(minutes, (b"", -math.inf))
+        if clock.monotonic() < until or not self._lock.acquire(blocking=not kept):
+            return kept
+        try:
+            kept, until = self._kept.get(minutes, (b"", -math.inf))
+            if (started := clock.monotonic()) >= until:  # nobody looked while we waited
+                kept = json.dumps(self.look(minutes), allow_nan=False).encode()
+                now = clock.monotonic()
+                self._kept[minutes] = kept, now + max(1.0, SHARE * (now - started))
+            return kept
+        finally:
+            self._lock.release()
+
+    def look(self, minutes: int, until: Moment = None) -> dict:
+        """The same as a dictionary, looked at anew. `until` as `rows.seconds` takes it, by default now."""
+        until = clock.time() if until is None else seconds(until, "until")
+        since = until - 60 * minutes
+        said = {"now": until, "since": since, "minutes": minutes, "versions": [*self._versions()], "message": None}
+        if self.log is None:
+            return {**said, "message": NO_LOG, **{key: [] for key in ("rows", "alarms", "spans", "rollouts")}}
+        rows, known = bounded(self.log, since - reach(DEFAULT_RULES), until)
+        if known > since:
+            shown = until - known
+            shown = spoken(60 * round(shown / 60) if shown > 90 else round(shown))
+            said["message"] = (
+                f"So many requests came that only the last {shown} are shown: Prometheus is made for more."
+            )
+        seen = timeline(rows, max(since, known), until)
+        if not seen.count:
+            said["message"] = (
+                f"Nothing was asked in the last {spoken(60.0 * minutes)}: send a picture, and it is seen here."
+            )
+        return {
+            **said,
+            "last": seen.last,
+            "count": seen.count,
+            "figures": {name: _figure(measured.value) for name, measured in seen.now.items()},
+            "edges": [_number(edge, 10) for edge in seen.edges],
+            "rows": [*_rows(seen)],
+            "alarms": [_alarm(seen.alarms, rule) for rule in seen.alarms.rules],
+            "spans": [span._asdict() for span in seen.spans],
+            "rollouts": sorted(self._changes(since, until), key=lambda change: change["time"]),
+        }
+
+    def _versions(self) -> Iterable[dict]:
+        for model, router in self.routers.items():
+            state = router.state
+            on_trial = {"candidate": state.candidate, "mode": state.mode, "share": state.share}
+            yield {"model": model, "version": state.stable, **on_trial}
+
+    def _changes(self, since: float, until: float) -> Iterable[dict]:
+        for model, router in self.routers.items():
+            for state in router.history(CHANGES):
+                if since <= state.time <= until:
+                    yield {"time": state.time, "model": model, "text": change(state), "reason": state.reason}
+
+
+def bounded(log: "PredictionLog", since: float, until: float, limit: int = ROWS) -> tuple[dict[str, np.ndarray], float]:
+    """The newest rows in since <= time < until, about `limit` of them at most, and since when they are all there.
+
+    We read backwards, in steps that double while there is little to be read. Raises what `log.columns` raises.
+    """
+    parts, count, end, step = [], 0, until, FIRST
+    while end > since and count < limit:
+        start = max(since, end - step)
+        parts.append(read(log, start, end))
+        found, end = len(parts[-1]["time"]), start
+        count += found
+        step = max(1.0, min(2 * step, step * (limit - count) / max(found, 1)))
+    return {name: np.concatenate([part[name] for part in reversed(parts)]) for name in COLUMNS}, end
+
+
+def _rows(seen: Timeline) -> Iterable[dict]:
+    for group, panels in seen.rows.items():
+        found = [{"title": panel.title, "series": [_line(one, seen) for one in series]} for panel, series in panels]
+        yield {"name": group, "panels": found}
+
+
+def _line(series: Series, seen: Timeline) -> dict:
+    measure, now = series.measure, seen.now[series.measure.name]
+    return {
+        **{"measure": measure.name, "name": series.name, "about": measure.about, "unit": measure.unit},
+        **{"value": _figure(now.value), "limits": [*series.limits], "alarms": [rule.name for rule in series.rules]},
+        "below": [rule.above is None for rule in series.rules],
+        "points": [_number(value) for value in series.points],
+        "judged": [_number(value) for value in series.judged],
+    }
+
+
+def _alarm(alarms: Alarms, rule: AlertRule) -> dict:
+    status, text = alarms.status[rule.name], rule.measure.text
+    value = "not known" if status.reading.value is None else text(status.reading.value)
+    over = f"over the last {spoken(rule.window)}, limit {text(rule.limit)}"
+    said = f"{rule.metric} is {value} {over}: {rule.measure.about}"
+    return {
+        **{"name": rule.name, "severity": rule.severity, "state": status.state, "since": _figure(status.since)},
+        **{"metric": rule.metric, "value": _figure(status.reading.value), "text": said, "cure": rule.cure},
+    }
+
+
+def _figure(value: float | None) -> float | None:
+    return None if value is None else _number(value, 12)
+
+
+def _number(value: float, digits: int = 6) -> float | None:
+    """JSON knows no NaN; and nobody sees more than a few digits of a line.
+
+    >>> _number(0.123456789), _number(math.nan)
+    (0.123457, None)
+    """
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None

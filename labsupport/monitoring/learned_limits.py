@@ -1,0 +1,213 @@
+"""Where limits come from: chosen, with a reason, or learned from a healthy period, with a promise about false alarms."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from labsupport import arguments
+from labsupport.log import Moment, seconds
+from labsupport.monitoring.alarms import AlertRule
+from labsupport.monitoring.measures import Drift, as_numbers, mean, p95
+
+if TYPE_CHECKING:
+    from labsupport.log import PredictionLog
+
+WEEK = 7 * 86_400.0
+FEWEST = 10  # windows: a spread estimated from fewer is hardly known, and the limit would lie far out
+
+
+def learned(
+    rule: AlertRule,
+    log: "PredictionLog",
+    since: Moment,
+    until: Moment,
+    every: float = 15.0,
+    false_alarms: float = 1.0,
+    period: float = WEEK,
+) -> AlertRule:
+    """The rule with limits learned from a healthy period of the log, since <= time < until in seconds since the epoch.
+
+    The promise: looked at every `every` seconds, a service that stays as it was raises at most `false_alarms` in `period`
+    seconds, a week unless it is said. It holds on average over healthy periods, if rows are independent of each other but
+    for what their whole window has in common, and if windows that do not overlap are independent of each other. So the
+    healthy period has to hold what is normal: whole days if nights are different, and several of them. If neighbouring
+    windows resemble each other so much that fewer than 10 independent ones are left, a warning says so. What one waits for
+    (`hold`) only makes alarms rarer. `clear` goes halfway back to the healthy mean. Windows with less than half the rows of
+    the emptiest healthy one are not judged.
+
+    The limit is the loosest of those that the measure allows: `learn_limit` for all, `mean_limit` for means, and
+    `p95_limit` for 95th percentiles. Raises ValueError for fewer than 10 windows with something to measure, for too few
+    rows to know a percentile, and for the drift rule, whose limit is a probability already.
+    """
+    if isinstance(rule.measure, Drift):
+        raise ValueError(f"{rule.name}: {rule.metric} is a p-value: its limit is the false-alarm rate, choose it")
+    given = {"false_alarms": false_alarms, "every": every, "period": period}
+    false_alarms, every, period = (arguments.number(name, value, 0, ends=False) for name, value in given.items())
+    rate = false_alarms * every / period
+    values, windows = _windows(rule, log, seconds(since, "since"), seconds(until, "until"))
+    rows = [len(window) for window in windows]
+    fewest = max(rule.min_rows, min(rows, default=0) // 2)
+    upper, ratio = rule.above is not None, rule.measure.unit == "ratio"
+    bounds = [learn_limit(values, rate, upper, (rows, fewest) if ratio else None)]
+    if rule.measure.summary is mean:
+        bounds.append(mean_limit(windows, rate, upper))
+    elif rule.measure.summary is p95:
+        bounds.append(p95_limit(windows, rate, upper))
+    limit = max(bounds) if upper else min(bounds)
+    limit = float(np.clip(limit, 0, 1)) if ratio else limit
+    if (independent := _independent(values)) < FEWEST:
+        warnings.warn(
+            f"{rule.name}: neighbouring windows resemble each other, so {len(values)} of them say as much as "
+            f"{independent:.0f} independent ones: more false alarms than promised may come; learn from a longer period",
+            stacklevel=2,
+        )
+    limits = {"above" if upper else "below": limit, "clear": (limit + float(np.mean(values))) / 2}
+    return replace(rule, **limits, min_rows=fewest)
+
+
+def learn_limit(
+    values: Sequence[float],
+    rate: float,
+    upper: bool = True,
+    counts: tuple[Sequence[int], int] | None = None,
+) -> float:
+    """The limit that the next value passes with probability `rate` at most, if all is as it was; at least 10 `values`.
+
+    Values are taken to be independent and normal, as means over windows are that do not overlap: the limit is the one-sided
+    prediction bound with Student's t, which allows for both mean and spread being estimates (Hahn, 1969, "Factors for
+    calculating two-sided prediction intervals for samples from a normal distribution", Journal of the American Statistical
+    Association 64, one-sided). A look at overlapping windows passes it with the same probability each, so with N looks
+    there are N times `rate` alarms on average at most, however much looks hang together.
+
+    Values that are shares of a few rare rows are not normal. With `counts`, the rows of each value and the fewest that a
+    later one may have, the bound is also that of the beta-binomial distribution of the next count (Jeffreys' prior), and
+    the looser of the two counts. Shares stay within 0 and 1.
+
+    >>> healthy = np.random.default_rng(0).normal(0.5, 0.01, 50)
+    >>> round(learn_limit(healthy, 1e-4), 2), round(learn_limit(healthy, 1e-4, upper=False), 2)
+    (0.54, 0.46)
+    >>> learn_limit([0.0] * 12, 1e-4, counts=([600] * 12, 300))  # nothing was wrong, and yet 2 in 300 are no alarm
+    0.006666666666666667
+    """
+    from scipy import stats
+
+    values = np.asarray(values, float)
+    if len(values) < FEWEST or not np.isfinite(values).all():
+        raise ValueError(f"{len(values)} windows to learn from: give at least {FEWEST}, with finite values")
+    if not 0 < rate < 0.5:
+        raise ValueError(f"{rate:g} false alarms at each look: give a rate between 0 and 0.5")
+    k = len(values)
+    reach = stats.t.isf(rate, k - 1) * values.std(ddof=1) * math.sqrt(1 + 1 / k)
+    limit = values.mean() + (reach if upper else -reach)
+    if counts is not None:
+        share = _next_share(values, *counts, rate, upper)
+        limit = np.clip(max(limit, share) if upper else min(limit, share), 0, 1)
+    return float(limit)
+
+
+def _next_share(values: np.ndarray, rows: Sequence[int], fewest: int, rate: float, upper: bool) -> float:
+    from scipy import stats
+
+    hits, every = float(values @ np.asarray(rows)), float(np.sum(rows))
+    coming = stats.betabinom(fewest, hits + 0.5, every - hits + 0.5)
+    return (coming.isf(rate) if upper else coming.ppf(rate)) / fewest
+
+
+def mean_limit(windows: Sequence[np.ndarray], rate: float, upper: bool = True) -> float:
+    """Return the limit that the mean of the next window passes with probability `rate` at most, if all is as it was.
+
+    `windows` are the rows' values of each healthy window, (rows,). The variance of a mean has two parts: what windows differ
+    by, and what rows differ by, divided by the number of rows (one-way analysis of variance, unbalanced: Searle, Casella and
+    McCulloch, 1992, "Variance Components", section 3.6). So a window by night, of few rows, gets the spread that it has
+    (control limits for samples of varying size: Montgomery, "Introduction to Statistical Quality Control", section 6.3).
+    The limit is one for all: passed with probability `rate` on average over windows of as many rows as the healthy ones.
+
+    >>> random = np.random.default_rng(0)
+    >>> day_and_night = [random.normal(0.5, 0.1, rows) for rows in [120] * 50 + [10] * 50]
+    >>> round(mean_limit(day_and_night[:50], 1e-4), 2), round(mean_limit(day_and_night, 1e-4), 2)
+    (0.54, 0.62)
+    """
+    from scipy import optimize, stats
+
+    means, rows = (np.array([of(window) for window in windows], float) for of in (np.mean, len))
+    count, total = len(means), float(rows.sum())
+    inside = sum(float(np.var(window)) * len(window) for window in windows) / max(1.0, total - count)
+    grand = float(means @ rows) / total
+    excess = float(rows @ (means - grand) ** 2) - (count - 1) * inside
+    between = max(0.0, excess / (total - float(rows @ rows) / total))
+    spreads = np.sqrt((between + inside / rows) * (1 + 1 / count))
+    if not spreads.any():
+        return float(means.mean())
+
+    def too_often(reach: float) -> float:
+        return float(stats.t.sf(reach / np.maximum(spreads, 1e-300), count - 1).mean()) - rate
+
+    reach = optimize.brentq(too_often, 0.0, float(stats.t.isf(rate, count - 1) * spreads.max()) * (1 + 1e-9))
+    return float(means.mean()) + (reach if upper else -reach)
+
+
+def p95_limit(windows: Sequence[np.ndarray], rate: float, upper: bool = True) -> float:
+    """Return the limit that the 95th percentile of the next window passes with probability `rate` at most.
+
+    `windows` are the rows' values of each healthy window, (rows,); rows are taken to be independent. A percentile of few
+    rows is skewed and far from normal, so we count: it lies above a limit only if more than some 5 % of the rows do. Of all
+    healthy values the limit is the one with so few beyond it that the next count, which is beta-binomial (Jeffreys' prior),
+    is that high with probability `rate` at most, on average over windows of as many rows as the healthy ones (David and
+    Nagaraja, 2003, "Order Statistics", section 7.1). Raises ValueError if even the most extreme healthy value is passed too
+    often.
+
+    >>> random = np.random.default_rng(0)
+    >>> seconds = [random.lognormal(-2, 1, 100) for _ in range(100)]
+    >>> 0.7 < np.exp(-2 + 1.645) < p95_limit(seconds, 1e-4) < 2
+    True
+    """
+    from scipy import stats
+
+    values = np.sort(np.concatenate(windows))
+    rows, times = np.unique([len(window) for window in windows], return_counts=True)
+    place = 0.95 * (rows - 1)  # of the percentile among a window's sorted rows, between two of them as a rule
+    needed = rows - np.ceil(place) if upper else np.floor(place) + 1
+
+    def passed(beyond: int) -> float:
+        """Return how often the percentile passes a limit that `beyond` of the healthy values lie beyond."""
+        chances = stats.betabinom.sf(needed - 1, rows, beyond + 0.5, len(values) - beyond + 0.5)
+        return float(np.average(chances, weights=times))
+
+    if passed(0) > rate:
+        raise ValueError(
+            f"{len(values):,} rows to learn a 95th percentile from are too few for a false alarm in {1 / rate:,.0f} looks: "
+            "give a longer healthy period, a larger min_rows, or allow more false alarms"
+        )
+    low, high = 0, len(values)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if passed(middle) <= rate else (low, middle)
+    return float(values[len(values) - 1 - low] if upper else values[low])
+
+
+def _independent(values: np.ndarray) -> float:
+    """Return how many independent windows say as much as these, if neighbours alone resemble each other (AR(1))."""
+    deviations = values - values.mean()
+    if not deviations.any():
+        return len(values)
+    lag = float(deviations[1:] @ deviations[:-1]) / float(deviations @ deviations)
+    return len(values) * (1 - lag) / (1 + lag) if lag > 2 / math.sqrt(len(values)) else len(values)
+
+
+def _windows(rule: AlertRule, log, since: float, until: float) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return what was measured of each whole window that can be judged, one after the other, and its rows' values."""
+    columns = log.columns("time", *rule.measure.columns, since=since, until=until)
+    columns = {name: as_numbers(column) for name, column in columns.items()}
+    measured, windows = [], []
+    for start in since + rule.window * np.arange(int((until - since) / rule.window)):
+        first, last = np.searchsorted(columns["time"], [start, start + rule.window])
+        window = {name: columns[name][first:last] for name in rule.measure.columns}
+        if (value := rule.judged(rule.measure.read(window, rule.window))) is not None:
+            values = rule.measure.values(window)
+            measured.append(value)
+            windows.append(values[np.isfinite(values)])
+    return np.array(measured, float), windows

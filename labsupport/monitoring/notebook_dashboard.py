@@ -1,0 +1,182 @@
+"""The dashboard in a notebook: what the log says of a stretch of time, as small charts in rows.
+
+Software, input, output and users from top to bottom, and drift where there is a reference. `live` is the same as a page.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from labsupport.charts import ALARM, BEFORE, NOW
+from labsupport.log import Moment, seconds
+from labsupport.monitoring.alarms import Alarms
+from labsupport.monitoring.default_rules import DEFAULT_RULES
+from labsupport.monitoring.panels import Panel
+from labsupport.monitoring.timeline import Series, Timeline, reach, read, timeline, window
+from labsupport.rollout import State
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from labsupport.log import PredictionLog
+
+COLUMNS = 3
+HEADLINE = {
+    "requests_per_second": lambda value: f"{value:.3g} requests/s",
+    "error_ratio": lambda value: f"{100 * value:.3g} % failed",
+    "refused_ratio": lambda value: f"{100 * value:.3g} % refused",
+    "latency_p95": lambda value: f"p95 {value:.3g} s",
+}
+STABLE = ("start", "promote", "rollback", "switch")  # changes after which the stable version is what one asks for
+
+
+def dashboard(
+    log: "PredictionLog",
+    since: Moment = timedelta(hours=1),
+    until: Moment = None,
+    alarms: Alarms | None = None,
+    rollouts: Sequence[State] = (),
+) -> "Figure":
+    """The log in since <= time < until as a figure; its attribute `alt` says in a sentence what there is to be seen.
+
+    `since` and `until` as in `PredictionLog.columns`, by default the last hour; a timedelta counts back from `until`. Dots
+    are stretches of time alone, lines the window that an alarm judges; dashes are limits, and in the shade an alarm fires.
+    `alarms` are those that were looked at all the while; without them the `DEFAULT_RULES` are replayed (`timeline`), and
+    drift, which needs their reference, is left out. `rollouts` is `router.history()`: changes are marked by letters.
+    Raises ValueError for a window that ends before it begins, and what `log.columns` raises.
+
+    >>> import tempfile
+    >>> from labsupport.scenarios import simulate
+    >>> from labsupport.log import PredictionLog
+    >>> with tempfile.TemporaryDirectory() as folder, PredictionLog(f"sqlite:///{folder}/predictions.db") as log:
+    ...     simulate("darkness", start=600, seconds=1200).write(log)
+    ...     figure = dashboard(log, since=0, until=1200)
+    >>> print(figure.alt.removeprefix("Dashboard from 00:00 to 00:20 UTC: "))
+    simulated answers, 1.22 requests/s, 0 % failed, 0 % refused, p95 0.16 s, firing: Dark.
+    """
+    until = datetime.now(UTC).timestamp() if until is None else seconds(until, "until")
+    since, until = window(_start(log, since, until), until)
+    rules = DEFAULT_RULES if alarms is None else alarms.rules
+    seen = timeline(read(log, since - reach(rules), until), since, until, rules, alarms)
+    title = headline(seen, _versions(log, until))
+    figure = _drawn(seen, [state for state in rollouts if since <= state.time < until], title)
+    figure.alt = f"Dashboard from {_clock(since)} to {_clock(until)} UTC: {title}."
+    return figure
+
+
+def headline(seen: Timeline, versions: Sequence[str] = ()) -> str:
+    """Who answers, and the figures of the last minute, in a line."""
+    if not seen.count:
+        return "no requests were written down"
+    words = [f"{' and '.join(versions)} answers" if versions else f"silent since {_clock(seen.last)}"]
+    readings = {name: seen.now[name].value for name in HEADLINE}
+    words += [HEADLINE[name](value) for name, value in readings.items() if value is not None]
+    firing = [span.alarm for span in seen.spans if span.until == seen.edges[-1]]
+    return ", ".join([*words, f"firing: {', '.join(firing)}" if firing else "no alarm fires"])
+
+
+def change(state: State) -> str:
+    """A rollout's change in a few words.
+
+    >>> change(State("v1", candidate="v2", mode="canary", share=5.0, action="canary")), change(State("v2", action="promote"))
+    ('canary v2 5 %', 'promote v2')
+    """
+    name = state.stable if state.action in STABLE else state.candidate or state.stable
+    share = f" {state.share:g} %" if state.mode in ("canary", "shadow") and state.share else ""
+    return f"{state.action} {name}{share}"
+
+
+def _start(log: "PredictionLog", since: Moment, until: float) -> Moment:
+    if since is None:
+        return until - 3600 if (first := log.oldest()) is None else min(first, until - 1)
+    return until - since.total_seconds() if isinstance(since, timedelta) else since
+
+
+def _versions(log: "PredictionLog", until: float) -> list[str]:
+    """Who answered in the last minute."""
+    rows = log.columns("version", "status", since=until - 60, until=until)
+    answered = zip(rows["version"], rows["status"], strict=True)
+    return sorted({version for version, status in answered if status == 200 and version})
+
+
+def _clock(time: float) -> str:
+    return f"{datetime.fromtimestamp(time, UTC):%H:%M}"
+
+
+def _drawn(seen: Timeline, changes: Sequence[State], title: str) -> "Figure":
+    import matplotlib.pyplot as plt  # with it, a notebook knows how to show a figure
+
+    if not seen.count:
+        figure, axis = plt.subplots(figsize=(12, 1.2), layout="constrained")
+        axis.set_axis_off()
+        span = f"{_clock(seen.edges[0])} and {_clock(seen.edges[-1])} UTC"
+        axis.text(0.5, 0.5, f"Nothing was written down between {span}: choose another since=", ha="center")
+        plt.close(figure)
+        return figure
+    shape = {"nrows": len(seen.rows), "ncols": COLUMNS, "figsize": (12, 1.85 * len(seen.rows) + 0.8)}
+    figure, grid = plt.subplots(**shape, sharex=True, layout="constrained", squeeze=False)
+    plt.close(figure)  # it is the caller's, and pyplot must not show it a second time
+    for axes, (group, panels) in zip(grid, seen.rows.items(), strict=True):
+        for axis, (panel, series) in zip(axes, panels, strict=False):
+            _draw_panel(axis, panel, series, seen)
+            _mark(axis, changes)
+        for axis in axes[len(panels) :]:
+            axis.set_visible(False)
+        axes[0].set_ylabel(group, fontweight="bold")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
+    letters = "   ".join(
+        f"{_letter(number)}: {_clock(state.time)} {change(state)}" for number, state in enumerate(changes)
+    )
+    figure.supxlabel("\n".join(filter(None, ["time in UTC", letters])), fontsize=9, parse_math=False)
+    return figure
+
+
+def _draw_panel(axis: "Axes", panel: Panel, series: Sequence[Series], seen: Timeline) -> None:
+    times = seen.edges.astype("datetime64[s]")
+    middles = (seen.edges[:-1] + np.diff(seen.edges) / 2).astype("datetime64[s]")
+    for one, colour, style in zip(series, (BEFORE, NOW), ("-", "--"), strict=False):
+        if one.rules:
+            axis.plot(middles, one.points, ".", color=colour, alpha=0.45, markersize=4)
+        axis.plot(times[1:], one.judged, style, color=colour, linewidth=1.8, label=one.name)
+        for limit in one.limits:
+            axis.axhline(limit, color=ALARM, linestyle=(0, (4, 3)), linewidth=1)
+    for span in seen.spans:
+        if span.metric in [one.measure.name for one in series]:
+            axis.axvspan(
+                *np.array([span.since, span.until]).astype("datetime64[s]"), color=ALARM, alpha=0.18, linewidth=0
+            )
+    axis.set_title(panel.title, loc="left", fontsize=10)
+    if len(series) > 1:
+        axis.legend(frameon=False, fontsize=8, loc="upper left")
+    _scale(axis, series[0], times)
+
+
+def _scale(axis: "Axes", series: Series, times: np.ndarray) -> None:
+    from matplotlib import dates, ticker
+
+    axis.set_xlim(times[0], times[-1])
+    # shares and counts begin at 0; whether it is brighter than before can be seen without
+    axis.set_ylim(bottom=0, top=None if axis.get_ylim()[1] > 0.001 else 1)
+    axis.yaxis.set_major_locator(ticker.MaxNLocator(3))
+    axis.yaxis.set_major_formatter(lambda value, position: series.text(value))
+    axis.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=5))
+    axis.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _mark(axis: "Axes", changes: Sequence[State]) -> None:
+    for number, state in enumerate(changes):
+        time = np.array(state.time).astype("datetime64[s]")
+        axis.axvline(time, color="black", linewidth=0.8, linestyle=":")
+        axis.annotate(
+            *(_letter(number), (time, 1)), xycoords=("data", "axes fraction"), fontsize=8, ha="center", va="bottom"
+        )
+
+
+def _letter(number: int) -> str:
+    """A to Z, and then numbers."""
+    return chr(ord("A") + number) if number < 26 else str(number + 1)

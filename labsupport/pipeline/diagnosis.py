@@ -1,0 +1,263 @@
+"""Where did a change enter a pipeline, and which stages only inherited it?
+
+A stage has changed if what it does with its input has. If its input has changed and its outputs follow, it has inherited
+the change. So the input is compared between two windows (`drift`), and every stage given its input (`conditional`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labsupport import drift
+from labsupport.arguments import number, shown
+from labsupport.charts import ALARM, BEFORE, NOW
+from labsupport.drift import given_input
+from labsupport.tabular import MIN_ROWS, TooFewRows, to_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INPUT = "input"
+ALPHA = 0.02  # of 50 looks at pipelines in which nothing has changed, one names somebody
+NOTED = ("asked", "latency", "error", "null")  # of every stage; the other columns are its own figures
+SLOWER, LEAST_SECONDS = 1.5, 0.001  # medians of latency that differ less are no change: machines are not that steady
+COLUMNS = ("stage", "verdict", "p_value", "figure", "before", "now", "overlap", "note")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found. In a notebook it shows itself as a table.
+
+    `stages`: a row for the input and for each stage, in order. Columns: stage; verdict; p_value, adjusted for the number of
+    rows; figure, the one that shows it most; before and now, its mean or its share in the two windows; overlap, the share
+    of the windows' difference that the stage's input leaves open (`conditional`); note. Verdicts are
+    - "changed": it does something else with the same input. For the input itself: it is another;
+    - "inherited": its outputs have changed, as far as we see only because its inputs have;
+    - "unchanged";
+    - "unclear": it cannot be said, and the note says why.
+    """
+
+    stages: "pd.DataFrame"
+    alpha: float
+    rows: tuple[int, int]  # of the reference, of the current window
+    slower: float  # the factor by which all stages have become slower
+    shapes: dict[str, tuple[list, np.ndarray, np.ndarray]]  # to plot each row's figure: bins or classes, shares
+
+    @property
+    def entered(self) -> str | None:
+        """Where the change entered: "input", a stage's name, or None if nothing has changed."""
+        return next(iter(self.named("changed")), None)
+
+    def named(self, verdict: str) -> list[str]:
+        """The stages of this verdict, in order."""
+        return self.stages["stage"][self.stages["verdict"] == verdict].tolist()
+
+    def summary(self) -> str:
+        """The answer in a sentence."""
+        level = f"(family-wise level {self.alpha:g}, {self.rows[0]:,} and {self.rows[1]:,} runs)"
+        parts = ["no change"]
+        if self.entered:
+            row = self.stages.set_index("stage").loc[self.entered]
+            parts = [f"the change entered at {self.entered}: {row.figure} was {row.before}, is {row.now}"]
+        if more := self.named("changed")[1:]:
+            parts.append(f"{', '.join(more)} changed too")
+        parts += [f"{', '.join(who)} {verdict}" for verdict in ("inherited", "unclear") if (who := self.named(verdict))]
+        if not 1 / SLOWER < self.slower < SLOWER:
+            parts.append(f"every stage takes {self.slower:.1f} times as long")
+        return f"{'; '.join(parts)} {level}"
+
+    def __repr__(self) -> str:
+        return f"<Diagnosis: {self.summary()}>"
+
+    def _repr_html_(self) -> str:
+        table = self.stages.to_html(index=False, float_format="{:.3g}".format, border=0, na_rep="")
+        return f"<p>{escape(self.summary())}</p>{table}"
+
+    def plot(self) -> "Figure":
+        """The stages in a row, the culprits marked, and under each the figure that shows most, before and now."""
+        from matplotlib.figure import Figure
+
+        count = len(self.stages)
+        figure = Figure(figsize=(3.2 * count, 3.4), layout="constrained")
+        axes = figure.subplots(2, count, squeeze=False, height_ratios=[1, 2])
+        for place, row in enumerate(self.stages.itertuples()):
+            _box(axes[0, place], row.stage, row.verdict, last=place == count - 1)
+            _shape(axes[1, place], row.figure, self.shapes.get(row.stage), row.verdict == "changed")
+        axes[1, 0].legend(frameon=False, fontsize=8)
+        return figure
+
+
+def diagnose(
+    reference: "pd.DataFrame", current: "pd.DataFrame", stages: Sequence[str], alpha: float = ALPHA, seed: int = 0
+) -> Diagnosis:
+    """Where has a change entered? Two windows of runs, as `Pipeline.frame` gives them, and the stages' names in order.
+
+    Without any change, something is named in a share `alpha` of cases at most; and where there is one, what has not changed
+    is named no more often. Each of the input and the stages gets an equal share of `alpha` (Bonferroni). Of a stage, all
+    its figures are tested given those of its input, and so are nulls, errors and latency; this last counts only if medians
+    differ by a factor of `SLOWER` and by a millisecond. By what factor all stages are slower, that is the machine's: it is
+    taken off the latencies, and `slower` says it. Runs that did not reach a stage are left out of its comparison.
+
+    Raises `TooFewRows`, and ValueError for frames that are of no such pipeline.
+
+    >>> import pandas as pd
+    >>> random = np.random.default_rng(0)
+    >>> def window(shift, times):
+    ...     x = random.normal(shift, 1, 300)
+    ...     noted = {"a.asked": True, "a.latency": 0.1, "a.error": None, "a.null": False}
+    ...     return pd.DataFrame({"input.x": x, **noted, "a.y": times * x + 0.1 * random.normal(size=300)})
+    >>> diagnose(window(0, times=1), window(1, times=1), ["a"])
+    <Diagnosis: the change entered at input: x was -0.0358, is 0.973; a inherited (family-wise level 0.02, 300 and 300 runs)>
+    >>> diagnose(window(0, times=1), window(0, times=2), ["a"]).entered
+    'a'
+    """
+    import pandas as pd
+
+    alpha, seed = number("alpha", alpha, 0, 1, ends=False), number("seed", seed, 0, whole=True)
+    if isinstance(stages, str) or len(stages := list(stages)) != len(set(stages)) or not stages:
+        raise ValueError(f"stages={shown(stages)}: give the names of the stages in order, each of them once")
+    windows = (to_frame(reference, "reference"), to_frame(current, "current"))
+    for name, frame in zip(("reference", "current"), windows, strict=True):
+        _check(name, frame, stages)
+    parts = [_figures(windows, part) for part in (INPUT, *stages)]
+    share = alpha / len(parts)
+    machine = _machine(parts[1:])
+    found = [_input(parts[0], share, seed)]
+    for stage, before, after in zip(stages, parts, parts[1:], strict=False):
+        asked = [frame[f"{stage}.asked"].eq(True).fillna(False).to_numpy(bool) for frame in windows]
+        before, after = ([f[rows] for f, rows in zip(part, asked, strict=True)] for part in (before, after))
+        found.append(_stage(stage, before, after, machine, share, seed))
+    rows = [{**dict.fromkeys(COLUMNS, ""), "overlap": np.nan, **row} for row, _ in found]
+    for row in rows:
+        row["p_value"] = min(1.0, len(parts) * row["p_value"])
+    shapes = {row["stage"]: shape for row, shape in found if shape}
+    return Diagnosis(pd.DataFrame(rows)[list(COLUMNS)], alpha, (len(reference), len(current)), machine, shapes)
+
+
+def _check(name: str, frame: "pd.DataFrame", stages: Sequence[str]) -> None:
+    if absent := [f"{stage}.{noted}" for stage in stages for noted in NOTED if f"{stage}.{noted}" not in frame]:
+        raise ValueError(f"the {name} window has no {', '.join(absent)}: give frames of this pipeline's runs")
+    if len(frame) < MIN_ROWS:
+        raise TooFewRows(
+            f"the {name} window has {len(frame)} runs: at least {MIN_ROWS} are needed, so collect more of them"
+        )
+
+
+def _machine(parts: list[list["pd.DataFrame"]]) -> float:
+    """By what factor all stages have become slower, or quicker; 1 if one has not, or if less than two take a millisecond."""
+    medians = np.array([[frame["latency"].median() for frame in part] for part in parts])
+    medians = medians[(medians > 0).all(axis=1) & (medians.max(axis=1) >= LEAST_SECONDS)]
+    factors = np.log(medians[:, 1] / medians[:, 0])
+    if len(factors) < 2 or not ((factors > 0).all() or (factors < 0).all()):
+        return 1.0
+    return float(np.exp(factors[np.abs(factors).argmin()]))
+
+
+def _figures(windows: Sequence["pd.DataFrame"], part: str) -> list["pd.DataFrame"]:
+    """What is watched of the input or a stage, in both windows: the same columns, without the part's name."""
+    start = f"{part}."
+    names = dict.fromkeys(name for frame in windows for name in frame if name.startswith(start))
+    both = [frame.reindex(columns=list(names)).reset_index(drop=True) for frame in windows]
+    both = [frame.set_axis([name[len(start) :] for name in names], axis=1) for frame in both]
+    if part == INPUT:
+        return both
+    return [
+        frame.drop(columns="asked").assign(null=frame["null"].eq(True), error=frame["error"].notna()) for frame in both
+    ]
+
+
+def _input(windows: list["pd.DataFrame"], level: float, seed: int) -> tuple[dict[str, Any], Any]:
+    row = {"stage": INPUT, "verdict": "unclear", "p_value": 1.0, "note": "nothing of it is described"}
+    if not len(windows[0].columns):
+        return row, None
+    report = drift.compare(*windows, alpha=level, seed=seed)
+    figure = report.to_frame()["feature"].iloc[0]
+    p_values = np.concatenate([report.features["p_adjusted"], report.together["p_adjusted"]]).astype(float)
+    row |= {"verdict": "changed" if report.drifted else "unchanged", "figure": figure, "note": ""}
+    row |= {"p_value": 1.0 if np.isnan(p_values).all() else np.nanmin(p_values), **_values(windows, figure)}
+    return row, report.shapes.get(figure)
+
+
+def _stage(
+    stage: str, before: list["pd.DataFrame"], after: list["pd.DataFrame"], machine: float, level: float, seed: int
+) -> tuple[dict[str, Any], Any]:
+    row = {"stage": stage, "verdict": "unclear", "p_value": 1.0}
+    if (fewest := min(map(len, after))) < MIN_ROWS:
+        return row | {"note": f"it was asked {fewest} times in one window"}, None
+    after = [after[0], after[1].assign(latency=after[1]["latency"] / machine)]
+    quick, slow = sorted(frame["latency"].median() for frame in after)
+    if slow - quick < LEAST_SECONDS or slow < SLOWER * quick:
+        after = [frame.drop(columns="latency") for frame in after]
+    inputs = [name for name in before[0] if name not in NOTED]
+    joined = [one[inputs].add_prefix("its input's ").join(two) for one, two in zip(before, after, strict=True)]
+    test = given_input(*joined, [f"its input's {name}" for name in inputs], list(after[0]), _draws(level), seed)
+    report = drift.compare(*after, alpha=level, multivariate=(), seed=seed)
+    retyped = report.features.query("kind == 'none' and drifted")["feature"].tolist()  # numbers that are classes now
+    blamed = [*retyped, *test.figures["figure"][test.figures["p_value"] <= level]]
+    figure = (blamed or report.to_frame()["feature"].tolist())[0]
+    row |= {"figure": figure, "p_value": test.p_value, "overlap": test.overlap, **_values(after, figure)}
+    if blamed or test.comparable:
+        row["verdict"] = "changed" if blamed else "inherited" if report.drifted else "unchanged"
+    else:
+        row["note"] = "hardly any of its inputs are alike in both windows"
+    return row, report.shapes.get(figure)
+
+
+def _draws(level: float) -> int:
+    """Random signs enough for p-values well below the level."""
+    return max(1_999, int(np.ceil(20 / level)))
+
+
+def _values(windows: list["pd.DataFrame"], figure: str) -> dict[str, str]:
+    """Its mean, the share of True, or that of the class of which the share has changed most."""
+    from pandas.api import types
+
+    one, two = (frame[figure].dropna().infer_objects() for frame in windows)
+    if not (types.is_numeric_dtype(one) and types.is_numeric_dtype(two)):
+        shares = [values.astype(str).value_counts(normalize=True) for values in (one, two)]
+        label = (shares[1].sub(shares[0], fill_value=0)).abs().idxmax()
+        return {
+            name: f"{label} {share.get(label, 0.0):.0%}" for name, share in zip(("before", "now"), shares, strict=True)
+        }
+    style = ".0%" if types.is_bool_dtype(one) else ".3g"
+    return {name: format(values.astype(float).mean(), style) for name, values in (("before", one), ("now", two))}
+
+
+COLOURS = {"changed": ALARM, "inherited": NOW, "unchanged": "#888888", "unclear": "#888888"}
+
+
+def _box(axis: "Axes", stage: str, verdict: str, last: bool) -> None:
+    loud = verdict == "changed"
+    style = {"boxstyle": "round,pad=0.7", "facecolor": ALARM if loud else "white", "edgecolor": COLOURS[verdict]}
+    axis.text(
+        0.5, 0.6, stage, ha="center", va="center", color="white" if loud else "black", bbox=style | {"linewidth": 2}
+    )
+    axis.text(0.5, 0.05, verdict, ha="center", color=COLOURS[verdict], fontweight="bold" if loud else "normal")
+    if not last:
+        arrow = {"arrowstyle": "->", "color": "#888888", "linewidth": 1.5}
+        axis.annotate("", (1.25, 0.6), (0.95, 0.6), xycoords="axes fraction", arrowprops=arrow, annotation_clip=False)
+    axis.set_axis_off()
+
+
+def _shape(axis: "Axes", figure: str, shape, marked: bool) -> None:
+    axis.set_visible(shape is not None)
+    if shape is None:
+        return
+    bins, before, now = shape
+    if len(bins) > len(before):  # edges
+        axis.stairs(before, bins, fill=True, color=BEFORE, alpha=0.45, label="reference")
+        axis.stairs(now, bins, color=NOW, linewidth=2, label="current")
+    else:
+        place = np.arange(len(bins))
+        axis.bar(place - 0.2, before, 0.4, color=BEFORE, alpha=0.45, label="reference")
+        axis.bar(place + 0.2, now, 0.4, color="none", edgecolor=NOW, linewidth=2, label="current")
+        step = -(-len(bins) // 8)  # more labels would run into each other
+        axis.set_xticks(place[::step], bins[::step], **({"rotation": 45, "ha": "right"} if len(bins) > 3 else {}))
+    axis.set_title(figure, fontsize=10, color=ALARM if marked else "black", fontweight="bold" if marked else "normal")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_yticks([])

@@ -1,0 +1,28 @@
+"""Protect the server from overload and from unauthorised requests: limits of memory, requests and connections; tokens."""
+
+from labsupport.protection import admission, connections, security
+from labsupport.protection.admission import MOST_SLOTS, WAITING_PER_SLOT, Admission, Overloaded, Rule, Slots
+from labsupport.protection.memory import COPIES, LARGE_BODY, LARGE_PICTURE, LEAST, Budget, memory_limit, memory_needed
+from labsupport.protection.security import WrongTokens, required_token, unfit
+
+__all__ = [
+    "COPIES",
+    "LARGE_BODY",
+    "LARGE_PICTURE",
+    "LEAST",
+    "MOST_SLOTS",
+    "WAITING_PER_SLOT",
+    "Admission",
+    "Budget",
+    "Overloaded",
+    "Rule",
+    "Slots",
+    "WrongTokens",
+    "admission",
+    "connections",
+    "memory_limit",
+    "memory_needed",
+    "required_token",
+    "security",
+    "unfit",
+]

@@ -1,0 +1,182 @@
+"""Connections with an end: how many there may be, and how long a client may keep one without sending or reading.
+
+uvicorn waits for ever for the rest of a request's head, for a body and for a client that reads nothing, and takes as many
+connections as come. `Connection` is uvicorn's own HTTP/1.1 connection with a limit for each of these.
+"""
+
+import json
+import logging
+import math
+import re
+import resource
+import time
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from labsupport.protection.security import FRAMES, HEADERS
+
+HEAD_SECONDS = 10  # for the head of a request, from its first byte; of the first one, from when the connection is made
+BODY_SECONDS = 35  # for a body: a little more than `admission` waits for an upload, because it says so in words
+ANSWER_SECONDS = 60  # for the client to read an answer, from when it keeps us waiting
+CLOSING_SECONDS = 10  # for the client to read the refusal of a body that it is still sending
+MAX_HEAD = 16_384  # bytes of a request's head
+MAX_LINES = 128  # in it
+CHUNK = 16  # bytes a line: in a chunked body that is cut finer, each byte would cost more than the work on it
+MOST = 1_000  # connections
+OTHER_FILES = 64  # that the process has open besides: the log, the models, the listening socket
+FILES_EACH = 3  # that a connection may open: itself, an upload on the disk, one that is accepted while it is closed
+HEAD_END = re.compile(rb"\n\r?\n")
+
+logger = logging.getLogger(__name__)
+
+
+class Once(logging.Filter):
+    """Passes a warning that anybody can cause at will once a minute: else it would fill the disk."""
+
+    SECONDS = 60
+    NAMES = (__name__, "uvicorn.error", "asyncio")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._logged: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text, now = str(record.msg).partition("\n")[0], time.monotonic()
+        if record.exc_info and not text.startswith("socket.accept()"):
+            return True
+        if now - self._logged.get(text, -math.inf) < self.SECONDS:
+            return False
+        self._logged[text] = now
+        return True
+
+
+for _name in Once.NAMES:
+    logging.getLogger(_name).addFilter(Once())
+
+
+def most() -> int:
+    """Return how many connections may be open at once: `MOST`, or fewer where the process may open few files."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST if files == resource.RLIM_INFINITY else max(8, min(MOST, (files - OTHER_FILES) // FILES_EACH))
+
+
+class Connection(H11Protocol):
+    """One connection. Whoever keeps it waiting for too long loses it, and so does the one who has for longest when there are
+    too many. Several requests that are sent at once, without waiting for answers, get the first answer only."""
+
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        self._timer, self._since, self._phase = None, 0.0, None
+        self._closing, self._stalled = False, False
+        self._new_head()
+        if len(self.connections) > (limit := most()):
+            logger.warning("more than %d connections: those that keep us waiting for longest are closed", limit)
+            waiting = [one for one in self.connections if one._timer]
+            last = min(waiting, key=lambda one: one._since, default=self)
+            last.transport.abort()
+            last._expect(None)  # it is closed in a moment: the next new one must not choose it again
+        if not self.transport.is_closing():
+            self._expect(HEAD_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect(None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        while data and not self._closing and not self.transport.is_closing():
+            if self.conn.their_state is h11.IDLE:
+                data = self._head_received(data)
+            elif self.conn.their_state is h11.SEND_BODY:
+                self._body_received(data)
+                data = b""
+            else:  # the next request, before this one is answered
+                self._answer_only_this()
+                return
+        if not self._closing and not self._stalled:
+            phase = self.cycle, self.conn.their_state
+            if phase != self._phase:
+                self._phase = phase
+                self._expect({h11.IDLE: HEAD_SECONDS, h11.SEND_BODY: BODY_SECONDS}.get(self.conn.their_state))
+
+    def _new_head(self) -> None:
+        self._size, self._lines, self._last = 0, 0, b""
+
+    def _head_received(self, data: bytes) -> bytes:
+        """Take what belongs to the head of a request, and return the rest."""
+        end = HEAD_END.search(self._last + data)
+        length = end.end() - len(self._last) if end else len(data)
+        head, rest = data[:length], data[length:]
+        self._size, self._lines = self._size + len(head), self._lines + head.count(b"\n")
+        self._last = (self._last + head)[-2:]
+        if self._size > MAX_HEAD or self._lines > MAX_LINES:
+            self._refuse(f"send at most {MAX_LINES} headers and {MAX_HEAD:,} bytes of them", 431)
+            return b""
+        super().data_received(head)
+        if self.conn.their_state is not h11.IDLE:
+            self._new_head()
+        return rest
+
+    def _body_received(self, data: bytes) -> None:
+        chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
+        if chunked and (lines := data.count(b"\n")) > MAX_LINES and lines * CHUNK > len(data):
+            self._refuse("the body is cut into too many pieces: send it in larger ones", 400)
+            return
+        super().data_received(data)
+        if self.conn.their_state is not h11.SEND_BODY and self.conn.trailing_data[0]:
+            self._answer_only_this()
+
+    def _answer_only_this(self) -> None:
+        if self.cycle:
+            self.cycle.keep_alive = False
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse("this is no HTTP/1.1 request that can be read", 400)
+
+    def _refuse(self, detail: str, status: int) -> None:
+        """Answer what cannot be read as a request, unless another answer has begun, and close the connection."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            if cycle:
+                cycle.disconnected = True  # the app must not answer, too
+                cycle.message_event.set()
+            body = json.dumps({"detail": detail}).encode()
+            headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+            headers |= HEADERS | {"content-security-policy": FRAMES}
+            lines = [f"HTTP/1.1 {status} ", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+            self.transport.write("\r\n".join(lines).encode() + body)
+            self._close_slowly()
+        else:
+            self.transport.abort()
+
+    def on_response_complete(self) -> None:
+        self._stalled = False
+        if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
+            self.server_state.total_requests += 1
+            self._close_slowly()
+        else:
+            super().on_response_complete()
+            self._phase = None
+            self._expect(ANSWER_SECONDS)
+
+    def _close_slowly(self) -> None:
+        """Say that nothing more comes, and read and forget what the client still sends: if we closed at once, its system
+        would throw our answer away."""
+        self._closing = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._expect(CLOSING_SECONDS)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if not self._stalled:
+            self._stalled = True
+            self._expect(ANSWER_SECONDS)
+
+    def _expect(self, seconds: float | None) -> None:
+        """Close the connection after so many seconds, unless something else is expected before then. None: wait for us."""
+        if self._timer:
+            self._timer.cancel()
+        self._since = self.loop.time()
+        self._timer = self.loop.call_later(seconds, self.transport.abort) if seconds else None

@@ -1,0 +1,251 @@
+"""Is the candidate good enough to go on? Limits on what was measured, and a test that may be looked at after every request.
+
+Who looks at an ordinary test after every batch and stops when it says "worse" stops one good candidate in four. The gate's
+e-value may be looked at as often as one likes (`evidence`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from labsupport import arguments
+from labsupport.rollout.evidence import Keys, e_value
+from labsupport.rollout.journal import plain
+
+METRICS = ("error_rate", "latency_p95", "null_rate", "correction_rate", "agreement")
+MUCH = 0.5  # share of the requests that have no key, or one and the same key: above it, the gate says so
+NO_KEYS = np.array([], object)
+
+
+class Outcomes(NamedTuple):
+    """What became of some requests, in the order in which they came: arrays of one length.
+
+    NaN stands for what is not known.
+    """
+
+    time: np.ndarray  # seconds since the epoch
+    version: np.ndarray  # which version answered
+    failed: np.ndarray  # bool: an error of the server
+    latency: np.ndarray  # seconds
+    null: np.ndarray  # bool: answered, and found nothing
+    corrected: np.ndarray  # bool: its user said that the answer was wrong
+    key: np.ndarray = NO_KEYS  # who asked, or None; an empty array if each request is of another user
+
+    def of(self, version: str) -> "Outcomes":
+        """Return the requests that `version` answered."""
+        return self.where(self.version == version)
+
+    def where(self, chosen: np.ndarray) -> "Outcomes":
+        """Return the requests for which the array `chosen` is true."""
+        return Outcomes(*(column[chosen] if len(column) else column for column in self))
+
+    @property
+    def bad(self) -> np.ndarray:
+        """Which requests are known to have failed, or to have been corrected."""
+        return (self.failed == 1) | (self.corrected == 1)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the gate says, why, and the figures it was decided on."""
+
+    verdict: str  # "promote", "hold" or "rollback"
+    reason: str
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """When to go on, when to wait, when to turn back.
+
+    - `thresholds`: metric -> (least, most), None where there is no such limit. Metrics: `METRICS`. The p95 of latency is
+      exact in `judge`, and known to 0.5 % in a ramp.
+    - `ratios`: metric -> how many times the stable version's figure the candidate's may be.
+    - `min_requests`: with fewer requests of the candidate in a step the gate holds.
+    - `alpha`: how often a candidate that is no worse may be rolled back for going wrong more often, over a whole ramp.
+    - `failure_limit`: how many failed checks of limits a ramp survives.
+
+    What is not known holds: no requests, a request without a status, a metric with a limit that was not measured for each
+    request, a correction rate before any user has said anything.
+
+    `alpha` counts each key once, with its first request since the ramp began, and each request without a key. So it is
+    kept if users differ and keys stick, and if sessions have a key each. It assumes that different keys, and requests
+    without a key, go wrong independently of each other: give each user or session a key. Two hundred users are little
+    evidence, however much they ask. What goes wrong later in a key's life only the limits see.
+
+    Raises ValueError for what makes no sense: an unknown metric, a limit that is no finite number or that no figure can
+    reach, least > most.
+
+    >>> nothing = Outcomes(np.array([]), np.array([], str), *np.zeros((4, 0), bool))
+    >>> Gate(thresholds={"error_rate": (None, 0.05)}).judge(nothing, "stable", "candidate").reason
+    '0 of at least 200 requests'
+    """
+
+    thresholds: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    min_requests: int = 200
+    alpha: float = 0.05
+    failure_limit: int = 3
+
+    def __post_init__(self) -> None:
+        checked = {
+            "thresholds": {name: _pair(name, pair) for name, pair in _by_metric("thresholds", self.thresholds)},
+            "ratios": {name: _ratio(name, times) for name, times in _by_metric("ratios", self.ratios)},
+            "min_requests": arguments.number("min_requests", self.min_requests, 1, whole=True),
+            "alpha": arguments.number("alpha", self.alpha, 0, 1, ends=False),
+            "failure_limit": arguments.number("failure_limit", self.failure_limit, 0, whole=True),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def judge(
+        self,
+        outcomes: Outcomes,
+        stable: str,
+        candidate: str,
+        since: float = 0.0,
+        agreement: Sequence[float] = (),
+        failures: int = 0,
+    ) -> Judgement:
+        """Return what to do after these requests, of which those from `since` on are those of the present step.
+
+        `agreement` holds the share of agreement of each pair of answers in shadow mode; `failures` counts the checks that
+        failed before. Limits look at the candidate's requests in this step; the e-value, and the stable version's
+        figures, at all of the ramp. Raises ValueError for columns of different lengths.
+        """
+        lengths = {len(column) for column in outcomes[:6]} | {len(outcomes.key) or len(outcomes.time)}
+        if len(lengths) > 1:
+            raise ValueError(f"outcomes: columns of {', '.join(map(str, sorted(lengths)))} rows: give them one length")
+        now = outcomes.where(outcomes.time >= arguments.number("since", since))
+        figures = {f"stable_{name}": value for name, value in measured(outcomes.of(stable)).items()}
+        figures |= measured(now.of(candidate), agreement) | _evidence(outcomes, stable, candidate)
+        return self.decide(figures, stable, failures)
+
+    def decide(self, figures: Mapping[str, float], stable: str, failures: int = 0) -> Judgement:
+        """Return what to do, given the candidate's figures, those of the stable version as `stable_...`, and `e_value`.
+
+        A metric that is not known is missing, NaN or infinite; `<metric>_unknown` may say for how many requests it is not.
+        Raises ValueError for a figure that is no number.
+        """
+        failures = arguments.number("failures", failures, 0, whole=True)
+        figures = {**plain(figures), "failures": failures}
+        if missing := [name for name in ("e_value", "requests") if name not in figures]:
+            return Judgement("hold", f"{' and '.join(missing)}: not known", figures)
+        if figures["e_value"] >= 1 / self.alpha:
+            enough = f"(e-value {figures['e_value']:.0f}, {1 / self.alpha:.0f} is enough)"
+            worse = f"it goes wrong more often than {stable} {enough}{_cautions(figures)}"
+            return Judgement("rollback", worse, figures)
+        if (count := max(figures["requests"], figures.get("pairs", 0))) < self.min_requests:
+            return Judgement("hold", f"{count} of at least {self.min_requests} requests", figures)
+        if unknown := self._not_known(figures, stable):
+            return Judgement("hold", "; ".join(unknown), figures)
+        limits = [(name, *pair) for name, pair in self.thresholds.items()]
+        limits += [(name, None, times * figures[f"stable_{name}"]) for name, times in self.ratios.items()]
+        if broken := [text for name, *limit in limits if (text := _outside(name, figures[name], *limit))]:
+            figures["failures"] = failures + 1
+            verdict = "rollback" if failures + 1 > self.failure_limit else "hold"
+            return Judgement(verdict, f"{'; '.join(broken)}: check {failures + 1} that failed", figures)
+        return Judgement("promote", f"within every limit{_cautions(figures)}", figures)
+
+    def check_ramp(self) -> None:
+        """Raise ValueError if no ramp could ever pass this gate."""
+        if "agreement" in self.thresholds:
+            raise ValueError(
+                "thresholds['agreement']: in a ramp one version answers each picture, so there is no agreement to measure. "
+                "Leave it out here. To judge it, begin with router.shadow(candidate), and give "
+                "gate.judge(..., agreement=log.pairs()['agreement']) the pairs"
+            )
+
+    def _not_known(self, figures: Mapping[str, float], stable: str) -> list[str]:
+        """What has to be known and is not, in words. The evidence needs the error rate, whether it has a limit or not."""
+        needed = [*self.thresholds, *self.ratios, *["error_rate"] * (figures["requests"] > 0)]
+        places = {name: name for name in needed}
+        places |= {f"stable_{name}": f"{name} of {stable}" for name in self.ratios}
+        return [f"{words}: not known{_of(name, figures)}" for name, words in places.items() if name not in figures]
+
+
+def measured(outcomes: Outcomes, agreement: Sequence[float] = ()) -> dict[str, float]:
+    """Return the metrics of some requests. One that is not known for all of them is left out, and its `_unknown` counted."""
+    count = len(outcomes.version)
+    latency = np.asarray(outcomes.latency, float)
+    columns = {
+        "error_rate": outcomes.failed,
+        "null_rate": outcomes.null,
+        "correction_rate": outcomes.corrected,
+        "latency_p95": np.where(latency >= 0, latency, np.nan),
+        "agreement": agreement,
+    }
+    figures: dict[str, float] = {"requests": count} | ({"pairs": len(agreement)} if len(agreement) else {})
+    for name, column in columns.items():
+        values = np.asarray(column, float)
+        if unknown := int(values.size - np.isfinite(values).sum()):
+            figures[f"{name}_unknown"] = unknown
+        elif values.size:
+            figures[name] = float(np.percentile(values, 95) if name == "latency_p95" else np.mean(values))
+    return figures
+
+
+def _evidence(outcomes: Outcomes, stable: str, candidate: str) -> dict[str, float]:
+    """The e-value of the first request of each key, how many these are, and what is to be said of the keys."""
+    ours = ((outcomes.version == stable) | (outcomes.version == candidate)) & np.isfinite(
+        np.asarray(outcomes.failed, float)
+    )
+    asked, keys = outcomes.where(ours), Keys()
+    first = np.array([keys.first(key) for key in asked.key], bool) if len(asked.key) else np.ones(len(asked.time), bool)
+    figures = {"e_value": e_value((asked.version == candidate)[first], asked.bad[first]), "counted": int(first.sum())}
+    return figures | (keys.figures() if len(asked.key) else {})
+
+
+def _by_metric(argument: str, limits: object) -> list[tuple]:
+    if not isinstance(limits, Mapping):
+        raise ValueError(f"{argument}={arguments.shown(limits)}: give a dictionary from metrics to limits")
+    for name in limits:
+        arguments.choice(argument, name, METRICS)
+    return list(limits.items())
+
+
+def _pair(name: str, pair: object) -> tuple[float | None, float | None]:
+    """Check the limits of a metric, and return them."""
+    argument = f"thresholds[{name!r}]"
+    if isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2 or all(end is None for end in pair):
+        raise ValueError(f"{argument}={arguments.shown(pair)}: give (least, most), with None for one that is no limit")
+    highest = np.inf if name == "latency_p95" else 1
+    least, most = (None if end is None else arguments.number(argument, end, 0, highest) for end in pair)
+    if least is not None and most is not None and least > most:
+        raise ValueError(
+            f"{argument}={arguments.shown(pair)}: nothing is both; give (least, most), the smaller one first"
+        )
+    return least, most
+
+
+def _ratio(name: str, times: object) -> float:
+    if name == "agreement":
+        raise ValueError("ratios['agreement']: agreement compares the two versions already: give it a threshold")
+    return arguments.number(f"ratios[{name!r}]", times, 0, ends=False)
+
+
+def _outside(name: str, value: float, least: float | None, most: float | None) -> str:
+    if most is not None and value > most:
+        return f"{name} {value:.3g} is above {most:.3g}"
+    if least is not None and value < least:
+        return f"{name} {value:.3g} is below {least:.3g}"
+    return ""
+
+
+def _of(name: str, figures: Mapping[str, float]) -> str:
+    """How many requests a metric is not known of, if that has been counted."""
+    whole = "pairs" if name == "agreement" else "stable_requests" if name.startswith("stable_") else "requests"
+    unknown = figures.get(f"{name}_unknown")
+    return f" of {unknown:,} of {figures[whole]:,} {whole.removeprefix('stable_')}" if unknown else ""
+
+
+def _cautions(figures: Mapping[str, float]) -> str:
+    """What the e-value assumes and these requests make doubtful, to be added to a reason."""
+    words = ""
+    if (share := figures.get("without_key", 0)) > MUCH:
+        words += f"; {share:.0%} of the requests have no key, and count as if each were of another user"
+    if (share := figures.get("largest_key", 0)) > MUCH:
+        words += f"; one key makes {share:.0%} of the requests, and counts once"
+    return words

@@ -1,0 +1,256 @@
+"""From an alarm to a better model, or to none: a retrained model is a candidate that has to prove itself.
+
+A run is opened by a person, or by an alarm. It trains a candidate, shows it in shadow every picture that the stable version
+answers, and compares the two where they say different things and a person has said what is right. Only a candidate that is
+better goes up the ramp (`rollout`), where its gate still watches it; one that is worse, or no better, is sent away. Nothing
+goes live by itself.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from scipy import special
+
+from labsupport import arguments
+from labsupport.rollout.gate import MUCH, Gate, Judgement
+from labsupport.rollout.journal import State
+from labsupport.rollout.ramp import Rollout, checked
+from labsupport.rollout.router import Router
+from labsupport.rollout.transitions import Changed, WrongMoment, as_seen, let_in, rolled_back
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REASON = 900  # characters at most
+PAIRS = 1_000  # pictures, each of another user: then we stop asking
+
+
+class Comparison(NamedTuple):
+    """What is known of the pictures that both versions saw: the first of each key on which they differ, or any other."""
+
+    won: int  # only the candidate was right
+    lost: int  # only the stable version was right, or the candidate failed
+    count: int  # pictures, those on which the two say the same included
+    unlabelled: int  # the two differ, and nobody has said what is right
+    better: float  # the evidence that the candidate is better, as `weighed` returns it
+    worse: float  # the evidence that it is worse
+    without_key: float  # share of the pictures
+
+
+class Retraining:
+    """One model's retraining: at most one run at a time, each from training to "promoted" or "rejected".
+
+    `train` gives the candidate, anything that a `Router` takes; it may take its time, and what it raises ends the run before
+    it began. Needs a router with a log, for there the pictures, answers and users' words are. A run is decided on the first
+    `most` pictures, at most one of each key.
+
+    `alpha` is the chance that a candidate no better than the stable version passes the shadow, however often we look. It
+    rests on labels of the pictures on which the two differ: `to_label` lists them, and `log.feedback(id, labels=[...])`
+    takes the label. Which pictures these are is settled before anybody has said a word. It has to be so, because users
+    complain more readily than they praise: a user corrects only answers of the stable version that were wrong, so their
+    words alone would make any candidate look better. A picture without a label counts against the candidate when it is to
+    be promoted, and for it when it is to be rejected. Only the first picture of each key on which the two differ counts,
+    because pictures of one user are alike. `alpha` assumes that labels are right, and that different keys, and pictures
+    without a key, are independent of each other.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        train: Callable[[], Any],
+        gate: Gate | None = None,
+        steps: Sequence[float] = (5, 25, 50, 100),
+        alpha: float = 0.05,
+        most: int = PAIRS,
+    ) -> None:
+        """Raises ValueError for a router without a log, no function `train`, a `gate` that no ramp could pass, `steps` that
+        are none, and a wrong `alpha` or `most`."""
+        if getattr(router, "log", None) is None:
+            raise ValueError("a candidate is judged by what the log says: Router(..., log=PredictionLog(...))")
+        if not callable(train):
+            raise ValueError(f"train={arguments.shown(train)}: give a function that returns a candidate")
+        checked(steps, gate, 1.0)
+        self.alpha = arguments.number("alpha", alpha, 0, 1, ends=False)
+        self.most = arguments.number("most", most, 1, whole=True)
+        self.router, self.train, self.gate, self.steps = router, train, gate, steps
+        self.stage = "idle"  # "shadow", "ramp", "promoted", "rejected"
+        self._began, self._until, self._candidate, self._ramp = 0.0, None, "", None
+
+    def open(self, reason: str) -> None:
+        """Train a candidate and begin to show it pictures. Raises `WrongMoment` while a candidate is on trial already."""
+        arguments.text("reason", reason, REASON)  # before the training, which takes its time
+        _demand_calm(self.router.state)
+        name = self.router.add(self.train())
+
+        def begin(state: State) -> State:  # training takes its time: somebody may have let another one in
+            _demand_calm(state)
+            return let_in(state, "shadow", name, 100.0)
+
+        state = self.router.change("shadow", begin, f"retrained: {reason}")
+        self._began, self._until, self._candidate, self.stage = state.began, None, name, "shadow"
+
+    def open_on(self, events: Iterable, rules: Sequence[str]) -> bool:
+        """Open a run if one of these alarms has fired and none is under way. `events` are those of `Alarms.evaluate`."""
+        if isinstance(rules, str):
+            raise ValueError(f"rules={arguments.shown(rules)}: give a list of the names of alarms")
+        fired = [event for event in events if event.event == "fired" and event.alarm in rules]
+        if not fired or self.router.state.candidate is not None:
+            return False
+        self.open(fired[0].text[:REASON])
+        return True
+
+    def look(self) -> Judgement:
+        """Look at the figures once, and do what they say: up the ramp, up its next step, or away."""
+        if self.stage not in ("shadow", "ramp"):
+            return Judgement("hold", f"no run is under way: the last one was {self.stage}")
+        if self.stage == "ramp" and not self._ramp.done:
+            judgement = self._ramp.look()
+            if self._ramp.done and self.router.state.candidate != self._candidate:
+                self.stage = self._ended()
+            return judgement
+        state = self.router.state
+        if self.stage == "ramp" or (state.mode, state.candidate) != ("shadow", self._candidate):
+            return self._by_hand()
+        if state.paused:
+            return Judgement("hold", "paused")
+        judgement = self._judge(self.compared())
+        try:
+            if judgement.verdict == "promote":
+                self._ramp = Rollout(self.router, self._candidate, self.steps, self.gate, seen=state)
+                self.stage = "ramp"
+            elif judgement.verdict == "rollback":
+                change = as_seen(state, rolled_back)
+                self.router.change("rollback", change, judgement.reason, judgement.figures)
+                self.stage = "rejected"
+        except Changed as error:
+            return Judgement("hold", str(error), judgement.figures)
+        return judgement
+
+    def compared(self) -> Comparison:
+        """Return what is known of the first `most` pictures since the run began that both versions saw."""
+        pairs = self._pairs()
+        signs = [sign for _, *sign in _signs(pairs)]
+        won, lost = (sum(sign == [side, side] for sign in signs) for side in (1, -1))
+        unlabelled, without_key = (
+            sum(low != high for low, high in signs),
+            pairs["key"].isna().mean() if len(pairs) else 0.0,
+        )
+        return Comparison(won, lost, len(pairs), unlabelled, *weighed(signs), float(without_key))
+
+    def to_label(self) -> list[str]:
+        """Return the ids of the pictures that wait for a label, in the order in which labels help most.
+
+        Look at each picture without knowing what the versions said, and give `log.feedback(id, labels=[...])` what is in it.
+        """
+        return [id for id, low, high in _signs(self._pairs()) if low != high]
+
+    def _pairs(self) -> "pd.DataFrame":
+        """The first `most` pictures that both versions saw, with what was said of them."""
+        window = {"since": self._began} | ({} if self._until is None else {"until": self._until})
+        pairs = self.router.log.pairs(**window)
+        shown = (pairs["candidate"] == self._candidate) & (pairs["candidate_error"].fillna("") != "NotShown")
+        pairs = pairs[shown].head(self.most)
+        if len(pairs) == self.most:  # these are all: what comes later need not be read
+            self._until = pairs["time"].iloc[-1].timestamp() + 1e-3
+        return pairs.merge(self.router.log.frame(**window)[["id", "correct", "labels"]], on="id", how="left")
+
+    def _judge(self, compared: Comparison) -> Judgement:
+        won, lost, count, unlabelled, better, worse, without_key = compared
+        figures = {"won": won, "lost": lost, "compared": count, "unlabelled": unlabelled, "evidence": round(better, 3)}
+        words = f"right where the other was wrong: {won} times, wrong where it was right: {lost}, of {count}"
+        words += f"; {unlabelled} wait for a label: see to_label()" if unlabelled else ""
+        words += (
+            f"; {without_key:.0%} have no key, and count as if each were of another user" if without_key > MUCH else ""
+        )
+        if better >= 1 / self.alpha:
+            return Judgement("promote", f"better in shadow ({words})", figures)
+        if worse >= 1 / self.alpha:
+            return Judgement("rollback", f"worse in shadow ({words})", figures)
+        if count >= self.most and not unlabelled:
+            return Judgement("rollback", f"no better in shadow ({words})", figures)
+        return Judgement("hold", f"not yet known ({words})", figures)
+
+    def _by_hand(self) -> Judgement:
+        """Somebody has changed what the run had begun: say what became of the candidate."""
+        state = self.router.state
+        if state.candidate == self._candidate:
+            return Judgement("hold", f"{self._candidate} is in {state.mode} by hand: the run waits for its end")
+        self.stage = self._ended()
+        return Judgement("hold", f"{self._candidate} was {self.stage} by hand")
+
+    def _ended(self) -> str:
+        return "promoted" if self.router.state.stable == self._candidate else "rejected"
+
+    def __repr__(self) -> str:
+        return f"<Retraining {self.stage}: {self.router.state.reason}>"
+
+
+def _demand_calm(state: State) -> None:
+    if state.candidate is not None:
+        raise WrongMoment(f"{state.candidate} is on trial already: wait for it, or roll it back")
+
+
+def better_evidence(won: int, lost: int) -> float:
+    """How much likelier `won` and `lost` are if wins prevail than if they do not; beyond 1 / alpha it is beyond doubt.
+
+    The likelihood ratio of "a win with probability p", p spread evenly over 0.5 to 1, to p = 0.5: a test martingale, so one
+    may look as often as one likes (Ville, 1939; Shafer, 2021, "Testing by betting"). Arrays give an array.
+
+    >>> round(better_evidence(5, 5), 2), round(better_evidence(12, 2), 1), round(better_evidence(9, 0), 1)
+    (0.37, 23.9, 102.3)
+    """
+    size = (won + lost) * np.log(2) + special.betaln(won + 1, lost + 1)
+    tail = special.betaincc(won + 1, lost + 1, 0.5)
+    with np.errstate(divide="ignore"):
+        evidence = np.exp(np.minimum(700.0, np.log(2) + size + np.log(tail)))
+    return evidence if np.ndim(evidence) else float(evidence)
+
+
+def weighed(signs: Sequence[Sequence[int]]) -> tuple[float, float]:
+    """Return the evidence that the candidate is better, and that it is worse.
+
+    `signs` are those of the pictures on which the two differ, in their order, each as (lowest, highest): 1 if only the
+    candidate is right, -1 if only the stable version is, 0 if neither; two numbers that differ if that is not known. Each
+    is taken at its worst for what is to be shown, so no choice of who speaks can make the evidence larger than it would be
+    if all were known. The end of the series may be left out where not all is known: any stopping point is allowed.
+
+    >>> [round(evidence, 1) for evidence in weighed([(1, 1)] * 9)]
+    [102.3, 0.1]
+    >>> [round(evidence, 1) for evidence in weighed([(1, 1)] * 9 + [(-1, 1)] * 90)]
+    [102.3, 0.1]
+    """
+    low, high = np.array(signs, int).reshape(-1, 2).T
+    known = int(np.cumprod(low == high).sum())  # how far the labels go without a gap
+
+    def evidence(signs: np.ndarray, side: int) -> float:
+        won, lost = (np.append(0, np.cumsum(signs == sign))[known:] for sign in (side, -side))
+        return float(np.max(better_evidence(won, lost)))
+
+    return evidence(low, 1), evidence(high, -1)
+
+
+def _signs(pairs: "pd.DataFrame") -> Iterator[tuple[str, int, int]]:
+    """The first picture of each key on which the two differ: its id, and the lowest and the highest sign it may have."""
+    seen, said = set(), pairs["correct"].notna()
+    for pair, spoken in zip(pairs.itertuples(), said, strict=True):
+        stable, candidate = _labels(pair.detections), _labels(pair.candidate_detections)
+        key = pair.key if isinstance(pair.key, str) else ("no key", pair.id)
+        if candidate != stable and key not in seen:
+            seen.add(key)
+            yield pair.id, *_bounds(stable, candidate, bool(pair.correct) if spoken else None, pair.labels)
+
+
+def _bounds(stable: set[str] | None, candidate: set[str] | None, correct: bool | None, labels) -> tuple[int, int]:
+    """The lowest and the highest sign, as `weighed` takes them, given what was said of the stable version's answer."""
+    if candidate is None:  # it failed
+        return -1, -1
+    truth = set(labels) if isinstance(labels, list | tuple) else stable if correct is True else None
+    if truth is not None:
+        sign = int(candidate == truth) - int(stable == truth)
+        return sign, sign
+    return (0, 1) if correct is False else (-1, 1)
+
+
+def _labels(found) -> set[str] | None:
+    return {detection.label for detection in found} if isinstance(found, list | tuple) else None

@@ -1,0 +1,97 @@
+"""A candidate in shadow: it sees copies of pictures on a thread of its own, and what it says is only written down."""
+
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import NamedTuple
+
+from labsupport import background
+from labsupport.rollout import answering
+
+SHADOW_WAITING = 16  # pictures that wait for a candidate in shadow; more than that are not shown to it
+SHADOW_BYTES = 100_000_000  # of all pictures that wait or are looked at: one of 25 megapixels has 75 MB
+IDLE = 5.0  # seconds without a picture, after which the thread ends
+
+logger = logging.getLogger(__name__)
+
+
+class Copy(NamedTuple):
+    """A picture on its way to the candidate."""
+
+    id: str
+    image: object
+    confidence: float
+    key: str | None
+    size: int  # bytes
+
+
+class Shadow:
+    """Shows pictures to a candidate, on a thread that yields to all others. No answer ever waits for it."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.Queue = queue.Queue(SHADOW_WAITING)
+        self._guard = threading.Lock()  # of what follows
+        self._bytes = 0
+        self._runs = False
+        self._said: set[tuple[str, str]] = set()
+
+    def show(self, candidate, id: str, image, confidence: float, key: str | None, log) -> None:
+        """Leave a picture for the candidate, and return at once. If too many wait, write down that it was not shown."""
+        size = getattr(image, "nbytes", None) or sys.getsizeof(image)
+        with self._guard:
+            fits = self._bytes + size <= SHADOW_BYTES and not self._waiting.full()
+            if fits:
+                self._bytes += size
+                self._waiting.put_nowait((candidate, Copy(id, image, confidence, key, size), log))
+                self._runs = self._runs or self._started()
+        if not fits:
+            note(log, candidate.version, id, key, error="NotShown")
+
+    def _started(self) -> bool:
+        try:
+            background.repeat(self._step, "shadow", threading.Event())
+        except RuntimeError:  # the system has no thread to give just now: the next picture asks again
+            return False
+        return True
+
+    def _step(self) -> bool:
+        """Show one picture to the candidate; return True when there has been none for some time."""
+        try:
+            candidate, copy, log = self._waiting.get(timeout=IDLE)
+        except queue.Empty:
+            with self._guard:
+                self._runs = not self._waiting.empty()  # one may have come just now
+                return not self._runs
+        started, found, error = time.perf_counter(), None, None
+        try:
+            _yield_the_core()
+            found = answering.checked(candidate.detect(copy.image, copy.confidence))
+        except BaseException as raised:
+            error = type(raised).__name__
+            if (candidate.version, error) not in self._said:  # once, not with every picture
+                self._said.add((candidate.version, error))
+                logger.warning("%s in shadow: %r", candidate.version, raised)
+        finally:
+            with self._guard:
+                self._bytes -= copy.size
+        note(log, candidate.version, copy.id, copy.key, time.perf_counter() - started, found, error)
+        return False
+
+
+def note(log, version: str, id: str, key: str | None, latency=None, found=None, error: str | None = None) -> None:
+    """Write down what a candidate in shadow said about a picture, if there is a log."""
+    if log:
+        status = 500 if error else 200
+        seen = {"latency": latency, "detections": found, "features": None}
+        log.record(id=id, version=version, key=key, status=status, error=error, shadow=True, **seen)
+
+
+def _yield_the_core() -> None:
+    """Give this thread the lowest priority, where a thread has one of its own."""
+    if sys.platform == "linux":
+        with suppress(OSError):  # a sandbox may forbid it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

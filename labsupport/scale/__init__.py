@@ -1,0 +1,16 @@
+"""Serve and predict on several machines with Ray."""
+
+from labsupport.scale import bulk, local_cluster
+from labsupport.scale.bulk import predict_folder
+from labsupport.scale.deployment import Deployed, deploy, version
+from labsupport.scale.local_cluster import LocalCluster
+
+__all__ = [
+    "Deployed",
+    "LocalCluster",
+    "bulk",
+    "deploy",
+    "local_cluster",
+    "predict_folder",
+    "version",
+]

@@ -1,0 +1,113 @@
+"""A folder on many machines: `batch.predict_folder` with Ray Data, the same columns and the same rows.
+
+Shares of the folder go to workers all over the cluster, and each does with its share what one machine does with the whole.
+"""
+
+import functools
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+from labsupport import batch
+from labsupport.detection import Detector, parts
+from labsupport.images import folders
+from labsupport.models import best_precision
+from labsupport.paths import whole
+from labsupport.scale import local_cluster
+
+FILES = 16  # handed to a worker together
+
+
+def predict_folder(
+    folder: Path | str,
+    out: Path | str,
+    version: str | None = None,
+    confidence: float = 0.5,
+    every: int = 1,
+    workers: int | None = None,
+) -> batch.Summary:
+    """Detect in all pictures and videos of a folder, and write a table, as `batch.predict_folder` does, on a cluster.
+
+    The rows, their order and the answers are the same. There are at most so many `workers`, by default one for each core of
+    the cluster. `version` is a version's name, by default yolov3-tiny as it serves requests. Every node must
+    see the folder under the same path. A share whose worker died is done again elsewhere; but a run that was stopped
+    begins at the beginning: Ray Data keeps no ledger, and `resumed` is 0.
+
+    Raises `folders.NoPictures`, `UnknownVersion`, ValueError as `batch.predict_folder` does, and RuntimeError outside of a
+    cluster.
+
+    >>> from labsupport import paths; from labsupport.scale import bulk; from labsupport.scale import local_cluster as nodes
+    >>> with nodes.LocalCluster() as cluster:  # doctest: +SKIP
+    ...     bulk.predict_folder(paths.IMAGES, "found.parquet")
+    Summary(rows=56, errors=0, resumed=0, left_out={})
+    """
+    folder, out = Path(folder).absolute(), Path(out).resolve()
+    version = version or f"yolov3-tiny/openvino-{best_precision()}"
+    parts(version)
+    batch.check(out, confidence, every)
+    ray = local_cluster.imported()
+    if not ray.is_initialized():
+        raise RuntimeError("this process is in no cluster: ray.init(address=...), or nodes.LocalCluster()")
+    found = folders.found(folder, but=out)
+    names = _names([*found.pictures, *found.videos], folder)
+    workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    results = _looked_at(names, (folder, out.suffix.lower(), version, confidence, every), workers)
+    with whole(out) as partial:
+        JOIN[out.suffix.lower()](partial, [result["table"] for result in results])
+    counts = (int(sum(result[name] for result in results)) for name in ("rows", "errors"))
+    return batch.Summary(*counts, resumed=0, left_out=found.left_out)
+
+
+def _names(files: list[Path], folder: Path) -> list[bytes]:
+    """The paths within the folder, as the disk has them, in the order of the table."""
+    return sorted(os.fsencode(path.name if path == folder else path.relative_to(folder)) for path in files)
+
+
+def _looked_at(names: list[bytes], question: tuple, workers: int) -> list[dict]:
+    """What became of each share, in order."""
+    with local_cluster.quiet():
+        from ray import data
+
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it says a page about each run
+        context = data.DataContext.get_current().copy()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        shares = [{"names": names[first : first + FILES]} for first in range(0, len(names), FILES)]
+        with data.DataContext.current(context):
+            pool = data.TaskPoolStrategy(size=workers)
+            source = data.from_items(shares, override_num_blocks=len(shares))
+            return source.map(_look, fn_args=question, compute=pool, num_cpus=1).take_all()
+
+
+def _look(share: dict, folder: Path, suffix: str, version: str, confidence: float, every: int) -> dict:
+    """Look at the files of a share, with one core: linked into a folder of their own, they are an ordinary batch."""
+    with tempfile.TemporaryDirectory() as scratch:
+        here, out = Path(scratch, "files"), Path(scratch, f"table{suffix}")
+        for name in share["names"]:
+            link = here / os.fsdecode(name)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(folder if folder.is_file() else folder / os.fsdecode(name))
+        done = batch.predict_folder(here, out, _detector(version), confidence, every, progress=False)
+        return {"rows": done.rows, "errors": done.errors, "table": out.read_bytes()}
+
+
+@functools.cache
+def _detector(version: str) -> Detector:
+    """One in each worker's process, which looks at many shares."""
+    return Detector.load(*parts(version), slots=1)
+
+
+def _join_csv(out: Path, tables: list[bytes]) -> None:
+    """One header, then all rows."""
+    head = tables[0][: tables[0].index(b"\n") + 1]
+    out.write_bytes(head + b"".join(table.removeprefix(head) for table in tables))
+
+
+def _join_parquet(out: Path, tables: list[bytes]) -> None:
+    from pyarrow import BufferReader, concat_tables, parquet
+
+    parquet.write_table(concat_tables([parquet.read_table(BufferReader(table)) for table in tables]), out)
+
+
+JOIN = {".csv": _join_csv, ".parquet": _join_parquet}

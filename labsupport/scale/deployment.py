@@ -1,0 +1,198 @@
+"""Many machines: the same app on Ray Serve, and the same batch on Ray Data (`bulk`).
+
+The front is `serving.create_app`, unchanged; what its router knows as versions are handles (`remote.Remote`) to replicas
+that run anywhere in the cluster, a deployment for each version, each with as many replicas as it is asked for. So one
+version scales and fails without the others, and shadow, canary, ramp and rollback work as on one machine.
+
+ client ──▶ proxy ──▶ front: create_app(Router) ──▶       replicas of the stable version, on every node
+                        │        ▲                   └──▶ replicas of the candidate, on every node
+                        ▼        └── keeper: who answers (one actor)
+                    PostgreSQL
+
+Proxy, fronts and keeper run on the head node, which is a single point of failure: a node that is lost costs no request, the
+head costs all that it holds. More heads than one take Ray's state in a Redis that is itself redundant (GCS fault tolerance),
+a proxy and a front on every node behind a load balancer that asks again, and the state of the rollout in the database.
+
+Whoever reaches Ray's ports runs code here, and reads the log's address with its password. `nodes.LocalCluster` keeps them on
+loopback and asks for a token. On other clusters start every node with `RAY_AUTH_MODE=token`, and keep Ray on a private
+network all the same: the token travels in the clear. Every node needs this package and the model's files; and `LAB_TOKEN`,
+where it is used, in the environment in which Ray is started.
+"""
+
+import errno
+import functools
+import math
+import socket
+from pathlib import Path
+
+import cv2
+
+from labsupport import loopback
+from labsupport.detection import parts
+from labsupport.log import PredictionLog
+from labsupport.models import best_precision
+from labsupport.protection import required_token
+from labsupport.rollout import Router, State
+from labsupport.scale import local_cluster
+from labsupport.scale.bulk import predict_folder
+from labsupport.scale.remote import Keeper, Remote, Replica, SharedJournal
+from labsupport.serving import PortTaken, create_app, guarded
+
+__all__ = ["Deployed", "deploy", "predict_folder", "version"]
+
+FRONT = "front"  # the name of the application that answers HTTP
+HEAD = {"node:__internal_head__": 0.001}  # what only the head node has
+ONGOING = 2  # pictures at a replica: one is looked at, the next is on its way
+HEALTH_SECONDS = 2
+GONE = ("DEPLOY_FAILED", "DELETING")
+AT_ONCE = 10_000  # requests at a front, of which `admission` lets in as many as can wait
+QUIET = {
+    "log_level": "WARNING",
+    "enable_access_log": False,
+}  # a line for each request would cost as much as the request
+
+
+class Deployed:
+    """The app on a cluster. Made by `deploy`; ends with `stop()`, a `with` block, or the cluster."""
+
+    def __init__(self, url: str, keeper) -> None:
+        self.url, self._keeper = url, keeper
+        loopback.ask_directly()
+
+    def replicas(self) -> dict[str, int]:
+        """How many replicas of each version are ready."""
+        applications = local_cluster.imported_serve().status().applications
+        ready = {name: _running(status) for name, status in applications.items()}
+        return {name: count for name, count in ready.items() if name != FRONT}
+
+    def stop(self) -> None:
+        """Take down every version and the front. Stopping twice is fine."""
+        local_cluster.imported_serve().shutdown()
+        local_cluster.imported().kill(self._keeper)
+
+    def __enter__(self) -> "Deployed":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<Deployed {self.url}>"
+
+
+def deploy(
+    stable: str | None = None,
+    replicas: tuple[int, int] = (1, 2),
+    fronts: int = 1,
+    log: str | None = None,
+    journal: Path | str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+) -> Deployed:
+    """Put the app on the cluster that this process is in (`ray.init`); returns when it answers.
+
+    `stable` is a version's name, by default yolov3-tiny as it serves requests. Each version has from `replicas[0]` to
+    `replicas[1]` replicas of one core each; Ray Serve adds some while more than one picture waits at each, and removes them
+    later. A candidate that `PUT /rollout` names is deployed when it is first named, and stays for a rollback:
+    `ray.serve.delete(version)` takes it down. `fronts` are processes that decode, draw and write down, about one for each
+    three replicas. Predictions go to `log`: a PostgreSQL URL. Who answers stands in the file `journal` on the head's disk;
+    None keeps it in memory. Beyond loopback every request must carry the token in `LAB_TOKEN`.
+
+    Raises `UnknownVersion`, `PortTaken`, `security.TokenMissing`, ValueError for numbers that make no sense, and
+    RuntimeError outside of a cluster.
+
+    >>> from labsupport import scale; from labsupport.scale import local_cluster as nodes
+    >>> with nodes.LocalCluster() as cluster, scale.deploy(port=0) as app:  # doctest: +SKIP
+    ...     requests.get(app.url + "/ready").json()
+    {'status': 'ready', 'versions': ['yolov3-tiny/openvino-bf16']}
+    """
+    stable = stable or f"yolov3-tiny/openvino-{best_precision()}"
+    model = parts(stable)[0]
+    if not 1 <= replicas[0] <= replicas[1] or fronts < 1:
+        raise ValueError(
+            f"replicas={replicas}, fronts={fronts}: give at least 1 of each, and the fewest replicas first"
+        )
+    required_token(host)
+    if not local_cluster.imported().is_initialized():
+        raise RuntimeError("this process is in no cluster: ray.init(address=...), or nodes.LocalCluster()")
+    port = _free(host, port)
+    serve = local_cluster.imported_serve()
+    keeper = _keeper(model, journal, State(stable=stable))
+    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=QUIET)
+    version(stable, replicas)
+    front = serve.deployment(
+        serve.ingress(_app(model, replicas, fronts, log, host))(),
+        name=FRONT,
+        num_replicas=fronts,
+        max_ongoing_requests=AT_ONCE,
+        health_check_period_s=HEALTH_SECONDS,
+        ray_actor_options={"num_cpus": 0, "resources": HEAD},
+        logging_config=QUIET,
+    )
+    serve.run(front.bind(), name=FRONT, route_prefix="/")
+    return Deployed(f"http://{host}:{port}", keeper)
+
+
+def version(name: str, replicas: tuple[int, int]) -> Remote:
+    """A version that runs on the cluster, deployed if it is not there yet; returns when it answers. Raises
+    `UnknownVersion`."""
+    serve = local_cluster.imported_serve()
+    parts(name)
+    there = serve.status().applications.get(name)
+    if there is None or there.status in GONE:  # to deploy again what is there would start its replicas anew
+        deployment = serve.deployment(
+            Replica,
+            max_ongoing_requests=ONGOING,
+            autoscaling_config={
+                "min_replicas": replicas[0],
+                "max_replicas": replicas[1],
+                "target_ongoing_requests": 1,
+            },
+            health_check_period_s=HEALTH_SECONDS,
+            ray_actor_options={"num_cpus": 1},
+            logging_config=QUIET,
+        )
+        serve.run(deployment.bind(name), name=name, route_prefix=None)
+    return Remote(name, serve.get_app_handle(name), slots=replicas[1])
+
+
+def _app(model: str, replicas: tuple[int, int], fronts: int, log: str | None, host: str):
+    """What makes the app in a front's process."""
+
+    def make():
+        cv2.setNumThreads(1)
+        journal = SharedJournal(_keeper(model))
+        load = functools.partial(version, replicas=replicas)
+        router = Router(load(journal.state.stable), load=load, journal=journal)
+        slots = math.ceil(ONGOING * replicas[1] / fronts)  # who waits for a replica takes no core here
+        return guarded(create_app({model: router}, log=PredictionLog(log) if log else None, slots=slots), host)
+
+    return make
+
+
+def _keeper(model: str, journal: Path | str | None = None, first: State | None = None):
+    """The actor that keeps the journal of a model, on the head node; it is started if there is none."""
+    ray = local_cluster.imported()
+    if first is None:
+        return ray.get_actor(f"rollout-{model}", namespace="labsupport")
+    path = journal and str(Path(journal).absolute())
+    options = {"name": f"rollout-{model}", "namespace": "labsupport", "lifetime": "detached", "get_if_exists": True}
+    actor = ray.remote(Keeper).options(num_cpus=0, resources=HEAD, max_restarts=-1, max_task_retries=3, **options)
+    return actor.remote(path, first)
+
+
+def _running(status) -> int:
+    (deployment,) = status.deployments.values()
+    return deployment.replica_states.get("RUNNING", 0)
+
+
+def _free(host: str, port: int) -> int:
+    try:
+        with socket.create_server((host, port)) as probe:
+            return probe.getsockname()[1]
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise PortTaken(
+            f"port {port} on {host} is taken: stop what listens there, or use any free port with port=0"
+        ) from None

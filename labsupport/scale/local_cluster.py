@@ -1,0 +1,220 @@
+"""Several machines on one: a Ray cluster whose nodes are processes of this machine, to try things out, and to kill.
+
+Each node has what it is said to have: cores are counted, not bound, so nodes on one machine share its cores and nothing gets
+faster. What is right on two of them is right on two machines.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import warnings
+from collections.abc import Iterator
+
+from labsupport.arguments import number
+
+ADDRESS = "127.0.0.1"  # of every node: they differ by their ports
+NODE = {
+    "node_ip_address": ADDRESS,
+    "object_store_memory": 100 << 20,  # bytes of shared memory
+    "include_dashboard": False,  # a node starts quicker without what we do not use
+    "include_log_monitor": False,
+    "no_monitor": True,
+}
+
+
+class LocalCluster:
+    """A head node, more nodes beside it, and this process connected to the head. Ends with `stop()`, a `with` block, or
+    the process. Tried on Linux only.
+
+    `nodes` in all, each of which says that it has `cores`. Nobody else gets in: Ray listens on loopback, every request to it
+    must carry a token that is made here, and its files are in a folder of this user's, which is removed at the end. Only the
+    replicas of Ray Serve listen everywhere; they want the token, too.
+    Raises ValueError for numbers below 1, and RuntimeError if this process is in a cluster already.
+
+    >>> from labsupport.scale import LocalCluster
+    >>> with LocalCluster(nodes=2, cores=1) as cluster:  # doctest: +SKIP
+    ...     cluster.kill()
+    ...     cluster.alive
+    1
+    """
+
+    def __init__(self, nodes: int = 2, cores: int = 2) -> None:
+        number("nodes", nodes, 1, whole=True)
+        number("cores", cores, 1, whole=True)
+        ray = imported()
+        if ray.is_initialized():
+            raise RuntimeError("this process is in a Ray cluster already: ray.shutdown() leaves it")
+        from ray.cluster_utils import Cluster
+
+        self.cores, self._others, self._undo = cores, [], contextlib.ExitStack()
+        # in /tmp, because a socket's path has 107 bytes at most; Ray makes its own folders inside, open to everybody
+        self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        self._undo.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        atexit.register(self.stop)
+        try:
+            self._undo.enter_context(_private(self._folder))
+            self._cluster = Cluster()
+            self._undo.callback(self._end)
+            for _ in range(nodes):
+                self.add()
+            ray.init(address=self._cluster.address, logging_level=logging.ERROR, log_to_driver=False)
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def alive(self) -> int:
+        """How many nodes there are, as the head sees it."""
+        return sum(node["Alive"] for node in imported().nodes())
+
+    def add(self):
+        """One more node; returns when the head knows it."""
+        first = self._cluster.head_node is None
+        with quiet(), _ports() as ports:
+            node = self._cluster.add_node(num_cpus=self.cores, **NODE, **ports)
+        if not first:
+            self._others.append(node)
+        return node
+
+    def kill(self) -> None:
+        """`kill -9` for the newest node, with all that runs on it: no goodbye, as when a machine loses power.
+
+        Raises IndexError if the head is the only one left: without it there is no cluster.
+        """
+        import psutil
+
+        node = self._others.pop()
+        (raylet,) = (process.process for process in node.all_processes["raylet"])
+        _kill(psutil.Process(raylet.pid))
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def stop(self) -> None:
+        """Leave the cluster and end every process of it. Stopping twice is fine."""
+        imported().shutdown()
+        self._undo.close()
+        atexit.unregister(self.stop)
+
+    def _end(self) -> None:
+        """End the cluster's processes: those that Ray knows of, then all others that were started with our folder."""
+        import psutil
+
+        with contextlib.suppress(Exception):  # what Ray cannot end is killed
+            self._cluster.shutdown()
+        for process in psutil.process_iter(["cmdline"]):
+            if any(self._folder in word for word in process.info["cmdline"] or ()):
+                _kill(process)
+
+    def __enter__(self) -> "LocalCluster":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.stop()
+
+
+def _kill(process) -> None:
+    """`kill -9` for a process and all below it."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [process, *process.children(recursive=True)]
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(family, timeout=10)
+
+
+@contextlib.contextmanager
+def _ports() -> Iterator[dict[str, int]]:
+    """A port for each agent of the node that is started meanwhile.
+
+    Where agents choose their own, Ray's node waits 15 s for them and then dies, which a slow machine does not manage. One of
+    the ports Ray forgets to hand on to the node: that is mended here.
+    """
+    from ray._private import ray_constants, services
+
+    forgotten = "dashboard_agent_listen_port"
+    names = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", forgotten)
+    with contextlib.ExitStack() as probes:
+        listening = [probes.enter_context(socket.create_server((ADDRESS, 0))) for _ in names]
+        ports = {name: probe.getsockname()[1] for name, probe in zip(names, listening, strict=True)}
+    start = services.start_ray_process
+
+    def start_with_all_ports(command, process_type, *args, **options):
+        if process_type == ray_constants.PROCESS_TYPE_RAYLET:
+            command = [*command, f"--{forgotten}={ports[forgotten]}"]
+        return start(command, process_type, *args, **options)
+
+    services.start_ray_process = start_with_all_ports
+    try:
+        yield ports
+    finally:
+        services.start_ray_process = start
+
+
+@contextlib.contextmanager
+def _private(folder: str) -> Iterator[None]:
+    """Keep the Ray that is started meanwhile on loopback, with a token of its own, and its files in `folder`.
+
+    Ray's processes take all this from their environment. This one may have read its own long ago, and reads it again.
+    """
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    own = {
+        "RAY_TMPDIR": folder,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",  # no other machines: else Ray makes 127.0.0.1 the outer address
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 are short on a slow machine
+    }
+    before, clusters = {name: os.environ.get(name) for name in own}, ray_constants.ENABLE_RAY_CLUSTER
+
+    def use(environment: dict[str, str | None], enabled: bool) -> None:
+        for name, value in environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
+    use(own, False)
+    try:
+        yield
+    finally:
+        use(before, clusters)
+
+
+def imported():
+    """The module `ray`, which tells nobody that it is used. Raises ImportError, and says what to install."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray.widgets").setLevel(logging.WARNING)  # which misses, on import, what we do not use
+    try:
+        with quiet():
+            import ray
+    except ImportError as error:
+        raise ImportError("scaling out needs Ray: pip install 'labsupport[scale]'") from error
+    return ray
+
+
+def imported_serve():
+    """The module `ray.serve`. Raises as `imported` does."""
+    imported()
+    with quiet():
+        from ray import serve
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    return serve
+
+
+@contextlib.contextmanager
+def quiet():
+    """Without warnings: Ray's own use of what is deprecated is not ours to cure."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,190 @@
+"""A version that answers on another machine, and one place that says for all machines who answers.
+
+`Remote` stands where a `Detector` stands, so a `Router` does with it what it does with any version: shadow, canary, ramp,
+rollback. `SharedJournal` stands where a `Journal` stands: the file is where its keeper is, one actor in the cluster, and
+every router in every process hears of a change as soon as it is made.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from labsupport import background, models
+from labsupport.detection import Detection, Detector, parts, squeezed
+from labsupport.rollout import Journal, JournalUnavailable, State
+from labsupport.scale import local_cluster
+
+PATIENCE = 15  # seconds for one picture, asked again as often as it takes
+PAUSE = 0.02  # seconds before we ask again
+KEEPER_SECONDS = 5  # for the keeper to answer
+KEEPER_START_SECONDS = 120  # for its first answer: its process may have to start
+HOLD = 10  # seconds for which the keeper holds a question for news
+
+
+class Replica:
+    """What a node runs: one version, which looks at one picture at a time on one core."""
+
+    def __init__(self, version: str) -> None:
+        cv2.setNumThreads(1)
+        self._detector = Detector.load(*parts(version), slots=1)
+
+    async def detect(self, small: np.ndarray, shape: tuple[int, int], confidence: float) -> list[Detection]:
+        """The objects in a picture that was of this shape (H, W) before it was `squeezed`."""
+        return self._detector.detect_squeezed(small, shape, confidence)  # nobody gets in between: there is one core
+
+
+class Remote:
+    """A version whose replicas answer elsewhere: `detect(image, confidence)`, `version` and `slots`, as `Detector` has.
+
+    `handle` is a Ray Serve handle to replicas of `Replica`; `slots` is how many pictures they look at at once, at the most.
+    What travels is the picture as the network sees it, 519 kB, and not the 36 MB of a camera's. Detection changes nothing,
+    so a picture whose replica died meanwhile is shown to another one. Raises `models.ModelUnavailable` if none has answered
+    within `PATIENCE` seconds.
+    """
+
+    def __init__(self, version: str, handle, slots: int) -> None:
+        self.version, self.slots, self._handle = version, slots, handle
+        self._errors = local_cluster.imported().exceptions
+        unavailable = local_cluster.imported_serve().exceptions
+        self._died = (
+            self._errors.RayActorError,
+            self._errors.WorkerCrashedError,
+            self._errors.ObjectLostError,
+            unavailable.ReplicaUnavailableError,
+        )
+
+    def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
+        """As `Detector.detect`, with the same answers. Call it from a thread, not from an event loop."""
+        small, end = squeezed(image), time.monotonic() + PATIENCE
+        while (left := end - time.monotonic()) > 0:
+            try:
+                return self._handle.detect.remote(small, image.shape[:2], confidence).result(timeout_s=left)
+            except self._errors.RayTaskError as error:  # what the detector raised, as it raised it
+                raise error.cause from None
+            except self._died:
+                time.sleep(PAUSE)
+            except TimeoutError:
+                break
+        raise models.ModelUnavailable(f"no machine has answered for {self.version}: send it again in a minute")
+
+    def __repr__(self) -> str:
+        return f"<Remote {self.version}>"
+
+
+class Keeper:
+    """The actor that keeps a journal: nobody else opens the file. Each state has a number, the first is 1."""
+
+    def __init__(self, path: Path | str | None, first: State) -> None:
+        self._journal, self._news = Journal(path, first), asyncio.Condition()
+
+    async def read(self) -> tuple[int, State]:
+        return self._journal.count(), self._journal.state
+
+    async def wait(self, number: int) -> tuple[int, State]:
+        """The state in force, once it is another one than `number`, or after `HOLD` seconds."""
+        try:
+            async with asyncio.timeout(HOLD), self._news:
+                while (now := await self.read())[0] == number:
+                    await self._news.wait()
+                return now
+        except TimeoutError:
+            return await self.read()
+
+    async def write(self, before: State, after: State) -> tuple[int, State, bool]:
+        """Put `after` in force if `before` still is; whether it was."""
+        taken = self._journal.state == before
+        if taken:
+            self._journal.change(lambda _: after)
+            async with self._news:
+                self._news.notify_all()
+        return *await self.read(), taken
+
+    async def call(self, name: str, *arguments):
+        """Call a method of the journal that changes no state: `history`, `claim`, `looked`, `judged`."""
+        return getattr(self._journal, name)(*arguments)
+
+
+class SharedJournal:
+    """A `Journal` that several machines share: `keeper` is a handle to the actor `Keeper`.
+
+    `state` is a copy, so that a request asks nobody. Whoever changes it sees the change at once, the others as soon as word
+    has come. Raises `JournalUnavailable` where the keeper does not answer; then the last known state stays in force.
+    """
+
+    def __init__(self, keeper) -> None:
+        self._keeper, self._ray = keeper, local_cluster.imported()
+        self._lock, self._closed = threading.Lock(), threading.Event()
+        self._number, self._state = 0, None
+        self._learn(*self._ask(keeper.read.remote(), KEEPER_START_SECONDS))
+        background.repeat(self._hear, "journal", self._closed)
+
+    @property
+    def state(self) -> State:
+        """What is in force, as far as we have heard."""
+        return self._state
+
+    def change(self, change: Callable[[State], State]) -> State:
+        """As `Journal.change`: nobody else changes it in between. So `change` may be called more than once."""
+        while True:
+            before = self._learn(*self._ask(self._keeper.read.remote()))
+            after = change(before)
+            if after is before:
+                return before
+            number, state, taken = self._ask(self._keeper.write.remote(before, after))
+            self._learn(number, state)
+            if taken:
+                return state
+
+    def history(self, most: int | None = None) -> list[State]:
+        """As `Journal.history`."""
+        return self._call("history", most)
+
+    def claim(self, ramp: str, interval: float, began: float) -> float:
+        """As `Journal.claim`."""
+        return self._call("claim", ramp, interval, began)
+
+    def looked(self, ramp: str) -> None:
+        """As `Journal.looked`."""
+        self._call("looked", ramp)
+
+    def judged(self, ramp: str) -> float:
+        """As `Journal.judged`."""
+        return self._call("judged", ramp)
+
+    def close(self) -> None:
+        """Hear no more of it."""
+        self._closed.set()
+
+    def _learn(self, number: int, state: State) -> State:
+        with self._lock:  # word may come late
+            if number > self._number:
+                self._number, self._state = number, state
+        return state
+
+    def _call(self, name: str, *arguments):
+        if not self._ray.is_initialized():  # to ask would start a Ray of its own
+            raise JournalUnavailable("who answers is kept by an actor, and this process has left its cluster")
+        return self._ask(self._keeper.call.remote(name, *arguments))
+
+    def _ask(self, question, seconds: float = KEEPER_SECONDS):
+        try:
+            return self._ray.get(question, timeout=seconds)
+        except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as error:
+            raise JournalUnavailable(f"who answers is kept by an actor, which does not answer: {error}") from error
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+
+    def _hear(self) -> bool:
+        """Wait for news, once. Returns True when there will be none any more; raises `JournalUnavailable`."""
+        if not self._ray.is_initialized():  # to ask without would start a Ray of its own
+            return True
+        try:
+            self._learn(*self._ask(self._keeper.wait.remote(self._number), HOLD + KEEPER_SECONDS))
+        except SystemExit:  # how Ray says that this process has left the cluster
+            return True
+        return False

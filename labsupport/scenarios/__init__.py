@@ -1,0 +1,27 @@
+"""Simulate worlds whose truth is known: prices, phones on a line, speech, clicks, incidents."""
+
+from labsupport.scenarios import clickstream, incidents, rollback_rules, speech
+from labsupport.scenarios.incidents import simulate
+from labsupport.scenarios.inspector import Inspector
+from labsupport.scenarios.phones import inspection
+from labsupport.scenarios.photographs import Photos, photos
+from labsupport.scenarios.worlds import Stream, When, churn, fraud, house_prices, spam, vocabulary
+
+__all__ = [
+    "Inspector",
+    "Photos",
+    "Stream",
+    "When",
+    "churn",
+    "clickstream",
+    "fraud",
+    "house_prices",
+    "incidents",
+    "inspection",
+    "photos",
+    "rollback_rules",
+    "simulate",
+    "spam",
+    "speech",
+    "vocabulary",
+]

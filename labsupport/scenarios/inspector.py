@@ -1,0 +1,109 @@
+"""The inspector of the line: pictures of phones to scratches, behind the same call as every other detector.
+
+An `Inspector` holds one network (`training`) and answers `detect(image, confidence)`, so a server, a client and a router
+take it as they take a `detection.Detector`. The network divides the picture into 16 x 16 cells and says for each how sure
+it is that a scratch runs through it; cells that are sure enough and touch are one scratch.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from queue import SimpleQueue
+
+import cv2
+import numpy as np
+
+from labsupport.detection import Box, Detection
+from labsupport.models import runtimes
+from labsupport.scenarios import inspector_training
+from labsupport.scenarios.phones import SIZE
+
+
+class Inspector:
+    """A model that finds scratches on phones. Made by `Inspector.load`.
+
+    >>> from labsupport import scenarios
+    >>> inspector = Inspector.load("stable")
+    >>> inspector.version
+    'scratches/stable'
+    >>> phones = scenarios.inspection(2, seed=3, scratch_share=1.0)
+    >>> [found.label for found in inspector.detect(phones.images[0])]
+    ['scratch']
+    """
+
+    def __init__(self, name: str, heat_map: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.name, self.version = name, f"scratches/{name}"
+        self._heat_map = heat_map
+
+    @classmethod
+    def load(
+        cls,
+        name: str = "stable",
+        slots: int | None = None,
+        recipes: Mapping[str, inspector_training.Recipe] = inspector_training.RECIPES,
+    ) -> "Inspector":
+        """Load one of the networks of `recipes`, and warm it up; train them all, if this was not done before.
+
+        `slots` pictures are looked at at once, each by one core; None is one for every core. Raises ValueError for a name
+        that has no recipe, and `models.ModelUnavailable` if TensorFlow, which trains, is not there.
+        """
+        if name not in recipes:
+            raise ValueError(f"no inspector is called {name!r}: choose from {', '.join(recipes)}")
+        make = functools.partial(
+            _network, inspector_training.networks(recipes) / f"{name}.xml", slots or os.cpu_count() or 1
+        )
+        return cls(name, runtimes.made(make, np.zeros((SIZE, SIZE, 3), np.uint8)))
+
+    def heat_map(self, image: np.ndarray) -> np.ndarray:
+        """How sure the network is, 0 to 1, that a scratch runs through each cell: (16, 16), float32.
+
+        The picture is uint8, (H, W, 3), BGR; one of another size than the camera's is squeezed to it.
+        """
+        return self._heat_map(cv2.resize(image, (SIZE, SIZE)) if image.shape[:2] != (SIZE, SIZE) else image)
+
+    def score(self, image: np.ndarray) -> float:
+        """How sure the network is, 0 to 1, that there is a scratch anywhere: its surest cell."""
+        return float(self.heat_map(image).max())
+
+    def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
+        """The scratches in a picture (uint8, (H, W, 3), BGR), the surest first, each above `confidence` (0 to 1).
+
+        A box goes around cells, so its edges are right to about a cell: 8 pixels of 128.
+        """
+        heat = self.heat_map(image)
+        count, regions, extents, _ = cv2.connectedComponentsWithStats(np.uint8(heat > confidence), connectivity=8)
+        across, down = image.shape[1] / heat.shape[1], image.shape[0] / heat.shape[0]
+        found = []
+        for region in range(1, count):  # 0 is what is around them
+            left, top, width, height = extents[region, :4].tolist()
+            edges = left * across, top * down, (left + width) * across, (top + height) * down
+            found.append(Detection("scratch", float(heat[regions == region].max()), Box(*map(round, edges))))
+        return sorted(found, key=lambda detection: -detection.confidence)
+
+    def __repr__(self) -> str:
+        return f"<Inspector {self.version}>"
+
+
+def _network(file, slots: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The heat map of one picture, from OpenVINO: as many pictures at once as there are slots, one core each."""
+    import openvino as ov
+
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "NUM_STREAMS": slots,
+        "INFERENCE_NUM_THREADS": slots,
+        "ENABLE_CPU_PINNING": False,
+    }
+    compiled = ov.Core().compile_model(file, "CPU", options)
+    free: SimpleQueue = SimpleQueue()
+    for _ in range(slots):
+        free.put(compiled.create_infer_request())
+
+    def heat_map(image: np.ndarray) -> np.ndarray:
+        request = free.get()
+        try:
+            return request.infer(inspector_training.contrast(image[np.newaxis]), share_inputs=True)[0][0, ..., 0]
+        finally:
+            free.put(request)
+
+    return heat_map

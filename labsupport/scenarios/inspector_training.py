@@ -1,0 +1,232 @@
+"""The workshop of the inspection: networks that find scratches, trained on pictures whose truth is known.
+
+`networks` trains them at first use, in a process of its own (TensorFlow takes seconds to import and hundreds of megabytes),
+and keeps them as OpenVINO files. The network is fully convolutional (Long, Shelhamer and Darrell, 2015): it learns on
+pieces of pictures, answers for each cell of 8 x 8 pixels, and so says where a scratch is and not only that there is one.
+Its confidence is calibrated on pictures that it did not learn from (Platt, 1999).
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from subprocess import PIPE, STDOUT
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from labsupport import paths
+from labsupport.models import ModelUnavailable
+from labsupport.scenarios import phones
+
+CELL, PIECE = 8, 64  # pixels: what one answer is about, and the side of the square pieces that are learned from
+BATCH, EPOCH = 32, "epoch done\n"
+SCRATCHED = 0.6  # share of the pictures that are learned from; on the line it is half of that
+CALIBRATION = 600  # pictures, as they come on the line
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained."""
+
+    pictures: int
+    epochs: int
+    filters: int  # in the first layer; later ones have two and three times as many
+    lighting: float = 1.0  # of the pictures that are learned from
+    seed: int = 1_000_000  # far from the seeds that anybody tests with
+
+
+RECIPES = {
+    "stable": Recipe(pictures=1200, epochs=8, filters=8),
+    "better": Recipe(pictures=2400, epochs=10, filters=8),
+    "worse": Recipe(pictures=800, epochs=8, filters=8, lighting=1.8),
+    "evening": Recipe(pictures=1200, epochs=8, filters=8, lighting=0.6),
+}
+
+
+def networks(recipes: Mapping[str, Recipe] = RECIPES, progress: bool = True) -> Path:
+    """The folder with a network `<name>.xml` for each recipe: trained the first time, then kept in the cache.
+
+    The same recipe gives the same network on one machine, and one that differs in the last digits on another.
+    Raises `ModelUnavailable` if TensorFlow is not installed, or what was trained cannot be stored.
+    """
+    asked = json.dumps({name: asdict(recipe) for name, recipe in recipes.items()}, sort_keys=True)
+    sources = b"".join(Path(module).read_bytes() for module in (__file__, phones.__file__))
+    made = paths.cache() / f"scratches-{hashlib.sha256(sources + asked.encode()).hexdigest()[:16]}"
+    if not made.exists():
+        try:
+            with paths.whole(made) as partial:
+                partial.mkdir()
+                _train_all(recipes, partial, progress)
+        except OSError as error:
+            if not made.exists():  # it does when another process was quicker, and its networks are as good
+                raise ModelUnavailable(f"networks could not be stored in {made}: {error.strerror}") from error
+    return made
+
+
+def _train_all(recipes: Mapping[str, Recipe], folder: Path, progress: bool) -> None:
+    """Each network in a process of its own, all at once, one core each: TensorFlow comes and goes with them."""
+    epochs = sum(recipe.epochs for recipe in recipes.values())
+    workers = []
+    try:
+        for name, recipe in recipes.items():
+            command = [
+                sys.executable,
+                "-c",
+                "from labsupport.scenarios import inspector_training; inspector_training.main()",
+                json.dumps(asdict(recipe)),
+                folder / f"{name}.xml",
+            ]
+            workers.append(subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, text=True, errors="replace"))
+        with tqdm(desc=f"training {', '.join(recipes)}", total=epochs, unit="epoch", disable=not progress) as bar:
+            for worker in workers:
+                _follow(worker, bar)
+    finally:
+        for worker in workers:
+            worker.kill()  # in vain, but for an error or an impatient person
+            worker.communicate()
+
+
+def _follow(worker: subprocess.Popen, bar: tqdm) -> None:
+    """Move the bar on for each EPOCH that a worker prints. Raises `ModelUnavailable` with its last words if it fails."""
+    words = "no reason given"
+    for line in worker.stdout:
+        if line == EPOCH:
+            bar.update()
+        else:
+            words = line.strip() or words
+    if worker.wait():
+        raise ModelUnavailable(f"no inspector could be trained: {words}")
+
+
+def train(recipe: Recipe, file: Path) -> None:
+    """Train a network and write it to `file`, an `.xml` with a `.bin` beside it.
+
+    Input: (1, 128, 128, 1), float32, one of what `contrast` gives. Output: (1, 16, 16, 1), for each cell how sure the
+    network is of a scratch, 0 to 1.
+    """
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(recipe.seed)
+    tf.config.experimental.enable_op_determinism()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    world = phones.inspection(recipe.pictures, recipe.seed, lighting=recipe.lighting, scratch_share=SCRATCHED)
+    seen, truth, network = contrast(world.images), cells(world), _untrained(recipe)
+    random = np.random.default_rng(recipe.seed)
+    for _ in range(recipe.epochs):
+        network.fit(*_pieces(seen, truth, random), batch_size=BATCH, verbose=0)
+        print(EPOCH, end="", flush=True)
+    fresh = phones.inspection(CALIBRATION, recipe.seed + 1, lighting=recipe.lighting)
+    surest = network.predict(contrast(fresh.images), verbose=0).max(axis=(1, 2, 3))
+    logits = keras.layers.Rescaling(*calibrate(surest, fresh.truth))
+    given = keras.Input((phones.SIZE, phones.SIZE, 1), batch_size=1)
+    _write(keras.Model(given, keras.ops.sigmoid(logits(network(given)))), file)
+
+
+def contrast(pictures: np.ndarray) -> np.ndarray:
+    """What a network is given: how much lighter than the 9 x 9 pixels around it each pixel is, in steps of 16 gray levels.
+
+    Pictures of uint8, (N, H, W, 3), become float32, (N, H, W, 1).
+
+    >>> contrast(np.full((2, 128, 128, 3), 200, np.uint8)).any()
+    np.False_
+    """
+    seen = np.empty((*pictures.shape[:3], 1), np.float32)
+    for picture, result in zip(pictures, seen, strict=True):
+        gray = cv2.transform(picture.astype(np.float32), np.full((1, 3), 1 / 3))
+        result[..., 0] = (gray - cv2.blur(gray, (9, 9))) / 16
+    return seen
+
+
+def _untrained(recipe: Recipe):
+    """The network before it has learned anything: five convolutions that end in one logit for each cell."""
+    import keras
+
+    x = given = keras.Input((None, None, 1))
+    for times, size, stride in ((1, 5, 2), (2, 3, 2), (3, 3, 2), (3, 3, 1), (3, 3, 1)):
+        x = keras.layers.Conv2D(times * recipe.filters, size, stride, padding="same", use_bias=False)(x)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(x))
+    rare = keras.initializers.Constant(-3)  # most cells have no scratch
+    network = keras.Model(given, keras.layers.Conv2D(1, 1, bias_initializer=rare)(x))
+    steps = recipe.epochs * -(-recipe.pictures // BATCH)
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(4e-3, steps))
+    network.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
+    return network
+
+
+def cells(world: phones.Inspection) -> np.ndarray:
+    """The truth for each cell of each picture, does a scratch run through it: (N, 16, 16, 1), 0.0 or 1.0.
+
+    >>> world = phones.inspection(20, seed=1)
+    >>> truth = cells(world)
+    >>> truth.shape, bool((truth.max(axis=(1, 2, 3)) == world.truth).all())
+    ((20, 16, 16, 1), True)
+    """
+    side = phones.SIZE // CELL
+    truth = np.zeros((len(world.images), side, side, 1), np.float32)
+    for picture, scratches in enumerate(world.scratches):
+        drawn = np.zeros((phones.SIZE, phones.SIZE), np.uint8)
+        cv2.polylines(drawn, [np.rint(scratch.line).astype(np.int32) for scratch in scratches], False, 1)
+        truth[picture, ..., 0] = drawn.reshape(side, CELL, side, CELL).max(axis=(1, 3))
+    return truth
+
+
+def _pieces(seen: np.ndarray, truth: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A square out of each picture, on a scratch where there is one, turned over at random; and its truth.
+
+    Scratches are rare in pictures and less so in pieces, and a piece costs a quarter of a picture.
+    """
+    side, last = PIECE // CELL, truth.shape[1] - PIECE // CELL
+    squares, answers = [], []
+    for picture, answer in zip(seen, truth, strict=True):
+        spots = np.argwhere(answer[..., 0])
+        corner = random.integers(last + 1, size=2)
+        if len(spots):
+            corner = (random.choice(spots) - random.integers(side, size=2)).clip(0, last)
+        (top, left), turn = corner.tolist(), np.s_[:: random.choice([-1, 1]), :: random.choice([-1, 1])]
+        squares.append(picture[CELL * top :, CELL * left :][:PIECE, :PIECE][turn])
+        answers.append(answer[top:, left:][:side, :side][turn])
+    return np.array(squares), np.array(answers)
+
+
+def calibrate(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Slope and offset that turn logits into probabilities, sigmoid(slope * logit + offset), which hold on this truth.
+
+    Platt's scaling (1999): logistic regression on one number, whose targets keep a little distance from 0 and 1.
+
+    >>> random = np.random.default_rng(0)
+    >>> truth = random.random(4000) < 0.3
+    >>> slope, offset = calibrate(random.normal(np.where(truth, 1, -1)), truth)  # true: 2 and log(0.3 / 0.7) = -0.85
+    >>> round(slope, 1), round(offset, 1)
+    (1.9, -0.9)
+    """
+    yes, no = truth.sum(), (~truth).sum()
+    target = np.where(truth, (yes + 1) / (yes + 2), 1 / (no + 2))
+    x = np.stack([logits, np.ones(len(logits))], axis=1).astype(np.float64)
+    weights = np.zeros(2)
+    for _ in range(30):  # Newton's method; the small ridge keeps each step within reason
+        p = 1 / (1 + np.exp(-x @ weights))
+        weights += np.linalg.solve((x.T * (p * (1 - p))) @ x + 0.1 * np.eye(2), x.T @ (target - p))
+    return float(weights[0]), float(weights[1])
+
+
+def _write(network, file: Path) -> None:
+    import openvino as ov
+
+    with tempfile.TemporaryDirectory() as saved:
+        network.export(saved, format="tf_saved_model", verbose=False)
+        model = ov.convert_model(saved)
+    ov.save_model(model, file, compress_to_fp16=False)
+
+
+def main() -> None:
+    """Train what the command line names: RECIPE FILE, the recipe as JSON."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    train(Recipe(**json.loads(sys.argv[1])), Path(sys.argv[2]))

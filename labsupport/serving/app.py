@@ -1,0 +1,247 @@
+"""The model behind a web API.
+
+`create_app` puts anything that answers `detect(image, confidence)` behind HTTP: an upload is let in (`admission`), becomes
+a prediction (`desk`), and goes back drawn, listed or counted; who answers can be looked at and changed (`rollout`). Nothing
+the client says ever names a file. `serve` and `RunningServer`, which run the app, are in `running`; import them from here.
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import Mapping
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
+from starlette.routing import Match
+
+from labsupport import arguments, images, models
+from labsupport.detection import Detector
+from labsupport.log import PredictionLog
+from labsupport.monitoring import Live, Metrics, Watch
+from labsupport.protection import COPIES, LEAST, MOST_SLOTS, Admission, Budget, Rule, Slots, WrongTokens
+from labsupport.rollout import Ramps, Router
+from labsupport.serving import access_log, errors, routes, strict_routes
+from labsupport.serving.kept_uploads import Uploads
+from labsupport.serving.predictor import Desk
+from labsupport.serving.running import PortTaken, RunningServer, serve
+from labsupport.serving.schemas import ERRORS, GUARDED, NO_NUL, Problem
+from labsupport.serving.strict_routes import StrictRoute
+
+__all__ = ["PortTaken", "RunningServer", "create_app", "serve"]
+
+MULTIPART_OVERHEAD = 10_000  # what a form adds around the one file in it, in bytes
+TOO_MANY_BYTES = f"send a picture of at most {images.MAX_BYTES:,} bytes"
+PICTURE = Rule(images.MAX_BYTES + MULTIPART_OVERHEAD, copies=COPIES, predicts=True, too_large=TOO_MANY_BYTES)
+RULES = {
+    **dict.fromkeys(("/predict", "/detect", *(f"/count-{plural}" for plural in routes.COUNTED)), PICTURE),
+    "/feedback": Rule(16_000, copies=30),
+    "/records": Rule(2_000_000, copies=30, values=100_000, guarded=("POST",), too_large="send fewer records at a time"),
+    "/rollout": Rule(16_000, copies=30, guarded=("PUT",)),
+}
+ANYWHERE = {  # what every route may answer besides what it says of itself
+    **GUARDED,
+    **{status: ERRORS[status] for status in (408, 413, 503)},
+    414: {"model": Problem, "description": "the address is too long"},
+    403: {"model": Problem, "description": "a page of another site made the browser ask"},
+    421: {"model": Problem, "description": "on loopback: the header Host names another machine"},
+}
+PROBLEMS = 10  # that an answer names, of those that a request has
+PROBLEM = 200  # characters of each
+WORDS = {  # instead of Pydantic's own, which name its insides
+    "extra_forbidden": "no such key is read here: leave it out, or correct its name",
+    "model_attributes_type": "send a JSON object, as in {...}",
+    "string_unicode": "give valid unicode text, without half a surrogate pair",
+}
+NO_PATH = "there is no such path here: see which there are at"
+FORM_LIMITS = {"max_files": 4, "max_fields": 4, "max_part_size": 1_000}
+PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(
+    detectors: Mapping[str, Detector | Router] | Detector | Router | None = None,
+    root_path: str = "",
+    keep_uploads: bool = False,
+    log: PredictionLog | None = None,
+    slots: int | None = None,
+    memory: int | None = None,
+) -> FastAPI:
+    """The HTTP API around detectors, which are looked up by the name in `?model=`.
+
+    `detectors` is a mapping from model name to detector or router, one of them that answers as yolov3-tiny, or None: then
+    every installed model is loaded now, so that the first request is as fast as the next. `root_path` is the prefix that a
+    proxy in front puts before every path. With `keep_uploads` annotated pictures are kept in `images_uploaded`, the newest
+    of them. Every prediction is written to `log`, if there is one. `slots` pictures are worked on at once, by default one
+    a core. Uploads, pictures and answers together take at most `memory` bytes; by default what the container's limit, or a
+    quarter of the machine's memory, leaves now.
+    Raises `models.ModelUnavailable` when no model is installed, and ValueError for what is none of these, for a `root_path`
+    that is no path and for too little `memory`.
+    """
+    root_path = _prefix(root_path)
+    if detectors is None:
+        detectors = load_installed(slots)
+    elif not isinstance(detectors, Mapping):
+        detectors = {"yolov3-tiny": detectors}
+    for name, one in detectors.items():
+        arguments.choice("the name of a model in detectors", name, models.MODELS)
+        if isinstance(one, type) or not callable(getattr(one, "detect", None)):
+            raise ValueError(
+                f"detectors={arguments.shown(one)}: give a Detector, a Router, or one for each model's name"
+            )
+    arguments.choice("keep_uploads", keep_uploads, (False, True))
+    if log is not None and not hasattr(log, "record"):
+        raise ValueError(f'log={arguments.shown(log)}: give a PredictionLog, as in PredictionLog("sqlite:///log.db")')
+    slots = slots if slots is None else arguments.number("slots", slots, 1, MOST_SLOTS - 1, whole=True)
+    routers = {name: one if isinstance(one, Router) else Router(one) for name, one in detectors.items()}
+    for router in routers.values():
+        router.log = router.log or log
+    ramps = Ramps(routers)
+    app = FastAPIOffline(
+        title="Object detection, deployed",
+        description="Send a picture, get back what is in it. Everything on this page works without the internet.",
+        redoc_url=None,  # a second page with the same content, which fetches its logo from the internet
+        swagger_ui_parameters={"defaultModelsExpandDepth": -1},
+        form_limits=FORM_LIMITS,
+        responses=ANYWHERE,
+        lifespan=_life(log, ramps),
+    )
+    app.router.route_class = StrictRoute
+    metrics, handlers = Metrics(), set()
+    budget = Budget(memory if memory is None else arguments.number("memory", memory, least=LEAST, whole=True))
+    slots = Slots(slots and slots + 1, budget=budget)
+    desk = Desk(routers, slots, log, Uploads() if keep_uploads else None, metrics)
+    metrics.places.set(slots.limit)
+    app.state.root_path = root_path
+    app.state.wrong_tokens = WrongTokens(lambda reason: metrics.unauthorised.labels(reason).inc())
+    # the last one added is the first to see a request
+    app.add_middleware(Admission, slots=slots, rules=RULES, wrong_tokens=app.state.wrong_tokens, refused=desk.refused)
+    app.add_middleware(access_log.AccessLog)
+    app.add_middleware(Watch, metrics=metrics, handlers=handlers)
+    if root_path:
+        app.add_middleware(Prefix, root_path=root_path)
+    _explain_errors(app)
+    routes.add_prediction_routes(app, desk)
+    routes.add_feedback_route(app, log, metrics)
+    routes.add_records_route(app, log)
+    routes.add_rollout_routes(app, desk, ramps)
+    routes.add_status_routes(app, routers)
+    routes.add_metrics_route(app, desk)
+    routes.add_dashboard_routes(app, Live(log, routers))
+    routes.add_browser_routes(app)
+    routes.add_head_routes(app)
+    handlers.update(route.path for route in app.routes)
+    return app
+
+
+def _life(log: PredictionLog | None, ramps: Ramps):
+    """The app's life: ramps that were under way go on, and at its end the log is written out, for a worker process ends
+    without further notice."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI):
+        ramps.go_on()
+        yield
+        await asyncio.to_thread(ramps.stop)
+        if log:
+            await asyncio.to_thread(log.flush)
+
+    return lifespan
+
+
+class Prefix:
+    """Makes an app answer under a proxy's prefix, whether the proxy strips it or not, and when called directly."""
+
+    def __init__(self, app, root_path: str) -> None:
+        self.app, self.root_path = app, root_path
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] == "http":
+            prefix, path = self.root_path, scope["path"]
+            if path == prefix:
+                path = prefix + "/"
+            elif not path.startswith(prefix + "/"):
+                path = prefix + path
+            scope = {**scope, "root_path": prefix, "path": path}
+        await self.app(scope, receive, send)
+
+
+def _prefix(root_path: str) -> str:
+    """Return a proxy's prefix with a slash before it and none behind it; "" for none. Raises ValueError.
+
+    >>> _prefix("serve"), _prefix("/serve/"), _prefix("/")
+    ('/serve', '/serve', '')
+    """
+    path = arguments.text("root_path", root_path, 200).removesuffix("/")
+    path = path if path.startswith("/") or not path else f"/{path}"
+    if path and (not PREFIX.fullmatch(path) or {".", ".."} & {*path.split("/")}):
+        raise ValueError(f"root_path={arguments.shown(root_path)}: give the path that the proxy adds, as in /serve")
+    return path
+
+
+def load_installed(slots: int | None, precision: str | None = None) -> dict[str, Detector]:
+    installed = [name for name in models.MODELS if not models.missing(name)]
+    if not installed:
+        models.locate("yolov3-tiny")  # raises, and says how to install it
+    return {name: Detector.load(name, precision=precision, slots=slots) for name in installed}
+
+
+def _explain_errors(app: FastAPI) -> None:
+    """Every error is `{"detail": text}`, with a text that says what to do."""
+
+    async def refuse(request: Request, error: Exception) -> JSONResponse:
+        text = errors.text(error)
+        if text != str(error):
+            logger.warning("%s %s: %s", request.method, request.url.path, error)
+        return JSONResponse({"detail": text}, errors.status(error), errors.headers(error))
+
+    async def refuse_method(request: Request, error: HTTPException) -> JSONResponse:
+        fitting = [route for route in app.routes if route.matches(request.scope)[0] != Match.NONE]
+        methods = sorted({method for route in fitting for method in getattr(route, "methods", ())}) or ["GET", "HEAD"]
+        return JSONResponse({"detail": f"ask with {' or '.join(methods)}"}, 405, {"Allow": ", ".join(methods)})
+
+    async def refuse_path(request: Request, error: HTTPException) -> JSONResponse:
+        detail = f"{NO_PATH} {app.state.root_path}/docs" if error.detail == "Not Found" else error.detail
+        return JSONResponse({"detail": detail}, 404, error.headers)
+
+    async def refuse_parameters(request: Request, error: RequestValidationError) -> JSONResponse:
+        problems = error.errors()
+        named = [f"{_place(problem['loc'])}: {_words(problem)}" for problem in problems[:PROBLEMS]]
+        named = [text if len(text) <= PROBLEM else text[: PROBLEM - 3] + "..." for text in named]
+        if len(problems) > PROBLEMS:
+            named.append(f"and {len(problems) - PROBLEMS:,} more problems")
+        return JSONResponse({"detail": "; ".join(named)}, 422)
+
+    async def apologise(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": errors.FAILED}, 500)
+
+    app.add_exception_handler(404, refuse_path)
+    app.add_exception_handler(405, refuse_method)
+    for kind in errors.STATUSES:
+        app.add_exception_handler(kind, refuse)
+    app.add_exception_handler(RequestValidationError, refuse_parameters)
+    app.add_exception_handler(Exception, apologise)
+
+
+def _place(location: tuple[str | int, ...]) -> str:
+    """Return where in a request a problem is.
+
+    >>> _place(("query", "confidence")), _place(("body", "labels", 0)), _place(("body", 3, "latency")), _place(("body",))
+    ('confidence', 'labels[0]', '[3].latency', 'body')
+    """
+    parts = [part for part in location[1:] if part != "[key]"]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return place.removeprefix(".") or str(location[0])
+
+
+def _words(problem: Mapping) -> str:
+    """Return what is wrong, and what to give."""
+    kind, message = problem["type"], problem["msg"]
+    if kind == "missing" and problem["loc"] == ("body",):
+        return f"it is missing: {strict_routes.JSON}"
+    if kind == "string_pattern_mismatch" and problem["ctx"]["pattern"] == NO_NUL:
+        return "give text without NUL"
+    return WORDS.get(kind, message.removeprefix("Value error, "))

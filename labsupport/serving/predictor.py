@@ -1,0 +1,113 @@
+"""Where an upload becomes a prediction, in a slot of its own: `answering.answer` with the log, the metrics and the uploads.
+
+`serving` knows HTTP, this module does not: a request comes as `Asked`, and what `render` makes of a `Prediction` goes back.
+"""
+
+import asyncio
+import functools
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from labsupport import images, models
+from labsupport.detection import Detection
+from labsupport.log import PredictionLog
+from labsupport.monitoring import Metrics
+from labsupport.protection import LARGE_BODY, LARGE_PICTURE, Overloaded, Slots, memory_needed
+from labsupport.rollout import Router, answering
+from labsupport.serving import errors
+from labsupport.serving.kept_uploads import Uploads
+
+
+@dataclass
+class Asked:
+    """One request for a prediction, as it came in."""
+
+    upload: bytes
+    model: str
+    confidence: float
+    key: str | None
+    record: str | None = None  # the id under which the caller itself reports what became of this
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One picture that was looked at: by which version, how fast, and what was found."""
+
+    id: str
+    version: str
+    latency: float  # seconds
+    image: np.ndarray
+    detections: list[Detection]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"X-Prediction-Id": self.id, "X-Model-Version": self.version}
+
+
+class Desk:
+    """Picks the version, works in a slot, shows the picture to a candidate in shadow, writes down what happened."""
+
+    def __init__(
+        self,
+        routers: Mapping[str, Router],
+        slots: Slots,
+        log: PredictionLog | None,
+        uploads: Uploads | None,
+        metrics: Metrics,
+    ) -> None:
+        self.routers, self.slots, self.log, self.uploads, self.metrics = routers, slots, log, uploads, metrics
+
+    async def answer(self, asked: Asked, render: Callable):
+        """What `render` makes of the prediction. Raises what goes wrong, `Overloaded` if the queue is full."""
+        try:
+            large = len(asked.upload) > LARGE_BODY
+            need = await asyncio.to_thread(memory_needed, asked.upload) if large else memory_needed(asked.upload)
+            large = large or need > LARGE_PICTURE
+            return await self.slots.run(self._work, asked, render, need=need, large=large)
+        except Overloaded:  # there was a place when the upload began, and none when it had arrived
+            self.refused()
+            raise
+
+    def _work(self, asked: Asked, render: Callable):
+        """In a slot's thread: decode, detect, render, write down."""
+        id, features = asked.record or uuid.uuid4().hex, None
+
+        def write(**row) -> None:
+            self._record(asked, features=features if row["status"] == 200 else None, **row)
+
+        def drawn(version: str, latency: float, image: np.ndarray, found: list[Detection]):
+            nonlocal features
+            content, features = render(Prediction(id, version, latency, image, found)), images.features(image)
+            return content
+
+        try:
+            router = self.router(asked.model)
+        except Exception as error:  # no version can answer
+            failed = {"detections": None, "status": errors.status(error), "error": type(error).__name__}
+            write(id=uuid.uuid4().hex, version=None, latency=0.0, **failed)
+            raise
+        see = functools.partial(images.decode, asked.upload)
+        return answering.answer(router, see, asked.confidence, asked.key, id, write, drawn, errors.status)
+
+    def refused(self) -> None:
+        """Write down that an upload found the queue full: else the log would look best when all goes worst."""
+        if self.log:
+            unseen = {"version": None, "latency": None, "detections": None, "features": None}
+            self.log.record(id=uuid.uuid4().hex, status=503, error=Overloaded.__name__, **unseen)
+
+    def router(self, model: str) -> Router:
+        """Who answers for a model. Raises `models.ModelUnavailable`."""
+        if router := self.routers.get(model):
+            return router
+        models.locate(model)  # raises if it is not installed
+        raise models.NotInstalled(f"{model} was installed after this server started: start the server again")
+
+    def _record(self, asked: Asked, *, version: str | None, latency: float, status: int, **seen) -> None:
+        self.metrics.predicted(version, latency, seen["detections"], seen["features"], status)
+        if self.log and not (asked.record and status == 200):  # who reports it writes the one row: `records`
+            size = len(asked.upload)
+            self.log.record(version=version, latency=latency, key=asked.key, bytes=size, status=status, **seen)
+            self.metrics.dropped(self.log.dropped)

@@ -1,0 +1,295 @@
+"""The routes: what each path of the HTTP API answers. `serving.create_app` adds them to the app, one group at a time."""
+
+import copy
+import uuid
+from collections.abc import Mapping
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Form, Header, HTTPException, Query, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
+
+from labsupport import images, models
+from labsupport.detection import Detection, draw_boxes
+from labsupport.log import PredictionLog
+from labsupport.monitoring import CONTENT_TYPE, MINUTES, Live, Metrics
+from labsupport.protection import security
+from labsupport.rollout import Gate, Ramps, Router
+from labsupport.serving import browser_page, schemas
+from labsupport.serving.predictor import Asked, Desk, Prediction
+from labsupport.serving.schemas import (
+    UPLOAD,
+    CountOut,
+    FeedbackIn,
+    PredictionOut,
+    Records,
+    RecordsOut,
+    RolloutIn,
+    RolloutOut,
+    UploadIn,
+    answers,
+)
+
+COUNTED = {"cars": "car", "apples": "apple", "plants": "pottedplant"}  # endpoint -> label
+
+DASHBOARD = {
+    "type": "object",
+    "required": ["now", "since", "versions", "message", "rows", "alarms", "spans", "rollouts"],
+}
+PAGE = Path(__file__).parent / "static" / "dashboard.html"
+PAGE_HEADERS = {  # whatever a version's name may hold, the page talks to this server only
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+    "Cache-Control": "no-cache",
+}
+
+ModelName = StrEnum("ModelName", {name.replace("-", "_"): name for name in models.MODELS})
+Minutes = IntEnum("Minutes", {f"last_{minutes}": minutes for minutes in MINUTES})
+
+
+def add_status_routes(app: FastAPI, routers: Mapping[str, Router]) -> None:
+    @app.get("/", tags=["status"], summary="Say hello")
+    async def hello(request: Request) -> dict[str, str]:
+        docs = request.scope.get("root_path", "") + "/docs"
+        return {"message": f"The detector is up. Try it in the browser: {docs}", "docs": docs}
+
+    @app.get("/models", tags=["status"], summary="Which models are installed, and which answer")
+    def list_models() -> list[dict[str, str | bool | None]]:
+        versions = {name: router.version for name, router in routers.items()}
+        return [
+            {"name": name, "about": model.about, "installed": not models.missing(name), "version": versions.get(name)}
+            for name, model in models.MODELS.items()
+        ]
+
+    @app.get("/health", tags=["status"], summary="Is the process alive?")
+    async def health() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/ready", tags=["status"], summary="Are the models loaded?")
+    async def ready() -> dict[str, str | list[str]]:
+        return {"status": "ready", "versions": [router.version for router in routers.values()]}
+
+
+def add_metrics_route(app: FastAPI, desk: Desk) -> None:
+    @app.get(
+        "/metrics",
+        tags=["status"],
+        summary="What Prometheus reads",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    def metrics() -> Response:
+        if desk.log:
+            desk.metrics.dropped(desk.log.dropped)
+        answering = [(name, router.version) for name, router in desk.routers.items()]
+        unjudged = {name: router.unjudged for name, router in desk.routers.items()}
+        return Response(desk.metrics.text(answering, unjudged), media_type=CONTENT_TYPE)
+
+
+def add_dashboard_routes(app: FastAPI, live: Live) -> None:
+    @app.get(
+        "/dashboard",
+        tags=["status"],
+        summary="What happens here, in the browser",
+        description="One page, which needs no internet. Beyond loopback it needs the token as everything does, and a "
+        "browser sends none by itself: a proxy in front has to add the header.",
+        response_class=Response,
+        responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+    )
+    def dashboard() -> HTMLResponse:
+        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=PAGE_HEADERS)
+
+    @app.get(
+        "/dashboard/data",
+        tags=["status"],
+        summary="What the dashboard shows",
+        response_class=Response,
+        responses={200: {"content": {"application/json": {"schema": DASHBOARD}}}, **schemas.refusals(422, 503)},
+    )
+    def data(minutes: Minutes = Minutes.last_15) -> Response:
+        return Response(live.text(minutes), media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+def add_browser_routes(app: FastAPI) -> None:
+    @app.get(
+        "/browser",
+        tags=["predictions"],
+        summary="The detector in the browser",
+        description="One page that detects in the browser itself: no picture is sent. After the first visit it works with "
+        "the server stopped. Needs `make browser`, and says so without it.",
+        response_class=Response,
+        responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+    )
+    def page() -> HTMLResponse:
+        return HTMLResponse(browser_page.page(), headers=browser_page.PAGE_HEADERS)
+
+    @app.get("/browser/{name:path}", include_in_schema=False)  # what that page is made of
+    def file(name: str, v: str | None = None) -> Response:
+        content, media_type, headers = browser_page.file(name, v)
+        kind = FileResponse if isinstance(content, Path) else Response
+        return kind(content, media_type=media_type, headers=headers)
+
+
+async def asked(
+    request: Request,
+    form: Annotated[UploadIn, Form(media_type="multipart/form-data")],
+    model: ModelName = ModelName.yolov3_tiny,
+    confidence: Annotated[float, Query(ge=0, le=1, description="report what the model is surer of than this")] = 0.5,
+    x_client_key: Annotated[
+        str | None, Header(max_length=200, description="who asks, for the log and the router")
+    ] = None,
+    x_record_id: Annotated[str | None, Header(pattern=schemas.RECORD_ID, include_in_schema=False)] = None,
+) -> Asked:
+    """The one picture in the form, and the parameters; what the client calls the picture does not matter."""
+    if x_record_id is not None:
+        token_shown(request)
+    return Asked(await form.file.read(), model.value, confidence, x_client_key, x_record_id)
+
+
+def add_head_routes(app: FastAPI) -> None:
+    """Answer HEAD wherever the app answers GET: the same headers, and uvicorn leaves out the body. Call this last."""
+    for route in [route for route in app.routes if isinstance(route, APIRoute) and "GET" in route.methods]:
+        head = copy.copy(route)
+        head.methods, head.include_in_schema = {"HEAD"}, False
+        app.router.routes.append(head)
+
+
+def add_prediction_routes(app: FastAPI, desk: Desk) -> None:
+    Question = Annotated[Asked, Depends(asked)]
+
+    @app.post(
+        "/predict",
+        tags=["predictions"],
+        summary="The picture with boxes drawn",
+        response_class=Response,
+        responses=answers(content={"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}),
+        openapi_extra=UPLOAD,
+    )
+    async def predict(question: Question) -> Response:
+        def render(prediction: Prediction) -> Response:
+            content = images.encode(draw_boxes(prediction.image, prediction.detections))
+            if desk.uploads:  # under an id of the server's: that of a record comes from the client
+                desk.uploads.keep(f"{uuid.uuid4().hex if question.record else prediction.id}.jpg", content)
+            return Response(content, media_type="image/jpeg", headers=prediction.headers)
+
+        return await desk.answer(question, render)
+
+    @app.post(
+        "/detect",
+        tags=["predictions"],
+        summary="The objects as JSON",
+        responses=answers(model=PredictionOut),
+        openapi_extra=UPLOAD,
+    )
+    async def detect(question: Question) -> Response:
+        def render(p: Prediction) -> Response:
+            found = _as_json(p.detections)
+            content = {"id": p.id, "version": p.version, "latency": p.latency, "detections": found}
+            return JSONResponse(content, headers=p.headers)
+
+        return await desk.answer(question, render)
+
+    for plural, label in COUNTED.items():
+        _add_counting_route(app, desk, plural, label)
+
+
+def _add_counting_route(app: FastAPI, desk: Desk, plural: str, label: str) -> None:
+    @app.post(
+        f"/count-{plural}",
+        tags=["predictions"],
+        summary=f"How many {plural}?",
+        responses=answers(model=CountOut),
+        openapi_extra=UPLOAD,
+        name=f"count_{plural}",
+    )
+    async def count(question: Annotated[Asked, Depends(asked)]) -> Response:
+        def render(prediction: Prediction) -> Response:
+            found = _as_json([found for found in prediction.detections if found.label == label])
+            content = {"label": label, "count": len(found), "detections": found}
+            return JSONResponse(content, headers=prediction.headers)
+
+        return await desk.answer(question, render)
+
+
+def _as_json(detections: list[Detection]) -> list[dict]:
+    return [{"label": d.label, "confidence": d.confidence, "box": d.box._asdict()} for d in detections]
+
+
+def add_feedback_route(app: FastAPI, log: PredictionLog | None, metrics: Metrics) -> None:
+    @app.post(
+        "/feedback",
+        tags=["predictions"],
+        summary="Say whether an answer was right",
+        status_code=204,
+        responses=schemas.refusals(400, 404, 422, 503),
+    )
+    def feedback(said: FeedbackIn) -> None:
+        if log is None:
+            raise HTTPException(404, "this server keeps no log of its predictions: it cannot store feedback about them")
+        log.feedback(said.prediction_id, said.correct, said.labels, said.retry)
+        metrics.said(said.correct, said.labels, said.retry)
+
+
+def add_records_route(app: FastAPI, log: PredictionLog | None) -> None:
+    @app.post(
+        "/records",
+        tags=["stations"],
+        summary="Hand in what a station decided",
+        description="Only with the server's token. Each id is taken once: to send again what may have arrived is safe. "
+        "The answer comes when the disk has all of it. A station that asks for a prediction sends the id of the record to "
+        "come as X-Record-Id, with the token: then the record is what is logged, and not the answer beside it.",
+        dependencies=[Depends(token_shown)],
+        responses=schemas.refusals(400, 404, 422, 503),
+    )
+    def receive(decided: Records) -> RecordsOut:
+        if log is None:
+            raise HTTPException(404, "this server keeps no log: there is nowhere to put records")
+        new = log.receive([record.model_dump() for record in decided])
+        return RecordsOut(new=new, known=len(decided) - new)
+
+
+def add_rollout_routes(app: FastAPI, desk: Desk, ramps: Ramps) -> None:
+    @app.get(
+        "/rollout",
+        tags=["rollout"],
+        summary="Who answers, and since when",
+        responses=schemas.refusals(422, 503),
+    )
+    def show(model: ModelName = ModelName.yolov3_tiny) -> RolloutOut:
+        return RolloutOut(**desk.router(model.value).status())
+
+    @app.put(
+        "/rollout",
+        tags=["rollout"],
+        summary="Change who answers",
+        description="Only with the server's token, wherever it is bound.",
+        dependencies=[Depends(token_shown)],
+        responses=schemas.refusals(400, 404, 409, 422, 503),
+    )
+    def change(wanted: RolloutIn, model: ModelName = ModelName.yolov3_tiny) -> RolloutOut:
+        router = desk.router(model.value)
+        name = wanted.candidate
+        if wanted.action in ("shadow", "canary", "blue_green", "ramp") and not name:
+            raise HTTPException(422, f"candidate: {wanted.action} needs one, by its version's name")
+        match wanted.action:
+            case "shadow":
+                router.shadow(name, wanted.percent, wanted.reason)
+            case "canary":
+                router.canary(name, wanted.weight, wanted.reason)
+            case "blue_green":
+                router.blue_green(name, wanted.reason)
+            case "ramp":
+                ramps.start(model.value, name, wanted.steps, Gate(**wanted.gate.model_dump()), wanted.interval)
+            case "rollback":
+                router.rollback(wanted.reason, to=wanted.to)
+            case action:
+                getattr(router, action)(wanted.reason)
+        return RolloutOut(**router.status())
+
+
+def token_shown(request: Request) -> None:
+    """Raises a 401 unless the request carries the server's token. Without a token nobody changes the server's state."""
+    if not security.carries(request.headers, security.token()):
+        raise HTTPException(401, security.HOW, {"WWW-Authenticate": "Bearer"})

@@ -1,0 +1,268 @@
+"""A server that a notebook cell can start and stop.
+
+`serve` runs an app on a thread of its own, so that the notebook stays free to call it; or blocks, as the lab does. Any ASGI
+app will do, the one that a notebook builds in the open as well as `serving.create_app`'s.
+"""
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
+
+from labsupport import arguments, background, loopback
+from labsupport.protection import connections, security
+
+MADE = "made"  # the file by which a worker says that it has made its app, beside the metrics
+
+
+class PortTaken(OSError):
+    """Another program listens on the port that was asked for."""
+
+
+class RunningServer:
+    """A server on a thread of this process. Stops with `stop()`, at the end of a `with` block, or with the process.
+
+    >>> import requests
+    >>> from labsupport.serving import create_app
+    >>> with serve(create_app({}), port=0) as server:
+    ...     requests.get(server.url + "/health", timeout=5).json()
+    {'status': 'alive'}
+    """
+
+    def __init__(self, app, listening: socket.socket) -> None:
+        self.host, self.port = listening.getsockname()[:2]
+        self.url = _url(listening)
+        self._server = uvicorn.Server(_config(app, workers=1))
+        self._ended = threading.Event()
+        loopback.ask_directly()
+        self._thread = background.start(partial(self._run, listening), f"server on port {self.port}")
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(0.005)
+        if not self._server.started:
+            listening.close()
+            raise RuntimeError("the server did not start: its own message is above")
+
+    def _run(self, listening: socket.socket) -> None:
+        try:
+            with contextlib.suppress(SystemExit):  # uvicorn's way to say that an app did not start
+                self._server.run([listening])
+        finally:
+            _running.discard(self)
+            self._ended.set()
+
+    def stop(self) -> None:
+        """Finish the requests under way, then stop listening. Stopping twice is fine."""
+        self._server.should_exit = True
+        self._thread.join()
+
+    def wait(self) -> None:
+        """Return when the server has stopped; an interrupt ends the waiting, not the server."""
+        self._ended.wait()  # an interrupted join would take the thread for ended (Python < 3.13)
+
+    def __enter__(self) -> "RunningServer":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<RunningServer {self.url} {'running' if self._thread.is_alive() else 'stopped'}>"
+
+
+_running: set[RunningServer] = set()  # those that `serve` started, so that a cell can be run again
+
+
+def serve(app, host: str = "127.0.0.1", port: int | None = None, block: bool = False) -> RunningServer | None:
+    """Run an app: at once and beside the notebook, or, with `block=True`, until the kernel is interrupted.
+
+    `port=None` is 8000, or what `LAB_PORT` says; `port=0` is any free port. If a server that this process started has the
+    port, it is stopped first, so a cell can be run twice. Beyond loopback every request must carry the token in `LAB_TOKEN`.
+    Where a proxy is set, this process asks its own machine without it from then on (`loopback.ask_directly`).
+    Raises `PortTaken` when the port belongs to another program, `security.TokenMissing` beyond loopback without a token,
+    ValueError for what is no app, host or port, and OSError for an address that this machine does not have.
+    """
+    port = loopback.default_port() if port is None else loopback.checked_port(port)
+    if not callable(app):
+        raise ValueError(f"app={arguments.shown(app)}: give an app, as create_app returns it")
+    resolved(host, port)
+    app = guarded(app, host)
+    try:
+        listening = _listen(host, port)
+    except PortTaken:
+        if not (ours := _ours(host, port)):
+            raise
+        for server in ours:
+            server.stop()
+        listening = _listen(host, port)
+    if block:
+        return _serve_here(app, listening)
+    server = RunningServer(app, listening)
+    _running.add(server)
+    return server
+
+
+def guarded(app, host: str):
+    """Return the app, closed to pages of other sites; beyond loopback, behind a token. Raises `security.TokenMissing`.
+
+    Without a token the request's `Host` must be this machine, unless the app was made for a proxy (`root_path`).
+    """
+    token = security.required_token(host)
+    proxied = getattr(getattr(app, "state", None), "root_path", "")
+    if token:
+        app = security.TokenGuard(app, token, security.read_token())
+    return security.SiteGuard(app, local=not (proxied or isinstance(app, security.TokenGuard)))
+
+
+def _ours(host: str, port: int) -> list[RunningServer]:
+    """Return the servers of this process that keep another one from listening on this address."""
+    address = resolved(host, port)[1][0]
+    return [
+        one for one in _running if one.port == port and (one.host == address or {one.host, address} & {"0.0.0.0", "::"})
+    ]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, address = resolved(host, port)
+    both = address[0] == "::" and socket.has_dualstack_ipv6()
+    try:
+        listening = socket.create_server(address, family=family, backlog=2048, dualstack_ipv6=both)
+        # every connection inherits it; without it a small answer waits 40 ms for the client's acknowledgement
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(
+                f"port {port} on {host} is taken by another program: stop that one, or take any free port, with "
+                "labsupport serve --port 0 in a shell, or with serve(app, port=0) in Python"
+            ) from None
+        raise OSError(
+            f"cannot listen on port {port} of {host} ({os.strerror(error.errno)}): give an address of this machine, such as "
+            "127.0.0.1, ::1 or 0.0.0.0, and a port above 1,023"
+        ) from None
+
+
+def resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple]:
+    """Return the address family and the socket address of a host, IPv4 if it has both. Raises ValueError."""
+    try:
+        found = socket.getaddrinfo(arguments.text("host", host, 255), port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise ValueError(
+            f"host={arguments.shown(host)}: give an address of this machine, such as 127.0.0.1, ::1 or 0.0.0.0"
+        ) from None
+    family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    return family, address
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _config(app, **options) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_level="warning",  # at "info" every request would be printed into whichever cell is running
+        log_config=None,  # uvicorn's own would reset the logging of the whole process, the notebook's too
+        loop="asyncio",  # and not what else happens to be installed
+        http=connections.Connection,
+        ws="none",
+        h11_max_incomplete_event_size=connections.MAX_HEAD,
+        backlog=connections.most(),
+        server_header=False,
+        timeout_graceful_shutdown=10,
+        **options,
+    )
+
+
+class _Announcing(uvicorn.Server):
+    """A server that says where it listens, once it has started."""
+
+    def __init__(self, config: uvicorn.Config, announcement: str) -> None:
+        super().__init__(config)
+        self.announcement = announcement
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(self.announcement, flush=True)
+
+
+class _Workers(Multiprocess):
+    """Several workers, of which the first one starts alone: what keeps it from starting would keep all of them.
+
+    A worker that has made its app leaves a file `made`. If the first one ends before, `run` returns and `failed` is True.
+    """
+
+    def __init__(self, config: uvicorn.Config, listening: socket.socket, made: Path, announcement: str) -> None:
+        super().__init__(config, [listening])
+        self.made, self.announcement, self.failed = made, announcement, False
+
+    def init_processes(self) -> None:
+        number, self.processes_num = self.processes_num, 1
+        super().init_processes()
+        self.processes_num = number
+        while not self.made.exists():
+            self.handle_signals()
+            self.failed = not self.processes[0].process.is_alive()
+            if self.failed or self.should_exit.wait(0.05):
+                self.should_exit.set()
+                return
+        print(self.announcement, flush=True)
+        for _ in range(1, number):
+            process = Process(self.config, self.sockets)
+            process.start()
+            self.processes.append(process)
+
+
+def _serve_here(app, listening: socket.socket) -> None:
+    """Block as the lab does. In a notebook the cell waits for a server on a thread: an event loop already runs there, and
+    one that is run within it (nest_asyncio) loses the cells that queue up behind this one."""
+    announcement = f"serving on {_url(listening)} until interrupted (in a notebook: Kernel, Interrupt)"
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            _Announcing(_config(app, workers=1), announcement).run([listening])
+        else:
+            with RunningServer(app, listening) as server:
+                print(announcement, flush=True)
+                server.wait()
+    print("stopped")
+
+
+def run(options: dict, port: int, workers: int) -> None:
+    """What `labsupport serve` does: `serving.app_from_environment` in this process, or in several, until told to stop.
+
+    The cores are shared out among the workers. Prints where it listens once it answers. Raises what `_listen` and making the
+    app raise; several workers print that themselves, and then this raises SystemExit.
+    """
+    slots = max(1, (os.cpu_count() or 1) // workers)
+    os.environ["LAB_APP_OPTIONS"] = json.dumps({**options, "slots": slots, "workers": workers})
+    listening = _listen(options["host"], port)
+    announcement = f"serving on {_url(listening)} until interrupted"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to stop is no failure
+    with contextlib.suppress(KeyboardInterrupt):
+        if workers > 1:
+            with tempfile.TemporaryDirectory(prefix="labsupport-metrics-") as folder:
+                os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where every worker counts
+                config = _config("labsupport.serving.worker:worker_app", factory=True, workers=workers)
+                supervisor = _Workers(config, listening, Path(folder, MADE), announcement)
+                supervisor.run()
+            if supervisor.failed:
+                sys.exit(1)
+        else:
+            config = _config("labsupport.serving.worker:app_from_environment", factory=True, workers=1)
+            config.load()
+            _Announcing(config, announcement).run([listening])

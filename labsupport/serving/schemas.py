@@ -1,0 +1,272 @@
+"""What the API's answers look like, in the words of its documentation."""
+
+from typing import Annotated, Literal
+
+from fastapi import UploadFile
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from labsupport.log import FEATURES, YEAR_10000, station_records
+from labsupport.rollout import METRICS, Gate
+
+# With a length Pydantic also refuses half a surrogate pair, which no file takes. PostgreSQL keeps no NUL.
+NO_NUL = r"^[^\x00]*$"
+Name = Annotated[str, Field(max_length=200, pattern=NO_NUL)]
+Text = Annotated[str, Field(max_length=1_000, pattern=NO_NUL)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class UploadIn(BaseModel):
+    """The form of a picture: nothing else goes into it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: UploadFile = Field(description="a JPEG or PNG picture")
+
+
+class BoxOut(BaseModel):
+    """Pixels in the picture that was sent, turned upright."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+class DetectionOut(BaseModel):
+    label: str
+    confidence: float
+    box: BoxOut
+
+
+class PredictionOut(BaseModel):
+    id: str
+    version: str = Field(description="the model version that answered")
+    latency: float = Field(description="seconds spent on decoding and detecting")
+    detections: list[DetectionOut]
+
+
+class CountOut(BaseModel):
+    label: str
+    count: int
+    detections: list[DetectionOut]
+
+
+_SAID = [
+    {"required": ["correct"], "properties": {"correct": {"type": "boolean"}}},
+    {"required": ["labels"], "properties": {"labels": {"type": "array"}}},
+    {"required": ["retry"], "properties": {"retry": {"const": True}}},
+]
+_BOTH = {"required": ["correct", "labels"], "properties": {"correct": {"const": True}, "labels": {"type": "array"}}}
+_WRONG = {"prediction_id": "0" * 32, "correct": False}  # what /docs offers to try
+
+
+class FeedbackIn(BaseModel):
+    """What a user says of an answer; at least one of the three. Labels are a correction, so they exclude `correct: true`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"anyOf": _SAID, "not": _BOTH, "examples": [_WRONG]})
+
+    prediction_id: Annotated[Name, Field(max_length=64, description="from the answer's X-Prediction-Id")]
+    correct: bool | None = None
+    labels: list[Name] | None = Field(None, max_length=1_000, description="what is in the picture instead")
+    retry: bool = Field(False, description="the user asked again")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "FeedbackIn":
+        if self.correct is None and self.labels is None and not self.retry:
+            raise ValueError("say correct, labels or retry")
+        if self.correct and self.labels is not None:
+            raise ValueError("labels say that the answer was wrong: leave out correct, or send it as false")
+        return self
+
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Limit = tuple[Finite | None, Finite | None]
+
+
+class GateIn(BaseModel):
+    """When a ramp goes on, waits or turns back."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    thresholds: dict[Literal[METRICS], Limit] = Field(default_factory=dict, description="metric -> least, most")
+    ratios: dict[Literal[METRICS], Annotated[Finite, Field(gt=0)]] = Field(
+        default_factory=dict, description="metric -> at most so many times the stable version's"
+    )
+    min_requests: int = Field(200, ge=1, le=1_000_000_000)
+    alpha: float = Field(0.05, gt=0, lt=1)
+    failure_limit: int = Field(3, ge=0, le=1_000_000_000)
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "GateIn":
+        Gate(**self.model_dump()).check_ramp()
+        return self
+
+
+READS = {  # what each action reads; the gate gives the reasons of a ramp
+    "shadow": ("candidate", "percent", "reason"),
+    "canary": ("candidate", "weight", "reason"),
+    "blue_green": ("candidate", "reason"),
+    "ramp": ("candidate", "steps", "gate", "interval"),
+    "rollback": ("to", "reason"),
+    **dict.fromkeys(("switch", "promote", "pause", "resume"), ("reason",)),
+}
+_CANARY = {"action": "canary", "candidate": "yolov3-tiny/openvino-f32", "weight": 5}  # what /docs offers to try
+
+
+class RolloutIn(BaseModel):
+    """A change of who answers. A field that the action does not read is refused, as in a canary with `percent`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_CANARY]})
+
+    action: Literal["shadow", "canary", "blue_green", "ramp", "switch", "promote", "pause", "resume", "rollback"]
+    candidate: Name | None = Field(None, examples=["yolov3-tiny/openvino-f32"])
+    percent: Percent = Field(100, description="of pictures that a candidate in shadow sees")
+    weight: Percent = Field(5, description="percent of requests that a canary answers")
+    steps: list[Percent] = Field([5, 25, 50, 100], description="the ramp's weights", min_length=1, max_length=100)
+    gate: GateIn = Field(default_factory=GateIn)
+    interval: float = Field(1, ge=0.01, le=86_400, description="seconds between two looks of the ramp's gate")
+    to: Name | None = Field(None, description="the version that a rollback returns to, if nothing is on trial")
+    reason: Text = ""
+
+    @model_validator(mode="after")
+    def _is_read(self) -> "RolloutIn":
+        if unread := self.model_fields_set - {"action", *READS[self.action]}:
+            reads = ", ".join(READS[self.action])
+            raise ValueError(f"{self.action} does not read {', '.join(sorted(unread))}: it reads {reads}")
+        return self
+
+
+class RolloutOut(BaseModel):
+    """Who answers now, and what led there."""
+
+    phase: Literal["Healthy", "Progressing", "Paused", "Degraded"]
+    stable: str
+    candidate: str | None
+    previous: str | None
+    mode: Literal["stable", "shadow", "canary", "blue_green"]
+    share: float = Field(description="percent of requests that the candidate answers or sees")
+    paused: bool
+    action: str
+    reason: str
+    time: float = Field(description="of the last change, in seconds since the epoch")
+    figures: dict[str, float]
+    versions: list[str]
+    trouble: str = Field(description="what is wrong in the process that was asked; empty if nothing is")
+    unjudged_seconds: float = Field(description="for how long a look at the ramp has been overdue; 0 if none is")
+
+
+RECORD_ID = "^[0-9a-f]{32}$"
+Moment = Annotated[Finite, Field(ge=0, lt=YEAR_10000, description="in seconds since the epoch")]
+Seconds = Annotated[Finite, Field(ge=0)]
+Pixel = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
+
+
+class BoxIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    left: Pixel
+    top: Pixel
+    right: Pixel
+    bottom: Pixel
+
+
+class DetectionIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    label: Name
+    confidence: Annotated[Finite, Field(ge=0, le=1)]
+    box: BoxIn
+
+
+class PredictionIn(BaseModel):
+    """What a model saw, wherever it ran."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Name
+    latency: Seconds = Field(description="seconds that the model took")
+    detections: list[DetectionIn] = Field(max_length=10_000, fail_fast=True)  # one error is enough of 10,000
+    features: dict[Literal[FEATURES], Finite]
+
+
+class RecordIn(BaseModel):
+    """What a station decided about one product."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(pattern=RECORD_ID, description="the same whenever this record is sent: it is taken once")
+    time: Moment
+    station: Name
+    product: Name
+    verdict: Literal["accept", "reject", "undecided"]
+    decided_by: Literal["server", "device", "nobody"]
+    version: Name | None = Field(None, description="the model version that looked")
+    latency: Seconds = Field(description="seconds from the picture to the decision")
+    reason: Text = ""
+    prediction: PredictionIn | None = Field(None, description="null if no model looked")
+
+
+Records = Annotated[list[RecordIn], Field(min_length=1, max_length=station_records.MOST, fail_fast=True)]
+
+
+class RecordsOut(BaseModel):
+    """All of them are in the log now; those that were known before, as they were."""
+
+    new: int
+    known: int
+
+
+class Problem(BaseModel):
+    """What every error looks like."""
+
+    detail: str = Field(description="what is wrong, and what to do")
+
+
+def _header(description: str, kind: str = "string") -> dict:
+    return {"description": description, "required": True, "schema": {"type": kind}}
+
+
+def _refusal(description: str, **headers: dict) -> dict:
+    return {"model": Problem, "description": description, "headers": headers}
+
+
+TOKEN = _header("how to send the token")
+PATIENCE = _header("after how many seconds another try is worth it", "integer")
+PREDICTED = {
+    "X-Prediction-Id": _header("the prediction's id, as in the log"),
+    "X-Model-Version": _header("the model version that answered"),
+}
+
+# what every route may answer, and what some may answer besides
+GUARDED = {
+    401: _refusal("the token is missing or wrong, where the server demands one", **{"WWW-Authenticate": TOKEN}),
+    422: _refusal(
+        "a parameter, field or key is missing, out of range, unknown or given twice; or a body is not expected"
+    ),
+}
+ERRORS = {
+    400: _refusal("the body is no form that can be read, or one of too many fields"),
+    408: _refusal("the upload took too long"),
+    413: _refusal("too many bytes or pixels"),
+    415: _refusal("not a JPEG or PNG picture, judged by its content"),
+    422: GUARDED[422],
+    503: _refusal("the model is not installed, or the server is overloaded", **{"Retry-After": PATIENCE}),
+}
+
+# what FastAPI cannot know of the form: which files are worth sending
+PICTURE = {"encoding": {"file": {"contentType": "image/jpeg, image/png"}}}
+UPLOAD = {"requestBody": {"content": {"multipart/form-data": PICTURE}}}
+
+
+def refusals(*statuses: int) -> dict:
+    """What a route may refuse with; 404 and 409 are those of rollouts and feedback."""
+    more = {
+        404: _refusal("no prediction or version of that name is known"),
+        409: _refusal("not possible in the present state"),
+    }
+    return {status: {**ERRORS, **more}[status] for status in statuses}
+
+
+def answers(**prediction) -> dict:
+    """The answers of a route that takes an upload: a prediction, in FastAPI's words, or a refusal."""
+    return {200: {**prediction, "headers": PREDICTED}, **ERRORS}

@@ -1,0 +1,80 @@
+"""Make the application of one server process of `labsupport serve`."""
+
+import ctypes
+import gc
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+
+import cv2
+
+from labsupport import arguments, background, paths
+from labsupport.detection import Detector
+from labsupport.log import PredictionLog
+from labsupport.protection import Budget, memory_limit
+from labsupport.rollout import Router
+from labsupport.serving import access_log
+from labsupport.serving.app import create_app, load_installed
+from labsupport.serving.running import MADE, guarded
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # glibc's malloc.h
+
+
+def app_from_environment():
+    """The app of one worker process: `labsupport serve` leaves its options in `LAB_APP_OPTIONS`."""
+    options = arguments.variable("LAB_APP_OPTIONS", json.loads, "what labsupport serve gives")
+    if options is None:
+        raise ValueError("LAB_APP_OPTIONS is not set: start the server with labsupport serve")
+    host, log, precision = (options.pop(name) for name in ("host", "log", "precision"))
+    workers = options.pop("workers", 1)
+    access_log.show()
+    _end_with_parent()
+    _keep_memory()
+    cv2.setNumThreads(1)  # the slots keep every core busy: more threads for one picture would only get in their way
+    detectors = load_installed(options["slots"], precision)
+    routers = {
+        name: Router(detector, load=Detector.named, journal=paths.root() / f"rollout-{name}.db")
+        for name, detector in detectors.items()
+    }
+    options["memory"] = Budget.left(memory_limit() // workers)
+    app = guarded(create_app(routers, log=PredictionLog(log) if log else None, **options), host)
+    gc.collect()
+    gc.freeze()  # what is here stays: looking through it for garbage stopped every thread for 60 ms
+    return app
+
+
+def worker_app():
+    """Return the app of one of several worker processes; if it cannot be made, say why in a line and end the process."""
+    try:
+        app = app_from_environment()
+        Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], MADE).touch()
+        return app
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"labsupport: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    """Where there are several workers, they stop when the process that started them is gone, whatever became of it: else
+    they would answer on, with nobody to stop them and their port taken."""
+    if parent := multiprocessing.parent_process():
+
+        def follow() -> None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        background.start(follow, "follow")
+
+
+def _keep_memory() -> None:
+    """A picture's pixels come and go a hundred times a second: glibc would hand them back to the system each time, and get
+    them again page by page. It may keep 64 MB instead; what is larger than 32 MB goes back at once all the same. All threads
+    share two pools: with one each, the gaps in all of them took 120 MB."""
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)
+        libc.mallopt(M_TOP_PAD, 16 << 20)
+        libc.mallopt(M_ARENA_MAX, 2)

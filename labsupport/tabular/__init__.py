@@ -1,0 +1,47 @@
+"""Read columns of data from whatever container holds them: pandas, polars, Arrow, NumPy, dicts, lists of rows.
+
+>>> from labsupport import tabular
+>>> tabular.table([{"age": 31}, {"age": 45}])
+   age
+0   31
+1   45
+"""
+
+from labsupport.tabular import containers
+from labsupport.tabular.columns import (
+    CLASSES,
+    FEW_VALUES,
+    MIN_ROWS,
+    DifferentColumns,
+    Feature,
+    check_rows,
+    features,
+    to_frame,
+)
+from labsupport.tabular.containers import TooFewRows, bool_column, codes_of, float_column, row_of, shape_of, table
+from labsupport.tabular.values import NARROW, as_float, is_missing, narrowest, precision, rounded
+
+__all__ = [
+    "CLASSES",
+    "FEW_VALUES",
+    "MIN_ROWS",
+    "NARROW",
+    "DifferentColumns",
+    "Feature",
+    "TooFewRows",
+    "as_float",
+    "bool_column",
+    "check_rows",
+    "codes_of",
+    "containers",
+    "features",
+    "float_column",
+    "is_missing",
+    "narrowest",
+    "precision",
+    "rounded",
+    "row_of",
+    "shape_of",
+    "table",
+    "to_frame",
+]

@@ -1,0 +1,192 @@
+"""Two windows of data as they come, and what each column of them is: numbers, classes, truth values or texts."""
+
+import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labsupport.tabular.containers import TooFewRows, table
+from labsupport.tabular.values import NARROW, narrowest, precision, rounded
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MIN_ROWS = 20  # in each window: below, no test of ours could find anything but an earthquake
+FEW_VALUES = 20  # numbers with at most as many distinct values are counted like classes
+TEXT_SHARE = 0.5  # texts of which more than this share are distinct are no classes: we look at their lengths
+CLASSES = 20  # the commonest classes that effect sizes and plots tell apart
+LARGEST = 1e150  # of numbers beyond, squares overflow: they count as infinite
+
+
+class DifferentColumns(ValueError):
+    """The two windows do not have the same columns."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column in both windows: what is known of it, in the order of the rows, and which rows miss it.
+
+    `kind`: "numeric", "discrete" (numbers of few distinct values), "category", "boolean", "text" (the values are lengths),
+    or "none" if it cannot be compared, and then `note` says why. Values are numbers, or codes into `labels` if it has any.
+    """
+
+    name: str
+    kind: str
+    reference: np.ndarray
+    current: np.ndarray
+    missing: tuple[np.ndarray, np.ndarray]
+    labels: Sequence[Any] = ()
+    note: str = ""
+    changed: bool = False  # it is of another type than it was
+
+    @property
+    def missing_shares(self) -> tuple[float, float]:
+        return tuple(float(missing.mean()) for missing in self.missing)
+
+    @property
+    def counted(self) -> bool:
+        """Are its values classes, or numbers so few that we count them like classes?"""
+        return len(self.labels) > 0
+
+
+def to_frame(data, name: str = "data") -> "pd.DataFrame":
+    """Return what `containers.table` reads as a pandas frame whose column names are texts.
+
+    `name` is what the caller calls the data, for messages. Raises ValueError as `containers.table` does.
+
+    >>> to_frame([[90, 3], [105, 4]]).columns.tolist()
+    ['0', '1']
+    """
+    frame = table(data, name)
+    return frame.set_axis([str(column) for column in frame.columns], axis=1)
+
+
+def features(reference: "pd.DataFrame", current: "pd.DataFrame") -> list[Feature]:
+    """Each column of both, in the reference's order. Raises `TooFewRows` and `DifferentColumns`.
+
+    >>> import pandas as pd
+    >>> [found.kind for found in features(*[pd.DataFrame({"a": np.arange(30.0), "b": list("xyz") * 10})] * 2)]
+    ['numeric', 'category']
+    """
+    check_rows(reference, current)
+    if gone := [name for name in reference if name not in current.columns]:
+        raise DifferentColumns(f"the current window has no {', '.join(gone)}: compare the columns that both have")
+    if new := [name for name in current if name not in reference.columns]:
+        raise DifferentColumns(f"the reference has no {', '.join(new)}: compare the columns that both have")
+    if not len(reference.columns):
+        raise DifferentColumns("there is no column to compare")
+    return [_feature(name, reference[name], current[name]) for name in reference]
+
+
+def check_rows(reference: "pd.DataFrame", current: "pd.DataFrame") -> None:
+    """Raise `TooFewRows` if a window has fewer than `MIN_ROWS` rows."""
+    for name, rows in (("reference", len(reference)), ("current", len(current))):
+        if rows < MIN_ROWS:
+            raise TooFewRows(
+                f"the {name} window has {rows} rows: at least {MIN_ROWS} are needed, so collect more of them"
+            )
+
+
+def _feature(name: str, reference: "pd.Series", current: "pd.Series") -> Feature:
+    reference, current = _alike(reference, current), _alike(current, reference)
+    kinds = [kind for kind in (_kind(reference), _kind(current)) if kind != "empty"]
+    missing = tuple(column.isna().to_numpy(bool) for column in (reference, current))
+    nothing = Feature(name, "none", np.array([]), np.array([]), missing)
+    if not kinds:
+        return replace(nothing, note="all missing in both windows")
+    if set(kinds) == {"category", "text"}:  # the same classes, of two makes
+        kinds = ["category"]
+    if len(set(kinds)) > 1:
+        return replace(nothing, note=f"was {kinds[0]}, is {kinds[1]}", changed=True)
+    if kinds[0] in ("time", "mixed"):
+        unknown = "neither numbers nor classes nor texts, or several of these"
+        return replace(nothing, note="times are not compared" if kinds[0] == "time" else unknown)
+    if kinds[0] != "numeric":
+        return _classes(name, kinds[0], reference, current, missing)
+    held = narrowest([precision(reference), precision(current)])  # 9.99 as float32 is another number than as float64
+    try:
+        return _numbers(name, *(rounded(_floats(column), held) for column in (reference, current)))
+    except OverflowError:
+        return replace(nothing, note="whole numbers too large for floating point")
+
+
+def _alike(column: "pd.Series", other: "pd.Series") -> "pd.Series":
+    """The column without what only its container says: values of no type if all are missing, or no classes for numbers."""
+    import pandas as pd
+
+    if column.isna().all():
+        return pd.Series(np.full(len(column), np.nan))
+    if str(column.dtype).startswith("dictionary<"):  # Arrow's classes
+        return column.astype(object).astype("category")
+    if isinstance(column.dtype, pd.CategoricalDtype) and not isinstance(other.dtype, pd.CategoricalDtype):
+        held = column.cat.categories.dtype
+        return column if _kind(other) in ("text", "empty") else column.astype(held if held.kind == "f" else object)
+    return column
+
+
+def _floats(column: "pd.Series") -> np.ndarray:
+    return column.to_numpy(float, na_value=np.nan)
+
+
+def _kind(column: "pd.Series") -> str:
+    """ "numeric", "boolean", "category", "text", "time", "mixed", or "empty"."""
+    import pandas as pd
+
+    column = column.dropna()
+    if column.empty:
+        return "empty"
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return "category"
+    found = pd.api.types.infer_dtype(column)
+    if found in ("integer", "floating", "mixed-integer-float", "decimal"):
+        return "numeric"
+    if found.startswith(("datetime", "date", "time", "period")):
+        return "time"
+    if found == "mixed" and all(isinstance(value, numbers.Real | Decimal | np.bool_) for value in column):
+        return "numeric"
+    return {"string": "text", "boolean": "boolean"}.get(found, "mixed")
+
+
+def _numbers(name: str, reference: np.ndarray, current: np.ndarray) -> Feature:
+    """Infinite values count as missing: no distance to them can be told."""
+    missing = tuple(~(np.abs(column) <= LARGEST) for column in (reference, current))
+    windows = list(zip((reference, current), missing, strict=True))
+    infinite = sum(int((gone & ~np.isnan(column)).sum()) for column, gone in windows if gone.any())
+    known = [column[~gone] if gone.any() else column for column, gone in windows]
+    note = f"{infinite} infinite values count as missing" if infinite else ""
+    return _few(Feature(name, "numeric", *known, missing, note=note), "discrete")
+
+
+def _few(feature: Feature, kind: str) -> Feature:
+    """The feature as it is; or as codes, and of this kind, if its numbers have few distinct values."""
+    known = (feature.reference, feature.current)
+    distinct = np.unique(np.concatenate([column[:1000] for column in known]))  # a look that settles it for most columns
+    if len(distinct) <= FEW_VALUES:
+        distinct = np.unique(np.concatenate(known))
+    if len(distinct) > FEW_VALUES:
+        return feature
+    codes = [np.searchsorted(distinct, column) for column in known]
+    return replace(feature, kind=kind, reference=codes[0], current=codes[1], labels=distinct.tolist())
+
+
+def _classes(name, kind, reference, current, missing) -> Feature:
+    """Classes, truth values, and texts: the lengths of these, in characters, if hardly one of them comes twice."""
+    import pandas as pd
+
+    known = [column[~gone] for column, gone in zip((reference, current), missing, strict=True)]
+    if reference.dtype != current.dtype:
+        known = [column.astype(object) for column in known]
+        if (held := narrowest([precision(reference), precision(current)])) in NARROW:  # as of numbers, see above
+            known = [column.map(lambda label: held(label) if isinstance(label, float) else label) for column in known]
+    codes, labels = pd.concat(known, ignore_index=True).factorize()
+    if kind == "text" and len(labels) > max(FEW_VALUES, TEXT_SHARE * max(map(len, known))):
+        lengths = [column.str.len().to_numpy(float) for column in known]
+        return _few(Feature(name, "text", *lengths, missing, note="the lengths of the texts"), "text")
+    order = np.argsort(-np.bincount(codes, minlength=len(labels)), kind="stable")  # the commonest first
+    rank = np.empty(len(labels), int)
+    rank[order] = np.arange(len(labels))
+    split = np.split(rank[codes], [len(known[0])])
+    return Feature(name, "boolean" if kind == "boolean" else "category", *split, missing, [labels[i] for i in order])
