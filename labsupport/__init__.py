@@ -1,12 +1,12 @@
-"""A deployment lab: a picture comes in, an answer goes out, and what happened is written down.
+"""Serve an object detector, log its predictions, and monitor and roll out its versions.
 
-Each module is one idea and can be read alone; nothing heavy is imported before it is used.
+Each module covers one topic and can be read alone. Large libraries are imported only when they are used.
 """
 
 import sys
 
 __version__ = "0.1.0"
 
-# openvino would report its use over the network at every import, and fork this process to do so; without
-# this module it does not
+# at every import, openvino would fork this process and report its use over the network; without this
+# module it does not
 sys.modules.setdefault("openvino_telemetry", None)

@@ -1,4 +1,4 @@
-"""`python -m labsupport` is the `labsupport` command."""
+"""Run the `labsupport` command with `python -m labsupport`."""
 
 from labsupport.cli import app
 

@@ -1,4 +1,4 @@
-"""Check what callers give, where it enters: each message names the argument, what came, and what to give."""
+"""Check arguments of callers. Each error names the argument, its value, and what to give instead."""
 
 import math
 import os
@@ -55,9 +55,9 @@ def choice(name: str, value: object, choices: Iterable) -> object:
 
 
 def text(name: str, value: object, most: int = 1_000, least: int = 0) -> str:
-    """Return `value` if it is text of `least` to `most` characters that any database and any file can hold.
+    """Return `value` if it is text of `least` to `most` characters that any database and any file can store.
 
-    Raises ValueError for what is no `str`, is too long or too short, or contains NUL or half a surrogate pair.
+    Raises ValueError if it is not a `str`, is too long or too short, or contains NUL or half a surrogate pair.
 
     >>> text("reason", "looks good")
     'looks good'
@@ -73,8 +73,8 @@ def text(name: str, value: object, most: int = 1_000, least: int = 0) -> str:
 def address(name: str, value: object) -> str:
     """Return `value`, without a slash at its end, if it is the address of a server: http or https, a host, maybe a port.
 
-    A path may follow, such as a proxy's prefix. Raises ValueError for anything else: no scheme, a password, a query, a port
-    that there is not. The message does not repeat what may hold a password.
+    A path may follow, such as a proxy's prefix. Raises ValueError for anything else: no scheme, a password, a query, an
+    invalid port. The message never contains a password.
 
     >>> address("server", "http://127.0.0.1:8000/")
     'http://127.0.0.1:8000'
@@ -99,7 +99,7 @@ def address(name: str, value: object) -> str:
 def variable(name: str, read: Callable[[str], Value], give: str) -> Value | None:
     """Return `read(text)` for the text of the environment variable `name`, or None if it is not set or blank.
 
-    Raises ValueError if `read` does, with a message that names the variable and says `give`.
+    Raises ValueError if `read` does, with a message that contains the variable and `give`.
 
     >>> os.environ["LAB_EXAMPLE"] = "much"
     >>> variable("LAB_EXAMPLE", int, give="a whole number")
@@ -118,7 +118,7 @@ def variable(name: str, read: Callable[[str], Value], give: str) -> Value | None
 
 
 def shown(value: object) -> str:
-    """Return `repr(value)`, cut to 60 characters, for a message; large values only say their type.
+    """Return `repr(value)`, cut to 60 characters, for a message. For a large value, return only its type and length.
 
     >>> shown("x" * 100)[-5:]
     'xx...'

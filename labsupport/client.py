@@ -1,4 +1,4 @@
-"""The other side of the API: the same `detect` over HTTP, and the two helpers of the client notebook."""
+"""Call the server: `detect` over HTTP, and the two helper functions of the client notebook."""
 
 import io
 import itertools
@@ -18,33 +18,33 @@ from labsupport.detection import NOT_OURS, Detection, read_answer
 
 TIMEOUT = 60  # seconds
 TRIES = 4
-PATIENCE = 5  # seconds: a server that asks for more wants something done first, a model installed for example
+PATIENCE = 5  # seconds: a server that needs more time must first be repaired, for example by installing a model
 
 
 class ServerError(RuntimeError):
-    """The server refused or could not answer; the message is the server's own."""
+    """The server refused or could not answer. The message comes from the server."""
 
 
 class Client:
-    """A server seen as a detector: `Client(url).detect(image)` answers what a `Detector` in this process would.
+    """Use a server as a detector: `Client(url).detect(image)` returns the same as a `Detector` in this process.
 
     >>> Client("http://127.0.0.1:8000/").url
     'http://127.0.0.1:8000'
     """
 
     def __init__(self, url: str, model: str = "yolov3-tiny") -> None:
-        """Raises ValueError if `url` is not the address of a server."""
+        """Connect to the server at `url`. Raises ValueError if it is not an address of a server."""
         self.url, self.model, self.version = _checked_url(url).rstrip("/"), model, None
         loopback.ask_directly()
         self._session = requests.Session()  # keeps its connection between calls
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
-        """The objects in a picture (uint8, (H, W, 3), BGR); sent as PNG, so that no pixel changes on the way.
+        """Return the objects in a picture (uint8, (H, W, 3), BGR). It is sent as PNG, so that no pixel changes.
 
-        Afterwards `version` is the model version that answered. A server that is busy (a 503 with a `Retry-After` of at most
-        `PATIENCE` seconds) is asked again, `TRIES` times in all, after the time it names and up to a second more. Raises
-        `ServerError` if it stays busy, refuses, is not the lab's server, or points to another address: the picture goes
-        nowhere else. Raises what requests raises when nobody answers at all.
+        Afterwards `version` is the model version that answered. If the server is busy (a 503 with a `Retry-After` of at
+        most `PATIENCE` seconds), wait that time and up to a second more, and try again, `TRIES` times in all. Raises
+        `ServerError` if it stays busy, refuses, is not the lab's server, or redirects. A redirect is not followed, so the
+        picture is sent nowhere else. Raises the errors of requests if there is no response.
         """
         response = self._post(
             f"{self.url}/detect",
@@ -60,20 +60,20 @@ class Client:
         return found
 
     def _post(self, url: str, **request) -> requests.Response:
-        """Not `urllib3.util.Retry`: it would wait for a minute if asked to, and it has no jitter for `Retry-After`."""
+        """Send a request, with retries. `urllib3.util.Retry` may wait for a minute, and adds no jitter to `Retry-After`."""
         request = {"timeout": TIMEOUT, "allow_redirects": False, **request}
         for _ in range(TRIES - 1):
             response = self._session.post(url, **request)
             if (wait := _busy_for(response)) > PATIENCE:
                 return response
-            time.sleep(wait + random.random())  # else all who were refused at once would come back at once
+            time.sleep(wait + random.random())  # spreads the retries of clients that were refused together
         return self._session.post(url, **request)
 
 
 def find_server(port: int | None = None) -> str | None:
-    """The address of the lab's server on this machine, or None if there is none. `port=None`: 8000 or `LAB_PORT`.
+    """Return the address of the lab's server on this machine, or None. `port=None` means `LAB_PORT` or 8000.
 
-    Raises ValueError for what is no port.
+    Raises ValueError for an invalid port.
     """
     port = loopback.default_port() if port is None else loopback.checked_port(port)
     loopback.ask_directly()
@@ -87,8 +87,8 @@ def find_server(port: int | None = None) -> str | None:
 def response_from_server(url: str, image_file: BinaryIO, verbose: bool = True) -> requests.Response:
     """Send an open picture file, from its beginning, to a prediction URL and return the response.
 
-    Prints whether it went well. A response that points to another address is returned as it is, and not followed.
-    Raises ValueError for anything but a file that was opened for reading bytes, and for an empty one.
+    Prints whether it succeeded. A redirect is returned and not followed.
+    Raises ValueError for anything but a file that was opened for reading bytes, and for an empty file.
 
     >>> response_from_server("http://127.0.0.1:8000/predict", "images/clock.png")
     Traceback (most recent call last):
@@ -108,14 +108,15 @@ def response_from_server(url: str, image_file: BinaryIO, verbose: bool = True) -
 def display_image_from_response(response: requests.Response) -> Path:
     """Save the picture in a response to `images_with_boxes`, display it, and return where it was saved.
 
-    The file is called after the prediction's id, or `answer`, and gets a number where another picture has that name.
-    Raises `ServerError` if the server refused, and what `images.decode` raises if the response holds no picture.
+    The file's name is the prediction's id, or `answer`, with a number if another picture has that name.
+    Raises `ServerError` if the server refused, and the errors of `images.decode` if the response holds no picture.
     """
     if response.is_redirect or not response.ok:
         raise ServerError(f"{response.status_code}: {_detail(response)}")
     picture = images.decode(response.content)
     name = response.headers.get("X-Prediction-Id", "")
-    stem = name if re.fullmatch("[0-9a-f]{32}", name) else "answer"  # no server names a path, or another picture, here
+    # a server must not choose a path or another picture
+    stem = name if re.fullmatch("[0-9a-f]{32}", name) else "answer"
     names = itertools.chain([f"{stem}.jpg"], (f"{stem}_{number}.jpg" for number in itertools.count(2)))
     target = next(place for place in map(paths.IMAGES_WITH_BOXES.joinpath, names) if _is_free(place, response.content))
     with paths.whole(target) as partial:
@@ -125,12 +126,12 @@ def display_image_from_response(response: requests.Response) -> Path:
 
 
 def _is_free(place: Path, content: bytes) -> bool:
-    """Whether nothing is at this place, or this very content."""
+    """Return whether there is no file at this path, or a file with this content."""
     return not os.path.lexists(place) or (place.is_file() and place.read_bytes() == content)
 
 
 def _detail(response: requests.Response) -> str:
-    """Return where a server points to, or its own words, or the start of whatever it sent instead."""
+    """Return the target of a redirect, or the detail of an error, or the start of the response."""
     if response.is_redirect:
         return f"the server points to {response.headers['Location']}: if you trust it, ask there"
     try:
@@ -166,6 +167,6 @@ def _checked_url(url: str) -> str:
 
 
 def _busy_for(response: requests.Response) -> float:
-    """After how many seconds a server that is busy asks to be asked again; for ever, if that is not what it says."""
+    """Return the seconds in `Retry-After` of a busy server; infinity for any other response."""
     asked = response.headers.get("Retry-After", "")
     return int(asked) if response.status_code == 503 and asked.isdecimal() and len(asked) < 10 else math.inf

@@ -1,4 +1,4 @@
-"""This machine as seen by its own processes: the port of the lab's server, and requests that pass by every proxy."""
+"""Find the port of the lab's server on this machine, and send requests to it without a proxy."""
 
 import os
 
@@ -9,9 +9,9 @@ DEFAULT_PORT, MAX_PORT = 8000, 65_535
 
 
 def ask_directly() -> None:
-    """Let this process, and those that it starts, ask servers on this machine without a proxy.
+    """Let this process, and those that it starts, send requests to this machine without a proxy.
 
-    Adds the loopback addresses to `NO_PROXY`. What stands there stays, and so do the proxies for all other servers.
+    Adds the loopback addresses to `NO_PROXY` and keeps its entries. The proxies for all other servers stay.
     """
     listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     names = [name.strip() for name in listed.split(",") if name.strip()]
@@ -20,11 +20,11 @@ def ask_directly() -> None:
 
 
 def default_port() -> int:
-    """Return the port of the lab's server: what the environment variable `LAB_PORT` says, or 8000. Raises ValueError."""
+    """Return the port of the lab's server: the environment variable `LAB_PORT`, or 8000. Raises ValueError."""
     port = arguments.variable("LAB_PORT", lambda text: checked_port(int(text)), "a whole number from 0 to 65,535")
     return DEFAULT_PORT if port is None else port
 
 
 def checked_port(port: int) -> int:
-    """Return `port` as an int. Raises ValueError for what is no port."""
+    """Return `port` as an int. Raises ValueError for an invalid port."""
     return int(arguments.number("port", port, 0, MAX_PORT, whole=True))

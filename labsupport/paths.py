@@ -1,7 +1,7 @@
-"""Where the lab's folders are, whichever folder a notebook or a command was started from.
+"""Find the lab's folders from any working folder.
 
-The lab's root is `LAB_ROOT` if that is set; else the nearest folder, from the working folder upwards, that holds both
-`images` and `notebooks`; else the checkout that this package was installed from.
+The lab's root is `LAB_ROOT` if that is set. Otherwise it is the nearest folder, from the working folder upwards, that holds
+both `images` and `notebooks`. Otherwise it is the checkout that this package was installed from.
 """
 
 import os
@@ -16,13 +16,13 @@ FOLDERS = {"IMAGES": "images", "IMAGES_WITH_BOXES": "images_with_boxes", "IMAGES
 
 
 class LabNotFound(FileNotFoundError):
-    """No folder of the lab is in sight; the message says how to point at one."""
+    """The lab's folder was not found. The message says how to set it."""
 
 
 def root() -> Path:
-    """The lab's root folder. Raises `LabNotFound`."""
+    """Return the lab's root folder. Raises `LabNotFound`."""
     if chosen := arguments.variable("LAB_ROOT", Path, "the lab's folder"):
-        if not os.path.isdir(chosen):  # unlike Path.is_dir, False where we may not look
+        if not os.path.isdir(chosen):  # unlike Path.is_dir, False without permission
             raise LabNotFound(f"LAB_ROOT is {chosen}, and there is no such folder: correct it or unset it")
         return chosen.resolve()
     try:
@@ -36,7 +36,7 @@ def root() -> Path:
 
 
 def __getattr__(name: str) -> Path:
-    """`IMAGES`, `IMAGES_WITH_BOXES` and `IMAGES_UPLOADED`, found when they are asked for."""
+    """Return `IMAGES`, `IMAGES_WITH_BOXES` or `IMAGES_UPLOADED`, found at the time of use."""
     if name not in FOLDERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     folder = root() / FOLDERS[name]
@@ -61,9 +61,9 @@ def _absolute(text: str) -> Path:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`: what is written there gets the name `path` if all goes well, and goes away if not.
+    """Yield a temporary path beside `path`. If the block succeeds, rename it to `path`; if not, remove it.
 
-    So a file or a folder appears complete or not at all, whoever else is writing or reading it.
+    So a file or a folder appears complete or not at all, also for other processes that write or read it.
 
     >>> folder = Path(tempfile.mkdtemp())
     >>> with whole(folder / "notes.txt") as partial:

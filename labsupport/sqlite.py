@@ -1,4 +1,4 @@
-"""Open the SQLite files of this package, whichever module keeps them: private, under any path, readers beside a writer."""
+"""Open SQLite files for all modules: readable only by the owner, under any path, with readers beside a writer."""
 
 import errno
 import logging
@@ -11,17 +11,17 @@ from pathlib import Path
 from urllib.parse import quote
 
 LONGEST = 503  # bytes of a path: SQLite takes 511, and the names of the files beside it are up to 8 longer
-SHARED = {"isolation_level": None, "check_same_thread": False}  # by threads; no transaction begins by itself
+SHARED = {"isolation_level": None, "check_same_thread": False}  # between threads; no transaction begins automatically
 
 logger = logging.getLogger(__name__)
 
 
 def connect(path: Path | str, patience: float, **options) -> sqlite3.Connection:
-    """Open a SQLite file, or make it, so that only its owner can read and write it.
+    """Open or create a SQLite file that only its owner can read and write.
 
     `path` is any path of up to 503 bytes; `patience` is how many seconds a call waits for another writer; `options` go to
-    `sqlite3.connect`. Threads may share the connection, and nothing begins a transaction by itself.
-    Raises OSError if the file cannot be made, sqlite3.Error if it cannot be opened.
+    `sqlite3.connect`. Threads may share the connection, and no transaction begins automatically.
+    Raises OSError if the file cannot be created, sqlite3.Error if it cannot be opened.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -35,13 +35,13 @@ def connect(path: Path | str, patience: float, **options) -> sqlite3.Connection:
 
 
 def reopen(path: Path | str, patience: float, **options) -> sqlite3.Connection:
-    """Open a SQLite file that is there, as `connect` does. Raises sqlite3.OperationalError if there is none."""
+    """Open an existing SQLite file, as `connect` does. Raises sqlite3.OperationalError if there is none."""
     address = f"file://{quote(os.fsencode(Path(path).absolute()))}?mode=rw"
     return sqlite3.connect(address, uri=True, timeout=patience, **{**SHARED, **options})
 
 
 def make(path: Path | str) -> None:
-    """Make an empty file for its owner only, if there is none. Raises OSError if that fails, or if it is a folder."""
+    """Create an empty file for its owner only, if there is none. Raises OSError if that fails, or if it is a folder."""
     path = Path(path).absolute()
     if len(os.fsencode(path)) > LONGEST:
         raise OSError(errno.ENAMETOOLONG, f"SQLite takes paths of at most {LONGEST} bytes, this one is longer")
@@ -52,7 +52,7 @@ def make(path: Path | str) -> None:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from another one in its place; None if there is none."""
+    """Return the device and inode of a file, which change if it is replaced; None if there is none."""
     try:
         status = path.stat()
     except OSError:
@@ -61,10 +61,9 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def make_private(path: Path | str) -> None:
-    """Let only the owner read and write a file or folder that was there before, and what SQLite keeps beside it.
+    """Let only the owner read and write an existing file or folder, and SQLite's files beside it.
 
-    Call it once it is known that the file is ours: what other programs keep stays as it is, and so does another user's.
-    If it cannot be done, `logging` says so.
+    Call it only for a file of this package. A file of another user is not changed. A failure is logged.
     """
     for end in ("", "-wal", "-shm", "-journal"):
         file = Path(f"{path}{end}")
@@ -79,10 +78,10 @@ def make_private(path: Path | str) -> None:
 
 
 def write_ahead(connection: sqlite3.Connection, patience: float = 5.0) -> None:
-    """Keep the file in write-ahead mode from now on: who reads waits for no writer (sqlite.org/wal.html).
+    """Switch the file to write-ahead mode permanently. Then readers do not wait for a writer (sqlite.org/wal.html).
 
-    Only one connection can switch a file, and SQLite gives up at once where it would wait for other locks: so we try again,
-    for up to `patience` seconds. Raises sqlite3.OperationalError after that.
+    Only one connection can switch a file, and SQLite does not wait for locks here. So we try again for up to `patience`
+    seconds. Raises sqlite3.OperationalError after that.
 
     >>> connection = sqlite3.connect(":memory:")
     >>> write_ahead(connection)
@@ -100,10 +99,10 @@ def write_ahead(connection: sqlite3.Connection, patience: float = 5.0) -> None:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, synchronous: str) -> Iterator[sqlite3.Connection]:
-    """All of what follows is written, or nothing of it; no other process writes meanwhile. FULL waits for the disk.
+    """Run the block as one transaction: all of it is written, or nothing. No other process writes meanwhile.
 
-    `synchronous` is "FULL" or "NORMAL" (sqlite.org/pragma.html). Raises what SQLite raises. What only reads needs none of
-    it: it would wait for who writes.
+    `synchronous` is "FULL", which waits for the disk, or "NORMAL" (sqlite.org/pragma.html). Raises the errors of SQLite. Do
+    not use it for reads, because it waits for writers.
 
     >>> connection = sqlite3.connect(":memory:", isolation_level=None)
     >>> with transaction(connection, "FULL"):

@@ -69,8 +69,8 @@ def instrumented():
     import atheris
 
     with atheris.instrument_imports(include=["labsupport"]):
-        from labsupport.images import codec
-    return atheris, codec
+        from labsupport import images
+    return atheris, images
 
 
 # what decode promises

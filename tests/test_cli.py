@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from labsupport import batch, cli, images, models, paths
+from labsupport.models import registry
 from labsupport.serving import worker
 
 
@@ -238,7 +239,8 @@ def test_what_goes_wrong_in_any_command_is_one_line(monkeypatch, tmp_path):
         "batch": [tmp_path, "--out", tmp_path / "x.csv"],
     }.items():
         for name in ("ensure", "network", "locate"):
-            monkeypatch.setattr(models, name, raising(PermissionError(13, "Permission denied", "/secret")))
+            for module in (models, registry):  # the package's own modules and others look it up in different places
+                monkeypatch.setattr(module, name, raising(PermissionError(13, "Permission denied", "/secret")))
         code, _, err = labsupport(command, *words)
         assert (code, err.count("\n")) == (1, 1), command
         assert "Permission denied" in err

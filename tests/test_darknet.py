@@ -78,7 +78,7 @@ WORKSHOP = """if True:
     import json, sys
     from pathlib import Path
     import numpy as np
-    from labsupport import darknet
+    from labsupport.models import darknet
 
     folder = Path(sys.argv[1])
     cfg, weights = (folder / "net.cfg").read_text(), (folder / "net.weights").read_bytes()

@@ -39,6 +39,7 @@ TOKEN = production_line.TOKEN
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 LIGHT, DARK = np.full((8, 8, 3), 200, np.uint8), np.full((8, 8, 3), 40, np.uint8)
 NOBODY = "http://127.0.0.1:9"
+GRAY, IS_GOOD = production_line.Gray("gray/device"), wants("good")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
 
 
@@ -65,8 +66,7 @@ def station(tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr(forwarder, "PATIENCE", 1.0)  # to close waits for a batch that is under way
 
-    def make(server=NOBODY, device=None, judge=None, deadline=2.0, outbox="outbox.db"):
-        device, judge = device or production_line.Gray("gray/device"), judge or wants("good")
+    def make(server=NOBODY, device=GRAY, judge=IS_GOOD, deadline=2.0, outbox="outbox.db"):
         opened.append(InspectionStation(server, device, judge, Outbox(tmp_path / outbox), deadline))
         return opened[-1]
 
@@ -128,7 +128,7 @@ KILLED = """
 import os, signal, sys
 import production_line
 from labsupport.edge import InspectionStation, wants
-from labsupport.outbox import Outbox
+from labsupport.edge import Outbox
 
 class Deadly(Outbox):
     def put(self, product, *rest):

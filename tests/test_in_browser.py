@@ -22,6 +22,7 @@ from conftest import PICTURES, iou
 from labsupport import compute, images, models, paths
 from labsupport.compute import in_browser
 from labsupport.detection import Box, Detection, draw_boxes
+from labsupport.models import registry
 from labsupport.protection.security import TokenGuard
 from labsupport.serving import browser_page, create_app, serve
 from test_browser import ARGUMENTS, lacking, program
@@ -416,7 +417,7 @@ def test_over_plain_http_from_afar_it_says_what_is_missing(chromium, server):
 
 
 def test_without_the_model_it_says_so(chromium, server, monkeypatch):
-    monkeypatch.setattr(models, "folder", lambda: paths.root() / "nowhere")
+    monkeypatch.setattr(registry, "folder", lambda: paths.root() / "nowhere")
     with visitor(chromium, service_workers="block") as page:
         page.goto(f"{server.url}/browser")
         expect(page.locator("#message")).to_contain_text("run labsupport models yolov3-tiny", timeout=READY)

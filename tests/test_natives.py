@@ -164,8 +164,8 @@ import gc
 import numpy as np
 from labsupport import images, paths
 from labsupport.detection import Detector
-from labsupport.inspection import Inspector
-from labsupport.runtimes import best_precision
+from labsupport.scenarios import Inspector
+from labsupport.models import best_precision
 clock = images.decode((paths.IMAGES / "clock.png").read_bytes())
 one = two = None
 """

@@ -98,7 +98,7 @@ def test_threads_that_put_the_same_products_store_each_once(file):
 
 PUTS = """
 import sys
-from labsupport.outbox import Outbox
+from labsupport.edge import Outbox
 box = Outbox(sys.argv[1])
 for number in range(int(sys.argv[2]), 1_000_000):
     box.put(f"p{number}", {"number": number}, {"much": "x" * 3000})

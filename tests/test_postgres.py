@@ -231,8 +231,8 @@ def test_no_password_is_shown(log, server, database):
 PROGRAM = """
 import sys, time
 from labsupport.detection import Box, Detection
-from labsupport.outcomes import Watch
-from labsupport.predictions import PredictionLog
+from labsupport.rollout.ramp_figures import Watch
+from labsupport.log import PredictionLog
 print("ready", flush=True)
 sys.stdin.readline()
 log = PredictionLog(sys.argv[1])

@@ -77,9 +77,8 @@ def record_number(log, number: int, prefix: str = "") -> None:
 
 PRELUDE = """
 import json, sqlite3, sys, time
-from labsupport import monitoring
 from labsupport.detection import Box, Detection
-from labsupport.monitoring import PredictionLog
+from labsupport.log import PredictionLog, tables
 """ + inspect.getsource(record_number)
 
 

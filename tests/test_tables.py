@@ -124,7 +124,7 @@ def test_processes_that_bring_files_up_to_date_at_once_do_it_once(tmp_path):
         make_old(files[version], version)
     program = """
 import sys
-from labsupport.predictions import PredictionLog
+from labsupport.log import PredictionLog
 for file in sys.argv[2:]:
     print("ready", flush=True)
     sys.stdin.readline()

@@ -1,4 +1,4 @@
-"""Decide what people still do: degrees of automation, thresholds that keep a promise, and the queue of cases for people."""
+"""Automate decisions step by step: degrees of automation, thresholds with a guaranteed error, and a review queue."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load the review queue when it is asked for: a decision needs neither a database nor pictures."""
+    """Import the review queue at its first use, because a decision needs neither a database nor pictures."""
     if name not in ("QueueUnavailable", "ReviewItem", "ReviewQueue", "UnknownItem"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from labsupport.automation import review

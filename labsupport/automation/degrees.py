@@ -1,8 +1,8 @@
-"""Who decides, the model or a person: the degrees of automation, and the thresholds between them.
+"""Decide whether the model or a person decides about a picture, by the degree of automation and two thresholds.
 
-A picture gets one verdict, "good" or "defect"; the model's confidence in a defect is that of its surest detection. It starts
-in shadow mode, where people decide and what they say is kept (`review`). From those labels we choose thresholds that
-promise an error, and the model decides where it is sure.
+A picture gets one verdict, "good" or "defect". The model's confidence in a defect is its highest confidence in a detection.
+Automation begins in shadow mode: people decide, and their labels are stored (`review`). From these labels we choose
+thresholds that guarantee a maximum error. Then the model decides where it is sure.
 """
 
 import enum
@@ -44,42 +44,42 @@ if TYPE_CHECKING:
 
 
 class Degree(enum.IntEnum):
-    """The degrees of automation, in the order in which a product climbs them.
+    """List the degrees of automation, from none to full, in the order in which they are introduced.
 
     >>> Degree.SHADOW < Degree.PARTIAL
     True
     """
 
     HUMAN_ONLY = 0  # no model
-    SHADOW = 1  # a person decides and does not see what the model says; it is recorded
-    ASSISTANCE = 2  # a person decides and sees what the model says, and where
-    PARTIAL = 3  # the model decides where it is sure; a person, with its assistance, decides the rest
+    SHADOW = 1  # a person decides and does not see the model's opinion, which is recorded
+    ASSISTANCE = 2  # a person decides and sees the model's opinion and its regions
+    PARTIAL = 3  # the model decides where it is sure; a person with assistance decides the rest
     FULL = 4  # the model decides
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of one picture. Made by `decide`."""
+    """Hold the decision about one picture. Returned by `decide`."""
 
     degree: Degree
-    by: str  # who decides: "model" or "human"
-    decided: str | None = None  # "good" or "defect"; None while a person has to say
-    opinion: str | None = None  # what the model says; None where there is no model
-    confidence: float | None = None  # the model's, that there is a defect
+    by: str  # "model" or "human"
+    decided: str | None = None  # "good" or "defect"; None until a person decides
+    opinion: str | None = None  # the model's verdict; None without a model
+    confidence: float | None = None  # of the model in a defect
     highlight: tuple["Detection", ...] = ()  # the regions to show to the person
 
     @property
     def shown(self) -> str | None:
-        """What a person sees of the opinion: nothing in shadow mode, nor in an audit of what the model decided."""
+        """Return the opinion that a person sees: None in shadow mode, and in an audit of the model's decisions."""
         return self.opinion if self.by == "human" and self.degree >= Degree.ASSISTANCE else None
 
 
 def decide(detections: Sequence["Detection"], degree: Degree, thresholds: Thresholds = NEVER_SURE) -> Decision:
-    """Who decides about a picture, and what is decided.
+    """Decide about a picture, or leave it to a person.
 
-    `detections` are the possible defects: what `detect(image, confidence=...)` finds. Ask it for all from a confidence under
-    `thresholds.low`, for what it leaves out counts as 0. Highlighted are those that the model is not sure are good.
-    Raises ValueError if `degree` is none, and for what is no list of detections with confidences of 0 to 1.
+    `detections` are the possible defects, from `detect(image, confidence=...)`. Call it with a confidence below
+    `thresholds.low`, because a defect that it leaves out counts as 0. `highlight` holds the detections from `low` on.
+    Raises ValueError for an invalid `degree`, and for anything but a list of detections with confidences of 0 to 1.
 
     >>> from labsupport.detection import Box, Detection
     >>> scratch = Detection("scratch", 0.6, Box(10, 20, 60, 30))
@@ -103,7 +103,7 @@ def decide(detections: Sequence["Detection"], degree: Degree, thresholds: Thresh
 
 
 def _check(detections: Sequence["Detection"]) -> None:
-    """Raise ValueError unless these are detections, each with a confidence of 0 to 1, that can be read twice."""
+    """Raise ValueError unless `detections` is a sequence of detections, each with a confidence of 0 to 1."""
     if not isinstance(detections, Sequence) or not all(hasattr(one, "confidence") for one in detections):
         raise ValueError(f"detections={shown(detections)}: give the list of Detection that detect returns")
     for one in detections:
@@ -113,7 +113,7 @@ def _check(detections: Sequence["Detection"]) -> None:
 
 
 def _degree(degree: Degree, thresholds: Thresholds) -> Degree:
-    """The degree, if it is one and the thresholds are `Thresholds`. Raises ValueError."""
+    """Return the degree. Raises ValueError for an invalid degree or invalid thresholds."""
     if not isinstance(thresholds, Thresholds):
         raise ValueError(f"thresholds={shown(thresholds)}: give Thresholds(low, high)")
     try:
@@ -125,13 +125,13 @@ def _degree(degree: Degree, thresholds: Thresholds) -> Degree:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a degree of automation comes to, in shares of 0 to 1. Made by `expected_outcome`."""
+    """Hold the results of a degree of automation, as shares of 0 to 1. Returned by `expected_outcome`."""
 
     degree: Degree
-    by_model: float  # of all pictures: those about which no person is asked
-    error: float  # of all verdicts: the wrong ones
-    missed: float  # of the defects: those called good
-    false_alarms: float  # of the good ones: those called defect
+    by_model: float  # of all pictures: those that the model decides alone
+    error: float  # of all verdicts: those that are wrong
+    missed: float  # of all defects: those called good
+    false_alarms: float  # of all good pictures: those called defect
 
 
 def expected_outcome(
@@ -142,11 +142,11 @@ def expected_outcome(
     human_miss: float = 0.0,
     human_false_alarm: float = 0.0,
 ) -> Outcome:
-    """What a degree comes to on labelled examples, on average over what people might say.
+    """Return the expected outcome of a degree on labelled examples, averaged over the errors of people.
 
-    `labels` (N,) are True for a defect, `confidences` (N,) the model's. People call a share `human_miss` of the defects good
-    and a share `human_false_alarm` of the good ones defect; that may differ from degree to degree, as assistance changes it.
-    Raises ValueError as `choose_thresholds` does, and for shares that are none.
+    `labels` (N,) are True for a defect, `confidences` (N,) the model's. People call a share `human_miss` of the defects
+    good, and a share `human_false_alarm` of the good pictures defect. These may differ between degrees, because assistance
+    changes them. Raises ValueError as `choose_thresholds` does, and for shares outside 0 to 1.
 
     >>> labels, confidences = [False, False, True, True], [0.1, 0.3, 0.4, 0.9]
     >>> expected_outcome(labels, confidences, Degree.PARTIAL, Thresholds(0.2, 0.8), human_miss=0.1)
@@ -164,11 +164,11 @@ def expected_outcome(
 
 
 def risk_coverage(labels: np.ndarray, confidences: np.ndarray) -> "pd.DataFrame":
-    """The risk-coverage curve (El-Yaniv & Wiener, 2010; Geifman & El-Yaniv, 2017): error against how much is automated.
+    """Return the risk-coverage curve (El-Yaniv & Wiener, 2010; Geifman & El-Yaniv, 2017): error against automated share.
 
-    `labels` (N,) are True for a defect, `confidences` (N,) its probability p. The model says "defect" if p >= 0.5, and
-    decides if max(p, 1 - p) is at least a threshold. A frame with a row for each that makes a difference, the surest first:
-    threshold; coverage, the share of pictures decided; risk, the share of errors among those.
+    `labels` (N,) are True for a defect, `confidences` (N,) its probability p. The model's verdict is "defect" if p >= 0.5.
+    It decides if max(p, 1 - p) is at least a threshold. The frame has a row for each distinct threshold, the highest first.
+    `coverage` is the share of pictures that the model decides; `risk` is the share of errors among them.
     Raises ValueError as `choose_thresholds` does.
 
     >>> risk_coverage([True, True, False, False], [0.9, 0.3, 0.2, 0.1])

@@ -1,7 +1,7 @@
-"""What waits for a person, and what the person said: a queue in one file, and the labels that come out of it.
+"""Queue pictures for people to label, in one file, and return the labels.
 
-`automation.decide` leaves a picture to a person, the queue hands it to one person at a time, and the answer is kept as a
-label: for `choose_thresholds`, and for whoever trains the next model.
+`automation.decide` leaves a picture to a person. The queue gives it to one person at a time, and stores the answer as a
+label, for `choose_thresholds` and for training the next model.
 """
 
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LABELS = ("good", "defect")
-PNG = b"\x89PNG"  # what such a file begins with
+PNG = b"\x89PNG"  # the first bytes of a PNG file
 NEW, OURS = (0, None), (1, "review_items,review_answers")  # SQLite's user_version and the tables
 BUSY = 5.0  # seconds that a call waits while another process writes
 SCHEMA = """
@@ -60,16 +60,16 @@ ORDER BY item.row
 
 
 class QueueUnavailable(OSError):
-    """The file cannot be used: no such folder, no permission, not a review queue, or another process keeps it locked."""
+    """The file cannot be used: no such folder, no permission, not a review queue, or locked by another process."""
 
 
 class UnknownItem(LookupError):
-    """No such id is in the queue."""
+    """The queue has no item with this id."""
 
 
 @dataclass(frozen=True)
 class ReviewItem:
-    """What a person gets to see. In shadow mode that is neither the model's opinion nor its regions."""
+    """Hold what a person sees of an item. In shadow mode it has no opinion and no regions of the model."""
 
     id: str
     opinion: str | None
@@ -78,18 +78,18 @@ class ReviewItem:
 
 
 class ReviewQueue:
-    """Pictures that wait for a person, in a SQLite file that several processes may use at once. Who reads waits for nobody.
+    """Store pictures for review in a SQLite file that several processes may use at the same time. Reads never wait.
 
-    Each call is one transaction: kill -9, between two calls or within one, loses nothing that was answered or added. Power
-    loss may take back what was just added, and no answer. The oldest item comes first, so that none waits for ever, and so
-    that what gets a label does not depend on the model. What was handed out is nobody else's for `lease` seconds; without an
-    answer by then, it is handed out again.
+    Each call is one transaction. kill -9 at any time loses no answered or added item. Power loss may lose the last added
+    items, and no answer. The oldest item comes first, so that no item waits for ever, and the choice of labelled pictures
+    does not depend on the model. An item that `next` returned is reserved for `lease` seconds. Without an answer by then,
+    `next` returns it again.
 
-    Privacy: a picture is in the file only if it was given, and without what its file says besides: its pixels are decoded
-    and encoded anew, as the server's answers are, so that no place, time, camera, comment or thumbnail stays. `person` can
-    be a pseudonym, only its owner can read the file, and `forget` takes an item out for good.
+    Privacy: the file holds a picture only if you give it, and without metadata. Its pixels are decoded and encoded again,
+    so that no place, time, camera, comment or thumbnail stays. `person` can be a pseudonym. Only its owner can read the
+    file. `forget` removes an item permanently.
 
-    Threads may share a queue; each process opens its own, a forked one too. Delete the file only while nobody has it open.
+    Threads may share a queue. Each process opens its own, also after a fork. Delete the file only while it is not open.
 
     >>> import tempfile
     >>> from labsupport.automation import Degree, Thresholds, decide
@@ -108,7 +108,7 @@ class ReviewQueue:
     """
 
     def __init__(self, path: str | Path = "review.db", lease: float = 600) -> None:
-        """Open the file, or make it; `lease` in seconds. Raises `QueueUnavailable`, and ValueError for no lease at all."""
+        """Open or create the file. `lease` is in seconds. Raises `QueueUnavailable`, and ValueError for an invalid lease."""
         self.lease = arguments.number("lease", lease, 0, ends=False)
         self.path = Path(path).absolute()
         self._lock, self._reads = threading.Lock(), threading.Lock()
@@ -121,7 +121,7 @@ class ReviewQueue:
             ) from error
         except sqlite3.Error as error:
             raise QueueUnavailable(f"{self.path}: {error}") from error
-        # at the latest when nobody holds the queue any more
+        # called at the latest when the queue is garbage-collected
         self.close = weakref.finalize(self, _close, self._reader, self._connection)
         try:
             self._prepare()
@@ -130,12 +130,12 @@ class ReviewQueue:
             raise
 
     def add(self, id: str, decision: Decision, picture: bytes | None = None) -> None:
-        """Put a picture into the queue, by the id of its prediction; `picture` is a JPEG or PNG, if it is to be kept here.
+        """Add an item with the id of its prediction. `picture` is a JPEG or PNG, if the queue should store it.
 
-        A PNG keeps its pixels, a JPEG's change as little as quality 90 makes them; both are turned upright. To add the same
-        again changes nothing: after a crash, do. A decision of the model may be added too, for an audit.
-        Raises ValueError if the id is there with something else or is no text of 1 to 1,000 characters, TypeError for a
-        picture that is not bytes, and what `images.decode` raises if it is no JPEG or PNG.
+        A PNG keeps its pixels; a JPEG is encoded again with quality 90. Both are turned upright. Adding the same item again
+        changes nothing, so repeat the call after a crash. You may also add a decision of the model, for an audit.
+        Raises ValueError if the id exists with another content or is not text of 1 to 1,000 characters, TypeError for a
+        picture that is not bytes, and the errors of `images.decode` if it is not a JPEG or PNG.
         """
         if not isinstance(picture, bytes | None):
             raise TypeError(f"picture is a {type(picture).__name__}: give the bytes of a file, as images.encode does")
@@ -157,13 +157,13 @@ class ReviewQueue:
                     )
 
     def next(self) -> ReviewItem | None:
-        """The oldest item that nobody has, for `lease` seconds ours; None if there is none. Asking again skips it."""
+        """Return the oldest free item and reserve it for `lease` seconds; None if there is none."""
         with self._transaction() as connection:
             rows = connection.execute(NEXT, {"now": clock.time(), "lease": self.lease}).fetchall()
         return next((ReviewItem(id, shown, _from_json(text), picture) for id, shown, text, picture in rows), None)
 
     def answer(self, id: str, label: str, person: str | None = None) -> None:
-        """Note what a person said: "good" or "defect". A second answer corrects the first; both are kept, the latest counts.
+        """Store a person's label: "good" or "defect". A later answer corrects the first.
 
         Raises `UnknownItem`, and ValueError for another label.
         """
@@ -179,12 +179,12 @@ class ReviewQueue:
             connection.execute("INSERT INTO review_answers (id, time, label, person) VALUES (?, ?, ?, ?)", answer)
 
     def waiting(self) -> int:
-        """How many items have no answer yet, handed out or not."""
+        """Return how many items have no answer yet, reserved or not."""
         with self._reading() as connection:
             return connection.execute("SELECT count(*) FROM review_items WHERE waiting").fetchone()[0]
 
     def picture(self, id: str) -> bytes | None:
-        """The picture of an item, to train with; None if it was not given. Raises `UnknownItem`."""
+        """Return the picture of an item, for training; None if it was not given. Raises `UnknownItem`."""
         arguments.text("id", id)
         with self._reading() as connection:
             row = connection.execute("SELECT picture FROM review_items WHERE id = ?", [id]).fetchone()
@@ -193,7 +193,7 @@ class ReviewQueue:
         return row[0]
 
     def forget(self, id: str) -> None:
-        """Take an item, its picture and its answers out and overwrite them; in the log too, at the latest when all close."""
+        """Remove and overwrite an item, its picture and its answers; in the log at the latest when all close it."""
         arguments.text("id", id)
         with self._transaction("FULL") as connection:
             for table in ("review_items", "review_answers"):
@@ -202,11 +202,20 @@ class ReviewQueue:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # empties the log too
 
     def labels(self) -> "pd.DataFrame":
-        """What was answered, one row an item, in the order in which they were added, each with its latest answer.
+        """Return the answered items as a frame, one row each with its latest answer, in the order in which they were added.
 
-        Columns: id; confidence (NaN without a model); label, what the person said; opinion, what the model said; shown, what
-        the person saw of it; degree; person; time (UTC); answers, how many there were. For `choose_thresholds` take those of
-        degree "shadow": what partial automation left to a person is no random sample, and an opinion that was seen sways.
+        | column | value |
+        |---|---|
+        | id, degree, person | as given to `add` and `answer` |
+        | confidence | of the model; NaN without a model |
+        | label | the person's verdict |
+        | opinion | the model's verdict |
+        | shown | the part of the opinion that the person saw |
+        | time | of the answer (UTC) |
+        | answers | the number of answers |
+
+        For `choose_thresholds` take the rows of degree "shadow". Items that partial automation left to a person are not a
+        random sample, and a person who saw the opinion is influenced by it.
         """
         import pandas as pd
 
@@ -226,7 +235,7 @@ class ReviewQueue:
         return f"<ReviewQueue {self.path}>"
 
     def _prepare(self) -> None:
-        """Make the tables if the file is new, once, whoever else opens it now; refuse a file that is not ours."""
+        """Create the tables in a new file, once even if several processes open it. Refuse files of other programs."""
         with self._used() as connection:
             if (found := connection.execute(FOUND).fetchone()) not in (NEW, OURS):
                 raise QueueUnavailable(f"{self.path} is of another program or of a newer version: name another file")
@@ -238,7 +247,7 @@ class ReviewQueue:
 
     @contextmanager
     def _used(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for one thread at a time; SQLite's errors get our name."""
+        """Lock the connection for one thread. Convert errors of SQLite to `QueueUnavailable`."""
         try:
             with self._lock:
                 yield self._connection
@@ -247,7 +256,7 @@ class ReviewQueue:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection of its own, which sees what was written last and waits for nobody who writes."""
+        """Lock the separate connection for reads. It sees the last commit and does not wait for writers."""
         try:
             with self._reads:
                 yield self._reader
@@ -256,7 +265,7 @@ class ReviewQueue:
 
     @contextmanager
     def _transaction(self, synchronous: str = "NORMAL") -> Iterator[sqlite3.Connection]:
-        """All of what follows is written, or nothing of it; no other process writes meanwhile. FULL waits for the disk."""
+        """Run the block as one transaction, while no other process writes. FULL waits for the disk."""
         with self._used() as connection, sqlite.transaction(connection, synchronous):
             yield connection
 

@@ -1,4 +1,4 @@
-"""Thresholds with a promise: where the model decides by itself, and how wrong it then may be."""
+"""Choose thresholds above which the model decides alone, with a guaranteed maximum error."""
 
 import math
 from bisect import bisect_left
@@ -11,19 +11,19 @@ import numpy as np
 from labsupport.arguments import number
 from labsupport.tabular import NARROW, as_float, bool_column, codes_of, float_column, is_missing, shape_of, table
 
-MOST_DECISIONS = 10**12  # beyond, floats do not tell shares apart
+MOST_DECISIONS = 10**12  # with more, floats cannot distinguish the shares
 
 
 class NoSafeThreshold(ValueError):
-    """On these examples no threshold can promise the error that was asked for; the message says what it would take."""
+    """No threshold guarantees the requested error on these examples. The message says what would be needed."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Below `low` the model is sure of "good", from `high` on it is sure of "defect", and between them it is not sure.
+    """Hold two thresholds: the model is sure of "good" below `low`, and sure of "defect" from `high` on.
 
-    Confidences are 0 to 1; none is below 0 or reaches infinity, so `Thresholds()` automates nothing. Where the model is not
-    sure, its opinion is that of the nearer threshold. Raises ValueError unless both are numbers and 0 <= low <= high.
+    Confidences are 0 to 1, so `Thresholds()` with low=0 and high=infinity automates nothing. Between the thresholds, the
+    model's opinion is that of the nearer one. Raises ValueError unless both are numbers and 0 <= low <= high.
 
     >>> thresholds = Thresholds(low=0.1, high=0.8)
     >>> thresholds.sure(np.array([0.05, 0.1, 0.5, 0.8])).tolist()
@@ -43,17 +43,17 @@ class Thresholds:
         object.__setattr__(self, "high", float(high))
 
     def sure(self, confidence):
-        """Whether the model is sure; of a float or of an array."""
+        """Return whether the model is sure, for a float or an array."""
         confidence = _in_full(confidence)
         return (confidence < self.low) | (confidence >= self.high)
 
     def defect(self, confidence):
-        """Whether the model says "defect", sure or not; of a float or of an array."""
+        """Return whether the model's opinion is "defect", sure or not, for a float or an array."""
         return _in_full(confidence) >= (self.low + min(self.high, 1)) / 2
 
 
 def _in_full(confidence):
-    """As float64: NumPy would else round a threshold to the digits of a float32 that it is compared with."""
+    """Return as float64, because NumPy would round a threshold to float32 in a comparison with a float32."""
     return confidence.astype(float) if getattr(confidence, "ndim", 0) else as_float(confidence)
 
 
@@ -61,10 +61,10 @@ NEVER_SURE = Thresholds()
 
 
 def error_bound(errors: int, decisions: int, confidence_level: float = 0.95) -> float:
-    """The largest error rate that fits so many errors in so many decisions: the upper bound of Clopper & Pearson (1934).
+    """Return an upper bound on the error rate, from the errors in a number of decisions (Clopper & Pearson, 1934).
 
-    Exact for independent decisions: whatever the true rate is, at most 1 - confidence_level of samples give a bound below
-    it. Raises ValueError unless 0 <= errors <= decisions and the level is a share.
+    It is exact for independent decisions: for any true rate, at most 1 - confidence_level of samples give a bound below it.
+    Raises ValueError unless 0 <= errors <= decisions and the level is between 0 and 1.
 
     >>> [round(error_bound(errors, 299), 5) for errors in (0, 1)]
     [0.00997, 0.01577]
@@ -88,26 +88,26 @@ def choose_thresholds(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> Thresholds:
-    """Thresholds with a promise: of what the model decides by itself, at most `max_error` is wrong.
+    """Choose thresholds with a guarantee: of the model's own decisions, at most a share `max_error` is wrong.
 
-    Of all samples we might have drawn, at most 1 - confidence_level lead to thresholds whose true error is larger.
-    `labels` (N,) are True for a defect, `confidences` (N,) the model's, 0 to 1; they need not be calibrated. The promise is
-    about pictures like these: take a random sample, judged by people who did not see the model's opinion (shadow mode or an
-    audit, not what partial automation left to a person). And it counts errors, behind which rare defects hide: where 2 %
-    are defects, calling everything good is wrong in 2 %. Ask for less.
+    Of all possible samples, at most a share 1 - confidence_level leads to thresholds with a larger true error.
+    `labels` (N,) are True for a defect, `confidences` (N,) the model's, 0 to 1; they need not be calibrated. The guarantee
+    applies to pictures like these. So take a random sample, labelled by people who did not see the model's opinion (shadow
+    mode or an audit). Do not take the pictures that partial automation left to a person. The guarantee counts all errors.
+    If 2 % are defects, calling everything good has an error of 2 %. So choose `max_error` well below the share of defects.
 
-    The pictures have to be independent of each other. Pictures of one product, one video or one user are not: they are right
-    or wrong together, and with three like pictures each the promise was broken three times as often. Give their labels as
-    `groups` (N,): then one picture of each group counts, drawn by `seed`, and the error is that of such a picture.
+    The pictures must be independent of each other. Pictures of one product, one video or one user are right or wrong
+    together. With three similar pictures of each, the guarantee was broken three times as often. Give their group labels
+    as `groups` (N,). Then one picture of each group counts, drawn with `seed`, and the error is that of such a picture.
 
-    Trying many thresholds and keeping the best would break the promise. So we test them as in Learn then Test (Angelopoulos
-    et al., 2021), by `error_bound`, from the most conservative outwards, in sequences set by quantiles of the confidences
-    before any label is looked at. One goes from the surest pictures to those at 0.5 (half of 1 - confidence_level is spent
-    on it), one is about "good" alone, one about "defect" alone (a quarter each). Of what passes we take what decides most.
+    Trying many thresholds and keeping the best would break the guarantee. So thresholds are tested as in Learn then Test
+    (Angelopoulos et al., 2021), by `error_bound`, from the most conservative outwards. Quantiles of the confidences set
+    three sequences of tests, without using labels. One goes from the surest pictures to those at 0.5, with half of
+    1 - confidence_level. One is for "good" alone and one for "defect" alone, with a quarter each. Of the thresholds that
+    pass, the result is the pair with the most decisions.
 
-    Raises `NoSafeThreshold` if nothing passes; ValueError for lengths that differ, labels that are not bool, confidences
-    outside 0 to 1, labels of one kind only (what the model makes of the other is then unknown), shares outside 0 to 1, and
-    groups that are missing.
+    Raises `NoSafeThreshold` if nothing passes. Raises ValueError for lengths that differ, labels that are not bool,
+    confidences outside 0 to 1, labels of one kind only, shares outside 0 to 1, and missing groups.
 
     >>> rng = np.random.default_rng(0)
     >>> confidences = rng.beta(0.2, 0.4, size=2000)
@@ -150,11 +150,12 @@ def _passed(
     sureness: np.ndarray,
     pair: Callable[[float], Thresholds],
 ) -> list[Thresholds]:
-    """The thresholds of one sequence that keep `max_error`: all of them at once, but for a chance of `level`.
+    """Return the thresholds of one sequence that keep `max_error`. With probability 1 - `level` all of them do.
 
-    Examples come in the order of confidence; `pair(cut)` are the thresholds that are sure of what is surer than `cut`.
-    A run of tests ends with the first that fails. So that one early error does not end it all, runs that start at twice the
-    size of the one before share the level, and a run hands its own on to the next if it gets there (fallback: Wiens, 2003).
+    Examples come in the order of confidence. `pair(cut)` returns the thresholds that are sure of examples surer than `cut`.
+    A run of tests ends with the first that fails. So that one early error does not end all tests, there are several runs,
+    each starting at twice the size of the one before. They share the level. A run that reaches the start of the next one
+    adds its share to it (fallback: Wiens, 2003).
     """
     sizes, starts = _plan(len(labels), max_error, level)
     pairs = [pair(cut) for cut in np.sort(sureness)[::-1][sizes].tolist()]
@@ -170,28 +171,28 @@ def _passed(
 
 
 def _plan(examples: int, max_error: float, level: float) -> tuple[np.ndarray, list[tuple[int, float]]]:
-    """How many of the surest examples each test takes; and the sizes at which a run starts, with its share of the level.
+    """Return the number of surest examples in each test, and the sizes at which runs start, with their share of the level.
 
-    Each size allows one error more than the one before; a test in between would only be one more occasion to fail.
+    Each size allows one more error than the one before. A test in between would only be one more chance to fail.
     """
     from scipy import special
 
     runs = max(1, int(math.log2(examples / _error_free(max_error, level))))
     first = _error_free(max_error, level / runs)
     allowed = np.arange(1, examples * max_error)
-    poisson = special.pdtri(allowed, level / runs) / max_error  # a little above what the binomial asks for, and fast
+    poisson = special.pdtri(allowed, level / runs) / max_error  # slightly above the binomial value, and fast
     sizes = np.unique([first, *np.ceil(poisson).astype(int), examples - 1])
     return sizes[sizes < examples], [(first * 2**run, level / runs) for run in range(runs)]
 
 
 def _error_free(max_error: float, level: float) -> int:
-    """How many decisions without an error pass the test at this level: 299 for 1 % at 5 %."""
+    """Return how many decisions without an error pass the test at this level: 299 for 1 % at 5 %."""
     return math.ceil(min(math.log(level) / math.log1p(-max_error), MOST_DECISIONS))
 
 
 def _count(labels: np.ndarray, confidences: np.ndarray, pairs: list[Thresholds]) -> tuple[np.ndarray, np.ndarray]:
-    """What each pair of thresholds decides, and what of that is wrong. Examples come in the order of confidence."""
-    defects = np.concatenate([[0], np.cumsum(labels)])  # among the first so many examples
+    """Return the decisions and errors of each pair of thresholds. Examples come in the order of confidence."""
+    defects = np.concatenate([[0], np.cumsum(labels)])  # entry i: among the first i examples
     good = np.searchsorted(confidences, [thresholds.low for thresholds in pairs])
     rest = np.searchsorted(confidences, [thresholds.high for thresholds in pairs])
     defect = len(labels) - rest
@@ -199,12 +200,12 @@ def _count(labels: np.ndarray, confidences: np.ndarray, pairs: list[Thresholds])
 
 
 def _above(confidence: float) -> float:
-    """The next float: at or above it is what was above `confidence`."""
+    """Return the next float above `confidence`."""
     return math.nextafter(confidence, math.inf)
 
 
 def _between(threshold: float, held: type) -> float:
-    """The middle between the two numbers of a narrow type around a threshold: it stays between them in any other type."""
+    """Return the middle between the numbers of type `held` around a threshold, which is safe in any other type."""
     if not 0 < threshold < math.inf:
         return threshold
     above = held(threshold)
@@ -213,7 +214,7 @@ def _between(threshold: float, held: type) -> float:
 
 
 def one_of_each(groups: np.ndarray, rows: int, seed: int) -> np.ndarray:
-    """Return the places of one random row of each group, in ascending order. Raises ValueError for missing labels.
+    """Return the index of one random row of each group, in ascending order. Raises ValueError for missing labels.
 
     >>> one_of_each(["a", "b", "a", "a"], 4, seed=0).tolist()
     [1, 2]
@@ -229,7 +230,7 @@ def one_of_each(groups: np.ndarray, rows: int, seed: int) -> np.ndarray:
 
 
 def checked(labels: np.ndarray, confidences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as arrays, of bool and of float. Raises ValueError."""
+    """Return labels and confidences as arrays of bool and of float. Raises ValueError."""
     shapes = shape_of(labels), shape_of(confidences)
     if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
         raise ValueError(f"labels {shapes[0]} and confidences {shapes[1]}: give two arrays of one length")

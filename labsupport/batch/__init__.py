@@ -1,4 +1,4 @@
-"""Predict a folder of pictures in one go, and go on where a run was interrupted."""
+"""Detect objects in all pictures and videos of a folder, and continue after an interruption."""
 
 from labsupport.batch.prediction import Summary, check, predict_folder
 

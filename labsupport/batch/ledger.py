@@ -1,4 +1,4 @@
-"""What a batch has done so far: a hidden folder beside the table to be, which a run that was stopped goes on from."""
+"""Store the finished rows of a batch in a hidden folder beside the table, so that a stopped run can continue."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ from labsupport.detection import NO_FRAME
 from labsupport.log import FEATURES
 from labsupport.sqlite import connect, make_private, write_ahead
 
-SEEN = {  # what is said of a picture; the kinds are Python's, as in `tables.COLUMNS`
+SEEN = {  # the columns about a picture, with types of Python, as in `tables.COLUMNS`
     "error": str,
     "version": str,
     "width": float,
@@ -26,9 +26,9 @@ SEEN = {  # what is said of a picture; the kinds are Python's, as in `tables.COL
     "detections": list,
 }
 COLUMNS = {"file": str, "frame": int, **SEEN}
-ROWS = 10_000  # in memory at a time, when the table is written
-PICTURE = NO_FRAME  # SQLite lets a NULL in a key stand twice
-LAYOUT = 1  # of the ledger's rows: those of another layout are not taken for ours
+ROWS = 10_000  # in memory at a time, while the table is written
+PICTURE = NO_FRAME  # SQLite allows a NULL in a key twice
+LAYOUT = 1  # version of the ledger's rows: rows of another version are not used
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS seen (
     file BLOB, frame INTEGER, stamp TEXT, row TEXT NOT NULL, PRIMARY KEY (file, frame, stamp)
@@ -40,25 +40,25 @@ TAKEN = "FROM seen JOIN wanted USING (file, stamp)"
 
 
 class BatchRunning(RuntimeError):
-    """Another batch writes the same table at this moment."""
+    """Another batch is writing the same table."""
 
 
 class BatchUnwritable(OSError):
-    """The table or its ledger cannot be written; what is done so far is kept."""
+    """The table or its ledger cannot be written. Finished rows are kept."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file to look at. The stamp is another one for other content, another model or another question."""
+    """Describe a file of the batch. The stamp changes with the content, the model and the arguments of the batch."""
 
     path: Path
-    name: bytes  # its path within the folder, as the disk has it: not every name is text
+    name: bytes  # its path within the folder, in bytes, because not every name is text
     stamp: str
     video: bool = False
 
 
 def _named(method: Callable) -> Callable:
-    """The disk's and SQLite's errors get our name, and say what to do."""
+    """Convert errors of the disk and of SQLite to `BatchUnwritable`, with what to do."""
 
     @functools.wraps(method)
     def call(self, *args, **kwargs):
@@ -72,9 +72,9 @@ def _named(method: Callable) -> Callable:
 
 
 class Ledger:
-    """What is done: a SQLite file in a hidden folder beside the table, ours alone while it is open.
+    """Store finished rows in a SQLite file in a hidden folder beside the table, locked while it is open.
 
-    Each row is a transaction. A killed process loses none; a power cut may take the last few, which are then done again.
+    Each row is a transaction. A killed process loses no row. A power cut may lose the last few; these are then done again.
     """
 
     def __init__(self, out: Path, sources: Sequence[Source]) -> None:
@@ -86,7 +86,7 @@ class Ledger:
         if self.out.is_dir():
             raise IsADirectoryError("this is a folder")
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        make_private(self._folder)  # it may have been there before
+        make_private(self._folder)  # the folder may be older
         self._file = connect(self._folder / "ledger.db", patience=0)
         try:
             self._prepare(sources)
@@ -97,7 +97,7 @@ class Ledger:
             raise
 
     def _prepare(self, sources: Sequence[Source]) -> None:
-        self._file.execute("PRAGMA locking_mode=EXCLUSIVE")  # the lock goes with the process, however it ends
+        self._file.execute("PRAGMA locking_mode=EXCLUSIVE")  # the lock ends with the process, in any case
         write_ahead(self._file, patience=0)
         make_private(self._folder / "ledger.db")
         self._file.execute("PRAGMA synchronous=NORMAL")
@@ -106,7 +106,7 @@ class Ledger:
             self._file.execute("BEGIN EXCLUSIVE")
             wanted = [(source.name, source.stamp) for source in sources]
             self._file.executemany("INSERT INTO wanted VALUES (?, ?)", wanted)
-        for half in self._folder.glob(".partial-*"):  # of a run that was killed while it wrote the table
+        for half in self._folder.glob(".partial-*"):  # from a run that was killed while it wrote the table
             shutil.rmtree(half, ignore_errors=True)
 
     @_named
@@ -128,7 +128,7 @@ class Ledger:
 
     @_named
     def has_ended(self, source: Source) -> bool:
-        """Whether every frame's row is there: the end may have been reached while others were still looked at."""
+        """Return whether the rows of all frames are stored. The end may be reached while other frames are in work."""
         key = (source.name, source.stamp)
         with self._lock:
             ended = self._file.execute("SELECT rows FROM ended WHERE file = ? AND stamp = ?", key).fetchone()
@@ -142,11 +142,11 @@ class Ledger:
 
     @_named
     def publish(self, write: Callable[[Path, Iterable], object]) -> None:
-        """Make the table, let the disk have it, give it its name."""
+        """Write the table, flush it to the disk, and rename it to `out`."""
         partial = self._folder / self.out.name
         write(partial, self._chunks())
         to_disk(partial)
-        spare_others(self.out)  # the night was long
+        spare_others(self.out)  # the file may have appeared during the batch
         os.replace(partial, self.out)
         to_disk(self.out.parent)
 
@@ -159,19 +159,19 @@ class Ledger:
         return self
 
     def __exit__(self, kind, *error) -> None:
-        """Without an error the ledger has served: it goes away while we still hold its lock."""
+        """Close the ledger. After a batch without errors, delete it while we still hold its lock."""
         if kind is None:
-            with suppress(sqlite3.Error, OSError):  # the table is there; a ledger that stays costs nobody a row
+            with suppress(sqlite3.Error, OSError):  # the table is complete; a ledger that stays does no harm
                 self._file.execute("PRAGMA journal_mode=DELETE")
                 (self._folder / "ledger.db").unlink()
         self._file.close()
         if kind is None:
-            with suppress(OSError):  # somebody begins anew already
+            with suppress(OSError):  # another batch has begun already
                 self._folder.rmdir()
 
 
 def spare_others(out: Path) -> None:
-    """Raise FileExistsError if there is something that is no table of a batch: we replace our own only.
+    """Raise FileExistsError if `out` exists and is not a table of a batch, because only such tables are replaced.
 
     >>> spare_others(Path(__file__))
     Traceback (most recent call last):
@@ -190,7 +190,7 @@ def spare_others(out: Path) -> None:
         else:
             with out.open(encoding="utf-8", newline="") as file:
                 columns = file.readline(1_000).strip().split(",")
-    except (ValueError, ImportError):  # no text, no Parquet
+    except (ValueError, ImportError):  # not text, not Parquet
         columns = []
     if columns[:4] != ours:
         raise FileExistsError("this file is no table of a batch, and is not replaced")

@@ -1,8 +1,8 @@
-"""A folder overnight: every picture, and every frame of every video, is looked at once, and a table comes out.
+"""Detect objects in every picture, and every frame of every video, of a folder. Write the result as a table.
 
-Nobody waits for a single answer here. What counts is that every core stays busy, that a bad picture costs one row and not
-the night, and that a batch that was stopped goes on where it was. What is done stands in a ledger beside the table, which
-is made from it at the end: so it is the same, row for row, however often the batch was stopped.
+A batch uses every core. A bad picture gives a row with an error, and the batch goes on. A batch that was stopped continues
+where it was. Finished rows are in a ledger beside the table. The table is written from the ledger at the end. So it has the
+same rows, however often the batch was stopped.
 """
 
 import csv
@@ -42,17 +42,17 @@ __all__ = ["COLUMNS", "BatchRunning", "BatchUnwritable", "NoPictures", "Summary"
 
 @dataclass(frozen=True)
 class Summary:
-    """What a batch came to, in rows: all, those with an error, those that an earlier run had done."""
+    """Count the rows of a batch: all, those with an error, and those from an earlier run."""
 
     rows: int
     errors: int
     resumed: int
-    left_out: dict[str, str] = field(default_factory=dict, compare=False)  # a file without a row -> why
+    left_out: dict[str, str] = field(default_factory=dict, compare=False)  # a file without a row -> reason
 
 
 @dataclass(frozen=True)
 class _Item:
-    """One row to be: `read` gives the pixels, or raises what is wrong with them."""
+    """Describe one row to compute. `read` returns the pixels, or raises the error of the picture."""
 
     source: Source
     frame: int
@@ -69,24 +69,27 @@ def predict_folder(
 ) -> Summary:
     """Detect in all pictures (JPEG, PNG) and videos of a folder, or in a single file, and write a table: .parquet or .csv.
 
-    A row for each picture, and for each `every`-th frame of a video, from frame 0: what `COLUMNS` says. file is the path
-    within the folder; frame is null for a picture; error says what was wrong, and then all that was not seen is null;
-    version is the model's; then what `images.features` gives, and the detections with more than `confidence` (0 to 1) and
-    boxes in pixels, in a CSV as JSON. Rows come by file, then frame. `detector=None` is the one that serves requests, and
-    the answers are its answers.
+    The table has a row for each picture, and for each `every`-th frame of a video, from frame 0, sorted by file and frame:
 
-    Content decides what is a picture or a video, whatever a file is called. A file that is called so and cannot be read is a
-    row with an error. Other files are left out: the summary and the log say which and why. Subfolders count, and links to
-    folders, each folder once; hidden files and folders do not.
+    | columns of `COLUMNS` | value |
+    |---|---|
+    | file, frame | the path within the folder; the frame's number, null for a picture |
+    | error | the reason why the picture has no result; of the columns below, only version is then set |
+    | version | of the model |
+    | width, height, brightness, ... | from `images.features` |
+    | n_detections, max_confidence, detections | detections above `confidence` (0 to 1), boxes in pixels, in a CSV as JSON |
 
-    As many threads as the detector has slots look at one picture each, and none wait in memory. The table appears whole or
-    not at all, and replaces one that is there; no other file is replaced. Until then what is done is in `.partial-` and its
-    name, beside it: after an interrupt, a full disk or a kill -9 the same call looks only at what is missing, and at what
-    was changed since.
+    `detector=None` uses the same detector as the server. Content decides whether a file is a picture or a video. A file with
+    the name of one that cannot be read gives a row with an error. Other files are left out; the summary and the log name
+    them with the reason. Subfolders and links to folders are included, each folder once. Hidden files and folders are not.
 
-    Raises `NoPictures`, `BatchRunning` when another batch writes the same table, `BatchUnwritable`, also where `out` is a
-    file of another kind, ValueError for an argument that is not what it should be, OSError for a folder that cannot be
-    listed, and what `Detector.load` raises.
+    There is a thread for each slot of the detector, and each holds one picture. The table appears complete or not at all. It
+    replaces only a table of a batch. Until then, finished rows are in the folder `.partial-` and the name of the table,
+    beside it. After an interrupt, a full disk or a kill -9 the same call computes only missing and changed rows.
+
+    Raises `NoPictures`, `BatchRunning` if another batch is writing the same table, `BatchUnwritable`, also if `out` is
+    another kind of file, ValueError for an invalid argument, OSError for a folder that cannot be listed, and the errors of
+    `Detector.load`.
 
     >>> import shutil, tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -113,7 +116,7 @@ def predict_folder(
 
 
 def check(out: Path, confidence: float, every: int) -> None:
-    """Raise ValueError for what `predict_folder` cannot do, and `BatchUnwritable` if `out` is another kind of file.
+    """Raise ValueError for invalid arguments of `predict_folder`, and `BatchUnwritable` if `out` is another kind of file.
 
     >>> check(Path("found.xlsx"), 0.5, 1)
     Traceback (most recent call last):
@@ -136,7 +139,7 @@ def _path(name: str, path: Path | str) -> Path:
 
 
 def _look_at_all(sources, done, ledger, detector, confidence, every, progress) -> None:
-    """Each thread takes the next item, looks at it, writes it down. The first who cannot write stops all."""
+    """Let each thread take items, detect objects and store the rows. The first error in storing stops all threads."""
     items = _Shared(_items(sources, done, ledger, every))
     bar = tqdm(desc="pictures", total=_total(sources, every), initial=len(done), unit="row", disable=not progress)
 
@@ -150,12 +153,12 @@ def _look_at_all(sources, done, ledger, detector, confidence, every, progress) -
         try:
             for worker in as_completed(workers):
                 worker.result()
-        finally:  # an interrupt, too: each finishes the picture it has
+        finally:  # also after an interrupt: each thread finishes its picture
             items.stop()
 
 
 def _look(detector: Detector, confidence: float, item: _Item) -> dict:
-    """One row's worth. Whatever goes wrong with one picture is that picture's affair."""
+    """Return one row. An error with a picture becomes a row with that error."""
     seen = {"version": detector.version}
     try:
         image = item.read()
@@ -164,7 +167,7 @@ def _look(detector: Detector, confidence: float, item: _Item) -> dict:
         answer = {"n_detections": len(found), "max_confidence": sure, "detections": rows.to_json(found)}
         return seen | images.features(image) | answer
     except Exception as error:
-        # the system's own messages hold the whole path, which is another one on another machine
+        # messages of the system contain the whole path, which differs between machines
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return seen | {"error": as_text(f"{type(error).__name__}: {text}".encode("utf-8", "backslashreplace"))}
 
@@ -173,14 +176,14 @@ def _source(path: Path, folder: Path, question: str, video: bool = False) -> Sou
     try:
         status = path.stat()
         content = f"{status.st_size} {status.st_mtime_ns}"
-    except OSError:  # gone meanwhile, or a link to nothing: its row will say so
+    except OSError:  # deleted meanwhile, or a broken link: its row will have the error
         content = "unreadable"
     name = path.name if path == folder else path.relative_to(folder).as_posix()
     return Source(path, os.fsencode(name), f"{content} {question}", video)
 
 
 def _items(sources: Iterable[Source], done: set, ledger: Ledger, every: int) -> Iterator[_Item]:
-    """What is still to be looked at. A picture is read by the thread that looks at it; a video's frames come one by one."""
+    """Yield the items without a row. A picture is read by the thread that takes it; a video's frames come one by one."""
     for source in sources:
         if source.video:
             if not ledger.has_ended(source):
@@ -190,8 +193,8 @@ def _items(sources: Iterable[Source], done: set, ledger: Ledger, every: int) -> 
 
 
 def _frames(source: Source, done: set, ledger: Ledger, every: int) -> Iterator[_Item]:
-    """Every so many frames. Frames that are done are passed over: they cost their decoding, for a video's own seeking is
-    not exact. At the end we note how many rows there were, so that a video that is done is not opened again."""
+    """Yield every `every`-th frame without a row. Finished frames are still decoded, because seeking in a video is not
+    exact. At the end, store the number of rows, so that a finished video is not opened again."""
     asked = 0
     for frame, read in videos.frames(source.path, every, lambda frame: (source.name, frame) in done):
         asked += 1
@@ -201,7 +204,7 @@ def _frames(source: Source, done: set, ledger: Ledger, every: int) -> Iterator[_
 
 
 def _total(sources: Iterable[Source], every: int) -> int:
-    """Rows to come, for the progress bar: what the videos' headers promise."""
+    """Return the number of rows for the progress bar, by the frame counts in the videos' headers."""
     total = 0
     for source in sources:
         total += math.ceil(videos.promised(source.path) / every) if source.video else 1
@@ -209,7 +212,7 @@ def _total(sources: Iterable[Source], every: int) -> int:
 
 
 class _Shared:
-    """An iterator that several threads take from, until it ends or is stopped."""
+    """Share an iterator between threads, until it ends or is stopped."""
 
     def __init__(self, items: Iterator) -> None:
         self._items, self._lock, self._stopped = items, threading.Lock(), False
@@ -229,7 +232,7 @@ class _Shared:
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """OpenCV's own threads would get in the way of ours, as in the server."""
+    """Switch off OpenCV's threads, because they would compete with ours, as in the server."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -239,7 +242,7 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _writer(out: Path) -> Callable[[Path, Iterable], object]:
-    """What writes such a table. Asked at once: to learn at dawn that there is no pyarrow would be late."""
+    """Return the function that writes the table. Raise before the batch begins if pyarrow is missing."""
     if out.suffix.lower() == ".csv":
         return _write_csv
     try:

@@ -1,7 +1,7 @@
-"""On paper: what so many requests a second need, from what one request was measured to cost.
+"""Estimate the machines that a number of requests a second needs, from the measured cost of one request.
 
-Each resource by itself says how many machines it takes: cores, the network, the database that the log goes to. The largest
-number counts. This is a floor, for an even load; how long requests wait is the matter of `queueing`.
+Cores, the network and the log's database each need a number of machines, and the largest number counts. The result is a
+lower bound, for an even load. `queueing` predicts how long requests wait.
 """
 
 import math
@@ -12,9 +12,9 @@ from labsupport.compute.measurement import Machine
 
 @dataclass(frozen=True)
 class Cost:
-    """What one request costs: seconds of CPU in all, bytes that cross the network, rows of the log.
+    """The cost of one request: seconds of CPU in all, bytes sent over the network, rows of the log.
 
-    Raises ValueError for what is negative, and for no CPU at all.
+    Raises ValueError for negative numbers, and for no CPU at all.
     """
 
     cpu: float
@@ -28,7 +28,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a rate needs. Made by `needs`."""
+    """The machines and resources that a rate needs. Made by `needs`."""
 
     rate: float  # requests a second
     machines: int
@@ -47,11 +47,12 @@ def needs(
     rows: float = 5_000,
     utilisation: float = 0.6,
 ) -> Needs:
-    """How many machines answer `rate` requests a second, and what they cost.
+    """Return how many machines answer `rate` requests a second, and what they cost.
 
-    `link` is each machine's network in bits a second, `rows` how many rows a second one database takes: by default about
-    what a PostgreSQL took from one writer that shared two cores with it. All is used to `utilisation`, 0 to 1: the rest is
-    for bursts, and for the machines that are lost. Raises ValueError for what is not positive.
+    `link` is each machine's network in bits a second. `rows` is how many rows a second one database takes: by default
+    about what a PostgreSQL took from one writer that shared two cores with it. Each resource is used up to
+    `utilisation`, 0 to 1; the rest is for bursts, and for machines that fail. Raises ValueError for numbers that are
+    not positive.
 
     >>> plan = needs(1_000, Cost(cpu=0.024, bytes=200_000), Machine("16 cores", 16, 0.8))
     >>> plan.machines, plan.limit, plan.gigabits, plan.databases, round(plan.dollars_per_million, 2)

@@ -1,7 +1,7 @@
-"""What the page at /browser weighs, measured as `compute.measure` measures a runtime: in a headless Chromium.
+"""Measure the detector of the page /browser in a headless Chromium, as `compute.measure` measures a runtime.
 
-`python -m labsupport.compute.in_browser` prints it as JSON. The server only hands out the files; the page runs the
-detector.
+`python -m labsupport.compute.in_browser` prints the result as JSON. The page runs the detector; the server only sends
+it the files.
 """
 
 import json
@@ -28,14 +28,14 @@ AGAIN = """async milliseconds => {
 
 
 class NoBrowser(RuntimeError):
-    """Chromium or TensorFlow.js is not here; the message says what brings it."""
+    """Raised if Chromium or TensorFlow.js is missing; the message says how to install it."""
 
 
 def measure(seconds: float = 4) -> dict:
-    """A row as `compute.measure` gives it, of the page's own detector: WebAssembly, f32, one picture at a time.
+    """Return a row as `compute.measure` does, for the page's detector: WebAssembly, f32, one picture at a time.
 
-    `one` and `p95` are the milliseconds that the page shows, `memory` is what the page's process holds, `disk` what a first
-    visit brings. Raises `NoBrowser`, and `models.ModelUnavailable`.
+    `one` and `p95` are the milliseconds that the page shows, `memory` is the memory of the page's process, and `disk`
+    is the size of what a first visit downloads. Raises `NoBrowser`, and `models.ModelUnavailable`.
     """
     files, shown, answers = measurement.picture_files(), [], []
     with measurement.server_process() as url, page_at(f"{url}/browser") as page:
@@ -53,7 +53,7 @@ def measure(seconds: float = 4) -> dict:
 
 
 def program() -> str:
-    """Where this machine has a Chromium. Raises `NoBrowser`."""
+    """Return the path of this machine's Chromium. Raises `NoBrowser`."""
     if found := next(filter(None, map(shutil.which, BROWSERS)), None):
         return found
     raise NoBrowser(f"no browser, none of {', '.join(BROWSERS)}: apt-get install chromium")
@@ -61,7 +61,7 @@ def program() -> str:
 
 @contextmanager
 def page_at(url: str) -> Iterator:
-    """A page of a headless Chromium, which ends with the block. Raises `NoBrowser`."""
+    """Yield a page of a headless Chromium, which is closed at the end of the block. Raises `NoBrowser`."""
     found = program()
     if browser_page.missing():
         raise NoBrowser("no TensorFlow.js: make browser")
@@ -76,7 +76,7 @@ def page_at(url: str) -> Iterator:
 
 
 def answer(row: dict[str, str]) -> tuple:
-    """What the page lists, as `compute.measure` has it.
+    """Return a row of the page's list in the form of `compute.measure`.
 
     >>> answer({"label": "cat", "confidence": "0.9", "box": '{"left": 1, "top": 2, "right": 3, "bottom": 4}'})
     ('cat', 0.9, 1, 2, 3, 4)
@@ -86,7 +86,7 @@ def answer(row: dict[str, str]) -> tuple:
 
 
 def memory() -> float:
-    """MB that only the page's process holds: the largest of the browser's that draw pages."""
+    """Return the MB that only the page's process holds: the largest of the browser processes that draw pages."""
     import psutil
 
     drawing = (one for one in psutil.Process().children(recursive=True) if "--type=renderer" in one.cmdline())
@@ -94,7 +94,7 @@ def memory() -> float:
 
 
 def size_on_disk() -> float:
-    """MB of what a first visit brings: the page's files, TensorFlow.js, the weights."""
+    """Return the MB that a first visit downloads: the page's files, TensorFlow.js, the weights."""
     files = [browser_page.FOLDER / name for name in ("index.html", *browser_page.OURS, *browser_page.TENSORFLOW)]
     return sum(file.stat().st_size for file in [*files, *models.locate(browser_page.MODEL)]) / 1e6
 

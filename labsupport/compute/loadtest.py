@@ -1,12 +1,13 @@
-"""Load for a server: requests at times of their own (an open loop), or one after the other (a closed loop).
+"""Generate load for a server: at fixed times, without waiting for answers (open loop), or one after the other (closed
+loop).
 
-Users do not wait for each other. An open loop sends at the times of a Poisson process, whether or not the last answer is
-there, and counts latency from the moment at which a request should have been sent. A closed loop's clients wait for their
-answers: while the server stands still they send nothing, so those who would have waited longest are never asked. That is
-coordinated omission (Tene, "How NOT to Measure Latency", 2013; Schroeder, Wierman and Harchol-Balter, "Open Versus
-Closed: A Cautionary Tale", 2006).
+Real users do not wait for each other. An open loop sends at the times of a Poisson process, even if earlier answers are
+missing, and measures latency from the time at which a request should have been sent. In a closed loop clients wait for
+their answers. While the server is blocked they send nothing, so the longest waits are never measured. This error is
+called coordinated omission (Tene, "How NOT to Measure Latency", 2013; Schroeder, Wierman and Harchol-Balter, "Open
+Versus Closed: A Cautionary Tale", 2006).
 
-Bounded in time and in number. Load only what is yours: where it goes is the caller's matter.
+A run is limited in time and in number of requests. Load only your own servers: this module does not check the address.
 """
 
 import asyncio
@@ -23,12 +24,12 @@ MAX_REQUESTS = 20_000  # of one run
 
 
 class TooMuchLoad(ValueError):
-    """More requests than one run may send."""
+    """Raised for more requests than one run may send."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What became of the requests of one run, in the order in which they ended.
+    """The latencies and outcomes of the requests of one run, in the order in which they ended.
 
     >>> from labsupport.compute.targets import REFUSED
     >>> run = Run(2.0, np.array([0.1, 0.3, 0.0]), np.array([ANSWERED, ANSWERED, REFUSED]))
@@ -42,25 +43,27 @@ class Run:
 
     @property
     def answered(self) -> np.ndarray:
-        """The latencies of those that were answered, in seconds."""
+        """Return the latencies of the answered requests, in seconds."""
         return self.latencies[self.outcomes == ANSWERED]
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Return the answers a second."""
         return len(self.answered) / self.seconds
 
     def quantile(self, share: float) -> float:
-        """The latency, in seconds, that this share (0 to 1) of the answers kept to; NaN where nothing was answered."""
+        """Return the latency, in seconds, that this share (0 to 1) of the answers does not exceed; NaN if nothing was
+        answered.
+        """
         return float(np.quantile(self.answered, share)) if len(self.answered) else float("nan")
 
     def share(self, outcome: str) -> float:
-        """Of all requests, those that came to this: 0 to 1."""
+        """Return the share of all requests that had this outcome: 0 to 1."""
         return float(np.mean(self.outcomes == outcome)) if len(self.outcomes) else 0.0
 
 
 def arrivals(rate: float, seconds: float, seed: int = 0) -> np.ndarray:
-    """The times, in seconds, at which independent users come: a Poisson process of `rate` a second.
+    """Return the times, in seconds, at which independent users send requests: a Poisson process of `rate` a second.
 
     Raises ValueError for a rate or a time that is not positive, and `TooMuchLoad` beyond `MAX_REQUESTS`.
 
@@ -78,7 +81,7 @@ def arrivals(rate: float, seconds: float, seed: int = 0) -> np.ndarray:
 
 
 def open_loop(target: Target, rate: float, seconds: float, seed: int = 0) -> Run:
-    """Send `rate` requests a second for so long, at the times of `arrivals`, and wait for the last answer.
+    """Send `rate` requests a second for `seconds`, at the times of `arrivals`, and wait for the last answer.
 
     Raises what `arrivals` raises.
 
@@ -91,7 +94,7 @@ def open_loop(target: Target, rate: float, seconds: float, seed: int = 0) -> Run
 
 
 def closed_loop(target: Target, clients: int, seconds: float) -> Run:
-    """`clients` at once, each of which sends, waits for the answer, and sends again, for so long.
+    """Run `clients` in parallel for `seconds`. Each sends a request, waits for the answer, and sends the next.
 
     Raises ValueError for less than one client or a time that is not positive.
 
@@ -146,6 +149,6 @@ async def _ended(target: Target, seconds: float, seen: list[tuple[float, str]]) 
 
 
 def _run(run: Coroutine) -> Run:
-    """On a thread of its own: in a notebook an event loop runs already."""
+    """Run the coroutine on a new thread, because in a notebook an event loop runs already."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, run).result()

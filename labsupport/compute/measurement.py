@@ -1,7 +1,7 @@
-"""How much compute? What a runtime weighs and costs, what one would have guessed, and what a server can take.
+"""Measure the time, memory, disk space and answers of a runtime, estimate its operations, and measure a server's capacity.
 
-`python -m labsupport.compute openvino bf16` measures one runtime in a process of its own and prints it as JSON: so its
-memory is its own, and nothing that ran before is in its way.
+`python -m labsupport.compute openvino bf16` measures one runtime in a new process and prints it as JSON. So its memory
+is measured alone, and earlier work does not disturb it.
 """
 
 import atexit
@@ -36,12 +36,12 @@ ENDING = 20  # seconds for a server to finish what is under way and to stop
 
 
 class MeasurementFailed(RuntimeError):
-    """A process that was to measure or to serve did not; the message holds what it said."""
+    """Raised if the process that should measure or serve failed; the message holds its output."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine and its price. Raises ValueError for what is not positive.
+    """A machine and its price. Raises ValueError for numbers that are not positive.
 
     >>> round(Machine("t3.large", cores=2, dollars_per_hour=0.0832).dollars_per_million(rate=100, utilisation=0.5), 2)
     0.46
@@ -56,9 +56,9 @@ class Machine:
             raise ValueError(f"{self}: give at least one core, and a price above 0")
 
     def dollars_per_million(self, rate: float, utilisation: float = 0.5) -> float:
-        """What a million pictures cost, in dollars, on a machine that can do `rate` a second.
+        """Return the cost of a million pictures, in dollars, on a machine that can process `rate` a second.
 
-        It is paid for whether it works or not: `utilisation`, 0 to 1, is the share of that rate which it really gets.
+        The machine is paid for at all times: `utilisation`, 0 to 1, is the share of that rate which it really gets.
         Raises ValueError for a rate that is not positive and a utilisation that is not above 0 and at most 1.
         """
         if not (0 < rate < float("inf") and 0 < utilisation <= 1):
@@ -70,10 +70,10 @@ class Machine:
 
 
 def weigh(runtime: str, precision: str, seconds: float = 1) -> dict:
-    """Return what `measure` measures in a fresh process, or `in_browser.measure` for the runtime "browser".
+    """Return the result of `measure` from a new process, or of `in_browser.measure` for the runtime "browser".
 
-    Raises `MeasurementFailed` if the process fails, prints something else, or takes more than `LIMIT` seconds longer than
-    it is to measure.
+    Raises `MeasurementFailed` if the process fails, prints something else, or takes over `LIMIT` seconds longer than
+    `seconds`.
     """
     what = ["labsupport.compute.in_browser"] if runtime == "browser" else ["labsupport.compute", runtime, precision]
     command = [sys.executable, "-m", *what, str(seconds)]
@@ -99,16 +99,16 @@ def _last_line(printed: str) -> str:
 
 
 def measure(runtime: str, precision: str, seconds: float = 4) -> dict:
-    """One runtime in this process, on all pictures of `images` and every second frame of `images/street`.
+    """Measure one runtime in this process, on all pictures of `images` and every second frame of `images/street`.
 
-    - `version`: as the log and the headers call it
+    - `version`: the name in the log and the headers
     - `one`, `p95`: milliseconds a picture on one core, the resize included: median and 95th percentile
     - `all`: milliseconds a picture when every slot is busy for so many `seconds`
     - `memory`: MB that only this process holds (unique set size), without the pictures
     - `disk`: MB of what the runtime reads
-    - `answers`: for each picture what was found, as label, confidence and the four sides of the box
+    - `answers`: the objects in each picture, as label, confidence and the four sides of the box
 
-    Raises `models.ModelUnavailable`, and ValueError for a runtime or a precision there is not.
+    Raises `models.ModelUnavailable`, and ValueError for an unknown runtime or precision.
     """
     import psutil
 
@@ -129,19 +129,20 @@ def measure(runtime: str, precision: str, seconds: float = 4) -> dict:
 
 
 def pictures() -> list[np.ndarray]:
-    """All pictures of `images`, and every second frame of `images/street`."""
+    """Return all pictures of `images`, and every second frame of `images/street`."""
     return [images.decode(path.read_bytes()) for path in picture_files()]
 
 
 def picture_files() -> list[Path]:
-    """Where `pictures` come from."""
+    """Return the files of `pictures`."""
     street = paths.IMAGES / "street"
     files = [path for path in sorted(paths.IMAGES.rglob("*")) if path.suffix in (".jpg", ".png")]
     return [path for path in files if path.parent != street] + [path for path in files if path.parent == street][::2]
 
 
 def throughput(work: Callable[[int], object], threads: int, seconds: float) -> float:
-    """How often a second so many threads get it done, in so many seconds. Each counts its own calls: `work(0)`, `work(1)`, …
+    """Return how often a second `threads` threads finish `work(0)`, `work(1)`, …, in `seconds`. Each thread counts for
+    itself.
 
     Raises what `work` raises.
 
@@ -163,9 +164,9 @@ def throughput(work: Callable[[int], object], threads: int, seconds: float) -> f
 
 
 def found(answers: list, reference: list, overlap: float) -> float:
-    """The share of the reference's objects, 0 to 1, that the answers hold too; both as `measure` gives them.
+    """Return the share of the reference's objects, 0 to 1, that the answers contain; both as `measure` returns them.
 
-    An object counts as found under the same label where the boxes overlap more than `overlap` (IoU).
+    An object is contained if one with the same label has a box that overlaps its box by more than `overlap` (IoU).
 
     >>> cat, dog = ("cat", 0.9, 0, 0, 10, 10), ("dog", 0.8, 50, 0, 60, 10)
     >>> found([[cat]], [[cat, dog]], overlap=0.8)
@@ -181,7 +182,7 @@ def _detections(rows: list) -> list[Detection]:
 
 
 def size_on_disk(runtime: str) -> float:
-    """MB of what the runtime reads."""
+    """Return the MB of the files that the runtime reads."""
     files = (
         models.locate("yolov3-tiny") if runtime == "opencv" else models.network("yolov3-tiny", runtime).parent.iterdir()
     )
@@ -192,9 +193,9 @@ def size_on_disk(runtime: str) -> float:
 
 
 def flops(cfg: str) -> int:
-    """Floating-point operations of a Darknet network for one picture of 416 x 416: its convolutions', as Darknet counts.
+    """Return the floating-point operations of a Darknet network for one picture of 416 x 416, counted as Darknet does.
 
-    A product and a sum are two. `cfg` is the text of the .cfg file.
+    Only convolutions count; a product and a sum are two. `cfg` is the text of the .cfg file.
 
     >>> flops("[net]\\n[convolutional]\\nfilters=16\\nsize=3\\nstride=1")  # 2 x 3 x 3 x 3 colours x 16 x 416 x 416
     149520384
@@ -219,7 +220,7 @@ def flops(cfg: str) -> int:
 
 
 def times(work: Callable[[], object], repeats: int = 20) -> np.ndarray:
-    """How long each of so many calls took, in seconds (repeats,); before these, one that does not count."""
+    """Return the seconds that each of `repeats` calls took, (repeats,). A first call is not measured."""
     work()
     taken = []
     for _ in range(repeats):
@@ -234,7 +235,7 @@ def times(work: Callable[[], object], repeats: int = 20) -> np.ndarray:
 
 @contextlib.contextmanager
 def server_process(precision: str | None = None) -> Iterator[str]:
-    """The address of a `labsupport serve` in a process of its own, with an empty lab, which ends with the block.
+    """Yield the address of a `labsupport serve` in a new process, in an empty folder, which ends with the block.
 
     Raises `MeasurementFailed` if it does not start.
     """
@@ -272,13 +273,13 @@ def _address(console: Path, process: subprocess.Popen) -> str:
 
 
 def calibrated(target: targets.Target, light: int = 80, seconds: float = 3, cores: int | None = None) -> Server:
-    """A model of the lab's server from two measurements: as much as it takes for `seconds`, then some `light` requests.
+    """Return a model of this project's server from two measurements: at full load for `seconds`, then with `light`
+    requests.
 
-    The latter come at random, so seldom (`LIGHT`) that next to nobody waits: what they take are service times, with what
-    neighbours do to each other. `cores` is how many the server has; by default those of this machine. By Little's law the
-    pictures that are worked on at once at full speed are the highest rate times the mean service time. The server's slots
-    are not alone at work: its event loop reads uploads and writes answers beside them, and counts as one more. Raises
-    `MeasurementFailed` if requests fail on the way.
+    The light requests come at random and so rarely (`LIGHT`) that almost none waits. So their times are service times,
+    with the effect of neighbours. `cores` is the server's number of cores, by default this machine's. By Little's law
+    the number of pictures processed at full speed is the highest rate times the mean service time. The server's event
+    loop, which reads uploads and writes answers, counts as one more slot. Raises `MeasurementFailed` if requests fail.
     """
     slots = (cores or os.cpu_count() or 1) + 1  # as many as `admission.Slots` has
     loadtest.closed_loop(target, clients=slots, seconds=1)  # warm
@@ -293,5 +294,6 @@ def calibrated(target: targets.Target, light: int = 80, seconds: float = 3, core
     return Server(service, slots + 1, cores=most.rate * float(service.mean()), places=slots * (1 + WAITING_PER_SLOT))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Measure what the command line names, and print it as JSON: RUNTIME PRECISION [SECONDS]."""
     print(json.dumps(measure(*sys.argv[1:3], *map(float, sys.argv[3:]))))

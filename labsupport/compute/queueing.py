@@ -1,11 +1,11 @@
-"""How long will they wait? Queueing theory for a server with a few slots: formulas that teach, a simulation that predicts.
+"""Predict how long requests wait at a server with a few slots: formulas from queueing theory, and a simulation.
 
-Requests come at random (a Poisson process), wait in one queue for a slot, and are worked on. Utilisation is the share of
-its capacity that a server is asked for; as it nears 1 the wait grows without end, and the 99th percentile long before the
-mean. Little's law (1961) ties it together: requests in the system = rate x mean response time, whatever the details.
+Requests arrive at random (a Poisson process), wait in one queue for a slot, and are processed. Utilisation is the share
+of a server's capacity that is requested. As it nears 1 the wait grows without limit, and the 99th percentile long
+before the mean. Little's law (1961) always holds: requests in the system = rate x mean response time.
 
-The formulas know slots that do not disturb each other. Ours share cores, and service times are what they were measured to
-be. So we predict by simulation: the queue itself, request by request, in virtual time.
+The formulas assume slots that do not disturb each other. Our slots share cores, and service times are measured. So
+predictions come from a simulation of the queue, request by request, in virtual time.
 """
 
 import heapq
@@ -32,15 +32,15 @@ MOST_REQUESTS = 100_000_000
 
 
 class Overload(ValueError):
-    """More is asked for than the server can do: the queue would grow without end."""
+    """Raised if the load exceeds the server's capacity, so that the queue would grow without limit."""
 
 
 class NoMachinesHelp(ValueError):
-    """The work alone takes longer than what is promised, however many machines there are."""
+    """Raised if a request alone takes longer than the promised time, for any number of machines."""
 
 
 class Prediction(NamedTuple):
-    """What a server would do at some rate. Times in seconds, of the requests that are answered; shares of 0 to 1."""
+    """The predicted behaviour of a server at some rate. Times of answered requests, in seconds; shares of 0 to 1."""
 
     utilisation: float
     mean: float
@@ -51,10 +51,11 @@ class Prediction(NamedTuple):
 
 
 def erlang_c(slots: int, load: float) -> float:
-    """The share of requests that have to wait, 0 to 1, in an M/M/c queue (Erlang, 1917).
+    """Return the share of requests that have to wait, 0 to 1, in an M/M/c queue (Erlang, 1917).
 
-    `load` is the rate times the mean service time, in erlangs: how many slots are busy on average. By the recurrence for
-    Erlang's B, which overflows nowhere. Raises `Overload` unless the load is below the slots, and ValueError below 0.
+    `load` is the rate times the mean service time, in erlangs: the mean number of busy slots. Computed by the
+    recurrence for Erlang's B, which never overflows. Raises `Overload` unless the load is below the slots, and
+    ValueError below 0.
 
     >>> round(erlang_c(slots=2, load=1.6), 3), round(erlang_c(slots=1, load=0.8), 3)
     (0.711, 0.8)
@@ -71,12 +72,13 @@ def erlang_c(slots: int, load: float) -> float:
 def mean_wait(rate: float, service: Sequence[float], slots: int) -> float:
     """Return the mean time in the queue, in seconds, of an M/G/c queue, after Kimura (1986).
 
-    `service` (N,) are service times in seconds. The waits of M/M/c (Erlang) and of M/D/c (Cosmetatos, 1976, no more than
-    light traffic allows) are averaged harmonically, weighted by the squared coefficient of variation of the service times.
-    So a server that always takes the same time waits about half as long as one with exponential times. Exact for one slot
-    (Pollaczek, 1930; Khinchine, 1932) and for exponential times. Else it is an approximation: within 10 % of simulations
-    with 2 to 8 slots at 50 to 80 % load, for constant times and lognormal ones up to sigma 1.5. At lower loads the error
-    grows while the waits vanish. For the mean, not for the 99th percentile. Raises as `erlang_c` and `Server` do.
+    `service` (N,) are service times in seconds. The waits of M/M/c (Erlang) and of M/D/c (Cosmetatos, 1976, no more
+    than light traffic allows) are averaged harmonically, weighted by the squared coefficient of variation of the
+    service times. So a server with constant service times waits about half as long as one with exponential times. The
+    result is exact for one slot (Pollaczek, 1930; Khinchine, 1932) and for exponential times. Otherwise it is an
+    approximation: within 10 % of simulations with 2 to 8 slots at 50 to 80 % load, for constant times and lognormal
+    ones up to sigma 1.5. At lower loads the relative error grows while the waits vanish. It is for the mean, not for
+    the 99th percentile. Raises as `erlang_c` and `Server` do.
 
     >>> mean_wait(rate=8, service=[0.1], slots=1)  # constant: half of what exponential times would wait, 0.4 s
     0.2
@@ -94,12 +96,12 @@ def mean_wait(rate: float, service: Sequence[float], slots: int) -> float:
 class Server:
     """A server with `slots` slots that share `cores` cores, and a queue in front of them.
 
-    `service` (N,) are times in seconds that one request takes alone on the machine. Up to `cores` slots at work go at full
-    speed; if k > cores are, each goes at cores / k of it, and from `cores >= slots` on nobody slows anybody (M/G/c). That
-    is limited processor sharing (Avi-Itzhak and Halfin, 1988). `cores` need not be whole: by Little's law it is the highest
-    rate that was measured, times the mean service time. `places` is how many requests are let in, at work and waiting;
-    whoever finds them taken is refused. None is no limit.
-    Raises ValueError for service times that are not positive, for less than one slot, and for fewer places than slots.
+    `service` (N,) are times in seconds that one request takes alone on the machine. Up to `cores` busy slots run at
+    full speed; if k > cores are busy, each runs at cores / k of it. If `cores >= slots`, slots never slow each other
+    (M/G/c). This is limited processor sharing (Avi-Itzhak and Halfin, 1988). `cores` need not be whole: by Little's law
+    it is the highest measured rate, times the mean service time. `places` is the most requests in the server, processed
+    and waiting; requests beyond it are refused. None is no limit. Raises ValueError for service times that are not
+    positive, for less than one slot, and for fewer places than slots.
 
     >>> server = Server([0.02, 0.03], slots=3, cores=2)
     >>> server.capacity, server.utilisation(rate=40)
@@ -119,17 +121,18 @@ class Server:
 
     @property
     def capacity(self) -> float:
-        """The most requests a second that it can answer."""
+        """Return the most requests a second that the server can answer."""
         return float(min(self.slots, self.cores) / self.service.mean())
 
     def utilisation(self, rate: float) -> float:
-        """The share of its capacity that so many requests a second ask for: above 1 it cannot keep up."""
+        """Return the share of the capacity that `rate` requests a second need: above 1 the server cannot keep up."""
         return rate / self.capacity
 
     def simulate(self, rate: float, requests: int = REQUESTS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """When requests came (N,) and how long each took (N,), both in seconds, infinite for who was refused.
+        """Return the arrival times of requests (N,) and how long each took (N,), both in seconds, infinite for refused
+        ones.
 
-        The same seed draws the same users, who only come faster at a higher rate. Raises ValueError for a rate that is not
+        The same seed draws the same users, who come faster at a higher rate. Raises ValueError for a rate that is not
         positive, and `Overload` if without a limit on places the rate is not below the capacity.
         """
         rate, seed = number("rate", rate, 0, ends=False), number("seed", seed, 0, whole=True)
@@ -141,15 +144,15 @@ class Server:
         return arrivals, self._answer(arrivals, random)
 
     def predict(self, rate: float, requests: int = REQUESTS, seed: int = 0) -> Prediction:
-        """The response times in the long run at `rate` requests a second. Raises as `simulate` does."""
+        """Return the response times in the long run at `rate` requests a second. Raises as `simulate` does."""
         _, times = self.simulate(rate, requests, seed)
         return _summary(self.utilisation(rate), times[int(WARM_UP * requests) :])
 
     def replay(self, arrivals: np.ndarray, seed: int = 0) -> Prediction:
-        """The response times of requests that come at these times (N,), in seconds and in order, to an idle server.
+        """Return the response times of requests that come at these times (N,), in seconds and in order, to an idle server.
 
-        To be compared with a measured run: of some hundred random arrivals, which happen to come in clusters or do not, the
-        99th percentile may be far from that in the long run. Only the service times are drawn here, `DRAWS` times. Raises
+        Compare the result with a measured run. With some hundred random arrivals, which may come in clusters, the 99th
+        percentile may be far from that in the long run. Only the service times are drawn here, `DRAWS` times. Raises
         ValueError for fewer than two requests.
 
         >>> evenly = np.arange(100) / 50
@@ -178,11 +181,11 @@ class Server:
 def responses(
     arrivals: np.ndarray, work: np.ndarray, slots: int, cores: float, places: int | None = None
 ) -> np.ndarray:
-    """How long each request takes (N,), from its arrival to its answer, infinite for who is refused; all in seconds.
+    """Return how long each request takes (N,), from its arrival to its answer, in seconds; infinite for refused ones.
 
-    `arrivals` (N,) in order, `work` (N,) how long each takes alone; slots, cores and places as in `Server`. First come,
-    first served. Everybody at work advances alike, so one number, `progress`, says how far: who starts at progress p with
-    work w is done at p + w.
+    `arrivals` (N,) are in order, `work` (N,) is how long each takes alone; slots, cores and places as in `Server`.
+    First come, first served. All requests in slots advance at the same speed, so one number, `progress`, describes it:
+    a request that starts at progress p with work w is done at p + w.
 
     >>> responses(np.array([0.0, 0.0, 1.0]), np.array([2.0, 2.0, 1.0]), slots=1, cores=1, places=2).tolist()
     [2.0, 4.0, inf]
@@ -219,13 +222,14 @@ def _summary(utilisation: float, times: np.ndarray) -> Prediction:
 
 
 def machines_for(server: Server, rate: float, p99: float) -> int:
-    """How many machines such as `server` answer `rate` requests a second with a 99th percentile of at most `p99` seconds.
+    """Return how many machines such as `server` answer `rate` requests a second with a 99th percentile within `p99`
+    seconds.
 
-    Requests are split at random between the machines, each of which has a queue of its own: what a load balancer does that
-    does not know who is free. One that does needs the same number or fewer. Of the requests 1 % at most may be refused.
-    Found by simulation: where the 99th percentile is close to `p99`, three of them are averaged, and one machine more or
-    less is still a matter of chance.
-    Raises `NoMachinesHelp` if the work alone takes longer than `p99`, and ValueError for what is not positive.
+    Requests are split at random between the machines, each with its own queue, as by a load balancer that does not know
+    which machine is free. A better load balancer needs the same number or fewer. At most 1 % of the requests may be
+    refused. The number is found by simulation. If the 99th percentile is close to `p99`, three simulations are
+    averaged, and the result may still be one machine too many or too few by chance. Raises `NoMachinesHelp` if a
+    request alone takes longer than `p99`, and ValueError for numbers that are not positive.
 
     >>> server = Server([0.02, 0.03], slots=3, cores=2)
     >>> machines_for(server, rate=200, p99=0.1)

@@ -1,4 +1,4 @@
-"""Send requests to what a load test measures: a function, or a server over HTTP."""
+"""Send requests to the target of a load test: a function, or a server over HTTP."""
 
 import asyncio
 import contextlib
@@ -25,17 +25,17 @@ TAIL = b"\r\n--x--\r\n"
 
 
 class Target(Protocol):
-    """Where load goes: `Http`, `Function`, or anything with these two."""
+    """The target of a load test: `Http`, `Function`, or any object with these two methods."""
 
     async def send(self) -> str:
         """Send one request and wait for its answer: ANSWERED, REFUSED or FAILED."""
 
     async def close(self) -> None:
-        """The run is over."""
+        """End the run."""
 
 
 class Function:
-    """A function of this process, with `slots` threads to work in. What it raises counts as failed.
+    """A function of this process, called on `slots` threads. An exception counts as failed.
 
     >>> from labsupport.compute.loadtest import closed_loop
     >>> closed_loop(Function(lambda: 1 / 0), clients=1, seconds=0.01).share(FAILED)
@@ -61,14 +61,14 @@ class Function:
             raise RuntimeError("the work tried to end the program") from error
 
     async def close(self) -> None:
-        """Nothing to do: the threads wait for the next run."""
+        """Do nothing: the threads wait for the next run."""
 
 
 class Http:
-    """An address that takes pictures: status 200 is an answer, 503 a refusal, all else has failed.
+    """An address that takes pictures. Status 200 counts as answered, 503 as refused, anything else as failed.
 
-    On bare sockets, which stay open between requests: who makes the load on the server's own machine takes from the server
-    every millisecond it needs. Raises ValueError for what is no http address.
+    It uses bare sockets, which stay open between requests. A heavier client on the server's own machine would take CPU
+    time from the server. Raises ValueError for an address that is not http.
 
     >>> Http("https://example.org/", b"")
     Traceback (most recent call last):
@@ -114,7 +114,7 @@ class Http:
             await _hang_up(self._idle.pop())
 
     def _waiting(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """A connection that nobody uses, and that the server has not closed meanwhile."""
+        """Return an idle connection that the server has not closed, or None."""
         while self._idle:
             reader, writer = self._idle.pop()
             if not reader.at_eof():
@@ -131,7 +131,7 @@ async def _hang_up(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def upload(picture: bytes, filename: str, path: str) -> bytes:
-    """The bytes of one upload, as a browser would send them.
+    """Return the bytes of one upload, as a browser would send them.
 
     >>> upload(b"...", "a.jpg", "/detect").splitlines()[0]
     b'POST /detect HTTP/1.1'
@@ -144,8 +144,8 @@ def upload(picture: bytes, filename: str, path: str) -> bytes:
 async def exchange(reader, writer, message: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
     """Send a request and read its answer: the status, the headers (names and values in small letters), the body.
 
-    A body that says neither its length nor that it comes in chunks ends with the connection (RFC 9112, section 6.3). Raises
-    ValueError for what is no answer, EOFError for one that is cut off.
+    A body without a length and without chunks ends with the connection (RFC 9112, section 6.3). Raises ValueError for
+    an invalid answer, EOFError for one that is cut off.
     """
     writer.write(message)
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")

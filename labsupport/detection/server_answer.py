@@ -1,16 +1,16 @@
-"""Read what a server's `POST /detect` answers. Another program may listen there, so nothing of it is trusted."""
+"""Validate the JSON of a server's `/detect`, because another program may be on that port."""
 
 from typing import Any
 
 from labsupport.arguments import number, shown, text
 from labsupport.detection.detector import Box, Detection
 
-MOST_DETECTIONS, MOST_NAME, MOST_PIXEL = 10_000, 200, 1_000_000  # in an answer: what the server takes in a record
-NOT_OURS = (ValueError, KeyError, TypeError, RecursionError)  # what reading another's answer comes to
+MOST_DETECTIONS, MOST_NAME, MOST_PIXEL = 10_000, 200, 1_000_000  # limits for an answer, the same as for a record
+NOT_OURS = (ValueError, KeyError, TypeError, RecursionError)  # errors of reading the answer of another program
 
 
 def read_answer(said: Any) -> tuple[str, list[Detection]]:
-    """Return the version and the detections of what `POST /detect` said. Raises one of `NOT_OURS` for anything else.
+    """Return the version and the detections in an answer of `POST /detect`. Raises one of `NOT_OURS` for anything else.
 
     >>> read_answer({"version": "v1", "detections": [{"label": "cat", "confidence": float("nan"), "box": {}}]})
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""A video's frames, one by one, and what is wrong with it where it breaks off."""
+"""Read the frames of a video one by one, and report where it is broken."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -10,17 +10,18 @@ import numpy as np
 
 from labsupport import images
 
-NO_FRAME = -1  # the number of what is wrong with a video before its first frame
+NO_FRAME = -1  # the frame number of an error before the first frame
 
 
 class BrokenVideo(ValueError):
-    """The file is no video that can be read, or it ends before it should."""
+    """The file is not a video that can be read, or it ends too early."""
 
 
 def frames(path: Path, every: int, known: Callable[[int], bool]) -> Iterator[tuple[int, Callable | None]]:
-    """Every so many frames: the number, from 0, and what gives the pixels (uint8, (H, W, 3), BGR) or raises `BrokenVideo`.
+    """Yield the number of every `every`-th frame, from 0, and a function that returns its pixels (uint8, (H, W, 3), BGR).
 
-    None instead for a frame that is `known`. What is wrong with the video as a whole comes last, in place of a frame.
+    The function raises `BrokenVideo` for a broken frame. For a frame that is `known`, yield None in place of the function.
+    An error of the whole video comes last, in place of a frame.
 
     >>> [(number, read)] = frames(Path("no_such_video.mp4"), every=1, known=lambda frame: False)
     >>> read()
@@ -46,7 +47,7 @@ def frames(path: Path, every: int, known: Callable[[int], bool]) -> Iterator[tup
 def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
     if path.exists() and not path.is_file():
         raise BrokenVideo("this is no file")
-    # FFmpeg and nothing else: OpenCV would go on to take a name with digits for a series of pictures
+    # only FFmpeg: OpenCV would otherwise read a name with digits as a series of pictures
     video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         if not video.isOpened():
@@ -60,7 +61,7 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
 
 
 def promised(path: Path) -> int:
-    """How many frames there are by the header; 0 where it does not say, or cannot be read."""
+    """Return the number of frames in the header; 0 if it is missing or cannot be read."""
     with suppress(Exception), _opened(path) as video:
         return _count(video)
     return 0

@@ -1,4 +1,4 @@
-"""Tell whether data have changed: two windows compared, and monitors that look all the time.
+"""Detect whether data have changed: compare two windows, or monitor a stream.
 
 >>> import numpy as np
 >>> from labsupport.drift import compare

@@ -1,7 +1,7 @@
-"""Has what the model does changed? river's detectors behind one call, and on one scale.
+"""Wraps the drift detectors of the `river` library.
 
-A detector looks at one number a sample: whether the model was wrong, where labels come; its confidence or its prediction,
-where none do. What its alarms are worth, `evaluation` says; changes in the data themselves are looked for in `windows`.
+Feed one number a sample: the error if labels exist, otherwise the confidence or the prediction. `detector_evaluation`
+measures how good a detector's alarms are. `data_monitor` detects changes in the data themselves.
 """
 
 import inspect
@@ -34,29 +34,31 @@ __all__ = [
 
 
 class NotExpected(LookupError):
-    """A label came for a prediction that does not wait for one."""
+    """Raised if a label arrives for a prediction that does not wait for one."""
 
 
 class ConceptDriftMonitor:
-    """One detector of change on one stream of numbers, fed with `update`, or with predictions and their labels.
+    """Detects a change in one stream of numbers. Feed it with `update`, or with predictions and their labels.
 
     `detector` is "adwin", "page-hinkley", "kswin" or "ddm" of river, our "cusum", or any object with `update(x)` and
-    `drift_detected`; `parameters` go to the one that is named. After an alarm river's detectors start afresh by themselves.
+    `drift_detected`. `parameters` are passed to the detector that is named. After an alarm river's detectors restart by
+    themselves.
 
-    With `reference`, the values of a healthy period, every value is standardised on it first: the alarms are the same
-    for brightness 0-1 and 0-255, and thresholds are in standard deviations. Without one, values pass as they are, which is
-    right for errors, 0 or 1. "ddm" takes only these, and "cusum" needs a reference.
+    If `reference`, the values of a healthy period, is given, every value is standardised on it first. Then the alarms
+    are the same for brightness 0-1 and 0-255, and thresholds are in standard deviations. Without a reference, values
+    pass unchanged, which is right for errors, 0 or 1. "ddm" takes only such errors, and "cusum" needs a reference.
 
-    Where labels come, late and in any order or never: `expect` with each prediction and `arrived` with each label. Where
-    none do, `update` with the confidence, or with 1 where the prediction is a certain class: that sees a change in what the
-    model says, not whether it is right.
+    If labels exist, call `expect` with each prediction and `arrived` with each label. Labels may be late, in any order,
+    or missing. If there are no labels, call `update` with the confidence, or with 1 if the prediction is a certain
+    class and 0 otherwise. This detects a change in what the model answers, but not whether the answers are right.
 
-    - `error`: what a prediction and its label come to; 1 if they differ, unless one gives another, as
-      `lambda prediction, label: abs(prediction - label)` for house prices.
-    - `max_waiting`: so many predictions wait for their label, then the oldest is forgotten; `forgotten` counts them.
+    - `error`: a function of a prediction and its label that returns the error. By default it is 1 if they differ; for
+      house prices use `lambda prediction, label: abs(prediction - label)`.
+    - `max_waiting`: the most predictions that wait for their label. Beyond it the oldest is forgotten; `forgotten`
+      counts them.
 
-    `n` counts values; `alarms` lists the indices of those that raised one, in the order of arrival. Raises ValueError for an
-    unknown detector, and for a reference that is empty, constant or not finite.
+    `n` counts values. `alarms` lists the indices of the values that raised an alarm, in the order of arrival. Raises
+    ValueError for an unknown detector, and for a reference that is empty, constant or not finite.
 
     >>> random = np.random.default_rng(0)
     >>> errors = np.concatenate([random.random(1000) < 0.05, random.random(1000) < 0.2])
@@ -94,10 +96,10 @@ class ConceptDriftMonitor:
         self.alarms: list[int] = []
 
     def update(self, x: float) -> "ConceptDriftMonitor":
-        """Take the next value in; returns the monitor.
+        """Add the next value, and return the monitor.
 
-        Raises ValueError for NaN, infinity, text, and for anything but 0 and 1 where the detector takes errors only. Nothing
-        is changed then.
+        Raises ValueError for NaN, infinity, text, and for anything but 0 and 1 if the detector takes errors only. Then
+        nothing changes.
         """
         value = finite((finite(x) - self._mean) / self._deviation)
         if self._binary and value not in (0, 1):
@@ -123,10 +125,11 @@ class ConceptDriftMonitor:
         return self
 
     def arrived(self, id: Hashable, label: Any) -> "ConceptDriftMonitor":
-        """Take a label in, and with it the error of its prediction. Labels that come sooner for errors look like drift.
+        """Add a label, and with it the error of its prediction.
 
-        Raises `NotExpected` for a prediction that never was, has its label, or was forgotten, and ValueError for a label
-        that is missing. Nothing is changed then.
+        If labels arrive sooner for wrong answers than for right ones, the monitor reports drift that is not there.
+        Raises `NotExpected` for a prediction that is unknown, labelled already or forgotten, and ValueError for a
+        missing label. Then nothing changes.
         """
         if not isinstance(id, Hashable) or id not in self._waiting:
             raise NotExpected(
@@ -140,17 +143,19 @@ class ConceptDriftMonitor:
 
     @property
     def waiting(self) -> int:
-        """How many predictions have no label yet."""
+        """Return the number of predictions that have no label yet."""
         return len(self._waiting)
 
     @property
     def drift_detected(self) -> bool:
-        """Whether the last value raised the alarm."""
+        """Return True if the last value raised the alarm."""
         return bool(self._detector.drift_detected)
 
     @property
     def warning_detected(self) -> bool:
-        """Whether the detector warns, after the last value, that an alarm may come; those without warnings never do."""
+        """Return True if the detector warned at the last value that an alarm may follow. Detectors without warnings
+        return False.
+        """
         return bool(getattr(self._detector, "warning_detected", False))
 
     def __repr__(self) -> str:
@@ -176,7 +181,7 @@ def _detector(detector: str | Any, parameters: dict[str, Any]) -> Any:
 
 
 def _made(kind: type, parameters: dict[str, Any]) -> Any:
-    """A detector with these parameters. Raises ValueError for those that it does not have, and for NaN."""
+    """Return a detector with these parameters. Raises ValueError for unknown parameters, and for NaN."""
     for name, value in parameters.items():
         if is_missing(value) and value is not None:
             raise ValueError(f"{name}={value}: give a number")
@@ -193,7 +198,7 @@ def _takes_errors_only(detector: Any) -> bool:
 
 
 def _standard(reference: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation. Raises ValueError."""
+    """Return the mean and the standard deviation of the reference. Raises ValueError."""
     try:
         values = float_column("reference", reference)
     except ValueError as error:

@@ -1,7 +1,6 @@
-"""Has what comes out changed, given what goes in? Two windows of inputs and outputs.
+"""Tests whether outputs changed more than their inputs explain. Changed inputs alone do not raise an alarm.
 
-If the inputs have changed, the outputs do too, whoever turns one into the other. So we ask whether an output still tells
-which window it is from once its input is known: are output and window independent, given the input?
+The test compares two windows of inputs and outputs. It asks whether output and window are independent, given the input.
 """
 
 from collections.abc import Sequence
@@ -29,12 +28,14 @@ LEAST_OVERLAP = 0.1  # if the input tells the windows apart better than that, no
 
 @dataclass(frozen=True)
 class ConditionalTest:
-    """What `given_input` found.
+    """The result of `given_input`.
 
-    `figures`: a row for each output that varies at all: figure; effect, its largest change with the input held fixed, in
-    standard deviations; p_value, already adjusted for the number of figures. `p_value` is the smallest of them. `overlap`:
-    the share, 0 to 1, of the difference between the windows that the inputs leave open: 1 if these are alike, and 0 if no
-    input of one window could be of the other. Below `LEAST_OVERLAP` nothing is tested.
+    - `figures`: one row for each output that is not constant. Column figure is its name. Column effect is its largest
+      change with the input held fixed, in standard deviations. Column p_value is adjusted for the number of figures.
+    - `p_value`: the smallest of these p-values.
+    - `overlap`: the share, 0 to 1, of the difference between the windows that the inputs do not explain. It is 1 if the
+      inputs are alike, and 0 if no input of one window could be from the other. Below `LEAST_OVERLAP` nothing is
+      tested.
     """
 
     p_value: float
@@ -54,22 +55,23 @@ def given_input(
     draws: int = 1_999,
     seed: int = 0,
 ) -> ConditionalTest:
-    """Have the `outputs` changed, given the `inputs`? Columns of two frames: numbers, classes or truth values.
+    """Test whether the `outputs` changed, given the `inputs`. Both name columns of two frames: numbers, classes or
+    truth values.
 
-    The generalised covariance measure (Shah and Peters, 2020): we predict both the output and the window from the input,
-    and see whether what is left of one goes with what is left of the other. Its level holds if the product of the two
-    errors of prediction is small, so neither has to be right by itself, and rows unlike any of the other window count for
-    nothing. Weights by each input find changes that cancel out over all rows (after Scheidegger, Hörrmann and Bühlmann,
-    2022), and spreads are tested like means. We predict by kernel ridge regression, each row from the others; the p-value
+    The test is the generalised covariance measure (Shah and Peters, 2020). We predict the output and the window from
+    the input, and test whether the two residuals are correlated. The level holds if the product of the two prediction
+    errors is small, so neither prediction has to be exact. Rows unlike any row of the other window have no weight.
+    Weights by each input detect changes that cancel out over all rows (after Scheidegger, Hörrmann and Bühlmann, 2022).
+    Spreads are tested like means. The prediction is a kernel ridge regression of each row from the others. The p-value
     is that of the largest statistic of all, by `draws` random signs.
 
-    The outputs are judged given the figures that are written down, and no others: if a part of the input changes that no
-    column of `inputs` describes, the stage that reads it is blamed. The level of 5 % holds for independent rows, from some
-    100 in each window on. With 40 rows, or if neighbours resemble each other (which is allowed for in part), 7 to 8 % of
-    unchanged stages are called changed.
+    The test knows only the columns of `inputs`. If a part of the input changes that no column describes, the test
+    blames the stage that reads it. The level of 5 % holds for independent rows, from some 100 in each window on. With
+    40 rows, or if neighbours resemble each other (which is allowed for in part), 7 to 8 % of unchanged stages are
+    called changed.
 
-    Raises `TooFewRows`, `DifferentColumns` for a name that a window does not have, and ValueError for frames, `draws` or
-    `seed` that make no sense.
+    Raises `TooFewRows`, `DifferentColumns` for a name that a window does not have, and ValueError for invalid frames,
+    `draws` or `seed`.
 
     >>> import pandas as pd
     >>> random = np.random.default_rng(0)
@@ -105,7 +107,7 @@ def given_input(
 
 
 def _names(argument: str, names: Sequence[str], *windows: "pd.DataFrame") -> list[str]:
-    """The names as texts, if both windows have them. Raises ValueError."""
+    """Return the names as texts, if both windows have them. Raises ValueError."""
     if isinstance(names, str):
         raise ValueError(f"{argument}={names!r}: give a list of column names")
     names = [str(name) for name in names]
@@ -116,7 +118,7 @@ def _names(argument: str, names: Sequence[str], *windows: "pd.DataFrame") -> lis
 
 
 def _summary(whose: list[str], effects: np.ndarray, p_values: np.ndarray, overlap: float) -> ConditionalTest:
-    """For each figure its most striking statistic."""
+    """Return the test's result. Of each figure it keeps the statistic with the smallest p-value."""
     import pandas as pd
 
     table = pd.DataFrame({"figure": whose, "effect": effects, "p_value": p_values})
@@ -128,10 +130,11 @@ def _summary(whose: list[str], effects: np.ndarray, p_values: np.ndarray, overla
 def columns(
     reference: "pd.DataFrame", current: "pd.DataFrame", names: Sequence[str] | None = None
 ) -> tuple[list[str], np.ndarray]:
-    """Whose figure each column is, and the columns, (N + M, K): scaled to standard deviation 1; constant ones are left out.
+    """Return (names, matrix): the figure that each column belongs to, and the columns, shape (N + M, K).
 
-    Numbers become normal scores, so no unit and no outlier counts, with missing ones in the middle; classes become zeros
-    and ones, and so does what is missing.
+    Columns are scaled to standard deviation 1; constant ones are left out. Numbers become normal scores, so that
+    neither the unit nor outliers matter; missing numbers get the middle score. Classes and missing values become zeros
+    and ones.
     """
     found, whose = [], []
     both = (reference, current) if names is None else (reference[list(names)], current[list(names)])
@@ -151,9 +154,10 @@ def columns(
 
 
 class Ridge:
-    """Kernel ridge regression on inputs (N, D): a linear kernel and a Gaussian one of the median distance's width.
+    """Kernel ridge regression on inputs (N, D). Its kernel is the sum of a linear one and a Gaussian one.
 
-    Taken apart once, it predicts any number of outputs; each gets the ridge, of `RIDGES`, with which it is best predicted.
+    The width of the Gaussian kernel is the median distance. The kernel is decomposed once and then predicts any number
+    of outputs. Each output gets the ridge, of `RIDGES`, that predicts it best.
     """
 
     def __init__(self, x: np.ndarray) -> None:
@@ -166,7 +170,9 @@ class Ridge:
         self.shrink = np.maximum(values, 0)[:, np.newaxis] / (np.maximum(values, 0)[:, np.newaxis] + RIDGES)
 
     def residuals(self, y: np.ndarray) -> np.ndarray:
-        """What each row of y, (N, K), differs from its prediction by the other rows. In closed form, as for any ridge."""
+        """Return each row of y, (N, K), minus its prediction by the other rows. Computed in closed form, as for any
+        ridge.
+        """
         y = y - y.mean(axis=0)
         turned = self.vectors.T @ y
         weights = (self.vectors**2) @ self.shrink + 1 / len(y)  # of each row in its own prediction, for each ridge
@@ -179,8 +185,11 @@ class Ridge:
 
 
 def largest(products: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
-    """P-values, (K,), of the columns' sums being 0: each against the largest of all under random signs (Chernozhukov,
-    Chetverikov and Kato, 2013). Neighbouring rows that are alike, (N, K), are counted as fewer."""
+    """Return p-values, (K,), for the hypothesis that the sum of each column of (N, K) is 0.
+
+    Each sum is compared with the largest of all under random signs (Chernozhukov, Chetverikov and Kato, 2013).
+    Neighbouring rows that resemble each other are counted as fewer rows.
+    """
     length = np.sqrt((products**2).sum(axis=0))
     unit = products / np.where(length > 0, length, np.inf)
     alike = np.array([inefficiency(column) for column in unit.T])

@@ -1,7 +1,8 @@
-"""The cumulative sum (CUSUM): adds up how far a stream is from where it should be, and knows how often it cries wolf.
+"""Cumulative sum (CUSUM): adds up how far each value is from the expected mean, and raises an alarm above a limit.
 
-A single value half a deviation too high says nothing; forty of them do. The average run length, how many values come before
-an alarm, is known for a CUSUM, so that its limit can be chosen for the false alarms that one can bear.
+One value that is half a standard deviation too high proves nothing; forty of them do. The average run length of a
+CUSUM, the number of values before an alarm, can be computed. So the limit can be chosen for an acceptable rate of false
+alarms.
 """
 
 import math
@@ -19,10 +20,11 @@ MOST = 200.0  # standard deviations: the equation takes 6 points for each
 class Cusum:
     """The standardised two-sided CUSUM of Page (1954, "Continuous inspection schemes", Biometrika 41).
 
-    Values come standardised: mean 0 and standard deviation 1 while all is well. `upper` adds up what each has above `k`,
-    `lower` what each has below `-k`, neither falls under 0, and one above `h` is an alarm. Half the shift that one wants to
-    see soon is the best `k`; `cusum_limit` gives the `h`. The update after an alarm starts again at 0. With
-    `two_sided=False` only a rise counts. Raises ValueError for k below 0 and for h not above 0.
+    Values must be standardised: mean 0 and standard deviation 1 in a healthy period. `upper` adds up each value's
+    excess above `k`, `lower` its excess below `-k`. Neither falls below 0. An alarm is raised if one of them exceeds
+    `h`. The best `k` is half the shift that should be detected soon; `cusum_limit` gives the `h`. The update after an
+    alarm starts again at 0. With `two_sided=False` only a rise counts. Raises ValueError for k below 0 and for h not
+    above 0.
 
     >>> cusum = Cusum(k=0.5, h=5)
     >>> for number, value in enumerate([0.3, -0.8, 2.1, 1.7, 2.4, 1.9, 0.2]):
@@ -36,7 +38,7 @@ class Cusum:
         self.upper = self.lower = 0.0
 
     def update(self, x: float) -> "Cusum":
-        """Take the next value in. Raises ValueError for one that is no finite number, and changes nothing then."""
+        """Add the next value. Raises ValueError if it is not a finite number, and then changes nothing."""
         x = finite(x)
         if self.drift_detected:
             self.upper = self.lower = 0.0
@@ -46,29 +48,30 @@ class Cusum:
 
     @property
     def drift_detected(self) -> bool:
-        """Whether the last value raised the alarm."""
+        """Return True if the last value raised the alarm."""
         return max(self.upper, self.lower) > self.h
 
     @property
     def direction(self) -> str | None:
-        """Where the mean went, "up" or "down"; None without an alarm."""
+        """Return the direction of the change, "up" or "down"; None without an alarm."""
         if not self.drift_detected:
             return None
         return "up" if self.upper > self.lower else "down"
 
 
 def cusum_run_length(shift: float = 0.0, k: float = 0.5, h: float = 5.0, two_sided: bool = True) -> float:
-    """The average run length: how many values a `Cusum` takes to its alarm, on average, from 0 on.
+    """Return the average run length: the mean number of values until a `Cusum` that starts at 0 raises an alarm.
 
-    `shift` is the true mean, in standard deviations. At 0 this is the time between false alarms, else the mean delay. We
-    solve Page's integral equation by Gaussian quadrature; the two sides are put together as by Kemp (1961, "The average run
-    length of the cumulative sum chart when a V-mask is used", JRSS B 23). Inf for anything above 1e12.
+    `shift` is the true mean, in standard deviations. At 0 the result is the time between false alarms, otherwise the
+    mean delay. We solve Page's integral equation by Gaussian quadrature. The two sides are combined as by Kemp (1961,
+    "The average run length of the cumulative sum chart when a V-mask is used", JRSS B 23). Results above 1e12 are
+    returned as inf.
 
-    It holds for independent, normal values whose mean and deviation are known, and says at k=.5 and h=5 that false alarms
-    are 465 values apart. On the errors 0 and 1 of a good model, which are skewed, they come sooner (5 % errors: every
-    128), and so they do on values that hang together. Mean and deviation are mostly estimated, from a reference that lies a
-    little off: with 100 reference values it is less than 353 for half of all references and less than 157 for one in
-    ten; with 1,000, 450 and 346. Raises ValueError as `Cusum` does, and for h above 200.
+    The result holds for independent, normal values whose mean and deviation are known. At k=.5 and h=5 false alarms are
+    465 values apart. Errors 0 and 1 of a good model are skewed, so false alarms come sooner (5 % errors: every 128).
+    They also come sooner if values depend on each other. Mean and deviation are mostly estimated from a reference. With
+    100 reference values the run length is less than 353 for half of all references, and less than 157 for one in ten;
+    with 1,000, 450 and 346. Raises ValueError as `Cusum` does, and for h above 200.
 
     >>> [round(cusum_run_length(shift, k=0.5, h=5), 1) for shift in (0, 0.5, 1, 2)]
     [465.4, 38.0, 10.4, 4.0]
@@ -82,9 +85,9 @@ def cusum_run_length(shift: float = 0.0, k: float = 0.5, h: float = 5.0, two_sid
 
 
 def cusum_limit(k: float = 0.5, run_length: float = 10_000, two_sided: bool = True) -> float:
-    """The limit h at which false alarms are `run_length` values apart on average: `cusum_run_length` the other way round.
+    """Return the limit h at which false alarms are `run_length` values apart on average. The inverse of `cusum_run_length`.
 
-    What is said there of its assumptions holds here. Raises ValueError for a run length that no h gives, or above 1e9.
+    The assumptions of `cusum_run_length` apply. Raises ValueError for a run length that no h gives, or above 1e9.
 
     >>> h = cusum_limit(k=0.5, run_length=10_000)
     >>> round(h, 2), round(cusum_run_length(0, 0.5, h))
@@ -117,7 +120,10 @@ def finite(x: float) -> float:
 
 
 def _one_sided(shift: float, k: float, h: float) -> float:
-    """Page's equation: the length from s is 1 + P(back to 0) length(0) + the integral of what may come between 0 and h."""
+    """Return the run length of one side, by Page's equation.
+
+    The length from s is 1 + P(back to 0) length(0) + the integral over the sums between 0 and h.
+    """
     from scipy import special
 
     shift = min(max(shift, -h - k - 40), h + k + 40)  # beyond these the answer is the same
@@ -137,5 +143,5 @@ def _one_sided(shift: float, k: float, h: float) -> float:
 
 
 def _checked(k: float, h: float, two_sided: bool) -> tuple[float, float, bool]:
-    """All of it, if it makes sense. Raises ValueError, which names what does not. k and h are in standard deviations."""
+    """Return k and h, in standard deviations, and `two_sided`. Raises ValueError that names an invalid one."""
     return number("k", k, 0), number("h", h, 0, ends=False), choice("two_sided", two_sided, (True, False))

@@ -1,8 +1,8 @@
-"""Does the data still look as it did? A test for each window of a stream, whose false-alarm rate holds for one reference.
+"""Tests each window of a stream against one fixed reference.
 
-Two-sample tests keep their level on average over references. But a monitor has one, for years, and where it lies a little
-off, every window is compared with the wrong thing. So we take off first what the reference may be wrong by, and only then
-ask whether the window differs: the promise holds window after window, on the reference that one happens to have.
+First subtracts the sampling error of the reference. The false-alarm rate then holds for this reference, not only on
+average over references. Usual two-sample tests hold their level only on average over references. But a monitor uses one
+reference for years, and its sampling error would affect every window.
 """
 
 import math
@@ -29,39 +29,40 @@ CLASSES = 20  # the most frequent ones are told apart, the rest are one
 
 
 class SerialCorrelation(UserWarning):
-    """The rows hang together, so what a monitor promises of its false alarms does not hold."""
+    """Warns that neighbouring rows are correlated, so that a monitor's false-alarm rate does not hold."""
 
 
 class DataDriftMonitor:
-    """Compares each window of `window` rows with the reference, every feature of it, and alarms when one has changed.
+    """Compares each window of `window` rows with the reference, in every feature, and raises an alarm if one has changed.
 
-    `reference` holds the rows of a healthy period, at least 10 windows of them: whatever `compare` takes, too. `update`
-    takes a row by name (a mapping, a pandas Series, a frame of one row, a record), by place (a tuple, a list, an array, in
-    the order of the features), or as a bare value if there is one feature. Features are numbers, bools or texts; None, NaN
-    and masked values are missing. Windows do not overlap, and each is looked at once, when it is full.
+    `reference` holds the rows of a healthy period, at least 10 windows of them, in any form that `compare` takes.
+    `update` takes a row by name (a mapping, a pandas Series, a frame of one row, a record), by place (a tuple, a list,
+    an array, in the order of the features), or as a bare value if there is one feature. Features are numbers, bools or
+    texts; None, NaN and masked values are missing. Windows do not overlap, and each is tested once, when it is full.
 
-    The promise: while rows are independent and come from where the reference came from, a window raises an alarm with
-    probability `false_alarm_rate` at most, whatever came before. So the first false alarm takes 1 / `false_alarm_rate`
-    windows or more on average, and in N windows there is one with probability N times that rate at most. How the values
-    are distributed does not matter, nor how the features hang together. We promise it for 99 of 100 references; the other
-    one may be so far off that alarms are more frequent. It is a bound: the rate that is seen is usually far lower. A longer
-    reference takes less off, and so lets smaller changes be seen.
+    The promise: while rows are independent and come from the reference's distribution, a window raises an alarm with
+    probability `false_alarm_rate` at most, independently of earlier windows. So the first false alarm takes 1 /
+    `false_alarm_rate` windows or more on average, and in N windows there is one with probability N times that rate at
+    most. This holds for any distribution of the values and for any dependence between features. It holds for 99 of 100
+    references; with the other one alarms may be more frequent. It is a bound: the observed rate is usually far lower. A
+    longer reference has a smaller sampling error, so smaller changes are detected.
 
-    - Numbers: the largest distance between the two distribution functions, as in the Kolmogorov-Smirnov test, less the one
-      by which the reference may miss the truth, both by the inequality of Dvoretzky, Kiefer and Wolfowitz with the constant
-      of Massart (1990, "The tight constant in the Dvoretzky-Kiefer-Wolfowitz inequality"). What is missing counts as lowest.
-    - Texts, bools and other numbers of few values: the share of each of the 20 most frequent, and of all others together, by
-      a binomial test against the interval of Clopper and Pearson (1934) for the reference's share.
+    - Numbers: the largest distance between the two distribution functions, as in the Kolmogorov-Smirnov test, minus the
+      possible error of the reference. Both use the inequality of Dvoretzky, Kiefer and Wolfowitz with the constant of
+      Massart (1990, "The tight constant in the Dvoretzky-Kiefer-Wolfowitz inequality"). Missing values count as lowest.
+    - Texts, bools and other numbers of few values: the share of each of the 20 most frequent, and of all others
+      together, by a binomial test against the interval of Clopper and Pearson (1934) for the reference's share.
     - Several features: Bonferroni, for the windows and for the reference.
 
-    `drift_detected`, and `reasons`, the features that changed, worst first, speak of the last row: only one that fills
-    a window can raise an alarm. `p_values` are those of the last window, and `p_value` is what they come to together; None
-    before the first. `n` counts rows, `windows` windows, and `alarms` lists the indices of the rows that raised one.
+    `drift_detected` and `reasons` (the features that changed, worst first) are about the last row. Only a row that
+    fills a window can raise an alarm. `p_values` are those of the last window, and `p_value` combines them; both are
+    None before the first window. `n` counts rows, `windows` windows, and `alarms` lists the indices of the rows that
+    raised one.
 
-    Rows that hang together in time (video, a sensor read every second) break the promise. If the reference has its rows in
-    their order and shows it, we warn: `SerialCorrelation`. Raises `TooFewRows` for a reference that is too short, and
-    ValueError for one whose columns differ in length or hold neither numbers nor texts, and for a window or rate that makes
-    no sense.
+    Rows that are correlated in time (video, a sensor read every second) break the promise. If the reference has its
+    rows in their order and is correlated, the monitor warns: `SerialCorrelation`. Raises `TooFewRows` for a reference
+    that is too short. Raises ValueError for a reference whose columns differ in length or hold neither numbers nor
+    texts, and for an invalid window or rate.
 
     >>> random = np.random.default_rng(0)
     >>> monitor = DataDriftMonitor({"brightness": random.normal(0.5, 0.1, 2000)}, window=100)
@@ -91,10 +92,10 @@ class DataDriftMonitor:
         self.p_values: dict[Hashable, float] | None = None
 
     def update(self, row: Any) -> "DataDriftMonitor":
-        """Take the next row in; returns the monitor.
+        """Add the next row, and return the monitor.
 
-        Raises ValueError for other features than those of the reference, infinity, text where there were numbers, and
-        numbers where there was text. Nothing is changed then.
+        Raises ValueError for other features than those of the reference, infinity, text instead of a number, and a
+        number instead of text. Then nothing changes.
         """
         self._rows.append(self._read(row))
         self.n, self.reasons = self.n + 1, ()
@@ -104,12 +105,12 @@ class DataDriftMonitor:
 
     @property
     def drift_detected(self) -> bool:
-        """Whether the last row filled a window that raised the alarm."""
+        """Return True if the last row filled a window that raised the alarm."""
         return bool(self.reasons)
 
     @property
     def p_value(self) -> float | None:
-        """Of the last full window, over all its features; an alarm at `false_alarm_rate` or below."""
+        """Return the p-value of the last full window, over all features. At `false_alarm_rate` or below it is an alarm."""
         return None if self.p_values is None else min(1.0, len(self.p_values) * min(self.p_values.values()))
 
     def __repr__(self) -> str:
@@ -144,7 +145,7 @@ class DataDriftMonitor:
 
 
 def _of_tuple(values: dict, features: dict) -> dict | list:
-    """A namedtuple by name, without the index that pandas' `itertuples` puts first; by place if names are other ones."""
+    """Return a namedtuple by name, without the index that pandas' `itertuples` puts first; by place if the names differ."""
     if "Index" not in features:
         values.pop("Index", None)
     return values if values.keys() == features.keys() else list(values.values())
@@ -203,7 +204,7 @@ class _Classes:
         return len(self.codes[np.float64])
 
     def _codes(self, held: type) -> dict[Any, int]:
-        """The code of each value, as numbers of this type hold it: 9.99 as float32 is another number than as float64."""
+        """Return the code of each value, rounded to this number type: 9.99 as float32 is another number than as float64."""
         if held not in self.codes:
             known = {value: code for value, code in self.codes[np.float64].items() if value is not None}
             self.codes[held] = {float(held(value)): code for value, code in known.items()}
@@ -230,7 +231,10 @@ class _Classes:
 
 
 def _feature(name: Hashable, column: "pd.Series", unlucky: float) -> _Numbers | _Classes:
-    """The scouts settle what is compared, and are left out of the rest: else a choice would be tested on what made it."""
+    """Return the feature of a column. Every tenth row (the scouts) decides its kind, and the other rows are its reference.
+
+    The scouts are not used again. Otherwise the choice would be tested on the rows that led to it.
+    """
     values, held = column.to_list(), precision(column)
     kinds = {_kind(name, value) for value in values} - {None}
     if len(kinds) != 1:
@@ -242,7 +246,7 @@ def _feature(name: Hashable, column: "pd.Series", unlucky: float) -> _Numbers | 
 
 
 def _kind(name: Hashable, value: Any) -> str | None:
-    """None for a missing value. Raises ValueError for what is no feature, infinity among it."""
+    """Return "text" or "number", or None for a missing value. Raises ValueError for anything else, infinity included."""
     if isinstance(value, str):
         return "text"
     if is_missing(value):

@@ -1,6 +1,7 @@
-"""What are a detector's alarms worth? Delay, missed drifts and false alarms, beside those of one that looks at nothing.
+"""Measure a detector's alarms: delay, missed drifts and false alarms, compared with a detector that ignores the data.
 
-A short delay says nothing without the false alarms that it cost. Whoever fires all the time has the shortest delay.
+A short delay means nothing without the number of false alarms: a detector that fires all the time has the shortest
+delay.
 """
 
 import math
@@ -21,7 +22,7 @@ EVERY = 300  # samples between two alarms of the detector that looks at nothing
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the alarms of one detector were worth. Made by `evaluate`; two of them add up."""
+    """Delay, missed drifts and false alarms of one detector. Made by `evaluate`; two of them can be added."""
 
     delays: tuple[int, ...]  # samples from each drift that was detected to its alarm
     missed: int  # drifts without an alarm in time
@@ -34,12 +35,14 @@ class Evaluation:
 
     @property
     def mean_delay(self) -> float:
-        """In samples; NaN where nothing was detected. It says nothing without the share of missed drifts."""
+        """Return the mean delay in samples; NaN if nothing was detected. Read it together with the share of missed
+        drifts.
+        """
         return sum(self.delays) / self.detected if self.delays else math.nan
 
     @property
     def false_alarms_per_10000(self) -> float:
-        """For 10,000 clean samples; NaN where there was none."""
+        """Return the false alarms in 10,000 clean samples; NaN if there was no clean sample."""
         return 10_000 * self.false_alarms / self.clean_samples if self.clean_samples else math.nan
 
     def to_dict(self) -> dict[str, float]:
@@ -51,13 +54,14 @@ class Evaluation:
 
 
 def evaluate(alarms: Sequence[int], drifts: Sequence[int], n_samples: int, max_delay: int) -> Evaluation:
-    """Delay, missed drifts and false alarms of a detector, from where it fired and where the world changed.
+    """Return delay, missed drifts and false alarms of a detector, from the indices of its alarms and of the drifts.
 
-    `alarms` and `drifts` are increasing indices of the `n_samples` samples; a drift's is that of the first sample of the
-    new world. The first alarm from there on, `max_delay` samples later at most and before the next drift, detects it. Later
-    ones in that stretch are neither: to count them as false would punish a detector for insisting, and to count
-    them as detections would pay twice. Everywhere else an alarm is false, one that comes too late among them. False alarms
-    are for 10,000 samples of that rest. Raises ValueError for indices that are not whole, not increasing or out of range.
+    `alarms` and `drifts` are increasing indices of the `n_samples` samples. A drift's index is that of the first
+    changed sample. The first alarm from there on detects the drift, if it comes at most `max_delay` samples later and
+    before the next drift. Later alarms in that stretch count as neither: counting them as false would punish a detector
+    for repeating an alarm, and counting them as detections would reward it twice. All other alarms are false, including
+    those that come too late. False alarms are for 10,000 samples outside these stretches. Raises ValueError for indices
+    that are not whole, not increasing or out of range.
 
     >>> evaluate(alarms=[120, 530, 540, 900], drifts=[500], n_samples=1000, max_delay=100).to_dict()
     {'detected': 1, 'missed': 0, 'mean_delay': 30.0, 'false_alarms': 2, 'false_alarms_per_10000': 22.246941045606228}
@@ -81,12 +85,12 @@ def compare_detectors(
     streams: Iterable[tuple[Sequence[float], Sequence[int]]],
     max_delay: int = 2000,
 ) -> "pd.DataFrame":
-    """A table of detectors on the same streams, one row each: mean delay, missed drifts in percent, false alarms.
+    """Return a table of detectors on the same streams, one row each: mean delay, missed drifts in percent, false alarms.
 
-    `detectors` maps a name to what makes a new detector, for each stream: a class, or a lambda. A stream is its values and
-    the indices of its drifts, as in `evaluate`. The last row is that of a detector which fires every 300 samples and
-    looks at nothing: what is no better than this is worth nothing. Raises ValueError without streams, TypeError for a
-    detector that is made already.
+    `detectors` maps a name to a class or a function that makes a new detector for each stream. A stream is its values
+    and the indices of its drifts, as in `evaluate`. The last row is that of a detector that fires every 300 samples and
+    ignores the data: a useful detector must be better. Raises ValueError without streams, TypeError for a detector that
+    is made already.
 
     >>> random = np.random.default_rng(0)
     >>> streams = [(np.concatenate([random.normal(0, 1, 5000), random.normal(1, 1, 2000)]), [5000]) for _ in range(5)]
@@ -113,7 +117,7 @@ def compare_detectors(
 
 
 def _stream(place: int, stream: tuple[Sequence[float], Sequence[int]]) -> tuple[np.ndarray, Sequence[int]]:
-    """Values and drifts. Raises ValueError: a missing value would make detectors differ by how they treat it."""
+    """Return values and drifts. Raises ValueError for missing values, because detectors treat them differently."""
     try:
         values, drifts = stream
     except (TypeError, ValueError):
@@ -127,7 +131,7 @@ def _stream(place: int, stream: tuple[Sequence[float], Sequence[int]]) -> tuple[
 
 
 class _Always:
-    """A detector that looks at nothing."""
+    """A detector that ignores the data and fires every 300 samples."""
 
     def __init__(self) -> None:
         self.n = 0
@@ -177,5 +181,5 @@ def _indices(name: str, values: Sequence[int], n_samples: int) -> np.ndarray:
 
 
 def _of_bool(values: Sequence[int]) -> bool:
-    """Whether these are truth values, of which one could think that they say where an alarm was."""
+    """Return True if these are truth values, which a caller may give by mistake to mark each sample with an alarm."""
     return any(isinstance(value, bool | np.bool_) for value in values)

@@ -1,4 +1,4 @@
-"""Tell how many rows of a window carry as much as one independent row, and whether rows come more than once."""
+"""Compute the number of rows that carry as much information as one independent row, and find repeated rows."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ LOOKED_AT = 20_000  # rows that are enough to see whether neighbours are alike
 
 
 class Alike(NamedTuple):
-    """How many rows of each window carry as much as one independent row, and how well we know that.
+    """The number of rows that carry as much information as one independent row, for each window.
 
     `freedom`: the degrees of freedom with which these numbers were estimated; infinite if they are known.
     """
@@ -24,7 +24,7 @@ class Alike(NamedTuple):
 
 
 def _checked(alike: Sequence[float]) -> Alike:
-    """`Alike` of two numbers of 1 or more, and maybe degrees of freedom above 0. Raises ValueError."""
+    """Return `Alike` of two numbers of 1 or more, and optionally degrees of freedom above 0. Raises ValueError."""
     if type(alike) is Alike:
         return alike
     if not isinstance(alike, Sequence) or not 2 <= len(alike) <= 3 or isinstance(alike, str):
@@ -34,8 +34,9 @@ def _checked(alike: Sequence[float]) -> Alike:
 
 
 def resemblance(indicators: np.ndarray) -> float:
-    """The first autocorrelation of truth values, (N,) or (N, K), together, in standard errors: of independent rows about
-    standard normal. Of a stream we look at the last `LOOKED_AT` rows.
+    """Return the first autocorrelation of truth values, (N,) or (N, K), in standard errors.
+
+    For independent rows it is about standard normal. Of a stream we use the last `LOOKED_AT` rows.
 
     >>> resemblance(np.tile([True, False], 50)) < -9
     True
@@ -46,18 +47,19 @@ def resemblance(indicators: np.ndarray) -> float:
 
 
 def _centred(indicators: np.ndarray) -> np.ndarray:
-    """Of the last rows, as numbers (N, K) of mean 0."""
+    """Return the last rows as numbers (N, K) of mean 0."""
     seen = indicators[-LOOKED_AT:].astype(float)
     seen = seen[:, np.newaxis] if seen.ndim == 1 else seen
     return seen - seen.mean(axis=0) if len(seen) else seen
 
 
 def inefficiency(indicators: np.ndarray) -> float:
-    """How many rows, in their order, carry as much as one independent row: at least 1. Of truth values, (N,) or (N, K).
+    """Return the number of neighbouring rows that carry as much information as one independent row: at least 1.
 
-    One plus twice the sum of the autocorrelations, taken in pairs for as long as these stay positive (Geyer, 1992), of the
-    columns together. It is 1 unless the first of them is significant (see `resemblance`) at 1 %. Of truth values we take
-    those whose shares a test compares: see `below`.
+    `indicators` are truth values, (N,) or (N, K), in the order of the rows. The result is one plus twice the sum of the
+    autocorrelations of the columns together, taken in pairs for as long as these stay positive (Geyer, 1992). It is 1
+    unless the first of them is significant (see `resemblance`) at 1 %. We use the truth values whose shares a test
+    compares: see `below`.
 
     >>> numbers = np.random.default_rng(0).normal(size=1000)
     >>> inefficiency(below(numbers)), round(inefficiency(below(numbers.repeat(3))), 1)
@@ -94,14 +96,14 @@ def welch(spreads: np.ndarray, freedoms: Sequence[float]) -> float:
 
 
 def below(values: np.ndarray) -> np.ndarray:
-    """Bool, (N, 3): is each number at or below their quartiles? KS compares such shares."""
+    """Return truth values, (N, 3): is each number at or below each quartile? KS compares such shares."""
     return values[:, np.newaxis] <= np.quantile(values, (0.25, 0.5, 0.75))
 
 
 def repeats(values: np.ndarray) -> float:
-    """Return the share of distinct numbers that come more than once, as those of copied rows do; of the last rows.
+    """Return the share of distinct numbers that occur more than once among the last rows, as in copied rows.
 
-    It is 0 for numbers on an even grid, such as whole or rounded ones: there it would be no surprise.
+    It is 0 for numbers on an even grid, such as whole or rounded ones, because they repeat anyway.
 
     >>> numbers = np.random.default_rng(0).normal(size=300)
     >>> repeats(numbers), repeats(numbers.repeat(2)), repeats(numbers.round(1))

@@ -1,4 +1,4 @@
-"""How `drift.compare` looks at one feature, and at all of them together: which test, how large an effect, what to plot."""
+"""Test one feature, and all features together, for `drift.compare`: choose the test, the effect size and the plot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,8 +36,9 @@ class _Tested:
 def look(
     feature: Feature, features: int, alpha: float, seed: int, groups: Codes | None = None
 ) -> tuple[dict[str, Any], Shape | None]:
-    """A row of the report, for one of so many features, and what to plot. A feature drifts in two ways: its values do, or
-    the share of rows that miss them.
+    """Return the report's row for one of `features` features, and its shape to plot.
+
+    A feature can drift in two ways: in its values, or in the share of rows where it is missing.
 
     >>> missing = np.zeros(30, bool), np.zeros(30, bool)
     >>> row, _ = look(Feature("size", "numeric", np.arange(30.0), np.arange(30.0), missing), 1, 0.05, 0)
@@ -68,7 +69,7 @@ def look(
 
 
 def _verdict(tests: list[_Tested], features: int) -> dict[str, Any]:
-    """What the tests of one feature say together. `step`: of how many rows to take one, to have independent ones."""
+    """Combine the tests of one feature. `step`: keep every `step`-th row, so that the kept rows are roughly independent."""
     # with many features some resemble themselves by chance: of that we neither speak nor leave out rows
     told = stats.norm.isf(0.01 / (2 * features))
     alike = {"inefficiency": max([1.0, *(max(found.alike[:2]) for found in tests)])}
@@ -83,7 +84,7 @@ def _verdict(tests: list[_Tested], features: int) -> dict[str, Any]:
 
 
 def _values(feature: Feature, alpha: float, seed: int, groups: Codes | None) -> tuple[_Tested, dict[str, float], Shape]:
-    """The test of the known values, the effect sizes, and the shape."""
+    """Return the test of the known values, the effect sizes, and the shape."""
     windows = np.sort(feature.reference), np.sort(feature.current)  # once, for all that follows
     bins = counts(feature, windows)
     if groups is None:
@@ -112,7 +113,7 @@ def _classes(feature: Feature, alike: Alike) -> tuple[TwoSampleTest, Alike]:
 
 
 def _in_bins(feature: Feature, ordered: np.ndarray) -> list[np.ndarray]:
-    """Which of the bins of `counts` each known value is in, as truth values (N, K) of each window."""
+    """Return the bin of `counts` that each known value is in, as truth values (N, K) of each window."""
     windows = (feature.reference, feature.current)
     if feature.counted:
         most = min(CLASSES, len(feature.labels))
@@ -132,12 +133,14 @@ def _missing(feature: Feature, groups: Codes | None) -> _Tested:
 
 
 def _neighbours(feature: Feature) -> tuple[Alike, float]:
-    """How much the known values, in the order of the rows, are like their neighbours: of the last `LOOKED_AT` rows."""
+    """Return how much the known values resemble their neighbours, in the order of the rows, of the last `LOOKED_AT` rows."""
     return _serial(_indicators(feature, effective_rows.LOOKED_AT))
 
 
 def _indicators(feature: Feature, last: int = 0) -> list[np.ndarray]:
-    """Truth values (N, K) whose shares a test compares, of all or the last rows: up to a quartile, of a common class."""
+    """Return the truth values (N, K) whose shares a test compares, of all or the last rows: up to a quartile, of a
+    common class.
+    """
     windows = (feature.reference, feature.current)
     if not feature.counted:
         return [effective_rows.below(values[-last:]) for values in windows]
@@ -146,7 +149,7 @@ def _indicators(feature: Feature, last: int = 0) -> list[np.ndarray]:
 
 
 def _serial(indicators: Sequence[np.ndarray]) -> tuple[Alike, float]:
-    """How alike neighbours are in both windows, and their resemblance in standard errors."""
+    """Return how much neighbours resemble each other in both windows, and their resemblance in standard errors."""
     found, sizes = [effective_rows.dependence(window) for window in indicators], list(map(len, indicators))
     longer, shorter = (1, 0) if sizes[1] > sizes[0] else (0, 1)
     # what the longer window shows of neighbours holds for the shorter one, too, which may not show it
@@ -159,7 +162,7 @@ def _serial(indicators: Sequence[np.ndarray]) -> tuple[Alike, float]:
 
 
 def counts(feature: Feature, windows: Sequence[np.ndarray]) -> Counts:
-    """Of a feature's values: in deciles of the reference, or in the commonest classes, with the others as one.
+    """Count a feature's values: in deciles of the reference, or in the commonest classes, with all others as one class.
 
     >>> feature = Feature("colour", "category", np.array([0, 0, 1]), np.array([1, 1, 1]), (), ["red", "blue"])
     >>> counts(feature, (feature.reference, feature.current)).current.tolist()
@@ -195,7 +198,7 @@ def look_together(
     seed: int,
     groups: Codes | None = None,
 ) -> tuple[list[Together], list[str]]:
-    """The tests of all features at once, on rows that are far enough apart to be independent; and what could not be done.
+    """Test all features together, on rows that are far enough apart to be independent. Return the results and the warnings.
 
     >>> missing = np.zeros(30, bool), np.zeros(30, bool)
     >>> both = [Feature(name, "numeric", np.arange(30.0), np.arange(30.0), missing) for name in "ab"]
@@ -221,7 +224,7 @@ def look_together(
 
 
 def _matrix(compared: list[Feature], chosen: list[np.ndarray]) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
-    """Two tables of numbers, (N, D) and (M, D), of the chosen rows: normal scores, and classes as zeros and ones."""
+    """Return two tables of numbers, (N, D) and (M, D), of the chosen rows: normal scores, and classes as zeros and ones."""
     names, columns = [], []
     for feature in compared:
         windows = zip((feature.reference, feature.current), feature.missing, chosen, strict=True)
@@ -237,7 +240,7 @@ def _matrix(compared: list[Feature], chosen: list[np.ndarray]) -> tuple[list[str
 
 
 def _at(known: np.ndarray, gone: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The values of these rows, NaN where they are missing, from the known ones."""
+    """Return the values of these rows, NaN if they are missing, from the known ones."""
     if not gone.any():
         return known[rows].astype(float)
     whole = np.full(len(gone), np.nan)

@@ -1,8 +1,8 @@
-"""Rows that come in groups: the pictures of one user, the frames of one scene, the readings of one camera.
+"""Test rows that come in groups: the pictures of one user, the frames of one scene, the readings of one camera.
 
-Rows of one group resemble each other, so they carry less than as many independent rows. How much less, we see from the
-groups' sums: by the design effect for numbers (Kish, 1965, "Survey sampling") and by the corrected chi-square test for
-classes (Rao and Scott, 1981 and 1992). Groups are taken to be independent of each other.
+Rows of one group resemble each other, so they carry less information than as many independent rows. We estimate how
+much less from the groups' sums: by the design effect for numbers (Kish, 1965, "Survey sampling") and by the corrected
+chi-square test for classes (Rao and Scott, 1981 and 1992). Groups are assumed to be independent of each other.
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ def split_off(
     """Return the rows' groups, and both windows without the column that held them.
 
     `groups` is the name of a column, or a pair of labels: one for each row of the reference, and of the current window.
-    Raises ValueError for labels that are missing, not there, or of another number than the rows; `TooFewRows` for fewer than
-    `MIN_GROUPS` groups in a window.
+    Raises ValueError for missing labels, an unknown column, or a number of labels that differs from the number of rows.
+    Raises `TooFewRows` for fewer than `MIN_GROUPS` groups in a window.
     """
     if isinstance(groups, list | tuple) and len(groups) == 2 and not any(map(np.isscalar, groups)):
         labels = [table(column, "groups") for column in groups]
@@ -79,10 +79,11 @@ def sums(indicators: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def design_effect(windows: Sequence[np.ndarray], codes: Codes) -> Alike:
-    """Return how many rows carry as much as one independent row, of indicators (N, K) of both windows.
+    """Return the number of rows that carry as much information as one independent row, of indicators (N, K) of both
+    windows.
 
     >>> rows = np.random.default_rng(0).normal(size=200)
-    >>> design_effect((dependence.below(rows.repeat(5)),) * 2, (np.arange(200).repeat(5),) * 2).reference.round(1)
+    >>> design_effect((effective_rows.below(rows.repeat(5)),) * 2, (np.arange(200).repeat(5),) * 2).reference.round(1)
     np.float64(5.0)
     """
     effects, freedoms = [], []
@@ -96,10 +97,11 @@ def design_effect(windows: Sequence[np.ndarray], codes: Codes) -> Alike:
 
 
 def class_test(values: Sequence[np.ndarray], codes: Codes, classes: int) -> tuple[TwoSampleTest, Alike]:
-    """Are the two windows' shares of each class the same? Of whole numbers below `classes`, (N,) and (M,).
+    """Test whether the shares of each class are the same in both windows. Values are whole numbers below `classes`,
+    (N,), (M,).
 
-    Pearson's chi-square, compared with what groups make of it: Rao and Scott's second-order correction, with an F
-    distribution, because the correction is an estimate (Thomas and Rao, 1987). Of two classes Fisher's test, too, on counts
+    The test is Pearson's chi-square with Rao and Scott's second-order correction for groups. It uses an F distribution,
+    because the correction is an estimate (Thomas and Rao, 1987). With two classes Fisher's test is used, too, on counts
     that are scaled down; the larger p-value counts.
     """
     counts = Counts(*(np.bincount(window, minlength=classes) for window in values))
@@ -128,10 +130,11 @@ def squared_difference(counts: Counts) -> float:
 
 
 def noise(windows: Sequence[np.ndarray], codes: Codes) -> Noise:
-    """Return what `squared_difference` comes to without any drift, of truth values (N, K) that say a row's class.
+    """Return the distribution of `squared_difference` without any drift. `windows` are truth values (N, K): each row's
+    class.
 
-    Its covariance matrix is that of the groups' sums; a chi-square with the same mean and variance stands for the sum of its
-    eigenvalues times chi-squares of one degree (Satterthwaite, 1946).
+    Its covariance matrix is that of the groups' sums. A chi-square with the same mean and variance replaces the sum of
+    its eigenvalues times chi-squares of one degree (Satterthwaite, 1946).
     """
     share = np.concatenate(windows).mean(axis=0)
     covariances, freedoms = [], []

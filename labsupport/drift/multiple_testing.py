@@ -1,6 +1,6 @@
-"""Several tests at once: p-values, adjusted for their number, so that one level holds for all of them together.
+"""Adjust the p-values of several tests for their number, so that one level holds for all of them together.
 
-Of twenty tests at .05 without any effect, one is expected to alarm, and the chance that any does is .64.
+Of twenty tests at .05 without any effect, one is expected to raise an alarm; at least one does with probability .64.
 """
 
 import numpy as np
@@ -8,7 +8,7 @@ from scipy.stats import false_discovery_control
 
 
 def bonferroni(p_values: np.ndarray) -> np.ndarray:
-    """Each p-value times their number. Holds the chance of any false alarm, however the tests depend on each other.
+    """Return each p-value times their number. Bounds the chance of any false alarm, however the tests depend on each other.
 
     >>> bonferroni(np.array([0.01, 0.02, 0.5])).round(2).tolist()
     [0.03, 0.06, 1.0]
@@ -17,7 +17,9 @@ def bonferroni(p_values: np.ndarray) -> np.ndarray:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """The same promise, and never less power: the smallest times K, the next times K - 1, and so on (Holm, 1979).
+    """Return adjusted p-values: the smallest times K, the next times K - 1, and so on (Holm, 1979).
+
+    Bounds the chance of any false alarm as `bonferroni` does, and never has less power.
 
     >>> holm(np.array([0.01, 0.02, 0.5])).round(2).tolist()
     [0.03, 0.04, 0.5]
@@ -30,9 +32,9 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
-    """Holds the share of false alarms among all alarms, on average (Benjamini and Hochberg, 1995).
+    """Return adjusted p-values that bound the mean share of false alarms among all alarms (Benjamini and Hochberg, 1995).
 
-    For tests that are independent, or go along with each other; without any effect it holds the chance of any false alarm.
+    The tests must be independent or positively dependent. Without any effect it bounds the chance of any false alarm.
 
     >>> benjamini_hochberg(np.array([0.01, 0.02, 0.5])).round(2).tolist()
     [0.03, 0.03, 0.5]

@@ -1,4 +1,4 @@
-"""All features together: a change that no single column shows, as when two of them stop going along with each other."""
+"""Test all features together. Finds changes that no single column shows, such as two features that stop being correlated."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,9 @@ ENOUGH, CHUNK = 20, 50  # permutations that reach the value, before we stop; tha
 
 @dataclass(frozen=True)
 class Together:
-    """What a test of all features at once says.
+    """The result of a test of all features together, on `rows` rows of each window.
 
-    `statistic` is what the test's function says; `rows` how many it looked at in each window; `leading` the features in
-    which it shows most, where the test can tell.
+    `statistic` is defined by the test's function. `leading` are the features that changed most, if the test can tell.
     """
 
     test: str
@@ -34,13 +33,13 @@ class Together:
 
 
 def mmd(reference, current, permutations: int = 999, seed: int = 0, groups: Groups = None) -> Together:
-    """The maximum mean discrepancy of two samples of vectors, (N, D) and (M, D): embeddings, or rows of numbers.
+    """Test two samples of vectors, (N, D) and (M, D), by the maximum mean discrepancy: embeddings, or rows of numbers.
 
-    Two distributions are the same exactly if their mean embeddings in the kernel's space are (Gretton and others, 2012).
-    Gaussian kernel, its width the median distance; the p-value by permutation, so it is valid for any N and M as long as
-    rows are independent. If they come in groups, `groups` are their labels, (N,) and (M,), and whole groups are permuted.
-    Looks at up to `ROWS` evenly spaced rows of each. Raises ValueError for samples that do not fit together or hold what is
-    not finite, and `TooFewRows` for fewer than two rows.
+    Two distributions are the same exactly if their mean embeddings in the kernel's space are (Gretton and others,
+    2012). The kernel is Gaussian, and its width is the median distance. The p-value is by permutation, so it is valid
+    for any N and M if rows are independent. If rows come in groups, `groups` are their labels, (N,) and (M,), and whole
+    groups are permuted. Uses up to `ROWS` evenly spaced rows of each. Raises ValueError for samples of different width
+    or with values that are not finite, and `TooFewRows` for fewer than two rows.
 
     >>> random = np.random.default_rng(0)
     >>> mmd(random.normal(size=(100, 8)), random.normal(0.5, 1, size=(100, 8))).p_value
@@ -67,12 +66,13 @@ def correlations(
     seed: int = 0,
     groups: Groups = None,
 ) -> Together:
-    """Has any two columns' correlation changed? Of two tables of finite numbers, (N, D) and (M, D).
+    """Test whether the correlation of any two columns changed, between tables of finite numbers, (N, D) and (M, D).
 
-    The statistic is the largest change, over all pairs, of Fisher's z = artanh(r); its p-value by permutation, of whole
-    groups if there are `groups` as in `mmd`. Such a change leaves every single column as it was. Looks at up to `ROWS`
-    evenly spaced rows of each. `leading` names the two columns; columns of one name, such as the classes of one feature,
-    are not paired. Raises ValueError as `mmd` does, and for fewer than two names; `TooFewRows` for fewer than four rows.
+    The statistic is the largest change, over all pairs, of Fisher's z = artanh(r). Its p-value is by permutation, of
+    whole groups if there are `groups` as in `mmd`. Such a change leaves every single column unchanged. Uses up to
+    `ROWS` evenly spaced rows of each. `leading` names the two columns; columns of one name, such as the classes of one
+    feature, are not paired. Raises ValueError as `mmd` does, and for fewer than two names; `TooFewRows` for fewer than
+    four rows.
 
     >>> random = np.random.default_rng(0)
     >>> clean, turned = random.normal(size=(2, 150, 2))
@@ -107,7 +107,7 @@ def correlations(
 
 
 def _fisher(chosen: np.ndarray, rows: np.ndarray, products: np.ndarray, pairs: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Fisher's z of the pairs' correlations, (P, pairs), over the rows chosen (P, N); a constant column's are 0."""
+    """Return Fisher's z of the pairs' correlations, (P, pairs), over the rows chosen (P, N); 0 for a constant column."""
     count = chosen.sum(axis=1, keepdims=True)
     mean, square = chosen @ rows / count, chosen @ rows**2 / count
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
@@ -117,12 +117,12 @@ def _fisher(chosen: np.ndarray, rows: np.ndarray, products: np.ndarray, pairs: t
 
 
 def _first(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which rows of both samples are of the first, (1, N + M)."""
+    """Return truth values, (1, N + M): is each row of both samples from the first one?"""
     return (np.arange(len(x) + len(y)) < len(x))[np.newaxis]
 
 
 def _units(x: np.ndarray, y: np.ndarray, codes: tuple | None) -> tuple[np.ndarray, int]:
-    """What is permuted: of each row of both samples its row or its group, and how many of these the first sample has."""
+    """Return the unit (row or group) that is permuted for each row, and the number of units in the first sample."""
     if codes is None:
         return np.arange(len(x) + len(y)), len(x)
     first = int(codes[0].max()) + 1
@@ -130,9 +130,9 @@ def _units(x: np.ndarray, y: np.ndarray, codes: tuple | None) -> tuple[np.ndarra
 
 
 def _permuted(value: float, draw, units: tuple[np.ndarray, int], permutations: int, seed: int) -> float:
-    """The share of permutations that give `value` or more; we stop at the 20th of those (Besag and Clifford, 1991).
+    """Return the share of permutations that give `value` or more. Stops at the 20th of those (Besag and Clifford, 1991).
 
-    `draw` takes which rows are of the first sample, (P, N + M).
+    `draw` takes truth values, (P, N + M): is each row in the first sample?
     """
     random, seen, reached = np.random.default_rng(seed), 0, 0
     of_row, first = units
@@ -147,7 +147,7 @@ def _permuted(value: float, draw, units: tuple[np.ndarray, int], permutations: i
 
 
 def _samples(reference, current, fewest: int, groups: Groups, most: int = ROWS) -> tuple:
-    """Both tables as arrays of so many evenly spaced rows at most, and the numbers of their groups."""
+    """Return both tables as arrays of at most `most` evenly spaced rows, and the numbers of their groups."""
     x, y = (_numbers(name, sample) for name, sample in (("reference", reference), ("current", current)))
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"two tables of equal width are needed, not {x.shape} and {y.shape}")
@@ -164,7 +164,7 @@ def _samples(reference, current, fewest: int, groups: Groups, most: int = ROWS) 
 
 
 def _codes(labels, rows: int, most: int) -> np.ndarray:
-    """The numbers of the groups of so many evenly spaced rows at most. Raises ValueError."""
+    """Return the numbers of the groups of at most `most` evenly spaced rows. Raises ValueError."""
     frame = table(labels, "groups")
     if frame.shape != (rows, 1):
         raise ValueError(f"groups: labels of shape {frame.shape} for {rows} rows: {PAIR}")
@@ -174,7 +174,7 @@ def _codes(labels, rows: int, most: int) -> np.ndarray:
 
 
 def _numbers(name: str, sample) -> np.ndarray:
-    """A table of numbers as an array (N, D), NaN where one is missing. Raises ValueError."""
+    """Return a table of numbers as an array (N, D), with NaN for missing ones. Raises ValueError."""
     if isinstance(sample, np.ndarray) and sample.ndim == 2 and sample.dtype == float and type(sample) is np.ndarray:
         return sample
     try:
@@ -209,13 +209,13 @@ def domain_classifier(
     groups: Groups = None,
     permutations: int = 999,
 ) -> Together:
-    """Can a classifier tell which window a row is from? Two tables of finite numbers, (N, D) and (M, D).
+    """Test whether a classifier can tell the window that a row is from. Takes finite numbers, (N, D) and (M, D).
 
     The statistic is the share of rows that it attributes to the right window. A random forest learns on one half of the
-    rows and is asked about the other, where as many are of one window as of the other; guessing is right half the time,
-    so the p-value is a binomial one (Lopez-Paz and Oquab, 2017). It needs more rows than `mmd`, and says which features
-    it went by. With `groups` as in `mmd` it learns on half of the groups, the p-value comes from `permutations` of the
-    others, and the share is the mean of both windows'. Looks at up to `CLASSIFIER_ROWS` evenly spaced rows of each. Raises
+    rows and is tested on the other, which has as many rows of each window. Guessing is right half the time, so the
+    p-value is a binomial one (Lopez-Paz and Oquab, 2017). It needs more rows than `mmd`, and names the features it used
+    most. With `groups` as in `mmd` it learns on half of the groups, the p-value comes from `permutations` of the
+    others, and the share is the mean of both windows'. Uses up to `CLASSIFIER_ROWS` evenly spaced rows of each. Raises
     ValueError as `mmd` does, and `TooFewRows` for fewer than 20 rows, or than 4 groups.
 
     >>> random = np.random.default_rng(0)
@@ -245,7 +245,7 @@ def domain_classifier(
 
 
 def _half(rows: int, codes: tuple | None, random: np.random.Generator) -> np.ndarray:
-    """Which rows of both windows, one after the other, the classifier learns on: half of the rows, or of the groups."""
+    """Return which rows of both windows the classifier learns on, as truth values: half of the rows, or of the groups."""
     if codes is None:
         return np.isin(np.arange(2 * rows) % rows, random.permutation(rows)[: rows // 2])
     parts = []
@@ -265,7 +265,7 @@ def _renumbered(codes: tuple, kept: np.ndarray) -> tuple:
 def _told_apart(
     right: np.ndarray, whose: np.ndarray, codes: tuple, permutations: int, seed: int
 ) -> tuple[float, float]:
-    """The mean of the two windows' shares of right answers, and its p-value by permuting whole groups."""
+    """Return the mean of both windows' shares of right answers, and its p-value by permuting whole groups."""
     says = np.where(right, whose, 1 - whose)
 
     def share(member: np.ndarray) -> np.ndarray:
@@ -277,14 +277,16 @@ def _told_apart(
 
 
 def evenly(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` of the rows, evenly spaced."""
+    """Return at most `most` of the rows, evenly spaced."""
     if len(rows) <= most:
         return rows
     return rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
 
 
 def scores(reference: np.ndarray, current: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two columns of numbers as normal scores of their common ranks, missing ones as 0: no unit and no outlier counts."""
+    """Return two columns as normal scores of their common ranks, 0 for missing values, so that no unit or outlier
+    matters.
+    """
     both = np.concatenate([reference, current])
     known = np.isfinite(both)
     values = np.zeros(len(both))

@@ -1,7 +1,7 @@
-"""Has the world changed? Two windows of data, compared, with an alarm that can be believed.
+"""Compare two windows of data, and return a report with an alarm whose false-alarm rate is known.
 
-A window without any drift raises an alarm in a share `alpha` of cases at most, however many features there are. So a look
-every hour with alpha = 0.05 gives about one false alarm a day; `DataDriftMonitor` is for looking all the time.
+Without any drift a window raises an alarm with probability `alpha` at most, whatever the number of features. So a
+comparison every hour with alpha = 0.05 gives about one false alarm a day. Use `DataDriftMonitor` to monitor a stream.
 """
 
 import json
@@ -44,17 +44,23 @@ SHOWN = ["feature", "test", "p_adjusted", "effect", "limit", "reading", "drifted
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What `compare` found. In a notebook it shows itself as a table.
+    """The result of `compare`. In a notebook it is shown as a table.
 
-    `features`: one row a feature, in the data's order. Columns: feature, kind, test, statistic, p_value, p_adjusted, effect
-    (the population stability index), limit (which an effect without drift exceeds in a share alpha), reading ("within noise"
-    if it has not drifted, "negligible", "small", "moderate" or "large" if it has, "missing" if it is the share of missing
-    values that has changed, "type" if it is that), wasserstein (in the reference's standard deviations; numbers only),
-    jensen_shannon (0 to 1), missing_reference and missing_current (shares), inefficiency (how many rows carry as much as
-    one independent row), drifted, note. The words for a PSI are the usual ones, for what it has beyond what chance gives it
-    at these numbers of rows.
+    `features` has one row a feature, in the data's order. Its columns:
 
-    `together`: the same for the tests of all features at once: test, statistic, p_value, p_adjusted, leading, drifted.
+    - feature, kind, test, statistic, p_value, p_adjusted
+    - effect: the population stability index (PSI)
+    - limit: an effect without drift exceeds it with probability alpha
+    - reading: "within noise" if the feature has not drifted. If it has: "negligible", "small", "moderate" or "large";
+      "missing" if the share of missing values changed; "type" if the type changed. The words rate the PSI minus its
+      mean without drift.
+    - wasserstein: in the reference's standard deviations; numbers only
+    - jensen_shannon: 0 to 1
+    - missing_reference, missing_current: shares
+    - inefficiency: the number of rows that carry as much information as one independent row
+    - drifted, note
+
+    `together` has one row for each test of all features: test, statistic, p_value, p_adjusted, leading, drifted.
     """
 
     features: "pd.DataFrame"
@@ -67,11 +73,11 @@ class DriftReport:
 
     @property
     def drifted(self) -> bool:
-        """Did anything change? At the level `alpha` for the whole."""
+        """Return True if anything changed, at the level `alpha` for the whole comparison."""
         return bool(self.features["drifted"].any() or self.together["drifted"].any())
 
     def to_frame(self) -> "pd.DataFrame":
-        """A copy of `features`, the most striking first: what can no longer be compared, then by effect."""
+        """Return a copy of `features`, sorted: first columns that can no longer be compared, then by effect."""
         effect = self.features["effect"]
         striking = effect.where(effect.notna() | ~self.features["drifted"], np.inf)
         order = self.features.assign(striking=striking)
@@ -79,13 +85,13 @@ class DriftReport:
         return order.drop(columns="striking")
 
     def to_json(self) -> str:
-        """All of it but the shapes; what is not a number is null."""
+        """Return the report as JSON, without the shapes. NaN becomes null."""
         tables = {name: json.loads(getattr(self, name).to_json(orient="records")) for name in ("features", "together")}
         rest = {"alpha": self.alpha, "correction": self.correction, "rows": self.rows, "warnings": self.warnings}
         return json.dumps({"drifted": self.drifted, **rest, **tables})
 
     def summary(self) -> str:
-        """The answer in a sentence or two."""
+        """Return the result in a sentence or two."""
         return "; ".join([self._answer(), *self.warnings])
 
     def _answer(self) -> str:
@@ -97,7 +103,7 @@ class DriftReport:
         return f"{'drift in ' + ', '.join(words) if words else nothing} ({level})"
 
     def plot(self, most: int = 6) -> "Figure":
-        """The features' distributions before and now, the most striking first, at most `most` of them."""
+        """Plot the distributions of at most `most` features before and now, the most striking first."""
         from labsupport.charts import distributions
 
         most = int(number("most", most, 1, whole=True))
@@ -126,24 +132,25 @@ def compare(
 ) -> DriftReport:
     """Compare two windows of data: pandas or polars frames, arrays (N,) or (N, D), dicts of columns, lists of rows.
 
-    Every feature is tested, and all of them together (`multivariate`: "correlations", "mmd", "classifier", or none), and
-    the p-values are corrected for their number: "holm" (Holm, 1979) and "bonferroni" hold the chance of any false alarm at
-    `alpha`; "bh" (Benjamini and Hochberg, 1995) holds it too when nothing has drifted, and else lets a share `alpha` of the
-    features it names be false. `seed` settles permutations and the classifier.
+    Every feature is tested, and all of them together (`multivariate`: "correlations", "mmd", "classifier", or none).
+    The p-values are corrected for their number. "holm" (Holm, 1979) and "bonferroni" bound the chance of any false
+    alarm by `alpha`. "bh" (Benjamini and Hochberg, 1995) does so, too, if nothing has drifted; otherwise a share
+    `alpha` of the features it names may be false. `seed` fixes permutations and the classifier.
 
-    The promise holds for independent rows, and for rows in groups (the pictures of a user, of a session, of a camera) if
-    `groups` says which: the name of a column of both windows, or a pair of labels, one for each row. Groups have to be
-    independent of each other, and at least 20 in each window. Without `groups`, the rows of one user break the promise: of
-    windows in which nothing had changed, a third to a half were called drifted.
+    The false-alarm rate holds for independent rows. It also holds for rows in groups (the pictures of a user, of a
+    session, of a camera) if `groups` names them: a column of both windows, or a pair of labels, one for each row.
+    Groups have to be independent of each other, and at least 20 in each window. If rows come in groups and `groups` is
+    missing, the rate does not hold: of unchanged windows, a third to a half were called drifted.
 
-    Without `groups`, rows are taken to be in the order of time. If neighbours resemble each other, they are counted as fewer
-    rows, and `warnings` say so. In windows of less than 100 rows a weak resemblance is not seen: then up to 8 % of windows
-    without drift alarm at 5 %. A column of many digits whose values repeat is named in `warnings`, too.
+    Without `groups`, rows are assumed to be in the order of time. If neighbours resemble each other, they are counted
+    as fewer rows, and `warnings` report it. In windows of less than 100 rows a weak resemblance is not detected: then
+    up to 8 % of windows without drift raise an alarm at 5 %. `warnings` also name columns of many digits whose values
+    repeat.
 
-    The tests see shifts of the middle best. They are nearly blind to changes of the outermost 5 % of the values.
+    The tests detect shifts of the middle best. They are nearly blind to changes of the outermost 5 % of the values.
 
-    Raises `TooFewRows`, `DifferentColumns`, and ValueError for what it cannot read. A column that turned into another type,
-    has no values or holds times is a row in the report, with a note.
+    Raises `TooFewRows`, `DifferentColumns`, and ValueError for unreadable data. A column that changed its type, has no
+    values or holds times gets a row in the report, with a note.
 
     >>> random = np.random.default_rng(0)
     >>> before = {"size": random.normal(90, 20, 500), "rooms": random.integers(1, 6, 500)}
@@ -174,7 +181,7 @@ def compare(
 
 
 def psi(reference, current, alpha: float = 0.05, seed: int = 0) -> Psi:
-    """The population stability index of one feature, of two arrays (N,) and (M,), with its limit for these sizes.
+    """Return the population stability index of one feature in two arrays (N,) and (M,), with its limit for these sizes.
 
     >>> random = np.random.default_rng(0)
     >>> found = psi(random.normal(size=100), random.normal(size=100))
@@ -191,7 +198,7 @@ def psi(reference, current, alpha: float = 0.05, seed: int = 0) -> Psi:
 
 
 def _tests(multivariate: Sequence[str] | str | None) -> list[str]:
-    """The tests of all features that were asked for, each once. Raises ValueError for what is none."""
+    """Return the requested tests of all features, each once. Raises ValueError for an unknown one."""
     if multivariate is None or isinstance(multivariate, str):
         multivariate = [multivariate] if multivariate else []
     if not isinstance(multivariate, Sequence | set | frozenset):
@@ -200,7 +207,9 @@ def _tests(multivariate: Sequence[str] | str | None) -> list[str]:
 
 
 def _map(look: Callable, found: list[Feature]) -> list:
-    """On every core if it is worth it: sorting, which takes the time, leaves Python to others."""
+    """Call `look` for each feature, on every core if the data are large. Sorting takes most of the time and releases
+    the GIL.
+    """
     if sum(len(feature.reference) for feature in found) < 100_000:
         return [look(feature) for feature in found]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -208,7 +217,7 @@ def _map(look: Callable, found: list[Feature]) -> list:
 
 
 def _tables(rows: list[dict], both: list, alpha: float, correction: str) -> tuple["pd.DataFrame", "pd.DataFrame"]:
-    """The features' and the whole's, with adjusted p-values and what follows from them."""
+    """Return the tables of the features and of the tests together, with adjusted p-values and readings."""
     import pandas as pd
 
     numbers = ("statistic", "p_value", "effect", "limit", "wasserstein", "jensen_shannon")
@@ -245,7 +254,7 @@ def _reading(row: dict[str, Any]) -> str:
 
 
 def _why(row) -> str:
-    """A row's reading in words."""
+    """Return a row's reading as text."""
     if row.reading == "missing":
         return f"missing: {row.missing_reference:.0%} before, {row.missing_current:.0%} now"
     return row.note if row.reading in ("", "type") else row.reading

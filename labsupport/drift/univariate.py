@@ -1,8 +1,7 @@
-"""One feature, two windows: has it changed, and by how much?
+"""Test whether one feature changed between two windows, and by how much.
 
-Numbers get the Kolmogorov-Smirnov test; classes, truth values and numbers of few distinct values get a test of counts, for
-which KS would be far too timid. Beside the p-value, which says whether there is a change, stand effect sizes, which say
-how large it is. Rows that resemble their neighbours are counted as fewer rows.
+Numbers get the Kolmogorov-Smirnov test. Classes, truth values and numbers of few distinct values get a test of counts,
+because KS has too little power for them. Rows that resemble their neighbours are counted as fewer rows.
 """
 
 from collections.abc import Sequence
@@ -34,9 +33,9 @@ class TwoSampleTest:
 
 @dataclass(frozen=True)
 class Psi:
-    """A population stability index, and what it would have to be for an alarm: `limit`, for these numbers of rows.
+    """A population stability index. `limit` is the value above which it is an alarm, for these numbers of rows.
 
-    `noise` is what it comes to on average, at these numbers of rows, without any drift.
+    `noise` is its mean without any drift, for these numbers of rows.
     """
 
     value: float
@@ -54,7 +53,7 @@ class Psi:
 
 @dataclass(frozen=True)
 class Noise:
-    """What squared differences of shares add up to without any drift: `scale` times a chi-square of so many `degrees`.
+    """The distribution of squared differences of shares without any drift: `scale` times a chi-square of `degrees` degrees.
 
     If the scale is an estimate with `freedom` degrees of freedom, the sum is compared with an F distribution instead.
     """
@@ -70,7 +69,7 @@ class Noise:
         return float(stats.f.sf(value / self.scale / self.degrees, self.degrees, self.freedom))
 
     def limit(self, alpha: float) -> float:
-        """Return what the sum exceeds in a share `alpha` of cases without any drift."""
+        """Return the value that the sum exceeds with probability `alpha` without any drift."""
         if np.isinf(self.freedom):
             return float(self.scale * stats.chi2.isf(alpha, self.degrees))
         return float(self.scale * self.degrees * stats.f.isf(alpha, self.degrees, self.freedom))
@@ -78,7 +77,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Counts:
-    """How often each class, or each bin, occurs in the two windows. Arrays of whole numbers, (K,).
+    """Counts of each class, or of each bin, in the two windows. Arrays of whole numbers, (K,).
 
     Raises ValueError for arrays of different lengths, and for counts that are missing or negative; `TooFewRows` for a
     window without any row.
@@ -109,11 +108,11 @@ class Counts:
 
 
 def kolmogorov_smirnov(reference: np.ndarray, current: np.ndarray, alike: Sequence[float] = Alike()) -> TwoSampleTest:
-    """The two-sample test of Kolmogorov and Smirnov, of two arrays of finite numbers, (N,) and (M,).
+    """Run the two-sample test of Kolmogorov and Smirnov on two arrays of finite numbers, (N,) and (M,).
 
     `alike`: how many neighbouring rows carry as much as one independent row, in each window (see `inefficiency`). Exact
     for up to `EXACT_TO` independent rows, asymptotic for more (Hodges, 1958). Statistic and p-value are SciPy's. Raises
-    ValueError for what is missing or infinite, and `TooFewRows` for no rows.
+    ValueError for missing or infinite values, and `TooFewRows` for no rows.
 
     >>> test = kolmogorov_smirnov(np.arange(30.0), np.arange(30.0) + 9)
     >>> test.name, round(test.statistic, 3), round(test.p_value, 3)
@@ -134,7 +133,7 @@ def finite_column(name: str, data) -> np.ndarray:
 
 
 def ks_p_value(statistic: float, reference: np.ndarray, current: np.ndarray, alike: Alike) -> TwoSampleTest:
-    """The same for a statistic that is known already."""
+    """Return the same test for a statistic that is known already."""
     n, m = len(reference), len(current)
     if statistic**2 * n * m / (n + m) < 0.03 or (n == m and statistic < 1.5 / n):
         return TwoSampleTest("KS", statistic, 1.0)  # to the last digit; SciPy gets a little more than 1, and warns
@@ -161,7 +160,7 @@ def _kolmogorov(square: float, freedom: float) -> float:
 
 
 def distance(reference: np.ndarray, current: np.ndarray) -> tuple[float, float]:
-    """The KS statistic and the Wasserstein-1 distance (in the feature's unit): both from one sort.
+    """Return the KS statistic and the Wasserstein-1 distance (in the feature's unit), both from one sort.
 
     >>> statistic, wasserstein = distance(np.array([1.0, 2, 3]), np.array([2.0, 3, 4]))
     >>> round(statistic, 3), round(wasserstein, 3)
@@ -181,7 +180,7 @@ def ascending(values: np.ndarray) -> np.ndarray:
 
 
 def chi_square(counts: Counts, alike: Sequence[float] = Alike()) -> TwoSampleTest:
-    """Are the two windows' shares of each class the same? Pearson's chi-square test, or Fisher's for two classes.
+    """Test whether both windows have the same shares of each class, by Pearson's test, or Fisher's for two classes.
 
     Classes that are expected fewer than five times in the smaller window are counted together. With `alike` as in
     `kolmogorov_smirnov` the counts are scaled down to those of independent rows (after Rao and Scott, 1981).
@@ -205,9 +204,9 @@ def chi_square(counts: Counts, alike: Sequence[float] = Alike()) -> TwoSampleTes
 
 
 def without_rare(table: np.ndarray) -> np.ndarray:
-    """Return where each class of a table of counts (2, K) goes, (K,): rare ones together into the last place.
+    """Return the new place of each class of a table of counts (2, K), (K,): rare ones together in the last place.
 
-    The next rarest goes there, too, if even together they are too few.
+    If even together they are too few, the next rarest class joins them.
     """
     order = np.argsort(-table.sum(axis=0), kind="stable")
     expected = table.sum(axis=0)[order] * table.sum(axis=1).min() / table.sum()
@@ -220,7 +219,7 @@ def without_rare(table: np.ndarray) -> np.ndarray:
 
 
 def deciles(reference: np.ndarray, current: np.ndarray) -> Counts:
-    """Counts in `BINS` bins, each of which holds the same share of the reference; fewer if values repeat.
+    """Return counts in `BINS` bins that each hold the same share of the reference; fewer if values repeat.
 
     >>> deciles(np.arange(100), np.arange(50, 150)).current.tolist()
     [0, 0, 0, 0, 0, 10, 10, 10, 10, 60]
@@ -235,7 +234,7 @@ def decile_edges(ordered: np.ndarray) -> np.ndarray:
 
 
 def quantiles(ordered: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """NumPy's quantiles of numbers that are in ascending order already, which saves the time to look for them."""
+    """Return NumPy's quantiles of numbers that are sorted already, without sorting them again."""
     place = levels * (len(ordered) - 1)
     low = place.astype(int)
     above = ordered[np.minimum(low + 1, len(ordered) - 1)]
@@ -243,20 +242,20 @@ def quantiles(ordered: np.ndarray, levels: np.ndarray) -> np.ndarray:
 
 
 def in_bins(ordered: np.ndarray, edges: np.ndarray, side: str) -> np.ndarray:
-    """How many of the ordered numbers lie in each bin between the edges; `side`: "right" if an edge is its bin's last."""
+    """Return the number of ordered numbers in each bin between the edges. With `side` "right" an edge ends its bin."""
     return np.diff(np.concatenate([[0], np.searchsorted(ordered, edges, side), [len(ordered)]]))
 
 
 def population_stability(
     counts: Counts, alpha: float = 0.05, alike: Sequence[float] = Alike(), seed: int = 0, noise: Noise | None = None
 ) -> Psi:
-    """The population stability index of counts, and the limit that counts without any drift exceed in a share `alpha`.
+    """Return the population stability index of counts, and the limit that it exceeds in a share `alpha` without drift.
 
-    PSI is the sum over the bins of (q - p) ln(q / p). The rule of thumb reads it without asking for the number of rows:
-    below 0.1 stable, above 0.25 changed. Without any drift it is about (1/n + 1/m) times a chi-square of K - 1 degrees
-    (Yurdakul and Naranjo, 2020), which gives the limit; below 200 rows we permute. If rows are not independent, `alike` (as
-    in `kolmogorov_smirnov`) or `noise` say what to expect instead. Half a row is added to every bin, so an empty one gives
-    no infinity. Raises ValueError for `alpha` or `seed` that make no sense.
+    PSI is the sum over the bins of (q - p) ln(q / p). The rule of thumb, below 0.1 stable, above 0.25 changed, ignores
+    the number of rows. Without drift PSI is about (1/n + 1/m) times a chi-square of K - 1 degrees (Yurdakul and
+    Naranjo, 2020), which gives the limit; below 200 rows we permute. If rows are not independent, `alike` (as in
+    `kolmogorov_smirnov`) or `noise` replaces this. Half a row is added to every bin, so none is empty. Raises
+    ValueError for `alpha` or `seed`.
 
     >>> round(population_stability(Counts(np.full(10, 100), np.arange(55, 155, 10))).value, 3)
     0.086
@@ -278,7 +277,7 @@ def population_stability(
 
 
 def _psi(reference: np.ndarray, current: np.ndarray) -> np.ndarray:
-    """Of counts (..., K)."""
+    """Return the index of counts (..., K)."""
     p, q = (_shares(counts) for counts in (reference, current))
     return ((q - p) * np.log(q / p)).sum(axis=-1)
 
@@ -288,7 +287,7 @@ def _shares(counts: np.ndarray) -> np.ndarray:
 
 
 def jensen_shannon(counts: Counts) -> float:
-    """The Jensen-Shannon distance, 0 (the same shares) to 1 (nothing in common): Endres and Schindelin, 2003.
+    """Return the Jensen-Shannon distance, 0 (the same shares) to 1 (nothing in common): Endres and Schindelin, 2003.
 
     >>> jensen_shannon(Counts(np.array([5, 0]), np.array([0, 5])))
     1.0

@@ -1,4 +1,4 @@
-"""Who looks at a picture for a station: the server over HTTP, once and without a retry, or the device."""
+"""Asks a model to look at a station's picture: the server over HTTP, once and without a retry, or the device."""
 
 import json
 import time
@@ -18,11 +18,11 @@ PICTURES_FAULT = (413, 415, 422)  # the server is well, and says no to this pict
 
 
 class NotTaken(ValueError):
-    """The server does not take this picture; the message is the server's own."""
+    """Raised if the server does not accept this picture; the message is the server's own."""
 
 
 class Prediction(NamedTuple):
-    """What a model saw in a picture; goes into the server's log."""
+    """A model's result for a picture; it is written to the server's log."""
 
     version: str
     latency: float  # seconds that the model took
@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
     features: dict[str, float]
 
     def as_json(self) -> dict:
-        """As `POST /records` takes it.
+        """Return the prediction in the form that `POST /records` takes.
 
         >>> from labsupport.detection import Box
         >>> seen = Prediction("v1", 0.1, [Detection("cat", 0.5, Box(1, 2, 3, 4))], {"brightness": 0.5})
@@ -42,9 +42,9 @@ class Prediction(NamedTuple):
 
 
 def look_here(device: Detector, picture: np.ndarray, confidence: float) -> Prediction:
-    """What the device sees, above `confidence`, in a picture (uint8, (H, W, 3), BGR).
+    """Return the device's prediction for a picture (uint8, (H, W, 3), BGR), with objects above `confidence`.
 
-    Raises what the device raises, and ValueError for a confidence that is none.
+    Raises what the device raises, and ValueError for an invalid confidence.
     """
     started = time.perf_counter()
     found = device.detect(picture, confidence)
@@ -63,10 +63,10 @@ def look_there(
     seconds: float,
     **query: str | float,
 ) -> Prediction:
-    """What the server sees; `id` is that of the record to come, under which the server leaves its log to us.
+    """Return the server's prediction. `id` is that of the record to come; the server then does not log its own answer.
 
-    The picture goes as PNG, so that no pixel changes on the way; `query` is the model and the confidence. Raises `NotTaken`,
-    and `NoAnswer`, also for what is not our server's.
+    The picture is sent as PNG, so that no pixel changes. `query` is the model and the confidence. Raises `NotTaken`,
+    and `NoAnswer`, also for an answer that is not from our server.
     """
     until = time.monotonic() + seconds
     file = ("picture.png", images.encode(picture, "png"), "image/png")

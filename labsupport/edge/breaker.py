@@ -1,8 +1,8 @@
-"""Not asking who does not answer: a circuit breaker, and the pauses between two tries.
+"""Circuit breaker: stops asking a server after repeated failures, and starts again when a background probe succeeds.
 
-A dead server costs every question its whole timeout. The breaker counts failures, opens, and closes again when a probe in
-the background was answered (Nygard, 2007, "Release It!", chapter 5). Pauses double up to a limit, and are part chance, so
-that many stations do not come back at the same moment (Brooker, 2015, "Exponential Backoff and Jitter").
+Without it a dead server costs every request its whole timeout (Nygard, 2007, "Release It!", chapter 5). The pauses
+between probes double up to a limit, and are partly random, so that many stations do not come back at the same moment
+(Brooker, 2015, "Exponential Backoff and Jitter").
 """
 
 import random
@@ -16,7 +16,7 @@ FAILURES = 3  # in a row, until nobody is asked
 
 
 class Backoff:
-    """How long to wait before the next try: between half and all of a time that doubles with each.
+    """Computes the pause before the next try: between half and all of a time that doubles with each try.
 
     >>> backoff = Backoff(first=1, longest=4)
     >>> pauses = [backoff.next() for _ in range(4)]
@@ -38,10 +38,10 @@ class Backoff:
 
 
 class CircuitBreaker:
-    """Closed while things go well; after `failures` in a row open, until `probe()` is True.
+    """Stops requests after failures. It is closed at first; `failures` in a row open it, until `probe()` returns True.
 
-    The probe runs on a thread of its own, which lives as long as the breaker is open. After it one failure opens the breaker
-    again, and the pauses go on where they were: only a success says that all is well.
+    The probe runs on its own thread, which lives as long as the breaker is open. After a successful probe one failure
+    opens the breaker again, and the pauses continue at their last length. Only `succeeded` resets them.
 
     >>> breaker = CircuitBreaker(probe=lambda: False, failures=2)
     >>> breaker.failed(), breaker.closed
@@ -57,14 +57,14 @@ class CircuitBreaker:
         self._lock, self._stopped = threading.Lock(), threading.Event()
 
     def succeeded(self) -> None:
-        """An answer came, as it should."""
+        """Report a good answer."""
         with self._lock:
             if self.closed:  # a late answer to an old question closes nothing: the probe does
                 self._count = 0
                 self._backoff.reset()
 
     def failed(self) -> None:
-        """No answer came, or one of a server in trouble."""
+        """Report that no answer came, or an answer of a server in trouble."""
         with self._lock:
             self._count += 1
             if self.closed and self._count >= self.failures:
@@ -72,7 +72,7 @@ class CircuitBreaker:
                 background.repeat(self._tried, "probe", self._stopped, after_error=0)
 
     def stop(self) -> None:
-        """Probe no more."""
+        """Stop probing."""
         self._stopped.set()
 
     def _tried(self) -> bool:

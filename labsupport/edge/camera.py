@@ -1,4 +1,4 @@
-"""Where products come from: a folder of pictures, a video, or a camera, seen as one product after the other."""
+"""Yields products from a folder of pictures, a video, or a camera, one after the other."""
 
 import logging
 from collections.abc import Iterator
@@ -18,19 +18,21 @@ logger = logging.getLogger(__name__)
 
 
 class CameraUnavailable(OSError):
-    """There is no such folder, video or device, or it is gone; the message says which."""
+    """Raised if there is no such folder, video or device, or it is gone; the message says which."""
 
 
 class Camera:
     """A source of products: each a name and a picture (uint8, (H, W, 3), BGR), or None if the picture cannot be read.
 
-    `source` is a folder (its JPEG and PNG files, by name), a video file (its frames), or the number of a device. In a folder
-    content decides what is a picture, and the log says what is left out. A product is called like its file, or like its
-    video and the number of its frame, so after a restart each has the name it had; a device takes each picture once, and
-    names it by the time. A name stands for one product: give another day's pictures another folder name in front, or a new
-    outbox. A picture that cannot be read is a product all the same: something lies on the belt. Iterating again begins
-    again. Raises ValueError for a source that is none of these, and `CameraUnavailable`; while iterating, once a device is
-    gone.
+    `source` is a folder (its JPEG and PNG files, by name), a video file (its frames), or the number of a device. In a
+    folder the content of a file decides whether it is a picture, and the log names the files that are left out.
+
+    A product is named after its file, or after its video and the number of its frame, so it has the same name after a
+    restart. A device takes each picture once, and names it by the time. A name must stand for one product: put another
+    day's pictures into a folder of another name, or use a new outbox. A picture that cannot be read is still a product,
+    because something lies on the belt. Iterating again starts from the beginning.
+
+    Raises ValueError for any other source, and `CameraUnavailable`, also while iterating if a device is gone.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()

@@ -1,7 +1,7 @@
-"""Work that must be over by a given moment, whoever does it: a thread that one stops waiting for, and a question over HTTP.
+"""A socket timeout limits each read, not the whole answer. Here one deadline covers the whole request.
 
-A timeout of a socket is none of the whole answer: a server that sends a byte now and then keeps its client for ever. Here
-the clock starts once and nothing starts it again.
+`Worker` runs a function on a thread and stops waiting at the deadline. `exchange` sends one HTTP request. With socket
+timeouts only, a server that sends a byte now and then would keep its client for ever.
 """
 
 import contextlib
@@ -25,21 +25,21 @@ logger = logging.getLogger(__name__)
 
 
 class NoAnswer(OSError):
-    """Nobody answered in time, or not as HTTP does; the message says how it ended."""
+    """Raised if no answer came in time, or not a valid HTTP answer; the message says why."""
 
 
 class Answer(NamedTuple):
-    """A whole answer."""
+    """A complete answer."""
 
     status: int
     body: bytes
 
 
 class Worker:
-    """A thread that does one thing at a time for callers who stop waiting at a given moment.
+    """A thread that does one task at a time for callers who stop waiting at a given moment.
 
-    Not an executor: those wait for their threads when the program ends, and what hangs would hang the program. What nobody
-    waits for any more goes on to its end; only then is the thread free for the next.
+    It is not an executor, because an executor waits for its threads when the program ends, so a hanging task would hang
+    the program. A task that nobody waits for any more runs to its end; only then is the thread free for the next.
 
     >>> worker = Worker("adds")
     >>> worker.do(lambda: 1 + 1, until=time.monotonic() + 5)
@@ -91,10 +91,10 @@ class Worker:
 def exchange(
     method: str, url: str, seconds: float, body: bytes | None = None, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """Ask once, on a connection of its own; the whole answer is there within `seconds`, whatever the other side does.
+    """Send one request on a new connection, and return the complete answer within `seconds`.
 
-    When the time is up the connection is cut, which wakes whoever reads or writes. The one thing that may take longer is to
-    look up the name of a server in a network that is gone: ask in a `Worker`, or by address. No retry, redirect or proxy.
+    When the time is up the connection is closed, which ends any read or write. Only looking up a server's name may take
+    longer, in a network that is down: call this in a `Worker`, or use an address. There is no retry, redirect or proxy.
     Raises `NoAnswer`, and ValueError for a `url` that is not http or https.
 
     >>> exchange("GET", "http://127.0.0.1:9/health", seconds=1)  # doctest: +ELLIPSIS

@@ -1,4 +1,4 @@
-"""The way from the outbox to the server: in order, in batches, again and again until the server says that it has them."""
+"""Sends records from the outbox to the server: in order, in batches, and repeatedly until the server confirms them."""
 
 import json
 import logging
@@ -17,11 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 class Forwarder:
-    """Sends what waits in an outbox to `POST /records`, on a thread of its own.
+    """Sends the waiting records of an outbox to `POST /records`, on its own thread.
 
-    A batch counts as sent when the server says that it has every record of it, new or known. If it refuses a batch, we send
-    record by record until we meet the one that is to blame; that one is kept aside, with the server's words, and the rest
-    goes on. Anything else, a wrong token included, is tried again, after longer and longer pauses.
+    A batch counts as sent when the server confirms that it has every record of it, new or known. If the server refuses
+    a batch, we send record by record until we find the refused one. That record is kept aside with the server's
+    message, and the rest goes on. After any other error, including a wrong token, we try again, after longer and longer
+    pauses.
     """
 
     def __init__(self, outbox: Outbox, url: str, headers: dict[str, str]) -> None:
@@ -32,11 +33,11 @@ class Forwarder:
         self._thread = background.repeat(self._sent, "forward", self._closing, after_error=0)
 
     def wake(self) -> None:
-        """There is something to send, or the server is back."""
+        """Report that there is something to send, or that the server is back."""
         self._wake.set()
 
     def forward(self) -> int:
-        """Send all that waits, now; how many records the server has taken. Raises `NoAnswer` and `OutboxUnavailable`."""
+        """Send all waiting records now; return the number the server accepted. Raises `NoAnswer` and `OutboxUnavailable`."""
         with self._sending:
             taken, most = 0, BATCH
             while batch := self.outbox.batch(most):
@@ -52,13 +53,13 @@ class Forwarder:
             return taken
 
     def close(self) -> None:
-        """Stop sending; what waits goes on when the outbox is opened again."""
+        """Stop sending. Waiting records are sent when the outbox is opened again."""
         self._closing.set()
         self._wake.set()
         self._thread.join(2 * PATIENCE)
 
     def _refusal(self, records: list[dict]) -> str | None:
-        """What the server says against these records; None if it has them now. Raises `NoAnswer` if it says neither."""
+        """Return the server's reason for refusing these records, or None if it has them now. Raises `NoAnswer` otherwise."""
         status, body = exchange("POST", self.url, PATIENCE, json.dumps(records).encode(), self.headers)
         try:
             said = json.loads(body)

@@ -1,8 +1,9 @@
-"""What was decided, on its way to the server: a queue in one file that a power cut does not damage.
+"""Deletes the body of a record when the server confirms it. Keeps a short entry, so that no product is decided twice.
 
-A record is written before anybody acts on it, stays until the server has said that it has it, and is sent again if that word
-got lost. Sending at least once, to a receiver that takes each id once, comes to exactly once (the idempotent receiver of
-Hohpe and Woolf, 2003, "Enterprise Integration Patterns"). What was sent stays in short, so that nothing is decided twice.
+The outbox is a queue in one file that survives a power cut. A record is written before its decision is used. It stays
+until the server has confirmed it, and is sent again if the confirmation is lost. Sending at least once to a receiver
+that takes each id once results in exactly once (the idempotent receiver of Hohpe and Woolf, 2003, "Enterprise
+Integration Patterns").
 """
 
 import json
@@ -35,19 +36,19 @@ READ = "SELECT number, refused, product, decision, prediction FROM outbox_waitin
 
 
 class OutboxUnavailable(OSError):
-    """The file cannot be used: no such folder, no permission, no room, damaged, or another program's."""
+    """Raised if the file cannot be used: no such folder, no permission, no room, damaged, or another program's."""
 
 
 class Outbox:
     """Decisions in a SQLite file, one for each product, in the order in which they were made.
 
-    `put` returns when the disk has the record (write-ahead log, synchronous=FULL: sqlite.org/pragma.html): after kill -9 or
-    a power cut it is there, as far as the disk keeps its word about what it has written. The first decision about a product
-    is the one that counts; another is not taken. `batch` gives what waits, `sent` is called once the server has it, `refuse`
-    for what the server will never take. `sent` does not wait for the disk: a power cut may take it back, and then the record
-    is sent again. Decisions are never removed: who wants an empty outbox names a new file.
+    `put` returns when the disk has the record (write-ahead log, synchronous=FULL: sqlite.org/pragma.html). After kill
+    -9 or a power cut the record is there, if the disk really wrote what it confirmed. The first decision about a
+    product counts; later ones are ignored. `batch` returns waiting records. Call `sent` once the server has them, and
+    `refuse` for a record that the server will never take. `sent` does not wait for the disk: a power cut may undo it,
+    and then the record is sent again. Decisions are never removed; for an empty outbox use a new file.
 
-    `station` names this file for good, so that no two files make the same id. Threads may share an outbox.
+    `station` is this file's permanent name, so that no two files make the same id. Threads may share an outbox.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -62,7 +63,7 @@ class Outbox:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Open the file, or make it, and look whether it is whole. Raises `OutboxUnavailable` and ValueError."""
+        """Open or create the file, and check that it is intact. Raises `OutboxUnavailable` and ValueError."""
         if not isinstance(path, str | Path) or not str(path) or "\0" in str(path):
             raise ValueError(f"path={shown(path)}: give the path of a file")
         self.path, self._lock = Path(path).absolute(), threading.Lock()
@@ -84,20 +85,20 @@ class Outbox:
             raise
 
     def id_of(self, product: str) -> str:
-        """The id of a product's record, the same after a restart: 32 hexadecimal digits (RFC 9562, version 5)."""
+        """Return the id of a product's record, the same after a restart: 32 hexadecimal digits (RFC 9562, version 5)."""
         return uuid.uuid5(uuid.UUID(self.station), product).hex
 
     def get(self, product: str) -> dict | None:
-        """What was decided about a product; None if nothing was. Raises `OutboxUnavailable`."""
+        """Return the decision about a product, or None. Raises `OutboxUnavailable`."""
         with self._used() as connection:
             row = connection.execute("SELECT decision FROM outbox_decisions WHERE product = ?", [product]).fetchone()
         return row and json.loads(row[0])
 
     def put(self, product: str, decision: Mapping, prediction: Mapping | None = None) -> dict:
-        """Store a decision until the server has it; what counts from now on: this one, or the one that was there before.
+        """Store a decision until the server has it. Return the decision that counts: this one, or an earlier one.
 
-        Both are what JSON can hold; `prediction` is dropped once it was sent. Raises `OutboxUnavailable`, and then nothing
-        is stored; and ValueError for what is no name or no decision.
+        `decision` and `prediction` must be JSON values; `prediction` is deleted once it was sent. Raises
+        `OutboxUnavailable`, and then nothing is stored; raises ValueError for an invalid name or decision.
         """
         text("product", product, least=1)
         if not isinstance(decision, Mapping) or not isinstance(prediction, Mapping | None):
@@ -110,30 +111,32 @@ class Outbox:
         return self.get(product)
 
     def batch(self, most: int) -> list[tuple[int, dict]]:
-        """The oldest records that wait, `most` at most: a number for `sent` or `refuse`, and what the server is to have."""
+        """Return the oldest waiting records, `most` at most. Each is a number for `sent` or `refuse`, and the record to
+        send.
+        """
         with self._used() as connection:
             rows = connection.execute(f"{READ} WHERE refused IS NULL ORDER BY number LIMIT ?", [most]).fetchall()
         return [(number, self._record(*row)) for number, _, *row in rows]
 
     def sent(self, numbers: Sequence[int]) -> None:
-        """The server has these. Their decisions stay, what else belonged to them is dropped."""
+        """Mark these records as confirmed by the server. Their decisions stay, the rest of them is deleted."""
         with self._transaction("NORMAL") as connection:
             done = [(number,) for number in numbers]
             connection.executemany("DELETE FROM outbox_waiting WHERE number = ?", done)
 
     def refuse(self, number: int, reason: str) -> None:
-        """The server will never take this one: it is kept aside, whole, and the rest goes on."""
+        """Keep a record aside, complete, because the server will never take it. The other records are sent."""
         with self._transaction("NORMAL") as connection:
             connection.execute("UPDATE outbox_waiting SET refused = ? WHERE number = ?", [reason, number])
 
     def refused(self) -> list[tuple[dict, str]]:
-        """The records that were kept aside, each with what the server said."""
+        """Return the records that were kept aside, each with the server's message."""
         with self._used() as connection:
             rows = connection.execute(f"{READ} WHERE refused NOTNULL ORDER BY number").fetchall()
         return [(self._record(*row), reason) for _, reason, *row in rows]
 
     def waiting(self) -> int:
-        """How many records the server does not have yet."""
+        """Return the number of records that the server does not have yet."""
         with self._used() as connection:
             return connection.execute("SELECT count(*) FROM outbox_waiting WHERE refused IS NULL").fetchone()[0]
 
@@ -151,7 +154,7 @@ class Outbox:
         return {**told, "prediction": prediction and json.loads(prediction)}
 
     def _prepare(self) -> None:
-        """Make the tables if the file is new, give it its name for good; refuse a file that is not ours or not whole."""
+        """Make the tables and the permanent name if the file is new. Refuse another program's file, or a damaged one."""
         with self._used() as connection:
             if (found := connection.execute(FOUND).fetchone()) not in (NEW, OURS):
                 raise OutboxUnavailable(f"{self.path} is of another program or of a newer version: name another file")
@@ -170,13 +173,15 @@ class Outbox:
         sqlite.make_private(self.path)
 
     def touch(self) -> None:
-        """One small write to the disk, as `put` does: who has a deadline measures how long it takes."""
+        """Make one small write to the disk, as `put` does. A caller with a deadline uses it to measure how long that
+        takes.
+        """
         with self._transaction("FULL") as connection:
             connection.execute("UPDATE outbox_station SET opened = opened + 1")
 
     @contextmanager
     def _used(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for one thread at a time; SQLite's errors get our name."""
+        """Yield the connection, for one thread at a time. SQLite's errors become `OutboxUnavailable`."""
         try:
             with self._lock:
                 yield self._connection
@@ -185,7 +190,7 @@ class Outbox:
 
     @contextmanager
     def _transaction(self, synchronous: str) -> Iterator[sqlite3.Connection]:
-        """All of what follows is written, or nothing of it. FULL waits for the disk, NORMAL does not."""
+        """Write all of the block, or nothing of it. FULL waits for the disk, NORMAL does not."""
         with self._used() as connection, sqlite.transaction(connection, synchronous):
             yield connection
 

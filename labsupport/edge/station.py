@@ -1,7 +1,8 @@
-"""A camera that keeps working when the network does not: the server decides if it answers in time, else the device.
+"""Each product gets accept, reject or undecided within the deadline. Undecided means neither server nor device could
+decide.
 
-A line does not wait and does not guess. Each product gets one decision within the deadline: accept, reject, or undecided,
-which is the answer of whoever cannot know. It is on the disk before anybody is told, and forwarded when the server is back.
+The server decides if it answers in time, otherwise the device. The decision is on the disk before `inspect` returns it.
+It is sent to the server as soon as the server is back.
 """
 
 import logging
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of one product. Made by `InspectionStation.inspect`."""
+    """The decision about one product. Made by `InspectionStation.inspect`."""
 
     product: str
     verdict: str  # "accept", "reject" or "undecided"
@@ -47,9 +48,10 @@ class Decision:
 
 
 def wants(label: str, at_least: int = 1, low: float = 0.3, high: float = 0.5) -> Judge:
-    """A judge that accepts a product with `at_least` so many objects of a kind, and says so if it cannot tell.
+    """Return a judge that accepts a product with at least `at_least` objects of a kind. It returns None if it cannot tell.
 
-    Objects above the confidence `high` are there, those below `low` are not, and between the two it is not sure.
+    Objects above the confidence `high` count as present, those below `low` as absent. Between the two the judge is not
+    sure.
 
     >>> from labsupport.detection import Box
     >>> judge = wants("clock", low=0.3, high=0.6)
@@ -67,22 +69,25 @@ def wants(label: str, at_least: int = 1, low: float = 0.3, high: float = 0.5) ->
 
 
 class InspectionStation:
-    """Decides about products within a deadline, with the server or without it, and tells the server when it is back.
+    """Decides about products within a deadline, with or without the server, and sends its decisions to the server.
 
-    `inspect` asks the server first. If it fails, is too slow, or has failed three times in a row (`breaker`), the device
-    decides; if that cannot either, nobody does. Of the deadline we keep back four times what the device took lately at
-    the worst, and as much for the disk: for each a tenth of the deadline at least, and a third at most. The clock is kept
-    whatever the server does; the disk we wait for.
+    `inspect` asks the server first. If the server fails, is too slow, or has failed three times in a row (`breaker`),
+    the device decides; if the device cannot either, the product is undecided. A part of the deadline is reserved for
+    the device and as much for the disk: for each four times its worst recent duration, at least a tenth and at most a
+    third of the deadline. The server cannot make a decision late. A slow disk can, because the station waits for it.
 
-    What is promised: a decision is on the disk before `inspect` returns it, and counts for ever. After kill -9 or a power
-    cut the restarted station gives it again, so whoever acts on decisions acts at least once on each, and always the same
-    way. A decision that the disk does not take is undecided, and only such a product may be decided anew. Each record
-    arrives at the server, in order, and is in its log once: we send it until the server has confirmed it, and the server
-    takes each id once. The server does not log its own answers to a station, for the station's record is the one row:
-    an answer that came too late is nobody's, and is not counted beside the one that the device gave.
+    What is promised:
 
-    With five detections a product takes 1.3 kB in the outbox while it waits, and 0.25 kB for ever: a product a second comes
-    to 110 MB in a day without the server, of which 22 MB stay, and the rest is used again.
+    - A decision is on the disk before `inspect` returns it, and is final. After kill -9 or a power cut the restarted
+      station returns it again. So a caller acts at least once on each decision, and always the same way.
+    - A decision that the disk does not take is undecided, and only such a product may be decided again.
+    - Each record arrives at the server, in order, and is in its log once. The station sends it until the server has
+      confirmed it, and the server takes each id once.
+    - The server does not log its own answers to a station, because the station's record is the one row. So an answer
+      that came too late is not counted beside the device's answer.
+
+    With five detections a product takes 1.3 kB in the outbox while it waits, and 0.25 kB for ever. One product a second
+    takes 110 MB in a day without the server. Of these 22 MB stay, and the rest is used again.
     """
 
     def __init__(
@@ -95,12 +100,12 @@ class InspectionStation:
         model: str = "yolov3-tiny",
         confidence: float = 0.3,
     ) -> None:
-        """Open for work, having measured how long the device and the disk take.
+        """Measure how long the device and the disk take, and start.
 
-        `server` is a URL; the token in `LAB_TOKEN` is sent along. `device` answers `detect(image, confidence)`, and is None
-        where there is none. `judge` makes a verdict of the detections above `confidence`; it has to be quick. `deadline` in
-        seconds. Raises ValueError for a deadline that device and disk alone would miss, and for an argument that cannot be
-        used; then no thread is left behind, and the outbox stays open.
+        `server` is a URL; the token in `LAB_TOKEN` is sent with each request. `device` has `detect(image, confidence)`,
+        or is None if there is no device. `judge` turns the detections above `confidence` into a verdict; it must be
+        fast. `deadline` is in seconds. Raises ValueError for a deadline that device and disk alone would miss, and for
+        an invalid argument. Then no thread is left, and the outbox stays open.
         """
         if not (device is None or (hasattr(device, "detect") and isinstance(getattr(device, "version", None), str))):
             raise ValueError(f"device={arguments.shown(device)}: give a Detector, or None where there is none")
@@ -129,9 +134,9 @@ class InspectionStation:
         self._forwarder.wake()
 
     def inspect(self, product: str, picture: np.ndarray | None) -> Decision:
-        """The decision about a product: what was decided before, or what is decided now, within the deadline.
+        """Return the decision about a product: an earlier one, or a new one within the deadline.
 
-        `picture` is uint8, (H, W, 3), BGR; None if there is none, and then nobody decides. Raises ValueError for a name that
+        `picture` is uint8, (H, W, 3), BGR. If it is None, the product is undecided. Raises ValueError for a name that
         is empty, longer than 200 characters or not printable, and nothing else.
 
         >>> import tempfile
@@ -157,14 +162,16 @@ class InspectionStation:
         return self._store(self._judged(product, started, prediction, by, reason), prediction)
 
     def forward(self) -> int:
-        """Send all that waits, now and not in the background; how many records the server has taken.
+        """Send all waiting records now, not in the background. Return the number of records that the server accepted.
 
-        Raises `deadline.NoAnswer` if the server does not take them, and then they wait on.
+        Raises `deadline.NoAnswer` if the server does not take them; then they keep waiting.
         """
         return self._forwarder.forward()
 
     def close(self) -> None:
-        """Let go of the server, and of the outbox: what waits there is sent when a station opens it again."""
+        """Close the connection to the server, and the outbox. Waiting records are sent when a station opens the outbox
+        again.
+        """
         self.breaker.stop()
         self._forwarder.close()
         self._asker.close()
@@ -188,7 +195,9 @@ class InspectionStation:
             raise ValueError(f"deadline={self.deadline}: device and disk alone take {needed:.2g} s, give twice that")
 
     def _look(self, product: str, picture: np.ndarray | None, until: float) -> tuple[Prediction | None, str, str]:
-        """What was seen, by whom, and why not by the one before. Whatever goes wrong is a reason, and stops nothing."""
+        """Return the prediction, who made it, and why the one asked before did not. Errors become reasons and are not
+        raised.
+        """
         if picture is None:
             return None, "nobody", "no picture"
         reasons = []
@@ -239,7 +248,9 @@ class InspectionStation:
         return Decision(product, "undecided", "nobody", version, latency, _plain(reason), time.time())
 
     def _store(self, decision: Decision, prediction: Prediction | None) -> Decision:
-        """The decision that counts. One that cannot be stored must not count: nobody could give it again."""
+        """Return the decision that counts. A decision that cannot be stored becomes undecided, because a restart would
+        lose it.
+        """
         fields = {name: value for name, value in asdict(decision).items() if name != "product"}
         try:
             seen = prediction and prediction.as_json()
@@ -266,7 +277,7 @@ class InspectionStation:
         return ready
 
     def _reserve(self, durations: Sequence[float]) -> float:
-        """Four times what it took lately at the worst; of the deadline a tenth at least and a third at most."""
+        """Return four times the worst recent duration: at least a tenth and at most a third of the deadline."""
         return min(max(4 * max(durations, default=0.0), self.deadline / 10), self.deadline / 3)
 
     def _timed(self, durations: deque, work: Callable):
@@ -277,5 +288,5 @@ class InspectionStation:
 
 
 def _plain(reason: str) -> str:
-    """As the server takes it in a record: 1,000 characters at most, in one line, each of them printable."""
+    """Return a reason in the form that the server takes: at most 1,000 printable characters in one line."""
     return "".join(sign if sign.isprintable() else "?" for sign in reason[:1_000])

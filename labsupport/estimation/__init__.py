@@ -1,4 +1,4 @@
-"""Estimate how often a model is right while nobody has labelled its answers, from confidences that mean what they say."""
+"""Estimate how often a model is right, without labels, from calibrated confidences."""
 
 from labsupport.estimation.calibration import (
     Calibration,

@@ -1,4 +1,4 @@
-"""What a confidence is worth: learnt on labelled reference data, so that one of 0.8 is right 8 times in 10."""
+"""Calibrate confidences on labelled reference data, so that answers with 0.8 are right 8 times in 10."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,19 +12,19 @@ from labsupport.tabular import bool_column, float_column, narrowest, shape_of, t
 if TYPE_CHECKING:
     import pandas as pd
 
-MIN_REFERENCE, MIN_EACH = 200, 20  # labelled examples, and those of the rarer label, from which there is more to learn
-GROUP = 10  # neighbours that share a step: fewer, and the lowest step comes out too low, the highest too high
-MIDDLE = (0.01, 0.99)  # quantiles of the reference's confidences: beyond them it holds too little to learn from
+MIN_REFERENCE, MIN_EACH = 200, 20  # fewest labelled examples, and fewest of the rarer label
+GROUP = 10  # neighbours in a group: with fewer, the lowest step would be too low, and the highest too high
+MIDDLE = (0.01, 0.99)  # quantiles of the reference's confidences, beyond which it has too few examples
 FOLDS = 5
 
 
 class NotEstimable(ValueError):
-    """From this, no performance can be estimated; the message says why, and what to do."""
+    """No performance can be estimated from this data. The message gives the reason, and what to do."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Labelled:
-    """The labelled examples that a calibration was learnt on: the model's inputs, each one's step, and which came true."""
+    """Hold the labelled examples of a calibration: the model's inputs, the step of each, and which came true."""
 
     inputs: "pd.DataFrame"
     steps: np.ndarray
@@ -33,11 +33,12 @@ class Labelled:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
-    """What a confidence is worth, learnt on labelled reference data. Made by `top_label` or `binary`.
+    """Convert confidences to probabilities, learnt on labelled reference data. Create it with `top_label` or `binary`.
 
-    A staircase that never goes down: isotonic regression, by pooling neighbours that are in the wrong order (Ayer et al.,
-    1955; for classifiers Zadrozny & Elkan, 2002), in groups of ten so that no step stands on one example. The reference is a
-    random sample of what the model answers, labelled; not what it was trained on, for there it is surer than it should be.
+    The calibration is a non-decreasing step function, from isotonic regression (pooling of neighbours in the wrong order:
+    Ayer et al., 1955; for classifiers Zadrozny & Elkan, 2002). Groups of ten make sure that no step depends on one example.
+    The reference must be a labelled random sample of the model's answers. Do not use training data, because the model is
+    too confident on them.
 
     >>> rng = np.random.default_rng(0)
     >>> worth = rng.uniform(0.5, 1, 4000)  # how often such an answer is right
@@ -49,9 +50,9 @@ class Calibration:
     (array([0.55, 0.76, 0.99]), array([0.51, 0.73, 0.97]))
     """
 
-    starts: np.ndarray  # (K - 1,): the confidence at which each step begins, but for the first
-    rates: np.ndarray  # (K,): of each step, the share of examples that came true
-    counts: np.ndarray  # (K,): of each step, the examples
+    starts: np.ndarray  # (K - 1,): the confidence at which each step but the first begins
+    rates: np.ndarray  # (K,): for each step, the share of examples that came true
+    counts: np.ndarray  # (K,): for each step, the number of examples
     middle: tuple[float, float]  # between these confidences lie 98 % of the reference
     errors: tuple[float, float]  # expected calibration error before and after; after is cross-fitted
     threshold: float | None  # None for top-label confidences
@@ -59,12 +60,12 @@ class Calibration:
 
     @classmethod
     def top_label(cls, correct: np.ndarray, confidences: np.ndarray, inputs: Any = None) -> "Calibration":
-        """For a model of any number of classes: `confidences` (N,), 0 to 1, are those of the answers that it gave.
+        """Calibrate a model with any number of classes. `confidences` (N,), 0 to 1, are those of its answers.
 
-        `correct` (N,), bool, says which answers were right. Of probabilities (N, classes), the answers are
-        `probabilities.argmax(axis=1)` and their confidences `probabilities.max(axis=1)`. Detections count as answers too:
-        the accuracy is then their precision. `inputs` are what the model was given, a table of N rows: with them `estimate`
-        can weight these examples. Raises `NotEstimable` for unusable data and for fewer than `MIN_REFERENCE`.
+        `correct` (N,), bool, is True for the right answers. From probabilities (N, classes), the answers are
+        `probabilities.argmax(axis=1)` and their confidences `probabilities.max(axis=1)`. Detections count as answers too;
+        the accuracy is then their precision. `inputs` are the model's inputs, a table of N rows. With them `estimate` can
+        weight these examples. Raises `NotEstimable` for unusable data and for fewer than `MIN_REFERENCE` examples.
         """
         return cls._fitted(*checked(confidences, correct), None, inputs)
 
@@ -72,9 +73,9 @@ class Calibration:
     def binary(
         cls, labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5, inputs: Any = None
     ) -> "Calibration":
-        """For a model of two classes: `probabilities` (N,), 0 to 1, are those of the positive one, `labels` (N,) are bool.
+        """Calibrate a model with two classes. `probabilities` (N,), 0 to 1, are of the positive class, `labels` (N,) bool.
 
-        The model calls positive what is at or above `threshold`. `inputs` as in `top_label`, and it raises the same.
+        The model's answer is positive if the probability is at least `threshold`. `inputs` and errors are as in `top_label`.
         """
         try:
             threshold = number("threshold", threshold, 0, 1)
@@ -98,19 +99,19 @@ class Calibration:
         return replace(found, labelled=Labelled(read_inputs(inputs, len(happened)), found.steps(confidences), happened))
 
     def calibrated(self, confidences: np.ndarray) -> np.ndarray:
-        """What each confidence is worth: the probability that such an answer is right, or such an example positive."""
+        """Return for each confidence the probability that such an answer is right, or such an example positive."""
         return self.rates[self.steps(checked(confidences)[0])]
 
     def steps(self, confidences: np.ndarray) -> np.ndarray:
-        """The step of each confidence, (N,). 0.9 as float32 is on the step of 0.9 as float64."""
+        """Return the step of each confidence, (N,). 0.9 as float32 is on the step of 0.9 as float64."""
         held = narrowest([self.starts.dtype.type, confidences.dtype.type])
         return np.searchsorted(self.starts.astype(held), confidences.astype(held), side="right")
 
     def weighted(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return each step's rate and number of examples, (K,), if the labelled examples count by these weights (N,).
+        """Return each step's rate and number of examples, (K,), with the labelled examples weighted by `weights` (N,).
 
-        The number is Kish's effective one: how many examples of equal weight would say as much. A step without weight keeps
-        its rate and counts as no example.
+        The number is Kish's effective sample size: the number of examples of equal weight that carry as much information. A
+        step without weight keeps its rate and counts as no example.
         """
         of_step = partial(np.bincount, self.labelled.steps, minlength=len(self.rates))
         whole, came_true = of_step(weights=weights), of_step(weights=weights * self.labelled.happened)
@@ -118,7 +119,7 @@ class Calibration:
         return rates, np.divide(whole**2, of_step(weights=weights**2), out=np.zeros(len(whole)), where=whole > 0)
 
     def positive(self, confidences: np.ndarray) -> np.ndarray:
-        """Which the model calls positive; of top-label confidences all, for each answer claims to be right."""
+        """Return which answers are positive. For top-label confidences, return True for all."""
         return np.ones(len(confidences), bool) if self.threshold is None else confidences >= self.threshold
 
     def __repr__(self) -> str:
@@ -129,10 +130,11 @@ class Calibration:
 
 
 def calibration_error(happened: np.ndarray, confidences: np.ndarray, bins: int = 10) -> float:
-    """The expected calibration error (Naeini et al., 2015; Guo et al., 2017), over bins of equal width.
+    """Return the expected calibration error (Naeini et al., 2015; Guo et al., 2017), over bins of equal width.
 
-    How far confidence and share that came true are apart in a bin, averaged over examples. `happened` (N,) bool,
-    `confidences` (N,) 0 to 1. It is never quite 0 on a sample: with 2,000 perfectly calibrated ones it is about .02.
+    It is the difference between the mean confidence and the share that came true in a bin, averaged over examples.
+    `happened` (N,) bool, `confidences` (N,) 0 to 1. On a sample it is never 0: with 2,000 perfectly calibrated confidences
+    it is about .02.
 
     >>> calibration_error([True, False], [0.9, 0.9])
     0.4
@@ -144,11 +146,11 @@ def calibration_error(happened: np.ndarray, confidences: np.ndarray, bins: int =
 
 
 def _staircase(happened: np.ndarray, confidences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Isotonic regression as K steps: where each but the first begins (K - 1,), their rates (K,) and sizes (K,)."""
+    """Return isotonic regression as K steps: where each but the first begins (K - 1,), rates (K,) and sizes (K,)."""
     from scipy.optimize import isotonic_regression
 
     values, place, counts = np.unique(confidences, return_inverse=True, return_counts=True)
-    group = np.flatnonzero(np.diff((np.cumsum(counts) - counts) // GROUP, prepend=-1))  # where each begins
+    group = np.flatnonzero(np.diff((np.cumsum(counts) - counts) // GROUP, prepend=-1))  # where each group begins
     came_true = np.add.reduceat(np.bincount(place, weights=happened), group)
     values, counts = values[group], np.add.reduceat(counts, group)
     rates, first = np.unique(isotonic_regression(came_true / counts, weights=counts).x, return_index=True)
@@ -156,7 +158,7 @@ def _staircase(happened: np.ndarray, confidences: np.ndarray) -> tuple[np.ndarra
 
 
 def _cross_fitted_error(happened: np.ndarray, confidences: np.ndarray) -> float:
-    """The error after calibration by the other examples: none helps to calibrate itself, which would look too good."""
+    """Return the error after calibration with the other folds, because an example must not calibrate itself."""
     fold, calibrated = np.arange(len(happened)) % FOLDS, np.empty(len(happened))
     for k in range(FOLDS):
         starts, rates, _ = _staircase(happened[fold != k], confidences[fold != k])
@@ -165,7 +167,7 @@ def _cross_fitted_error(happened: np.ndarray, confidences: np.ndarray) -> float:
 
 
 def checked(confidences: np.ndarray, *labels: np.ndarray) -> list[np.ndarray]:
-    """Both as arrays, of float and of bool; without labels, one. Raises `NotEstimable`."""
+    """Return [confidences] or [confidences, labels] as arrays of float and of bool. Raises `NotEstimable`."""
     shape = shape_of(confidences)
     if len(shape) != 1 or not shape[0]:
         raise NotEstimable(f"confidences of shape {shape}: give one number for each answer, and some")
@@ -173,7 +175,7 @@ def checked(confidences: np.ndarray, *labels: np.ndarray) -> list[np.ndarray]:
         confidences = float_column("confidences", confidences)
     except ValueError as error:
         raise NotEstimable(f"confidences that are no numbers: {error}") from None
-    if not ((confidences >= 0) & (confidences <= 1)).all():  # not a number is not in there either
+    if not ((confidences >= 0) & (confidences <= 1)).all():  # false for NaN, too
         raise NotEstimable("confidences are 0 to 1: leave out what is missing, turn scores into probabilities")
     if not labels:
         return [confidences]
@@ -187,7 +189,7 @@ def checked(confidences: np.ndarray, *labels: np.ndarray) -> list[np.ndarray]:
 
 
 def read_inputs(inputs: Any, rows: int) -> "pd.DataFrame":
-    """The model's inputs as a table of so many rows. Raises `NotEstimable`."""
+    """Return the model's inputs as a table of `rows` rows. Raises `NotEstimable`."""
     try:
         frame = table(inputs, "inputs")
     except ValueError as error:

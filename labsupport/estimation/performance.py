@@ -1,8 +1,8 @@
-"""How good are the answers, before anybody has said which were right? Performance estimated from calibrated confidences.
+"""Estimate the performance of a model without labels, from calibrated confidences.
 
-If a confidence of 0.8 is right 8 times in 10, the mean confidence of a window is the accuracy to expect in it (Kivimäki et
-al., 2025, "Confidence-based Estimators for Predictive Performance in Model Monitoring"). What a confidence is worth we learn
-from labelled reference data. That it is worth the same in the window is an assumption, and every result here says so.
+If answers with a confidence of 0.8 are right 8 times in 10, the mean confidence of a window is its expected accuracy
+(Kivimäki et al., 2025, "Confidence-based Estimators for Predictive Performance in Model Monitoring"). The calibration is
+learnt from labelled reference data. The estimate assumes that it also holds in the window. Every result states this.
 """
 
 from dataclasses import dataclass
@@ -44,14 +44,14 @@ ASSUMPTION = (
     "It cannot see concept drift, where the same inputs get other labels: the estimate stays as it is while the performance "
     "falls. On inputs of a new kind it may be wrong either way. Only labels show that."
 )
-MIN_WINDOW = 30  # confidences: with 30 the interval around an accuracy of .9 is more than .1 wide on either side
-MAX_OUTSIDE = 0.1  # share of a window beyond them that calls for a caution; without any drift it is .02
-TREES, LEAF = 100, 10  # of the forest that tells inputs apart; rows in a leaf
-DRAWS = 2000  # simulated windows behind each interval
+MIN_WINDOW = 30  # confidences: with 30, the interval reaches more than .1 to either side of an accuracy of .9
+MAX_OUTSIDE = 0.1  # share of confidences outside `middle` that causes a caution; without drift it is .02
+TREES, LEAF = 100, 10  # of the forest that distinguishes the two sets of inputs; rows in a leaf
+DRAWS = 2000  # simulated windows for each interval
 
 
 class Figure(NamedTuple):
-    """An estimated metric, and the interval in which the realised one is expected; shares of 0 to 1."""
+    """Hold an estimated metric and the interval in which the realised one is expected, as shares of 0 to 1."""
 
     value: float
     low: float
@@ -62,7 +62,7 @@ class Figure(NamedTuple):
 
 
 class _Printed:
-    """A result that is shown as its summary, assumption included, by `print` and by a notebook."""
+    """Show a result as its summary with its assumption, in `print` and in a notebook."""
 
     def __str__(self) -> str:
         return self.summary()
@@ -73,11 +73,11 @@ class _Printed:
 
 @dataclass(frozen=True, repr=False)
 class Estimate(_Printed):
-    """What the labels of a window would say. Made by `estimate`; printed, it says what it assumes."""
+    """Hold the metrics of a window, estimated without labels by `estimate`. `print` also shows the assumption."""
 
     figures: dict[str, Figure]  # "accuracy"; of a binary model also "precision", "recall" and "f1", where defined
     count: int  # confidences in the window
-    outside: float  # share of them where the reference holds too little to learn from
+    outside: float  # share of them where the reference has too few examples
     confidence_level: float
     cautions: tuple[str, ...] = ()
     assumption: str = ASSUMPTION
@@ -98,14 +98,14 @@ class Estimate(_Printed):
 
 @dataclass(frozen=True, repr=False)
 class Realised(_Printed):
-    """What the labels of a window say, beside what was estimated without them. Made by `realised`."""
+    """Hold the metrics of a window from its labels, and the estimate without them. Returned by `realised`."""
 
     figures: dict[str, float]  # as in `Estimate`
     estimate: Estimate
 
     @property
     def as_estimated(self) -> bool:
-        """Is the realised accuracy in the interval? If not, confidences are not worth what they were."""
+        """Return whether the realised accuracy is in the interval. If not, the calibration no longer holds."""
         return self.estimate.accuracy.low <= self.figures["accuracy"] <= self.estimate.accuracy.high
 
     @property
@@ -124,24 +124,24 @@ class Realised(_Printed):
 def estimate(
     calibration: Calibration, confidences: np.ndarray, confidence_level: float = 0.95, inputs: Any = None
 ) -> Estimate:
-    """How good the model is on a window without labels, from its `confidences` (N,), of the kind that was calibrated.
+    """Estimate the metrics of a window without labels, from its `confidences` (N,), of the kind that was calibrated.
 
-    Each answer is right with the probability that its confidence is worth, so the cells of the confusion matrix are sums of
-    coins of known bias (CBPE: Kivimäki et al., 2025, "Performance Estimation in Binary Classification Using Calibrated
-    Confidence"). Precision, recall and F1 are those of the expected cells.
+    Each answer is right with its calibrated probability. So the cells of the confusion matrix are sums of Bernoulli
+    variables with known probabilities (CBPE: Kivimäki et al., 2025, "Performance Estimation in Binary Classification Using
+    Calibrated Confidence"). Precision, recall and F1 are computed from the expected cells.
 
-    The interval is for the figure that the labels of this window will give. It covers two kinds of chance: how the coins
-    fall, and the finite reference, which leaves each step of the calibration uncertain (Jeffreys' posterior). We draw both
-    2,000 times, with a fixed seed; in simulated worlds 93 to 96 of 100 intervals at 95 % held. It does not cover a broken
-    assumption, nor answers that depend on each other beyond their confidences: of a video's frames, take one now and then.
+    The interval is for the metric that the labels of this window will give. It covers two kinds of chance: the outcome of
+    each answer, and the finite reference, which leaves each step of the calibration uncertain (Jeffreys' posterior). Both
+    are drawn 2,000 times, with a fixed seed. In simulations 93 to 96 of 100 intervals at 95 % held. The interval does not
+    cover a broken assumption, or answers that depend on each other. From a video, use only a frame now and then.
 
-    If the inputs have changed, a confidence may be worth something else: a decision tree gives all inputs of a leaf one
-    confidence, and among them the easy ones may have become rarer. Give the window's `inputs` (a table of N rows), and
-    those of the reference to the calibration: then a reference example counts for more if inputs like its own have become
-    more frequent (importance weighting: Shimodaira, 2000; for this estimate Bialek et al., 2024).
+    If the inputs have changed, the calibration may no longer hold. Example: a decision tree gives all inputs of a leaf one
+    confidence, and the easy inputs among them may have become rarer. So give the window's `inputs` (a table of N rows), and
+    the reference's inputs to the calibration. Then a reference example gets more weight if inputs like it have become more
+    frequent (importance weighting: Shimodaira, 2000; for this estimate Bialek et al., 2024).
 
-    Raises `NotEstimable` for no confidences, for some that are not 0 to 1, for a confidence_level that is no share, and for
-    inputs that do not fit.
+    Raises `NotEstimable` for no confidences, for confidences outside 0 to 1, for a confidence_level that is not a share, and
+    for inputs that do not fit.
 
     >>> rng = np.random.default_rng(0)
     >>> worth = rng.uniform(0.5, 1, 4000)
@@ -177,7 +177,7 @@ def _level(calibration: Calibration, confidence_level: float) -> float:
 
 
 def _weighted(calibration: Calibration, inputs: "pd.DataFrame") -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Rates and counts of the steps for inputs like these, and what to beware of."""
+    """Return the rates and counts of the steps weighted for these inputs, and cautions."""
     if calibration.labelled is None:
         raise NotEstimable("inputs: the calibration has none to compare them with: give it those of the reference, too")
     try:
@@ -193,10 +193,10 @@ def _weighted(calibration: Calibration, inputs: "pd.DataFrame") -> tuple[np.ndar
 
 
 def density_ratio(reference: "pd.DataFrame", window: "pd.DataFrame") -> np.ndarray:
-    """Return how many times as frequent as in the reference inputs like each of its rows are in the window, (N,).
+    """Return, for each row of the reference, how much more frequent such inputs are in the window, (N,).
 
-    A random forest tells the two apart; the odds it gives a row, by the trees that have not learnt on it, are the ratio but
-    for a factor that does not matter (Bickel, Brückner and Scheffer, 2009). Raises ValueError as `frames.features` does.
+    A random forest learns to distinguish the two. Its out-of-bag odds for a row are the ratio, up to a constant factor that
+    does not matter (Bickel, Brückner and Scheffer, 2009). Raises ValueError as `tabular.features` does.
     """
     from sklearn.ensemble import RandomForestClassifier
 
@@ -220,12 +220,12 @@ def realised(
     confidence_level: float = 0.95,
     inputs: Any = None,
 ) -> Realised:
-    """What labels that came later say about a window, beside what would have been estimated without them.
+    """Compute the metrics of a window from labels that came later, and compare them with the estimate without labels.
 
-    `labels` (N,), bool, mean what they meant for the calibration: the answer was right, or the example is positive. Give all
-    of a window or a random part: those that users complained about say nothing about the rest. Without drift one window in
-    twenty is not as estimated, at a 95 % interval. `confidence_level` and `inputs` as in `estimate`. Raises as `estimate`
-    does, and for labels that do not fit.
+    `labels` (N,), bool, have the same meaning as for the calibration: the answer was right, or the example is positive. Give
+    all labels of a window or a random part. Labels from users' complaints are not representative. Without drift, one window
+    in twenty is not as estimated, at a 95 % interval. `confidence_level` and `inputs` are as in `estimate`. Raises the
+    errors of `estimate`, also for labels that do not fit.
 
     >>> rng = np.random.default_rng(0)
     >>> worth = rng.uniform(0.5, 1, 4000)
@@ -242,7 +242,7 @@ def realised(
 
 
 def _metrics(calibration: Calibration, called, passed, hits, missed) -> dict:
-    """Metrics of cells, or of arrays of cells: called positive, called negative, and how many of each are positive."""
+    """Return the metrics of cells, or of arrays of cells: called positive, called negative, positives in each."""
     metrics = {"accuracy": (hits + passed - missed) / (called + passed)}
     if calibration.threshold is not None:
         with np.errstate(invalid="ignore"):
@@ -254,13 +254,13 @@ def _metrics(calibration: Calibration, called, passed, hits, missed) -> dict:
 
 def _figure(value: float, drawn: np.ndarray, confidence_level: float) -> Figure:
     tails = (1 - confidence_level) / 2
-    # metrics are fractions of counts: the interval ends at two that can be, not between them
+    # metrics are fractions of counts, so the interval ends at possible values
     low, high = np.quantile(drawn[~np.isnan(drawn)], [tails, 1 - tails], method="inverted_cdf")
     return Figure(float(value), float(min(low, value)), float(max(high, value)))
 
 
 def _cautions(calibration: Calibration, confidences: np.ndarray) -> tuple[float, tuple[str, ...]]:
-    """The share of a window where the reference holds few examples, and what to beware of."""
+    """Return the share of a window where the reference has few examples, and cautions."""
     low, high = calibration.middle
     outside, cautions = float(np.mean((confidences < low) | (confidences > high))), []
     if len(confidences) < MIN_WINDOW:

@@ -1,4 +1,4 @@
-"""The check cells of automation.ipynb."""
+"""Define the check cells of automation.ipynb."""
 
 from functools import cache
 from typing import TYPE_CHECKING
@@ -50,7 +50,7 @@ def phones_saved(answer: int) -> str | None:
 
 @cache
 def _looks(name: str) -> int:
-    """How many of the phones in shadow a person has to look at, with this model and thresholds of its own."""
+    """Return how many of the phones in shadow a person has to look at, with this model and its own thresholds."""
     from labsupport import scenarios
     from labsupport.automation import choose_thresholds
     from labsupport.scenarios import Inspector

@@ -1,4 +1,4 @@
-"""The check cells of batch_or_realtime.ipynb."""
+"""Define the check cells of batch_or_realtime.ipynb."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -35,7 +35,7 @@ def fewest_machines(machines: Callable[[list[int], int, int], int]) -> str | Non
 
 
 def _in_time(arrivals: list[int], capacity: int, patience: int) -> bool:
-    """Is what came in each hour done `patience` hours after it? First come, first served."""
+    """Return True if the arrivals of each hour are done `patience` hours after it. First come, first served."""
     waiting = []  # (hour, pictures), the oldest first
     for hour in range(len(arrivals) + patience + 1):
         waiting.append((hour, arrivals[hour] if hour < len(arrivals) else 0))

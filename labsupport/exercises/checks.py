@@ -1,7 +1,7 @@
-"""Check cells: each says whether an exercise's answer is right, and if not, what is wrong with it.
+"""Turn functions into check cells, which print whether an exercise's answer is right, and if not, what is wrong with it.
 
-A check runs the answer, it does not read it. It raises nothing, whatever it is given: an unfinished exercise must not stop
-a notebook that is run from top to bottom.
+A check runs the answer; it does not compare its text. It never raises, because an unfinished exercise must not stop a
+notebook that is run from top to bottom.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from functools import wraps
 
 
 def check(question: Callable[..., str | None]) -> Callable[..., None]:
-    """Turn a function that returns what is wrong, or None, into a check cell's function: it prints the verdict.
+    """Return a check cell's function for `question`, which returns what is wrong, or None. The check prints the result.
 
     >>> @check
     ... def two(answer):

@@ -1,4 +1,4 @@
-"""The check cells of compute.ipynb. What is right depends on the machine: each gets what was measured."""
+"""Define the check cells of compute.ipynb. The right answer depends on the machine, so each check gets the measurements."""
 
 import pandas as pd
 
@@ -11,7 +11,9 @@ CLOSE = 0.05  # an answer is right that is this close: a simulation has its nois
 
 @check
 def enough_machines(answer: int, server: Server) -> str | None:
-    """How many such servers answer `RATE` requests a second with a 99th percentile of at most `P99` seconds."""
+    """Check the number of such servers that answer `RATE` requests a second with a 99th percentile of at most `P99`
+    seconds.
+    """
     if not isinstance(answer, int) or isinstance(answer, bool) or answer < 1:
         return "give a whole number of machines"
     right = machines_for(server, RATE, P99)
@@ -29,7 +31,7 @@ def enough_machines(answer: int, server: Server) -> str | None:
 
 @check
 def half_load(answer: float, server: Server) -> str | None:
-    """The predicted 99th percentile, in seconds, at half of the capacity."""
+    """Check the predicted 99th percentile, in seconds, at half of the capacity."""
     if not isinstance(answer, int | float) or isinstance(answer, bool):
         return "give seconds: server.predict(rate).p99"
     said = server.predict(server.capacity / 2)
@@ -46,7 +48,7 @@ def half_load(answer: float, server: Server) -> str | None:
 
 @check
 def cheapest(answer: str, table: pd.DataFrame, limits: dict[str, float]) -> str | None:
-    """The runtime (a row of `table`) that costs least in dollars, of those within `limits`: column -> the most."""
+    """Check the runtime (a row of `table`) that costs least in dollars, of those within `limits`: column -> the most."""
     if answer not in table.index:
         return f"give one of {', '.join(table.index)}"
     for column, most in limits.items():

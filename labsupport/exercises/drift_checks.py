@@ -1,4 +1,4 @@
-"""The check cells of drift.ipynb, monitoring.ipynb and pipeline_monitoring.ipynb."""
+"""Define the check cells of drift.ipynb, monitoring.ipynb and pipeline_monitoring.ipynb."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -66,7 +66,7 @@ def bright_rule(rule: AlertRule) -> str | None:
 
 
 def two_windows() -> tuple["pd.DataFrame", "pd.DataFrame"]:
-    """monitoring.ipynb: what a log might say of two hours; in the second one users correct more."""
+    """monitoring.ipynb: return two simulated hours of a log; in the second one users correct more."""
     import pandas as pd
 
     windows = []
@@ -137,7 +137,7 @@ def order_of_clicks(describe: Callable[[list[str]], dict]) -> str | None:
 
 @check
 def two_changes(answer: list[str]) -> str | None:
-    """pipeline_monitoring.ipynb: who changed, if the microphone is noisier and the recogniser is version 2."""
+    """pipeline_monitoring.ipynb: which stages changed, if the microphone is noisier and the recogniser is version 2."""
     if not isinstance(answer, (list, tuple)):
         return 'give the names as a list, as in ["vad"]'
     if missing := {"input", "recogniser"} - set(answer):

@@ -1,4 +1,4 @@
-"""The check cells of edge.ipynb."""
+"""Define the check cells of edge.ipynb."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ WAITING = 1_300  # bytes that a product takes in the outbox until the server has
 
 @check
 def backlog(answer: float) -> str | None:
-    """How many megabytes wait after a weekend of 60 hours without a server, at two products a second."""
+    """Check how many megabytes wait after a weekend of 60 hours without a server, at two products a second."""
     if not isinstance(answer, int | float) or isinstance(answer, bool):
         return "give a number of megabytes"
     right = 60 * 3600 * 2 * WAITING / 1e6
@@ -23,7 +23,7 @@ def backlog(answer: float) -> str | None:
 
 @check
 def receiver(receive: Callable[[dict, dict], None]) -> str | None:
-    """`receive(kept, record)` puts a record into a dict of records, each id once, as it first arrived."""
+    """Check `receive(kept, record)`, which puts a record into a dict of records, each id once, as it first arrived."""
     kept: dict = {}
     first, second = {"id": "a", "verdict": "accept"}, {"id": "b", "verdict": "reject"}
     for record in (first, second, first, {"id": "a", "verdict": "reject"}, second):
@@ -41,7 +41,10 @@ def _clock(confidence: float, width: int) -> Detection:
 
 @check
 def careful_judge(judge: Callable[[list[Detection]], bool | None]) -> str | None:
-    """Accepts exactly one clock, at least 50 pixels wide, and cannot tell if any clock's confidence is below 0.6."""
+    """Check a judge that accepts exactly one clock, at least 50 pixels wide.
+
+    The judge returns None if any clock's confidence is below 0.6.
+    """
     cases = (
         ([], False, "nothing"),
         ([_clock(0.9, 100)], True, "one sure clock, 100 pixels wide"),

@@ -1,4 +1,4 @@
-"""The check cells of scale.ipynb."""
+"""Define the check cells of scale.ipynb."""
 
 import contextlib
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from labsupport.exercises.checks import check
 
 @check
 def load_after_a_loss(answer: float) -> str | None:
-    """scale.ipynb: four machines at 60 % load; what is the load of the others when one is lost?"""
+    """scale.ipynb: the load of the remaining machines, if one of four machines at 60 % load is lost."""
     if answer is None or not 0 < answer < 2:
         return "give a share: 0.6 is 60 %"
     if abs(answer - 0.6) < 1e-3:
@@ -29,7 +29,7 @@ def machines_with_spares(machines: Callable[[float, float, int], int]) -> str | 
 
 @check
 def asked_again(ask: Callable[[list[Callable], object], object]) -> str | None:
-    """scale.ipynb: `ask(replicas, picture)`: the answer of the first replica that lives; ConnectionError if none does."""
+    """scale.ipynb: `ask(replicas, picture)`: the answer of the first living replica; ConnectionError if none is alive."""
     asked = []
 
     def replica(name: str, answer):

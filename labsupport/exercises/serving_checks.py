@@ -1,4 +1,4 @@
-"""The check cells of server.ipynb, client.ipynb and deployment_patterns.ipynb."""
+"""Define the check cells of server.ipynb, client.ipynb and deployment_patterns.ipynb."""
 
 from collections.abc import Callable
 
@@ -40,7 +40,9 @@ def count_endpoint(app) -> str | None:
 
 @check
 def alarm_endpoint(app) -> str | None:
-    """server.ipynb: an app whose `POST /alarm?label=person` says whether one is in the picture, and knows its labels."""
+    """server.ipynb: an app whose `POST /alarm?label=person` returns whether one is in the picture. It refuses unknown
+    labels.
+    """
     with serve(app, port=0) as server:
         for name, label, truth in (("street_1.jpg", "person", True), ("clock.png", "person", False)):
             response = _post(f"{server.url}/alarm?label={label}", name)
@@ -86,7 +88,9 @@ def canary_risk(answer: float) -> str | None:
 
 @check
 def null_gate(gate: Gate) -> str | None:
-    """deployment_patterns.ipynb: a gate that rolls back who finds nothing much more often than the stable version."""
+    """deployment_patterns.ipynb: a gate that rolls back a candidate that finds nothing much more often than the stable
+    version.
+    """
     if gate.min_requests < 50:
         return f"it decides on {gate.min_requests} requests: min_requests=50 at least"
     if (verdict := gate.judge(_nulls(0.1), "v1", "v2").verdict) != "promote":
@@ -112,7 +116,7 @@ def ramp_by_request(url: str) -> str | None:
 
 
 def _nulls(share: float) -> Outcomes:
-    """1,000 requests of v1, which finds nothing in one of ten, and as many of v2, which finds nothing in this share."""
+    """Return 1,000 requests of v1, which finds nothing in one of ten, and 1,000 of v2, which finds nothing in this share."""
     number = np.arange(2_000)
     version = np.where(number % 2, "v2", "v1")
     null = number // 2 % 10 < np.where(number % 2, 10 * share, 1)

@@ -1,7 +1,7 @@
-"""Bytes to pixels and back: the edge where pictures enter and leave.
+"""Decode files to pixels, encode pixels to files, and check and describe pictures.
 
-What arrives is judged by its content, never by its name, and its size is read from its header before a single pixel is
-allocated. What is let in comes out one way: an array (H, W, 3) of uint8, BGR as OpenCV reads it, upright.
+The content of a file decides its kind, not its name. Its size is read from its header before memory for pixels is
+allocated. Every decoded picture is an upright array (H, W, 3) of uint8 in BGR, as in OpenCV.
 """
 
 import math
@@ -18,11 +18,11 @@ from labsupport.images.headers import ImageTooLarge, UnsupportedImage
 
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 25_000_000  # a camera of 24 megapixels fits; its pixels take 75 MB
-MAX_SIDE = 65_500  # pixels either way: no JPEG is larger, and the answer is one
+MAX_SIDE = 65_500  # pixels either way: the limit of JPEG, in which answers are sent
 JPEG_QUALITY = 90
-WORKING_SIZE = 128  # pixels either way: what `features` shrinks every picture to
-NOISE_SIZE = 192  # pixels either way: the piece, as it is, in which it looks for noise
-# the EXIF standard's orientations, and what puts each upright; 1 is upright
+WORKING_SIZE = 128  # pixels either way: the size to which `features` shrinks every picture
+NOISE_SIZE = 192  # pixels either way: the unscaled part in which `features` measures noise
+# orientations of the EXIF standard, and the function that turns each upright; 1 is upright
 TURNS = {
     2: partial(cv2.flip, flipCode=1),
     3: partial(cv2.rotate, rotateCode=cv2.ROTATE_180),
@@ -40,16 +40,16 @@ def decode(data: bytes) -> np.ndarray:
 
     Grayscale becomes three equal channels, 16 bits become 8, CMYK becomes BGR, and what is transparent becomes white.
 
-    Raises `UnsupportedImage` for anything else, damaged and cut-off pictures included, and `ImageTooLarge` beyond
-    `MAX_BYTES`, `MAX_PIXELS` or `MAX_SIDE`, before any pixel is allocated. Some kinds have a lower limit of pixels: PNGs of
-    more than 32 bits a pixel, and progressive JPEGs in four colours. Raises ValueError if `data` is not bytes.
+    Raises `UnsupportedImage` for anything else, also for damaged and cut-off pictures. Raises `ImageTooLarge` beyond
+    `MAX_BYTES`, `MAX_PIXELS` or `MAX_SIDE`, before memory for pixels is allocated. Some kinds have a lower limit of pixels:
+    PNGs of more than 32 bits a pixel, and progressive JPEGs in four colours. Raises ValueError if `data` is not bytes.
 
-    Damage is found where it contradicts the format: pixels that are missing, wrong checksums, wrong codes. A changed byte of
-    a JPEG that decodes without a contradiction cannot be known, because a JPEG has no checksums.
+    Damage is found if it contradicts the format: missing pixels, wrong checksums, wrong codes. A changed byte of a JPEG may
+    not be found, because a JPEG has no checksums.
 
     Beside `data` and a copy of it, decoding takes at most 12 bytes of memory for each pixel, and never more than 230 MB: 6
     for most pictures, 9 for progressive JPEGs, 12 for progressive JPEGs in four colours. It takes under 2 seconds on a core
-    of 2023, whatever the bytes.
+    of 2023, for any file.
 
     >>> black = np.zeros((2, 3, 3), np.uint8)
     >>> decode(encode(black, "png")).shape
@@ -66,7 +66,7 @@ def decode(data: bytes) -> np.ndarray:
 def measure(data: bytes) -> tuple[int, int]:
     """Return the width and height in pixels of the picture that `decode` would return, from the file's header alone.
 
-    Takes milliseconds. Raises what `decode` raises, except for damage that only shows in the pixels.
+    Takes milliseconds. Raises the errors of `decode`, except for damage in the pixels.
 
     >>> measure(encode(np.zeros((2, 3, 3), np.uint8)))
     (3, 2)
@@ -78,8 +78,8 @@ def measure(data: bytes) -> tuple[int, int]:
 def read(path: Path | str) -> np.ndarray:
     """Return the pixels of a picture file, as `decode` does.
 
-    Raises what `decode` raises, OSError, and ValueError for what is no path. Pipes and devices are `UnsupportedImage`:
-    nothing here waits for a writer.
+    Raises the errors of `decode`, OSError, and ValueError for anything but a path. Raises `UnsupportedImage` for pipes and
+    devices, because reading them could block.
     """
     if not isinstance(path, str | Path) or "\0" in str(path):
         raise ValueError(f"path={shown(path)}: give the path of a JPEG or PNG file")
@@ -93,8 +93,8 @@ def read(path: Path | str) -> np.ndarray:
 def checked(name: str, image: np.ndarray) -> np.ndarray:
     """Return `image`, an argument called `name`, if it is a picture: uint8, (H, W, 3). Takes a microsecond.
 
-    A view whose pixels do not lie one after the other comes back as a copy that does. Raises ValueError that says what came
-    and how to make a picture of it.
+    Return a copy if the pixels are not contiguous in memory. Raises ValueError that describes the argument and how to
+    convert it to a picture.
 
     >>> checked("image", np.zeros((2, 3)))
     Traceback (most recent call last):
@@ -109,7 +109,7 @@ def checked(name: str, image: np.ndarray) -> np.ndarray:
 def encode(image: np.ndarray, kind: str = "jpeg") -> bytes:
     """Return the bytes of a picture (uint8, (H, W, 3), BGR) as `kind`: "jpeg" (quality 90) or "png" (exact).
 
-    Raises ValueError for what is no picture, another kind, and a JPEG of more than `MAX_SIDE` pixels either way.
+    Raises ValueError for anything but a picture, another kind, and a JPEG of more than `MAX_SIDE` pixels either way.
 
     >>> encode(np.zeros((2, 2, 3), np.uint8))[:2].hex()
     'ffd8'
@@ -133,11 +133,11 @@ def features(image: np.ndarray) -> dict[str, float]:
     - `width`, `height`: in pixels
     - `aspect`: width / height
 
-    The first four are taken from the picture squeezed to 128 x 128, which takes 0.3 ms at 768 x 576. So detail that is finer
-    is not seen, and the same scene gives much the same numbers at any resolution above that (sharpness within a factor of
-    about 1.5; taken at the picture's own size, it would be 30 and more). Noise is what squeezing takes away: we look for it
-    in the middle 192 x 192 pixels as they are, where fine texture counts as noise, too. Finite for a single pixel.
-    Raises ValueError for what is no picture.
+    The first four are computed on the picture shrunk to 128 x 128, which takes 0.3 ms at 768 x 576. So finer detail does not
+    count, and the same scene has similar numbers at any higher resolution (sharpness within a factor of about 1.5; at the
+    picture's full size, it would be 30 and more). Shrinking removes noise, so noise is measured in the middle 192 x 192
+    pixels at full size. Fine texture counts as noise, too. All numbers are finite, also for a single pixel.
+    Raises ValueError for anything but a picture.
 
     >>> gray = np.full((60, 80, 3), 51, np.uint8)
     >>> {name: round(value, 3) for name, value in features(gray).items() if value}
@@ -161,9 +161,9 @@ def features(image: np.ndarray) -> dict[str, float]:
 
 
 def show(image: np.ndarray, alt: str = "", width: int = 560) -> None:
-    """Display a picture (uint8, (H, W, 3), BGR) under a notebook cell, small enough to be kept in the notebook.
+    """Display a picture (uint8, (H, W, 3), BGR) under a notebook cell, small enough to be stored in the notebook.
 
-    `alt` says in words what is in it, for those who cannot see it. Raises ValueError for what is no picture.
+    `alt` describes the picture for people who cannot see it. Raises ValueError for anything but a picture.
     """
     image = checked("image", image)
     text("alt", alt, most=100_000)
@@ -178,9 +178,9 @@ def show(image: np.ndarray, alt: str = "", width: int = 560) -> None:
 
 
 def _squeezed(image: np.ndarray) -> np.ndarray:
-    """`WORKING_SIZE` x `WORKING_SIZE`, averaged: a plain resize picks one pixel in so many, and noise looks like sharpness.
+    """Return the picture averaged to `WORKING_SIZE` x `WORKING_SIZE`. Without averaging, noise would look like sharpness.
 
-    OpenCV's average for any ratio (INTER_AREA) costs three times as much as halving, which it is fast at.
+    INTER_AREA for any ratio takes three times as long as halving, for which OpenCV has fast code.
     """
     while min(image.shape[:2]) >= 4 * WORKING_SIZE:
         image = _halved(image)
@@ -188,9 +188,9 @@ def _squeezed(image: np.ndarray) -> np.ndarray:
 
 
 def _noise(image: np.ndarray) -> float:
-    """Immerkær, 1996, "Fast noise variance estimation": the difference of two Laplacians leaves no edge or slope, but noise.
+    """Estimate noise as Immerkær, 1996, "Fast noise variance estimation". A difference of Laplacians removes edges.
 
-    Its weights (1, -2, 1) x (1, -2, 1) have squares that sum up to 36, and E|x| = sqrt(2/pi) sigma if x is normal.
+    The squares of its weights (1, -2, 1) x (1, -2, 1) sum up to 36, and E|x| = sqrt(2/pi) sigma if x is normal.
     """
     height, width = image.shape[:2]
     if min(height, width) < 3:
@@ -207,7 +207,7 @@ def _halved(image: np.ndarray) -> np.ndarray:
 
 
 def _head(data: bytes) -> tuple[jpeg.Frame | png.Chunks, Callable[[], np.ndarray]]:
-    """Return what a picture's header says, if it is within the limits, and what makes its pixels."""
+    """Return a picture's header, if it is within the limits, and the function that decodes its pixels."""
     if not isinstance(data, bytes | bytearray | memoryview):
         raise ValueError(f"data={shown(data)}: give the bytes of a JPEG or PNG file, as Path.read_bytes returns them")
     if len(data) > MAX_BYTES:
@@ -245,7 +245,7 @@ def _described(image: object) -> str:
 
 
 def _remedy(image: object) -> str:
-    """Return how to make a picture of what came, where we know."""
+    """Return how to convert an object to a picture, for common mistakes; else an empty text."""
     if isinstance(image, str | Path):
         return "; images.read(path) makes it of a file"
     if isinstance(image, bytes):

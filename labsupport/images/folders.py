@@ -1,4 +1,4 @@
-"""Say which files of a folder are pictures or videos, judged by their content, and what is left out and why."""
+"""Find the pictures and videos of a folder by their content, and list the files left out with the reason."""
 
 import logging
 import os
@@ -8,34 +8,34 @@ from typing import NamedTuple
 
 from labsupport.images import headers
 
-PICTURES = (".jfif", ".jpe", ".jpeg", ".jpg", ".png")  # names that promise a picture
+PICTURES = (".jfif", ".jpe", ".jpeg", ".jpg", ".png")  # endings of names of pictures
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
-NAMED = 10  # files that are left out and named in the log
+NAMED = 10  # files left out that the log names
 
 logger = logging.getLogger(__name__)
 
 
 class NoPictures(FileNotFoundError):
-    """There is no such folder, or no picture or video in it."""
+    """The folder does not exist, or has no picture or video."""
 
 
 class Found(NamedTuple):
-    """The files of a folder: what is looked at, and what is not."""
+    """Hold the files of a folder: pictures, videos, and those left out."""
 
     pictures: list[Path]
     videos: list[Path]
-    left_out: dict[str, str]  # the name within the folder -> why
+    left_out: dict[str, str]  # the name within the folder -> reason
 
 
 def found(folder: Path, but: Path | None = None) -> Found:
-    """Return the pictures (JPEG, PNG) and videos of a folder and below, or the one file itself, and what is left out.
+    """Return the pictures (JPEG, PNG) and videos of a folder and its subfolders, or of one file, and files left out.
 
-    Content decides, whatever a file is called. A file that cannot be read as what its name promises (`a.jpg`, `b.mp4`)
-    counts as that, so that it becomes a row with an error. Hidden names are passed over, and mentioned as left out if they
-    promise a picture or video. The file `but`, a table that is in the folder, is not mentioned. What is left out is logged.
+    Content decides, not the name. A file of unknown content with the name of a picture or video (`a.jpg`, `b.mp4`)
+    counts as one, so that it becomes a row with an error. Hidden files are skipped; they are listed as left out if they
+    have such a name. The file `but`, a table in the folder, is not listed. The files left out are logged.
 
-    Each folder comes once, and by its own name rather than a link's where both stand side by side. Raises `NoPictures` if
-    there is no such folder, or nothing in it to look at, and OSError if it cannot be listed.
+    Each folder is read once. If a folder and a link to it are side by side, the folder's name is used. Raises `NoPictures`
+    if the folder does not exist or has no picture or video, and OSError if it cannot be listed.
 
     >>> from labsupport import paths
     >>> "clock.png" in [file.name for file in found(paths.IMAGES).pictures]
@@ -62,7 +62,7 @@ def found(folder: Path, but: Path | None = None) -> Found:
 
 
 def judged(path: Path) -> str:
-    """Return "picture" or "video", by a file's content or else by its name, or what it is instead.
+    """Return "picture" or "video", by a file's content or else by its name. Otherwise return its kind.
 
     >>> judged(Path(__file__))
     'text'
@@ -82,18 +82,18 @@ def judged(path: Path) -> str:
 
 
 def promised(path: Path) -> str | None:
-    """Return "picture" or "video" if a file is called so, else None."""
+    """Return "picture" or "video" by the ending of a file's name, else None."""
     suffix = path.suffix.lower()
     return "picture" if suffix in PICTURES else "video" if suffix in VIDEOS else None
 
 
 def printable(name: str) -> str:
-    """Return a name as it may stand in a log or a database: whatever a disk allows, the rest escaped."""
+    """Return a name for a log or a database, with unprintable characters escaped."""
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _walk(folder: Path, left_out: dict[str, str]) -> Iterator[Path]:
-    """Yield all files in a folder and below, but those in hidden folders. A subfolder that cannot be listed is left out."""
+    """Yield all files in a folder and its subfolders, except hidden folders. Leave out subfolders that cannot be listed."""
 
     def leave_out(error: OSError) -> None:
         if Path(error.filename) == folder:

@@ -1,4 +1,4 @@
-"""What can be said of a file before a picture is made of it: its kind, the way up, why it is refused."""
+"""Read a file's header: its kind and EXIF orientation. Define the errors for files that are refused."""
 
 import os
 import stat
@@ -6,10 +6,10 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-SNIFFED = 512  # bytes that `kind` looks at
-PICTURES = ("a JPEG picture", "a PNG picture")  # those that are read
+SNIFFED = 512  # bytes that `kind` reads
+PICTURES = ("a JPEG picture", "a PNG picture")  # the kinds that are decoded
 VIDEOS = ("an MP4 or QuickTime video", "an AVI video", "a Matroska or WebM video")
-KINDS = {  # how a file starts, and what it then is
+KINDS = {  # first bytes of a file -> its kind
     b"\xff\xd8": "a JPEG picture",
     b"\x89PNG": "a PNG picture",
     b"GIF8": "a GIF picture",
@@ -41,15 +41,15 @@ ORIENTATION = 0x0112  # the EXIF standard's tag
 
 
 class UnsupportedImage(ValueError):
-    """The bytes are no JPEG or PNG picture that can be read."""
+    """The bytes are not a JPEG or PNG picture that can be read."""
 
 
 class ImageTooLarge(ValueError):
-    """The picture has more bytes or pixels than the lab takes."""
+    """The picture has more bytes or pixels than the lab accepts."""
 
 
 def damaged() -> UnsupportedImage:
-    """Return the error for a picture that is not whole."""
+    """Return the error for a picture that is damaged or cut off."""
     return UnsupportedImage("the picture is damaged or cut off: send it again, whole")
 
 
@@ -57,12 +57,12 @@ def opened(path: Path) -> BinaryIO:
     """Open a file to read its bytes. Raises `UnsupportedImage` for a pipe or a device, which could block, and OSError."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise UnsupportedImage("this is no file")
-    # a pipe that has taken the file's place meanwhile must not stop us
+    # if a pipe has replaced the file meanwhile, opening must not block
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
 
 
 def kind(data: bytes) -> str | None:
-    """Return what kind of file starts with `data`, judged by its content; None if we do not know. 512 bytes are enough.
+    """Return the kind of a file from its first bytes; None if it is unknown. 512 bytes are enough.
 
     >>> kind(b"GIF89a"), kind(b"<!DOCTYPE html><html></html>"), kind(bytes(9))
     ('a GIF picture', 'an HTML page', None)
@@ -78,9 +78,9 @@ def kind(data: bytes) -> str | None:
 
 
 def orientation(tiff: bytes) -> int:
-    """Return the orientation, 1 to 8, that EXIF data says a picture is stored in; 1 (upright) if it says nothing sensible.
+    """Return the orientation in EXIF data, 1 to 8. Return 1 (upright) for missing or invalid data.
 
-    `tiff` begins with the byte order: what follows `Exif\\0\\0` in a JPEG, and what a PNG's `eXIf` holds.
+    `tiff` begins with the byte order: the bytes after `Exif\\0\\0` in a JPEG, or the content of a PNG's `eXIf`.
 
     >>> orientation(b"MM\\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0))
     6

@@ -1,7 +1,7 @@
-"""Read JPEG files: their segments with a walk of our own, their pixels with libjpeg-turbo, which must see no damage.
+"""Read JPEG files: parse their segments without a library, and decode their pixels with libjpeg-turbo.
 
-libjpeg fills in what is missing from a damaged file, and only warns. So we decode strictly: a warning is an error. What a
-strict decoder would stumble over although the pixels are whole (odd metadata, bytes between segments) is left out before.
+libjpeg fills in missing pixels of a damaged file, and only warns. So we decode strictly: a warning is an error. Before, we
+remove harmless parts that would cause a warning (odd metadata, bytes between segments).
 """
 
 import re
@@ -15,12 +15,12 @@ import simplejpeg
 from labsupport.images import headers
 from labsupport.images.headers import UnsupportedImage, damaged
 
-MAX_SEGMENTS = 10_000  # a file has some 20; a segment takes 4 bytes, and looking at it some microseconds
-MAX_SCANS = 100  # a progressive JPEG needs some 10; each goes over every pixel, and 11 bytes are enough for one
-MAX_WORK = 1_000_000_000  # samples in all scans together: at 25 megapixels, 40 times a colour; 15 are usual
+MAX_SEGMENTS = 10_000  # a file has some 20; a segment takes at least 4 bytes, and parsing it some microseconds
+MAX_SCANS = 100  # a progressive JPEG has some 10; each visits every pixel, and takes only 11 bytes
+MAX_WORK = 1_000_000_000  # samples in all scans: at 25 megapixels, 40 for each pixel; 15 are usual
 MAX_MEMORY = 225_000_000  # bytes: 25 megapixels of 9; 4 colours in several scans take 12
-SPARE = 4  # bytes after the pixels, before the next marker, that careless encoders write
-# the start of a segment; the codes that are left out stand alone, within the pixels or as filling
+SPARE = 4  # bytes that some encoders write after the pixels, before the next marker
+# the start of a segment; the excluded codes occur alone, within the pixels or as filling
 MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
 EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 END = b"\xff\xd9"
@@ -39,18 +39,18 @@ SCAN = 0xDA
 
 @dataclass
 class Frame:
-    """What a JPEG says of itself: its size, its colours, the way up, and the segments that its pixels need."""
+    """Hold the header of a JPEG: its size, colours and orientation, and the segments that decoding needs."""
 
     progressive: bool
     width: int
     height: int
-    sampling: dict[int, tuple[int, int]]  # for each colour's number: its share of samples, across and down
+    sampling: dict[int, tuple[int, int]]  # colour number -> its sampling factors, across and down
     orientation: int = 1
-    several: bool = False  # whether the pixels come in several scans
+    several: bool = False  # whether the pixels are in several scans
     kept: list[bytes] = field(default_factory=list)  # segments, in the order of the file
     scans: int = 0
     work: float = 0  # samples in all scans
-    # for each colour: how many bits each of its 64 coefficients still lacks, -1 if nothing of it has come
+    # colour -> missing bits of each of its 64 coefficients, -1 before its first scan
     bits: dict[int, list[int]] = field(default_factory=dict)
 
     @property
@@ -63,31 +63,31 @@ class Frame:
 
     @property
     def memory(self) -> int:
-        """How many bytes decoding takes at the most, beside the file and a copy of it: 6 to 12 a pixel."""
+        """Return the most bytes that decoding takes, besides the file and a copy of it: 6 to 12 for each pixel."""
         pixels = self.width * self.height
         decoded = (4 if self.colours == 4 else 3) * pixels
-        # with several scans, libjpeg keeps every coefficient, of two bytes, until the last scan has come
+        # with several scans, libjpeg keeps every coefficient, of two bytes, until the last scan
         coefficients = 2 * round(sum(map(self.samples, self.sampling))) if self.several else 0
-        return decoded + max(coefficients, 3 * pixels)  # a second array, when the colours are converted or it is turned
+        return decoded + max(coefficients, 3 * pixels)  # a second array, for converting colours or turning
 
     @property
     def most_pixels(self) -> int:
-        """How many pixels of this kind are decoded at the most."""
+        """Return the limit of pixels for a picture of this kind."""
         return MAX_MEMORY * self.width * self.height // self.memory
 
     @property
     def about(self) -> str:
-        """What the pixels are like, for a message."""
+        """Return a description of the pixels, for a message."""
         return f"of {self.colours} colours{' in several scans' if self.several else ''}"
 
     @property
     def missing(self) -> bool:
-        """Whether some coefficient's bits have come in no scan so far."""
+        """Return whether bits of some coefficients are still missing."""
         return len(self.bits) < self.colours or any(map(any, self.bits.values()))
 
 
 def read(data: bytes) -> tuple[Frame, int]:
-    """Return what a JPEG says of itself, and where its first scan starts. Raises `UnsupportedImage`."""
+    """Return the header of a JPEG, and where its first scan starts. Raises `UnsupportedImage`."""
     frame, jfif, adobe, exif, tables, at = None, b"", None, None, [], 2
     for _ in range(MAX_SEGMENTS):
         marker, start, end = _segment(data, at)
@@ -122,11 +122,11 @@ def read(data: bytes) -> tuple[Frame, int]:
 
 
 def pixels(data: bytes, frame: Frame, at: int) -> np.ndarray:
-    """Return the pixels of a whole JPEG: uint8, (H, W, 3), BGR, as they are stored. `read` gave `frame` and `at`.
+    """Return the pixels of a JPEG: uint8, (H, W, 3), BGR, as they are stored. `frame` and `at` come from `read`.
 
-    Raises `UnsupportedImage` for a damaged file. What cannot be known: a changed byte can decode without any contradiction.
+    Raises `UnsupportedImage` for a damaged file. A changed byte that decodes without a contradiction is not found.
     """
-    parts, end, view = [*frame.kept], at, memoryview(data)  # a view of so much is no copy
+    parts, end, view = [*frame.kept], at, memoryview(data)  # a view avoids copies
     for _ in range(MAX_SEGMENTS):
         marker, start, end = _segment(data, end)
         if marker == SCAN:
@@ -146,7 +146,7 @@ def pixels(data: bytes, frame: Frame, at: int) -> np.ndarray:
 
 
 def _segment(data: bytes, at: int) -> tuple[int, int, int]:
-    """Return the next marker at or after `at`, where it stands, and where its segment ends. Raises if none is whole."""
+    """Return the next marker at or after `at`, its position, and the end of its segment. Raises if it is cut off."""
     found = MARKER.search(data, at)
     if not found:
         raise damaged()
@@ -178,7 +178,7 @@ def _frame(marker: int, body: bytes) -> Frame:
 
 
 def _adobe(transform: int | None, colours: int) -> bytes:
-    """Return the segment that says how the colours are coded. A code that is unknown means what libjpeg takes it for."""
+    """Return the segment with the coding of colours. For an unknown code, use the one that libjpeg assumes."""
     if transform is None:
         return b""
     if transform and colours != 1:
@@ -187,10 +187,10 @@ def _adobe(transform: int | None, colours: int) -> bytes:
 
 
 def _count(frame: Frame, body: bytes) -> None:
-    """Note which bits of which coefficients a scan brings. Raises `UnsupportedImage` for too many scans, and wrong ones.
+    """Record the bits of coefficients in a scan. Raises `UnsupportedImage` for too many scans, and for invalid ones.
 
-    A progressive JPEG that ends after some of its scans decodes without a warning, only blurred or gray. So all the bits of
-    all the coefficients must come: nobody can tell a file that left some out on purpose from one that lost them.
+    If a progressive JPEG lacks some scans, it decodes without a warning, only blurred or gray. So we require all bits of
+    all coefficients. A file that omits some on purpose looks the same as one that lost them.
     """
     if not body or len(body) != 4 + 2 * body[0] or not 1 <= body[0] <= 4:
         raise damaged()
@@ -215,7 +215,7 @@ def _count(frame: Frame, body: bytes) -> None:
 
 
 def _scan(frame: Frame, scan: memoryview) -> list[memoryview | bytes]:
-    """Return a scan, with the last parameters that a JPEG that is not progressive must have: some files have others."""
+    """Return a scan. In a JPEG that is not progressive, replace its last parameters, because some files have wrong ones."""
     if frame.progressive:
         return [scan]
     pixels = 2 + int.from_bytes(scan[2:4])
@@ -236,11 +236,11 @@ def _decoded(data: bytes, colours: int) -> np.ndarray:
 
 
 def _harmless(warning: str, data: bytes) -> bool:
-    """Return whether a warning says no more than that spare bytes stand behind the pixels, which some cameras write.
+    """Return whether a warning is only about spare bytes after the pixels, which some cameras write.
 
-    libjpeg tells its first warning only. That of bytes before the end is the last there can be, so there was no other. Bytes
-    behind the pixels may also be pixels that a damaged file left over: after a changed byte nearly always more than
-    `SPARE`. Filling, one byte again and again, is none of a picture's.
+    libjpeg reports only its first warning. A warning about bytes before the end is the last possible one, so there was no
+    other. In a damaged file, bytes after the pixels may be left-over pixels. After a changed byte these are nearly always
+    more than `SPARE`. One byte repeated many times is filling, and harmless.
     """
     found = EXTRANEOUS.search(warning)
     if not found:
@@ -250,7 +250,7 @@ def _harmless(warning: str, data: bytes) -> bool:
 
 
 def _without_black(cmyk: np.ndarray) -> np.ndarray:
-    """Return BGR of CMYK as JPEGs hold it, inverted (Adobe's way): each colour's light times the black's light."""
+    """Convert inverted CMYK, as Adobe stores it in JPEGs, to BGR: multiply each colour by black."""
     picture = np.empty((*cmyk.shape[:2], 3), np.uint8)
     for top in range(0, len(cmyk), 64):
         red, green, blue, black = cv2.split(cmyk[top : top + 64])

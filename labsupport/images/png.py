@@ -1,7 +1,7 @@
-"""Read PNG files: their chunks with a walk of our own, and their pixels some rows at a time, so that memory stays small.
+"""Read PNG files: parse their chunks without a library, and decode some rows at a time, which limits the memory.
 
-Only the chunks that pixels depend on are looked at: the rest may be as large and as broken as it likes. zlib inflates,
-Pillow undoes the filters of the rows, NumPy and OpenCV make BGR of them. What is transparent becomes white.
+Only chunks that the pixels depend on are checked. Other chunks may be large or damaged. zlib decompresses the rows, Pillow
+removes their filters, and NumPy and OpenCV convert them to BGR. Transparent pixels become white.
 """
 
 import struct
@@ -21,10 +21,10 @@ START = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = (
     100_000  # a file of 20 MB has some 2,500, of 8 kB each; a chunk takes 12 bytes, and looking at it a microsecond
 )
-MAX_ROWS = 100_000_000  # bytes of all rows before they become pixels: 25 megapixels of 32 bits, or 12.5 of 64
-MAX_SECONDS = 1.2  # of inflating: the largest ordinary pictures take 0.5; tables of codes for nothing could take 2
-BAND = 256_000  # bytes of rows that are made pixels of at a time, at the most, unless one row is longer
-SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # for each colour type: how many samples a pixel has
+MAX_ROWS = 100_000_000  # bytes of all decompressed rows: 25 megapixels of 32 bits, or 12.5 of 64
+MAX_SECONDS = 1.2  # for decompression: the largest usual pictures take 0.5; a malicious file could take 2
+BAND = 256_000  # most bytes of rows converted at a time, unless one row is longer
+SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type -> samples of a pixel
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 GRAY, PALETTE = 0, 3
 NOTED = (b"PLTE", b"tRNS", b"eXIf")
@@ -37,12 +37,12 @@ PASSES = (
     (1, 0, 2, 2),
     (0, 1, 1, 2),
 )  # Adam7: x, y, steps
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # what Pillow calls pixels of so many bytes
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # bytes of a pixel -> name of its mode in Pillow
 
 
 @dataclass
 class Chunks:
-    """What a PNG says of itself, and where its pixels are."""
+    """Hold the header of a PNG, and where its pixels are."""
 
     width: int
     height: int
@@ -52,26 +52,26 @@ class Chunks:
     orientation: int = 1
     palette: bytes = b""
     transparency: bytes = b""
-    pixels: list[tuple[int, int]] = field(default_factory=list)  # where their compressed bytes are in the file
+    pixels: list[tuple[int, int]] = field(default_factory=list)  # start and end of their compressed bytes in the file
 
     @property
     def bits(self) -> int:
-        """How many bits a pixel has."""
+        """Return the number of bits of a pixel."""
         return SAMPLES[self.colour] * self.depth
 
     @property
     def most_pixels(self) -> int:
-        """How many pixels of so many bits are decoded at the most."""
+        """Return the limit of pixels for a picture with this number of bits."""
         return MAX_ROWS * 8 // self.bits
 
     @property
     def about(self) -> str:
-        """What the pixels are like, for a message."""
+        """Return a description of the pixels, for a message."""
         return f"of {self.bits} bits"
 
 
 def read(data: bytes) -> Chunks:
-    """Return what a PNG says of itself. Raises `UnsupportedImage` for one that is not whole, whose checksums are checked."""
+    """Return the header of a PNG. Check its checksums. Raises `UnsupportedImage` if it is damaged or cut off."""
     if not data.startswith(START):
         raise damaged()
     view, seen = memoryview(data), set()
@@ -80,7 +80,7 @@ def read(data: bytes) -> Chunks:
         raise _unread(name)
     chunks = _header(body)
     for _ in range(MAX_CHUNKS - 1):
-        if at == len(data):  # without its end: whether the pixels are all there will show
+        if at == len(data):  # without an end chunk: decoding will show whether all pixels are there
             return chunks
         name, body, whole, at = _chunk(view, at)
         if _critical(name) and (not whole or name not in (b"PLTE", b"IDAT", b"IEND")):
@@ -96,7 +96,7 @@ def read(data: bytes) -> Chunks:
 
 
 def pixels(data: bytes, chunks: Chunks) -> np.ndarray:
-    """Return the pixels of a whole PNG: uint8, (H, W, 3), BGR, as they are stored. Raises `UnsupportedImage` for damage."""
+    """Return the pixels of a PNG: uint8, (H, W, 3), BGR, as they are stored. Raises `UnsupportedImage` for damage."""
     take = _inflated(b"".join(data[start:end] for start, end in chunks.pixels))
     convert = _converter(chunks)
     picture = np.empty((chunks.height, chunks.width, 3), np.uint8)
@@ -114,7 +114,7 @@ def pixels(data: bytes, chunks: Chunks) -> np.ndarray:
 def _chunk(view: memoryview, at: int) -> tuple[bytes, memoryview, bool, int]:
     """Return the chunk at `at`: its name, its content, whether its checksum is right, and where the next one starts.
 
-    The checksum of a chunk that pixels do not depend on is not looked at.
+    If the pixels do not depend on a chunk, its checksum is not checked.
     """
     if at + 12 > len(view):
         raise damaged()
@@ -128,7 +128,7 @@ def _chunk(view: memoryview, at: int) -> tuple[bytes, memoryview, bool, int]:
 
 
 def _critical(name: bytes) -> bool:
-    """Return whether the standard has readers refuse a picture with a chunk of this name, if they do not know it."""
+    """Return whether a reader that does not know this chunk must refuse the picture, by the standard."""
     return not name[0] & 0x20
 
 
@@ -153,14 +153,14 @@ def _note(chunks: Chunks, name: bytes, body: bytes) -> None:
 
 
 def _unread(name: bytes) -> UnsupportedImage:
-    """Return the error for a chunk that is not where it belongs, or of a kind that only its maker knows."""
+    """Return the error for a chunk in the wrong place, or of an unknown kind."""
     if name.isalpha() and _critical(name) and name not in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
         return UnsupportedImage(f"a PNG with {name.decode()!r} data is not read: save it as an ordinary PNG")
     return damaged()
 
 
 def _inflated(data: bytes) -> Callable[[int], bytes]:
-    """Return a function that gives the next so many bytes of what `data` inflates to, and raises if they are not there."""
+    """Return a function `take(count)` that returns the next `count` decompressed bytes of `data`, or raises."""
     stream, at, spent = zlib.decompressobj(), 0, 0.0
 
     def take(count: int) -> bytes:
@@ -185,7 +185,7 @@ def _inflated(data: bytes) -> Callable[[int], bytes]:
 def _rows(take: Callable[[int], bytes], chunks: Chunks, height: int, width: int) -> Iterator[np.ndarray]:
     """Yield all rows, some at a time, as bytes (rows, bytes of a row) without their filters."""
     length = -(-width * chunks.bits // 8)
-    step = max(1, chunks.bits // 8)  # bytes from a pixel to the next, which filters refer to
+    step = max(1, chunks.bits // 8)  # bytes from a pixel to the next, for the filters
     previous, many = bytes(length), max(1, BAND // (length + 1))
     for first in range(0, height, many):
         filtered = take(min(many, height - first) * (length + 1))
@@ -195,22 +195,22 @@ def _rows(take: Callable[[int], bytes], chunks: Chunks, height: int, width: int)
 
 
 def _unfiltered(filtered: bytes, length: int, step: int) -> np.ndarray:
-    """Return rows without their filters. Pillow undoes them; it gets the rows as its own reader of PNGs would give them."""
+    """Return rows without their filters. Pillow removes them; it gets the rows in the form of its own reader of PNGs."""
     size, packed = (length // step, len(filtered) // (length + 1)), zlib.compress(filtered, 0)
     try:
         if step <= 4:
             rows = np.asarray(Image.frombytes(MODES[step], size, packed, "zip", MODES[step]))
-        else:  # samples of 16 bits: Pillow keeps one of the two bytes, so we ask for the other as well
+        else:  # samples of 16 bits: Pillow returns one of the two bytes, so we decode both ways
             mode = MODES[step // 2]
             halves = (Image.frombytes(mode, size, packed, "zip", f"{mode};16{order}") for order in "BL")
             rows = np.stack([np.asarray(half) for half in halves], axis=-1)
-    except ValueError as error:  # a filter that there is not
+    except ValueError as error:  # an unknown filter
         raise damaged() from error
     return rows.reshape(size[1], length)
 
 
 def _converter(chunks: Chunks) -> Callable[[np.ndarray, int], np.ndarray]:
-    """Return what makes BGR (rows, width, 3) of rows of bytes and their width in pixels."""
+    """Return the function that converts rows of bytes, with their width in pixels, to BGR (rows, width, 3)."""
     if chunks.colour == PALETTE or (chunks.colour == GRAY and chunks.depth <= 8):
         table = (_palette if chunks.colour == PALETTE else _grays)(chunks)
         return lambda rows, width: cv2.LUT(cv2.merge([_indices(rows, width, chunks.depth)] * 3), table)
@@ -218,7 +218,7 @@ def _converter(chunks: Chunks) -> Callable[[np.ndarray, int], np.ndarray]:
 
 
 def _palette(chunks: Chunks) -> np.ndarray:
-    """Return the colours on white, BGR, (256, 1, 3). What is beyond the palette is black, as browsers have it."""
+    """Return the colours on white, BGR, (256, 1, 3). Indices beyond the palette are black, as in browsers."""
     if not chunks.palette:
         raise damaged()
     colours, alphas = np.zeros((256, 1, 4), np.uint8), chunks.transparency[:256]
@@ -255,7 +255,8 @@ def _blended(rows: np.ndarray, chunks: Chunks) -> np.ndarray:
     if count == 2:
         return _on_white(np.ascontiguousarray(samples[..., [0, 0, 0, 1]]))
     picture = cv2.cvtColor(samples, cv2.COLOR_GRAY2BGR if count == 1 else cv2.COLOR_RGB2BGR)
-    if len(chunks.transparency) == 2 * count:  # one colour, in samples of 16 bits, of which the lower 8 may be all
+    # one transparent colour, in 16 bits, of which only the lower 8 may be used
+    if len(chunks.transparency) == 2 * count:
         key, kind = (chunks.transparency, np.uint16) if chunks.depth == 16 else (chunks.transparency[1::2], np.uint8)
         colour = np.frombuffer(key, kind).astype(float)
         picture[cv2.inRange(rows.view(kind), colour, colour) == 255] = 255
@@ -263,7 +264,7 @@ def _blended(rows: np.ndarray, chunks: Chunks) -> np.ndarray:
 
 
 def _on_white(rgba: np.ndarray) -> np.ndarray:
-    """Return the colours on white, BGR: a colour's distance from white, as far as it is opaque."""
+    """Blend RGBA with white, and return BGR."""
     if rgba[..., 3].min() == 255:
         return cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGR)
     red, green, blue, alpha = cv2.split(rgba)

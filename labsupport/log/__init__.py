@@ -1,4 +1,4 @@
-"""Write down every prediction, and read it again: the log of predictions, on SQLite or PostgreSQL.
+"""Record every prediction and read it again: the log of predictions, on SQLite or PostgreSQL.
 
 >>> from tempfile import TemporaryDirectory
 >>> from labsupport.log import PredictionLog
@@ -7,7 +7,10 @@
 True
 """
 
-from labsupport.log import drift_window, parquet, rows, station_records, tables
+from importlib import import_module
+from types import ModuleType
+
+from labsupport.log import drift_window, rows, station_records, tables
 from labsupport.log.prediction_log import PredictionLog, UnknownPrediction
 from labsupport.log.rows import YEAR_10000, Moment, seconds, to_json
 from labsupport.log.station_records import RecordClash
@@ -37,3 +40,10 @@ __all__ = [
     "tables",
     "to_json",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Load `parquet` when it is asked for: the server needs neither it nor pyarrow."""
+    if name != "parquet":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module("labsupport.log.parquet")

@@ -1,5 +1,4 @@
-"""What the server's log says of a stretch of time, as columns that `drift.compare` can compare: what came in, what went out,
-and what users said of it."""
+"""Read a time window of the log as columns for `drift.compare`: inputs, outputs and users' remarks."""
 
 from typing import TYPE_CHECKING
 
@@ -10,16 +9,20 @@ from labsupport.log.tables import FEATURES
 if TYPE_CHECKING:
     import pandas as pd
 
-INPUTS = tuple(name for name in FEATURES if name not in ("width", "height"))  # an aspect and a size say more
+INPUTS = tuple(name for name in FEATURES if name not in ("width", "height"))  # `aspect` and `megapixels` replace them
 
 
 def window(log: PredictionLog, since: Moment = None, until: Moment = None) -> "pd.DataFrame":
-    """One row a request, in the order of time; times as in `PredictionLog.frame`.
+    """Return a frame with one row for each request, in the order of time. Times are as in `PredictionLog.frame`.
 
-    Inputs: brightness, contrast, sharpness, saturation and so on, as `images.features` gives them, missing where the upload
-    was no picture; aspect (width by height) and megapixels. Outputs: label (of the surest object, "nothing" if there is
-    none), objects (how many), confidence (of the surest, missing if there is none). Outcome: correct, where a user has
-    spoken, else missing.
+    | columns | values |
+    |---|---|
+    | brightness, contrast, sharpness, saturation, noise, aspect | from `images.features`; missing if there was no picture |
+    | megapixels | width times height |
+    | label | the object with the highest confidence; "nothing" if none was found |
+    | objects | the number of objects |
+    | confidence | the highest confidence; missing if none was found |
+    | correct | whether the user called the answer correct; missing without a remark |
 
     >>> from labsupport.detection import Box, Detection
     >>> from tempfile import TemporaryDirectory

@@ -1,4 +1,4 @@
-"""Predictions in a Parquet file: what pandas, polars, DuckDB and everything else read, with the types kept."""
+"""Write predictions to a Parquet file, which keeps the types. pandas, polars and DuckDB can read it."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +24,9 @@ KINDS = {float: pa.float64(), int: pa.int64(), str: pa.string(), bool: pa.bool_(
 
 
 def write(path: Path | str, kinds: Mapping[str, type], chunks: Iterable[Sequence[Sequence]]) -> int:
-    """Write rows of the log into a Parquet file that appears whole or not at all; the number of rows.
+    """Write rows of the log to a Parquet file, and return their number. The file appears complete or not at all.
 
-    `kinds` says what the columns are, as `tables.COLUMNS` does, and each chunk holds rows as the database gives them.
+    `kinds` maps each column to its type, as `tables.COLUMNS` does. Each chunk holds rows as the database returns them.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()

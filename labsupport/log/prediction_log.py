@@ -1,7 +1,7 @@
-"""What happened, written down: one row for each request.
+"""Record each request in the background, so that the answer does not wait.
 
-The server records every prediction here, off the answer's path; rollout, drift and dashboards read what was written, and
-nothing else. A row says when, which version, how long it took, what the picture was like and what was found in it.
+Rollout, drift and dashboards read only this log. A row holds the time, the version, the latency, the features of the
+picture and the detections.
 """
 
 import time as clock
@@ -41,30 +41,30 @@ __all__ = [
 
 
 class UnknownPrediction(KeyError):
-    """No prediction of that id was recorded here."""
+    """The log has no prediction with that id."""
 
     def __str__(self) -> str:
         return self.args[0]
 
 
 class PredictionLog:
-    """What the model was asked and what it answered, in a database that several processes may write and read at once.
+    """Store requests and answers in a database. Several processes may write and read it at the same time.
 
-    `url` names a SQLite file: "sqlite:///" and a path as it is, whatever signs are in it, or a `Path`; only its owner can
-    read the file. Or it names a PostgreSQL database that several machines share (postgresql+psycopg://user@host/lab; the
-    password may stand in ~/.pgpass, and is never printed). With `keep` or `max_bytes` whoever records removes the oldest
-    rows, twice a minute, as `prune` does; by default everything stays.
+    `url` names a SQLite file: "sqlite:///" and an unescaped path, or a `Path`. Only its owner can read the file. Or `url`
+    names a PostgreSQL database that several machines share (postgresql+psycopg://user@host/lab). Its password may be in
+    ~/.pgpass, and is never printed. With `keep` or `max_bytes`, a process that records also removes the oldest rows, twice
+    a minute, as `prune` does. By default all rows stay.
 
-    `record` returns at once; a thread writes, at the latest after 0.2 s or 500 rows, each batch in one transaction. While
-    the disk is slow, locked or full, or the server away, up to 10,000 rows wait and are tried again; beyond that the oldest
-    waiting one makes room, for monitoring asks about now. `dropped` counts what was lost so, and `logging` gets a line when
-    it begins and one when it is over. `NotWritten` and `LogUnavailable` name no path and no server, as clients may see them:
-    `logging` gets the name and the reason.
+    `record` does not wait. A thread writes after at most 0.2 s or 500 rows, each batch in one transaction. While the
+    database is slow, locked, full or not reachable, up to 10,000 rows wait and are tried again. If more come, the oldest
+    waiting rows are dropped, because monitoring needs recent rows. `dropped` counts them. `logging` gets one line when the
+    trouble begins and one when it ends. `NotWritten` and `LogUnavailable` contain no path and no server name, because
+    clients may see them. `logging` gets the name and the reason.
 
-    A crash (kill -9) loses what was recorded in its last 0.2 s, or what waits for the disk, and never leaves half a row.
+    A crash (kill -9) loses the rows of the last 0.2 s, or the rows that wait. It never leaves half a row.
     Power loss may also undo the last transactions, and damages nothing (https://sqlite.org/wal.html, synchronous=NORMAL).
-    Threads may share a log; each process opens its own, a forked one too. If the file is deleted or replaced while it is
-    open, `logging` says so, and the log begins a new one with the rows that wait.
+    Threads may share a log. Each process opens its own, also after a fork. If the file is deleted or replaced while it is
+    open, this is logged, and the waiting rows go to a new file.
 
     >>> import tempfile
     >>> from labsupport.detection import Box
@@ -82,7 +82,7 @@ class PredictionLog:
     def __init__(
         self, url: str | Path = "sqlite:///predictions.db", keep: timedelta | None = None, max_bytes: int | None = None
     ) -> None:
-        """Open the database, or make its tables.
+        """Open the database, and create its tables if it has none.
 
         Raises `LogUnavailable`, `UnknownSchema`, and ValueError for a `url` that names neither kind of database and for a
         negative limit.
@@ -97,7 +97,7 @@ class PredictionLog:
 
     @property
     def dropped(self) -> int:
-        """How many rows were lost: no room was left to wait, or no database can hold them."""
+        """Return the number of rows that were lost: too many waited, or no database could store them."""
         return self._writer.dropped
 
     def record(
@@ -115,20 +115,19 @@ class PredictionLog:
         shadow: bool = False,
         time: datetime | float | None = None,
     ) -> None:
-        """Note one request. Takes some microseconds, whatever the disk does, and opens a closed log again.
+        """Record one request. Takes some microseconds, because it does not wait for the disk. Reopens a closed log.
 
-        `latency` in seconds; `features` from `images.features`, of which `aspect` is not kept, but computed when it is read;
-        `key` is what the caller is routed by; `bytes` the size of the upload; `error` the kind of a failure; `shadow` marks
-        what nobody was given as an answer. `detections` and `features` are None where nothing was looked at.
-        `time` is now, unless given as `rows.seconds` takes it. Text that is too long or that no database can hold is cut or
-        mended, for an answer must not be missing in the log because of it.
-        Raises ValueError for a feature that has no column, and for a time that is none.
+        `latency` is in seconds. `features` come from `images.features`; `aspect` is not stored, but computed at reading.
+        `key` routes the caller; `bytes` is the size of the upload; `error` is the type of a failure. `shadow` marks the
+        answer of a candidate in shadow. `detections` and `features` are None if no model ran. `time` is now by default;
+        give it as for `rows.seconds`. Text that is too long is cut, and characters that no database stores are replaced.
+        Raises ValueError for a feature that has no column, and for an invalid time.
         """
         seen = features or {}
         if unknown := seen.keys() - FEATURES:
             raise ValueError(f"no column for {', '.join(sorted(unknown))}: the features are {', '.join(FEATURES)}")
         now = clock.time() if time is None else rows.seconds(time)
-        found = None if detections is None else tuple(detections)  # a copy: the caller may go on with its list
+        found = None if detections is None else tuple(detections)  # a copy: the caller may change its list
         row = dict(seen, time=now, id=id, key=key, version=version, latency=latency, bytes=bytes)
         row.update(detections=found, error=error, status=status, shadow=shadow)
         self._writer.put(row)
@@ -136,16 +135,16 @@ class PredictionLog:
     def feedback(
         self, id: str, correct: bool | None = None, labels: Sequence[str] | None = None, retry: bool = False
     ) -> None:
-        """Note what a user says of an answer: it was correct or not, what is in the picture instead, or "try again".
+        """Record a user's remark on an answer: it was correct or not, what is in the picture instead, or "try again".
 
-        Labels are a correction: at most 1,000 of 1,000 characters each, 200,000 together. Of several remarks on one
-        prediction the last counts. Written when this returns. Raises `UnknownPrediction`, ValueError if nothing is said or
-        the labels are too much or no text, and `NotWritten` if the database does not take it.
+        Labels are a correction: at most 1,000 of 1,000 characters each, 200,000 together. If a prediction has several
+        remarks, the last counts. The remark is written when this returns. Raises `UnknownPrediction`, `NotWritten` if the
+        database cannot be written, and ValueError for an empty remark, too many or too long labels, or labels not text.
         """
         said, id = rows.remark(correct, labels, retry), rows.clean(str(id))
         with self._writing():
             if not self._recorded(id):
-                self.flush()  # it may wait to be written
+                self.flush()  # the prediction may not be written yet
                 if not self._recorded(id):
                     raise UnknownPrediction(
                         f"no prediction {shown(id)} is in the log: take the id from X-Prediction-Id"
@@ -154,12 +153,12 @@ class PredictionLog:
                 rows.note(connection, id, said)
 
     def receive(self, decided: Sequence[Mapping]) -> int:
-        """Take in what stations decided, each id once, in this order; how many were new. `edge` says what stations are.
+        """Store the records of stations (`edge`), each id once, in this order. Return how many were new.
 
-        Each is what `schemas.RecordIn` lets in. A decision becomes a row of `decisions`, and what a model saw one of the
-        predictions, both at once. When this returns, the disk has them: a power cut does not undo it. A second arrival
-        changes nothing. Raises ValueError for a record that is none, `records.RecordClash` if one has the id of a prediction
-        that did not come from a station, and `NotWritten` if the database does not take them: then it has none of them.
+        Each record has the form of `schemas.RecordIn`. It becomes a row of `decisions`, and the model's detections become a
+        row of `predictions`, in one transaction. When this returns, the disk has them: a power cut does not undo it. A
+        second arrival changes nothing. Raises ValueError for an invalid record, and `station_records.RecordClash` if one
+        has the id of a prediction that did not come from a station. Raises `NotWritten` if none of them could be written.
         """
         decided = [station_records.checked(record) for record in decided]
         with self._writing():
@@ -170,16 +169,16 @@ class PredictionLog:
                 return station_records.take(connection, decided)
 
     def prune(self, older_than: timedelta | None = None, max_bytes: int | None = None) -> int:
-        """Remove what is older, and then the oldest rows until the rest fits; the number of predictions removed.
+        """Remove rows that are too old, then the oldest rows until the rest fits. Return the number of predictions removed.
 
-        The limits hold for predictions, remarks and decisions alike, by their time. What users said goes with its
-        prediction at the latest. We remove some rows at a time, so that nobody who writes waits for long; a SQLite file that
-        an older version made is written anew once, and writers wait that long, their rows in memory.
+        The limits apply to predictions, remarks and decisions, by their time. A remark is removed at the latest with its
+        prediction. Each transaction removes only some rows, so that writers do not wait for long. A SQLite file that an
+        older version created is rewritten once. Writers wait for that, and keep their rows in memory.
 
-        `max_bytes` is the size of the SQLite file, without the few megabytes of log beside it, and the disk gets its space
+        `max_bytes` is the size of the SQLite file, without the few megabytes of its write-ahead log. The disk gets its space
         back. In PostgreSQL it is the size of the rows of all tables without their indexes, estimated from a sample of a
-        large table, and the server keeps the space for new rows.
-        Raises ValueError if no limit is given or one is negative, and `NotWritten` if somebody else locks the file.
+        large table. PostgreSQL keeps the space for new rows.
+        Raises ValueError without a limit or for a negative one, and `NotWritten` if another process locks the file.
         """
         if older_than is None and max_bytes is None:
             raise ValueError("say what is to go: older_than=timedelta(days=30) or max_bytes=1_000_000_000")
@@ -191,9 +190,9 @@ class PredictionLog:
         self._writer.flush(timeout)
 
     def close(self) -> None:
-        """Write what waits and let go of the file. What cannot be written within about 5 s is dropped, and that is logged.
+        """Write the waiting rows and close the file. Rows that cannot be written within about 5 s are dropped and logged.
 
-        The end of a `with` block closes, and so does the end of the program. Closing twice is fine.
+        The end of a `with` block and the end of the program also close the log. You may close it twice.
         """
         self._writer.close()
 
@@ -207,64 +206,64 @@ class PredictionLog:
         return f"<PredictionLog {self.url}>"
 
     def columns(self, *names: str, since: Moment = None, until: Moment = None, shadow: bool = False) -> dict[str, list]:
-        """Some columns of the rows with since <= time < until, by time: of those that are written, by whichever process.
+        """Return columns of the rows with since <= time < until, by time. The rows may be from any process.
 
-        `since` and `until` are what `rows.seconds` takes: a datetime with a time zone, its text in ISO 8601, or seconds
-        since the epoch; `since=timedelta(minutes=5)` is the last five minutes. `names` are those of `COLUMNS` and, for what
-        the user said last, of `SAID`; values are the database's own. `shadow=True` gives what candidates in shadow said.
-        Raises ValueError for a moment or a name that is none, and `LogUnavailable` while the database cannot be read.
+        `since` and `until` are as for `rows.seconds`: a datetime with a time zone, its text in ISO 8601, or seconds since
+        the epoch. `since=timedelta(minutes=5)` means the last five minutes. `names` are columns of `COLUMNS`, and of `SAID`
+        for the user's last remark. Values have the database's types. `shadow=True` returns candidates' answers.
+        Raises ValueError for an invalid time or name, and `LogUnavailable` if the database cannot be read.
         """
         with self._reading() as connection:
             found = connection.execute(rows.query(names, since, until).where(PREDICTIONS.c.shadow.is_(shadow))).all()
         return dict(zip(names, map(list, zip(*found, strict=True)) if found else [[] for _ in names], strict=True))
 
     def select(self, query: sql.Select) -> list[sql.Row]:
-        """The rows that a query of `tables` finds. Raises `LogUnavailable`."""
+        """Return the rows of a query on the tables of `tables`. Raises `LogUnavailable`."""
         with self._reading() as connection:
             return connection.execute(query).all()
 
     def oldest(self) -> float | None:
-        """When the oldest row was recorded, in seconds since the epoch; None if there is none."""
+        """Return the time of the oldest row, in seconds since the epoch; None if there is none."""
         with self._reading() as connection:
             return connection.execute(sql.select(sql.func.min(PREDICTIONS.c.time))).scalar_one()
 
     def frame(self, since: Moment = None, until: Moment = None, shadow: bool = False) -> "pd.DataFrame":
-        """The rows with since <= time < until, by time, as `columns` chooses them.
+        """Return the rows with since <= time < until as a frame, by time. Arguments are as for `columns`.
 
         Columns: those of `COLUMNS` and `SAID`, with `time` as datetime64 in UTC, `detections` as lists of `Detection` and
-        `labels` as lists of strings. Raises what `columns` raises.
+        `labels` as lists of strings. Raises the errors of `columns`.
         """
         kinds = {name: kind for name, kind in {**COLUMNS, **SAID}.items() if name != "shadow"}
         return rows.to_frame(self.columns(*kinds, since=since, until=until, shadow=shadow), kinds)
 
     def decisions(self, since: Moment = None, until: Moment = None) -> "pd.DataFrame":
-        """What stations decided with since <= time < until, by time: a row for each product.
+        """Return the verdicts of stations with since <= time < until, by time, with a row for each product.
 
-        Columns: those of `tables.DECIDED`. `id` is that of the prediction, if a model saw the product; `latency` in
-        seconds, from the picture to the decision.
-        Raises what `columns` raises.
+        Columns: those of `tables.DECIDED`. `id` is also the id of the prediction, if a model saw the product. `latency` is
+        the time from the picture to the decision, in seconds.
+        Raises the errors of `columns`.
         """
         with self._reading() as connection:
             return station_records.read(connection, since, until)
 
     def pairs(self, since: Moment = None, until: Moment = None) -> "pd.DataFrame":
-        """Each picture that a candidate saw in shadow: what it said beside the answer, and how far the two agree.
+        """Return each picture that a candidate saw in shadow, with the two answers and their agreement.
 
         Columns: `time`, `id`, `key`, `version`, `candidate`, `latency`, `candidate_latency`, `detections`,
         `candidate_detections`, `candidate_error`, and `matched`, `relabelled`, `missed`, `extra` and `agreement` as
-        `agreement.compare` counts them, with the answer as the reference; these are missing where the candidate failed.
-        `since` and `until` are about the answers; what the candidate said more than an hour after `until` is left out.
+        `agreement.compare` counts them, with the stable version's answer as the reference. These are missing if the
+        candidate failed. `since` and `until` select the stable version's answers. Candidates may answer 1 h later.
         """
         later = None if until is None else rows.seconds(until) + 3600  # a candidate may be slow
         return agreement.paired(self.frame(since, until), self.frame(since, later, shadow=True))
 
     def export(self, path: Path | str, since: Moment = None, until: Moment = None) -> int:
-        """Write the rows with since <= time < until into a Parquet file, by time; the number of rows.
+        """Write the rows with since <= time < until to a Parquet file, by time. Return the number of rows.
 
-        Columns: those of `COLUMNS` and `SAID`, answers and candidates in shadow alike, told apart by `shadow`. `time` is a
-        timestamp in UTC, `detections` a list of structs of label, confidence and box, and `labels` a list of strings. All
-        of it is of one moment, and goes through memory 10,000 rows at a time. The file appears whole or not at all.
-        Raises what `columns` raises.
+        Columns: those of `COLUMNS` and `SAID`. The column `shadow` marks the answers of candidates in shadow. `time` is a
+        timestamp in UTC, `detections` a list of structs of label, confidence and box, and `labels` a list of strings.
+        This reads one snapshot of the log, 10,000 rows at a time. The file appears complete or not at all.
+        Raises the errors of `columns`.
         """
         from labsupport.log import parquet
 

@@ -1,6 +1,6 @@
-"""Remove the oldest rows of the log, of every table, in small transactions; the disk gets its space back.
+"""Remove the oldest rows of all tables of the log in small transactions, and give their space back to the disk.
 
-A transaction that removes a little holds up nobody for long. What users said of a prediction is removed together with it.
+Transactions are small so that writers do not wait for long. Users' remarks are removed together with their prediction.
 """
 
 import logging
@@ -13,24 +13,24 @@ import sqlalchemy as sql
 from labsupport import arguments
 from labsupport.log.tables import DECISIONS, FEEDBACK, PREDICTIONS, PRUNING, TENDING, alone
 
-AGED = {  # every table, and the column that says how old a row is: the limits hold for all of them
+AGED = {  # every table with limits, and the column with the time of a row
     PREDICTIONS: PREDICTIONS.c.time,
     FEEDBACK: FEEDBACK.c.time,
     DECISIONS: DECISIONS.c.time,
 }
-ROWS = {"sqlite": 1000, "postgresql": 10_000}  # of a table in one transaction, which in PostgreSQL holds up nobody
+ROWS = {"sqlite": 1000, "postgresql": 10_000}  # of a table in one transaction; in PostgreSQL it blocks no writer
 PAGES = 500  # given back to the disk in one transaction
 SAMPLE = 1_000  # pages of a table in PostgreSQL that are read to estimate its size: 8 MB
 INCREMENTAL = 2  # SQLite's auto_vacuum mode in which pages can be given back a few at a time
-JUMP = 3_600.0  # seconds: a clock that runs ahead by more was set, and may be set back
+JUMP = 3_600.0  # seconds: a clock that jumps ahead by more was set, and may be set back
 
 logger = logging.getLogger(__name__)
 
 
 class Retention:
-    """What is to be kept: rows no older than `keep`, and no more than `max_bytes` of them; None for no such limit.
+    """Keep only rows no older than `keep`, and at most `max_bytes` of them. None means no limit.
 
-    Raises ValueError for a negative limit, TypeError for a `keep` that is no timedelta.
+    Raises ValueError for a negative limit, TypeError for a `keep` that is not a timedelta.
 
     >>> Retention(sql.create_engine("sqlite://"), keep=30, max_bytes=None)
     Traceback (most recent call last):
@@ -47,10 +47,10 @@ class Retention:
         self._engine, self._keep, self._max_bytes = engine, keep, max_bytes
         self._began = clock.time() - _elapsed()
         self._jumped = False
-        self._turn: sql.Connection | None = None  # holds PostgreSQL's lock of the one process that tends
+        self._turn: sql.Connection | None = None  # holds PostgreSQL's lock, which only one process at a time can have
 
     def step(self) -> bool:
-        """Remove and give back a little; return whether there is more to do. With PostgreSQL one process does it for all."""
+        """Remove some rows or free some space. Return whether more is to do. In PostgreSQL one process does it for all."""
         if not self._our_turn():
             return False
         with self._connection() as connection:
@@ -60,7 +60,7 @@ class Retention:
             return False
 
     def all(self) -> int:
-        """Remove what is too old or too much, and give back its space; return the number of predictions removed."""
+        """Remove all rows beyond the limits, and give back their space. Return the number of predictions removed."""
         removed = 0
         with self._connection() as connection:
             while counts := self._pausing(self._remove, connection):
@@ -71,7 +71,7 @@ class Retention:
         return removed
 
     def close(self) -> None:
-        """Leave the tending to another process."""
+        """Release the lock, so that another process can remove rows."""
         if self._turn is not None:
             self._turn.close()
             self._turn = None
@@ -81,7 +81,7 @@ class Retention:
 
     def _our_turn(self) -> bool:
         if self._engine.dialect.name == "sqlite":
-            return True  # a look costs next to nothing
+            return True  # every process may check, as it is cheap
         try:
             self._turn = self._turn or self._connection()
             if self._turn.exec_driver_sql(f"SELECT pg_try_advisory_lock({TENDING})").scalar_one():
@@ -93,7 +93,7 @@ class Retention:
         return False
 
     def _pausing(self, work, connection: sql.Connection):
-        """Work, and then leave as much time to others: SQLite's lock is no queue, who asks for it at once gets it again."""
+        """Run `work`, then pause as long as it took. SQLite's lock is not fair: without a pause, others may never get it."""
         started = clock.perf_counter()
         done = work(connection)
         if done and connection.dialect.name == "sqlite":
@@ -101,8 +101,8 @@ class Retention:
         return done
 
     def _remove(self, connection: sql.Connection) -> dict[sql.Table, int]:
-        """Remove one transaction's worth; return how many rows of each table, nothing if all are within the limits."""
-        if self._bound(connection) is None:  # a look waits for nobody, and lets nobody wait
+        """Remove rows in one transaction. Return the number for each table, or {} if all are within the limits."""
+        if self._bound(connection) is None:  # this check takes no lock
             return {}
         with alone(connection, PRUNING):
             if (bound := self._bound(connection)) is None:
@@ -111,7 +111,7 @@ class Retention:
         return counts if any(counts.values()) else {}
 
     def _bound(self, connection: sql.Connection) -> tuple[float, int] | None:
-        """Return up to which time rows are to go, and how many of a table at most; None if none is."""
+        """Return the time up to which rows must go, and the most rows for each table; None if none must go."""
         oldest = [connection.execute(sql.select(sql.func.min(time))).scalar_one() for time in AGED.values()]
         first = min((time for time in oldest if time is not None), default=None)
         if first is None:
@@ -124,7 +124,7 @@ class Retention:
         return None
 
     def _now(self) -> float:
-        """The time, as far as the clock was not set ahead since this began: all would seem too old."""
+        """Return the time. If the clock was set ahead, ignore that, because all rows would seem too old."""
         steady, now = self._began + _elapsed(), clock.time()
         if now - steady > JUMP and not self._jumped:
             ahead = timedelta(seconds=round(now - steady))
@@ -138,8 +138,8 @@ class Retention:
 def size(connection: sql.Connection) -> tuple[int, int]:
     """Return bytes and rows of all tables, without reading more than a sample of them.
 
-    SQLite: the pages in use, indexes included, and rows as their numbers say. PostgreSQL: the rows alone, without indexes;
-    estimated from `SAMPLE` pages of each table, exact for a smaller one.
+    In SQLite the bytes are the pages in use, including indexes, and the rows are counted from their numbers. In PostgreSQL
+    the bytes are those of the rows without indexes, estimated from `SAMPLE` pages of each table; exact for a smaller table.
     """
     counts = [_COUNTS[connection.dialect.name](connection, table.name) for table in AGED]
     used, rows = (sum(column) for column in zip(*counts, strict=True))
@@ -150,13 +150,13 @@ def size(connection: sql.Connection) -> tuple[int, int]:
 
 
 def _numbered(connection: sql.Connection, table: str) -> tuple[int, int]:
-    """How many numbers lie between the first row and the last, each of which SQLite finds at once."""
+    """Return 0 bytes, and the rows of a table, counted as last number - first number + 1, which SQLite finds quickly."""
     ends = f"(SELECT max(rowid) FROM {table}) - (SELECT min(rowid) FROM {table}) + 1"
     return 0, connection.exec_driver_sql(f"SELECT coalesce({ends}, 0)").scalar_one()
 
 
 def _sampled(connection: sql.Connection, table: str) -> tuple[int, int]:
-    """Bytes and rows of a table, from the same pages at each look."""
+    """Return the bytes and rows of a table, estimated from the same pages at each call."""
     pages = f"SELECT pg_relation_size('{table}') / current_setting('block_size')::int"
     percent = min(100.0, 100 * SAMPLE / max(1, connection.exec_driver_sql(pages).scalar_one()))
     sample = f"FROM {table} AS sample TABLESAMPLE SYSTEM ({percent}) REPEATABLE (1)"
@@ -166,13 +166,13 @@ def _sampled(connection: sql.Connection, table: str) -> tuple[int, int]:
 
 
 def _too_many(connection: sql.Connection, max_bytes: int) -> int:
-    """Half of the rows that would have to go if all were alike; the rest once we see how large these were. 0 if none."""
+    """Return half of the number of rows to remove if all had the same size. The next call corrects for their true size."""
     used, rows = size(connection)
     return ceil(rows * (1 - max_bytes / used) / 2) if used > max_bytes else 0
 
 
 def _oldest(connection: sql.Connection, count: int) -> float:
-    """The time of the last of the `count` oldest rows, whichever table they are in."""
+    """Return the time of the last of the `count` oldest rows of all tables."""
     times = []
     for time in AGED.values():
         times += connection.execute(sql.select(time).where(time.is_not(None)).order_by(time).limit(count)).scalars()
@@ -180,7 +180,7 @@ def _oldest(connection: sql.Connection, count: int) -> float:
 
 
 def _delete(connection: sql.Connection, table: sql.Table, until: float, most: int) -> int:
-    """Remove the oldest rows up to a time, and return how many. What was said of an id stays while a row of it is there."""
+    """Remove the oldest rows up to a time. Return how many. Remarks on an id stay while the id has another row."""
     (key,), time = table.primary_key.columns, AGED[table]
     chosen = sql.select(key).where(time <= until).order_by(time, key).limit(most)
     gone = connection.execute(sql.delete(table).where(key.in_(chosen)).returning(table.c.id)).scalars().all()
@@ -191,22 +191,22 @@ def _delete(connection: sql.Connection, table: sql.Table, until: float, most: in
 
 
 def _gave_back(connection: sql.Connection) -> bool:
-    """Give some free pages back to the disk; whether there were any. PostgreSQL keeps them for new rows, by itself."""
+    """Give some free pages back to the disk. Return whether there were any. PostgreSQL keeps its pages for new rows."""
     if connection.dialect.name != "sqlite" or not _pragma(connection, "freelist_count"):
         return False
     if _pragma(connection, "auto_vacuum") == INCREMENTAL:
-        driver = connection.connection.driver_connection  # SQLAlchemy would not fetch: with each row goes a page
+        driver = connection.connection.driver_connection  # each fetched row frees a page; SQLAlchemy would not fetch
         driver.execute(f"PRAGMA incremental_vacuum({PAGES})").fetchall()
-    else:  # a file of an older version: it is written anew, once
+    else:  # a file of an older version: it is rewritten once
         connection.exec_driver_sql(f"PRAGMA auto_vacuum={INCREMENTAL}")
         connection.exec_driver_sql("VACUUM")
     return True
 
 
 def _empty_log(connection: sql.Connection) -> None:
-    """Only once SQLite's log is in the file does the file shrink. If somebody still reads or writes, another time."""
+    """Move SQLite's write-ahead log into the file, so that it shrinks. Skip this while another connection is active."""
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("PRAGMA busy_timeout=0")  # who reads for long shall not hold up those who write
+        connection.exec_driver_sql("PRAGMA busy_timeout=0")  # a long read must not block writers
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
 
 
@@ -215,7 +215,7 @@ def _pragma(connection: sql.Connection, name: str) -> int:
 
 
 def _elapsed() -> float:
-    """Seconds that nobody sets, counted while the machine sleeps, too, where the system tells them."""
+    """Return seconds of a clock that cannot be set. If the system allows, they include the time when it sleeps."""
     return clock.clock_gettime(clock.CLOCK_BOOTTIME) if hasattr(clock, "CLOCK_BOOTTIME") else clock.monotonic()
 
 

@@ -1,4 +1,4 @@
-"""What a row of the log is made of: from what was recorded to what the tables take, and the query that gets it back."""
+"""Convert recorded predictions to rows of tables. Build the queries that read them."""
 
 import json
 import math
@@ -22,25 +22,25 @@ from labsupport.log.tables import COLUMNS, FEEDBACK, KEPT, PREDICTIONS, SAID
 if TYPE_CHECKING:
     import pandas as pd
 
-YEAR_10000 = 253_402_300_800  # in seconds since the epoch: a later time was meant in milliseconds
-AT_ONCE = (100, 10, 1)  # rows in one statement: the fewer statements, the less their writer gets in other threads' way
-DTYPES = {float: "float64", int: "Int64", str: "string", list: "object", bool: "boolean"}  # pandas', with nulls
+YEAR_10000 = 253_402_300_800  # in seconds since the epoch: a larger number was probably meant in milliseconds
+AT_ONCE = (100, 10, 1)  # rows in one statement: fewer statements delay other threads less
+DTYPES = {float: "float64", int: "Int64", str: "string", list: "object", bool: "boolean"}  # of pandas, with nulls
 DERIVED = {"aspect": PREDICTIONS.c.width / sql.func.nullif(PREDICTIONS.c.height, 0)}
 
 TEXT = 1_000  # characters of a key, a version, a label and so on, at most
 LABELS, REMARK = 1_000, 200_000  # labels in a remark, and characters in all of them together, at most
-BROKEN = re.compile("[\0\ud800-\udfff]")  # what PostgreSQL, UTF-8 or Parquet cannot hold: NUL, half a surrogate pair
+BROKEN = re.compile("[\0\ud800-\udfff]")  # not allowed in PostgreSQL, UTF-8 or Parquet: NUL, half a surrogate pair
 
 Moment = datetime | timedelta | np.datetime64 | np.timedelta64 | float | str | None
 HOW = 'give datetime.now(UTC), "2025-06-01T12:00+00:00", timedelta(minutes=5), or seconds since the epoch'
 
 
 def seconds(moment: Moment, name: str = "time") -> float:
-    """Return a moment in seconds since the epoch, to the microsecond: a time read back from a frame equals its row's.
+    """Return a moment in seconds since the epoch, to the microsecond, so that a time from a frame equals its row's time.
 
-    A moment is a datetime with a time zone, the same as ISO 8601 text, seconds since the epoch, a timedelta that counts back
-    from now, or a datetime64 of NumPy, which holds UTC as the values of a frame do.
-    Raises ValueError for everything else: it names `name`, and says what to give.
+    A moment is a datetime with a time zone, such a datetime as ISO 8601 text, seconds since the epoch, a timedelta that
+    counts back from now, or a datetime64 of NumPy in UTC, as in a frame.
+    Raises ValueError for anything else, with `name` and what to give instead.
 
     >>> from datetime import UTC
     >>> seconds(datetime(2025, 6, 1, tzinfo=UTC)), seconds("2025-06-01T02:00+02:00"), seconds(np.datetime64("2025-06-01"))
@@ -63,11 +63,11 @@ def seconds(moment: Moment, name: str = "time") -> float:
 
 
 class _NoTimeZone(Exception):
-    """The moment is another one in every time zone; the message is what it would be in UTC."""
+    """The moment has no time zone. The message is the moment as it would be in UTC."""
 
 
 def _since_epoch(moment: Moment) -> float:
-    """Return the moment in seconds, unchecked; NaN for what is no moment."""
+    """Return the moment in seconds, unchecked. Return NaN for an object that is not a moment."""
     if isinstance(moment, np.timedelta64):
         return clock.time() - float(moment / np.timedelta64(1, "s"))
     if isinstance(moment, np.datetime64):
@@ -86,9 +86,9 @@ def _since_epoch(moment: Moment) -> float:
 
 
 def clean(text: str | None) -> str | None:
-    """Return the text as any database and any file can hold it, for what must not be lost over its text.
+    """Return the text in a form that any database and any file can store, so that no row is lost because of its text.
 
-    What is longer than `TEXT` characters is cut, and the rest `mended`. What is no text is returned as it is.
+    A text longer than `TEXT` characters is cut, and the rest is `mended`. Anything but text is returned unchanged.
 
     >>> clean("one\\0two"), clean("x" * 2000)[-3:], len(clean("x" * 2000))
     ('one\ufffdtwo', 'xx…', 1000)
@@ -99,16 +99,16 @@ def clean(text: str | None) -> str | None:
 
 
 def mended(text: str | None) -> str | None:
-    """Return the text with U+FFFD for each NUL and each half of a surrogate pair. What is no text is returned as it is."""
+    """Return the text with U+FFFD for each NUL and each half of a surrogate pair. Return anything but text unchanged."""
     if not isinstance(text, str) or (text.isascii() and "\0" not in text):
         return text
     return BROKEN.sub("\ufffd", text)
 
 
 def remark(correct: bool | None, labels: Sequence[str] | None, retry: bool) -> dict:
-    """Return a user's remark as the columns `SAID`. Raises ValueError if it says nothing or cannot be kept.
+    """Return a user's remark as the columns `SAID`. Raises ValueError if it is empty or cannot be stored.
 
-    Labels are a correction: at most 1,000 of 1,000 characters each, and of 200,000 together.
+    Labels are a correction: at most 1,000 of 1,000 characters each, and 200,000 characters together.
 
     >>> remark(None, ["dog"], False)
     {'correct': False, 'labels': '["dog"]', 'retry': False}
@@ -129,7 +129,7 @@ def remark(correct: bool | None, labels: Sequence[str] | None, retry: bool) -> d
 
 
 def to_json(found: Sequence[Detection]) -> str:
-    """Detections as JSON. Raises ValueError for a confidence that is not finite.
+    """Return detections as JSON. Raises ValueError for a confidence that is not finite.
 
     >>> to_json([Detection("cat", 0.9, Box(10, 20, 110, 120))])
     '[{"label":"cat","confidence":0.9,"box":[10,20,110,120]}]'
@@ -138,7 +138,7 @@ def to_json(found: Sequence[Detection]) -> str:
 
 
 def from_json(text: str) -> list[Detection]:
-    """What `to_json` made into JSON.
+    """Return the detections in JSON from `to_json`.
 
     >>> from_json('[{"label": "cat", "confidence": 0.9, "box": [10, 20, 110, 120]}]')
     [Detection(label='cat', confidence=0.9, box=Box(left=10, top=20, right=110, bottom=120))]
@@ -147,7 +147,7 @@ def from_json(text: str) -> list[Detection]:
 
 
 def to_frame(columns: Mapping[str, list], kinds: Mapping[str, type]) -> "pd.DataFrame":
-    """Return columns as the database gives them as a frame: times in UTC, detections as such, labels as lists."""
+    """Return columns from the database as a frame: times in UTC, detections as `Detection`, labels as lists."""
     import pandas as pd
 
     frame = pd.DataFrame(columns, dtype=object)
@@ -160,17 +160,18 @@ def to_frame(columns: Mapping[str, list], kinds: Mapping[str, type]) -> "pd.Data
 
 
 def note(connection: sql.Connection, id: str, said: dict) -> None:
-    """Insert a remark on a prediction, and its number beside the prediction. Part of the caller's transaction."""
+    """Insert a remark, and store its row number with the prediction. This is part of the caller's transaction."""
     (number,) = connection.execute(sql.insert(FEEDBACK).values(time=clock.time(), id=id, **said)).inserted_primary_key
     last = PREDICTIONS.c.said
-    later = sql.or_(last.is_(None), last < number)  # another process may be noting a later one
+    later = sql.or_(last.is_(None), last < number)  # another process may be inserting a later remark
     connection.execute(sql.update(PREDICTIONS).where(PREDICTIONS.c.id == id, later).values(said=number))
 
 
 def insert(connection: sql.Connection, rows: list[dict]) -> None:
-    """Insert what was recorded. Rows that are inserted again after a commit whose answer got lost stay single.
+    """Insert recorded rows. You may insert the same rows again if the result of a commit is not known.
 
-    SQLite knows whether it committed. PostgreSQL may have, when the network fails: there each row gets its number first.
+    With SQLite the result is always known. With PostgreSQL it is not if the network fails during a commit. So rows get their
+    numbers first, and a row whose number exists is not inserted again.
     """
     done, dialect = 0, connection.dialect.name
     if dialect == "postgresql":
@@ -183,7 +184,7 @@ def insert(connection: sql.Connection, rows: list[dict]) -> None:
 
 
 def query(names: Sequence[str], since: Moment, until: Moment) -> sql.Select:
-    """Columns of `COLUMNS` and `SAID` of the rows with since <= time < until, by time; of what users said, the last."""
+    """Return the query for columns of the rows with since <= time < until, by time, each with its last remark."""
     if not names:
         raise ValueError(f"no column is named: give some of {', '.join((*COLUMNS, *SAID))}")
     for name in names:
@@ -199,7 +200,7 @@ def query(names: Sequence[str], since: Moment, until: Moment) -> sql.Select:
 
 
 def within(chosen: sql.Select, time: sql.Column, since: Moment, until: Moment) -> sql.Select:
-    """Return the query for the rows with since <= time < until only; None is no limit. Raises what `seconds` raises."""
+    """Return the query limited to since <= time < until. None means no limit. Raises the errors of `seconds`."""
     if since is not None:
         chosen = chosen.where(time >= seconds(since, "since"))
     if until is not None:
@@ -214,7 +215,7 @@ def _column(name: str) -> sql.ColumnElement:
 
 
 def _number(connection: sql.Connection, rows: list[dict]) -> None:
-    """Numbers from the table's own sequence, which gives none twice, whoever asks and whatever is rolled back."""
+    """Give rows numbers from the table's sequence. No process gets a number twice, also after a rollback."""
     ask = "SELECT nextval(pg_get_serial_sequence('predictions', 'row')) FROM generate_series(1, %s)"
     for row, number in zip(rows, connection.exec_driver_sql(ask, (len(rows),)).scalars(), strict=True):
         row["row"] = number
@@ -229,12 +230,12 @@ def _statement(dialect: str, count: int) -> str:
 
 
 def _numbered(row: dict) -> tuple:
-    """With the row's number; and NaN is no value, as SQLite has it by itself."""
+    """Return `_values` with the row's number, and None in place of NaN. SQLite stores NaN as NULL anyway."""
     return row["row"], *(value if value == value else None for value in _values(row))
 
 
 def _values(row: dict) -> tuple:
-    """A row as the table takes it: summed up, and plain Python values, whatever NumPy scalars were recorded."""
+    """Return the values of a row for the table: with the summary of its detections, and without NumPy scalars."""
     found, row = row["detections"], {**EMPTY, **row, "time": seconds(row["time"])}
     row.update((name, clean(row[name])) for name in TEXTS)
     if found is not None:
@@ -250,7 +251,7 @@ def _values(row: dict) -> tuple:
 
 @cache
 def _plain(kinds: tuple[type, ...]) -> bool:
-    """Whether values of these types are what the table takes: asked once for each combination, and not for each value."""
+    """Return whether the table accepts these types. The cache makes this one check for each combination of types."""
     return all(kind in (wanted, type(None)) for kind, wanted in zip(kinds, PLAIN, strict=True))
 
 

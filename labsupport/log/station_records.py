@@ -1,7 +1,7 @@
-"""What stations decided, as the server keeps it: a row for each product, and each row once, however often it arrives.
+"""Store the verdicts that edge stations send. Ignore a record that arrives twice.
 
-A station sends a record until it hears that we have it, so some come twice. The id is the table's primary key: the second
-arrival changes nothing. What a model saw goes among the predictions, in the same transaction, and so once as well.
+A station sends a record until the server confirms it, so some records arrive twice. The id is the primary key of the table,
+so the second arrival changes nothing. The model's detections are stored as a prediction in the same transaction, also once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,11 +28,11 @@ ON CONFLICT (id) DO NOTHING
 
 
 class RecordClash(ValueError):
-    """A record has the id of a prediction that was made for somebody else."""
+    """A record has the id of a prediction that did not come from a station."""
 
 
 def checked(record: Mapping) -> dict:
-    """Return the columns of a record, and its `prediction`. Raises ValueError if it is not what `schemas.RecordIn` lets in.
+    """Return the columns of a record, and its `prediction`. Raises ValueError if `schemas.RecordIn` would refuse it.
 
     >>> checked({"id": "1", "station": "s", "product": "p", "verdict": "maybe"})
     Traceback (most recent call last):
@@ -48,7 +48,7 @@ def checked(record: Mapping) -> dict:
     if row["prediction"] is not None:
         _check_prediction(row["prediction"])
     time = rows.seconds(row.get("time"))
-    row["time"] = float(row["time"]) if isinstance(row["time"], Real) else time  # as the station noted it, to the digit
+    row["time"] = float(row["time"]) if isinstance(row["time"], Real) else time  # with all digits that the station sent
     row["latency"] = arguments.number("latency", row.get("latency"), 0)
     return {name: row[name] for name in (*DECIDED, "prediction")}
 
@@ -78,7 +78,7 @@ def _fields(name: str, value: object) -> Mapping:
 
 
 def take(connection: sql.Connection, records: Sequence[Mapping]) -> int:
-    """Insert the records that are not there yet, in their order; how many were new. Part of the caller's transaction.
+    """Insert the records whose ids are new, in their order, in the caller's transaction. Return how many were new.
 
     Raises `RecordClash` if a new one has the id of a prediction that did not come from a station.
     """
@@ -92,7 +92,7 @@ def take(connection: sql.Connection, records: Sequence[Mapping]) -> int:
 
 
 def read(connection: sql.Connection, since: Moment, until: Moment) -> "pd.DataFrame":
-    """What stations decided with since <= time < until, as `PredictionLog.decisions` describes it."""
+    """Return the verdicts of stations with since <= time < until, as `PredictionLog.decisions` describes."""
     import pandas as pd
 
     chosen = rows.within(sql.select(*DECISIONS.c).order_by(DECISIONS.c.time), DECISIONS.c.time, since, until)
@@ -103,7 +103,7 @@ def read(connection: sql.Connection, since: Moment, until: Moment) -> "pd.DataFr
 
 
 def _prediction(record: dict) -> dict:
-    """The row among the predictions: what the model saw, under the record's id, at the time of the decision."""
+    """Return the row of `predictions` for a record: the model's detections, with the record's id and time."""
     seen = record["prediction"]
     found = [Detection(d["label"], d["confidence"], Box(**d["box"])) for d in seen["detections"]]
     row = {"id": record["id"], "time": record["time"], "key": record["product"], "status": 200, "shadow": False}

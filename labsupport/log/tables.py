@@ -1,6 +1,7 @@
-"""Where predictions are kept: the tables, and how a database that holds them is opened, made or brought up to date.
+"""Define the tables of the log. Open, create or migrate the database that holds them.
 
-One SQLite file, or a PostgreSQL database that several machines share. `predictions` writes and reads them.
+The database is a SQLite file, or a PostgreSQL database that several machines share. `prediction_log` writes and reads the
+tables; `rows` converts their rows.
 """
 
 import re
@@ -15,17 +16,17 @@ from sqlalchemy.exc import DBAPIError
 from labsupport import sqlite
 
 BUSY = 2.0  # seconds that SQLite waits for another writer
-PATIENCE = {  # seconds (and milliseconds) after which a server that does not answer is one that cannot be reached
+PATIENCE = {  # seconds (tcp_user_timeout: milliseconds) to wait for a server that does not answer
     "connect_timeout": 5,
     "tcp_user_timeout": 10_000,
     "keepalives_idle": 10,
     "keepalives_interval": 3,
     "keepalives_count": 3,
 }
-SCHEMA = 4  # the version: SQLite's user_version, in PostgreSQL a comment on the table
+SCHEMA = 4  # the version, stored in SQLite's user_version, or in PostgreSQL as a comment on the table
 BOTH = {"predictions", "feedback"}
-KNOWN = {0: set(), 1: {"predictions"}, 2: BOTH, 3: BOTH}  # the tables that older versions have at least
-STEPS = {  # from a version to the next one, once the tables are made that it lacks
+KNOWN = {0: set(), 1: {"predictions"}, 2: BOTH, 3: BOTH}  # the tables that each older version has at least
+STEPS = {  # from a version to the next one, after missing tables have been created
     1: ["ALTER TABLE predictions ADD COLUMN shadow BOOLEAN DEFAULT 0"],
     2: ["ALTER TABLE predictions ADD COLUMN noise FLOAT"],
     3: [
@@ -37,14 +38,14 @@ STEPS = {  # from a version to the next one, once the tables are made that it la
         "WHERE id IN (SELECT id FROM feedback)",
     ],
 }
-FOUND = {  # the version and the tables' names, in one statement: of one moment
+FOUND = {  # the version and the tables' names, in one statement so that they are consistent
     "sqlite": """SELECT user_version, (SELECT group_concat(name) FROM sqlite_master WHERE type = 'table')
         FROM pragma_user_version""",
     "postgresql": """SELECT
         coalesce(substring(obj_description(to_regclass('predictions'), 'pg_class') from '^labsupport ([0-9]+)$'), '0'),
         concat_ws(',', to_regclass('predictions')::text, to_regclass('feedback')::text, to_regclass('decisions')::text)""",
 }
-ADDRESS = re.compile(  # of a server: user and password hold none of the signs that end them
+ADDRESS = re.compile(  # of a server: user and password may not contain the characters that end them
     r"[\w+]+://([^:/?#@]*(:[^/?#@]*)?@)?[^/?#@]*(/[^/?#@]*)?(\?[^#@]*)?"
 )
 HINTS = {
@@ -55,11 +56,12 @@ MARK = {
     "sqlite": "PRAGMA user_version={}",
     "postgresql": "COMMENT ON TABLE predictions IS 'labsupport {}'",
 }
-MIGRATING, PRUNING, TENDING = 7521948360, 7521948361, 7521948362  # PostgreSQL's locks: numbers that nobody else uses
+# PostgreSQL's locks: numbers that no other program uses
+MIGRATING, PRUNING, TENDING = 7521948360, 7521948361, 7521948362
 
-# what `images.features` gives
+# from `images.features`
 FEATURES = ("brightness", "contrast", "sharpness", "saturation", "noise", "width", "height", "aspect")
-COLUMNS = {  # the kinds are Python's; a list is kept as JSON
+COLUMNS = {  # types of Python; a list is stored as JSON
     "time": float,  # seconds since the epoch, UTC, to the microsecond
     "id": str,
     "key": str,
@@ -72,17 +74,19 @@ COLUMNS = {  # the kinds are Python's; a list is kept as JSON
     **dict.fromkeys(("mean_confidence", "max_confidence", "min_confidence"), float),
     "error": str,
     "status": int,
-    "shadow": bool,  # nobody was given this answer: a candidate was shown the picture, too
+    "shadow": bool,  # the answer of a candidate in shadow, which no client received
 }
-SAID = {"correct": bool, "labels": list, "retry": bool}  # by a user, of an answer
-DECIDED = {  # by a station, of one product
+SAID = {"correct": bool, "labels": list, "retry": bool}  # a remark of a user on an answer
+DECIDED = {  # the verdict of a station on one product
     "id": str,
     "time": float,
     **dict.fromkeys(("station", "product", "verdict", "decided_by", "version"), str),
     "latency": float,
     "reason": str,
 }
-KEPT = {name: kind for name, kind in COLUMNS.items() if name != "aspect"}  # which is width / height, when it is read
+KEPT = {
+    name: kind for name, kind in COLUMNS.items() if name != "aspect"
+}  # `aspect` is width / height, computed at reading
 
 WHOLE = sql.BigInteger().with_variant(sql.Integer(), "sqlite")  # SQLite's integers have 64 bits anyway
 KINDS = {float: sql.Float, int: WHOLE, str: sql.String, list: sql.Text, bool: sql.Boolean}
@@ -92,16 +96,14 @@ PREDICTIONS = sql.Table(
     TABLES,
     sql.Column("row", WHOLE, primary_key=True),
     *(sql.Column(name, KINDS[kind], index=name in ("time", "id")) for name, kind in KEPT.items()),
-    sql.Column(
-        "said", sql.BigInteger
-    ),  # the row of the last remark: who reads a window looks nothing up where there is none
+    sql.Column("said", sql.BigInteger),  # the row of the last remark, so that reading a window needs no search for it
 )
 FEEDBACK = sql.Table(
     "feedback",
     TABLES,
     sql.Column("row", WHOLE, primary_key=True),
     sql.Column("time", sql.Float, index=True),
-    sql.Column("id", sql.String),  # the prediction's
+    sql.Column("id", sql.String),  # of the prediction
     *(sql.Column(name, KINDS[kind]) for name, kind in SAID.items()),
     sql.Index("ix_feedback_id", "id", "row"),  # with the row: PostgreSQL might look for the last one in the whole table
 )
@@ -117,13 +119,13 @@ class LogUnavailable(OSError):
 
 
 class UnknownSchema(RuntimeError):
-    """The tables are those of a newer version of the lab, or of another program."""
+    """The tables belong to a newer version of the lab, or to another program."""
 
 
 def open_database(url: str | Path) -> sql.Engine:
-    """Return the database of a URL, with tables of the present version; several processes may open it at once.
+    """Return the database of a URL, with tables of the present version. Several processes may open it at the same time.
 
-    What follows `sqlite:///` is a path as it is, whatever signs are in it; a `Path` names a SQLite file, too.
+    `sqlite:///` is followed by an unescaped path. A `Path` also names a SQLite file.
     Raises `LogUnavailable`, `UnknownSchema`, and ValueError if `url` names neither a SQLite file nor a PostgreSQL database.
 
     >>> open_database("mysql://localhost/lab")
@@ -145,7 +147,7 @@ postgresql+psycopg://user@host/lab
 
 
 def prepare(engine: sql.Engine) -> None:
-    """Make the tables if there are none, or bring them up to date; a SQLite file is its owner's alone from now on.
+    """Create the tables, or migrate them to the present version. Only the owner can then read a SQLite file.
 
     Raises `LogUnavailable` and `UnknownSchema`.
     """
@@ -170,7 +172,7 @@ def prepare(engine: sql.Engine) -> None:
 
 
 def shown(url: str | Path | sql.URL) -> str:
-    """Return the URL as it may be printed: without its password. Raises ValueError if it cannot be read.
+    """Return the URL without its password, for printing. Raises ValueError if it cannot be parsed.
 
     >>> shown("postgresql+psycopg://lab:secret@db.example.org/lab?sslpassword=secret")
     'postgresql+psycopg://lab:***@db.example.org/lab?sslpassword=%2A%2A%2A'
@@ -183,19 +185,19 @@ def shown(url: str | Path | sql.URL) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Return what the database said, in one line and without SQLAlchemy's own words about it."""
+    """Return the message of the database in one line, without the text that SQLAlchemy adds."""
     return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
 def moved(connection: sql.Connection) -> bool:
-    """Return whether the SQLite file of a connection was deleted or replaced since: what is written there is lost."""
+    """Return whether the SQLite file of a connection was deleted or replaced. Then rows written to it are lost."""
     file, identity = connection.info.get("file", (None, None))
     return file is not None and sqlite.identity(file) != identity
 
 
 @contextmanager
 def alone(connection: sql.Connection, lock: int = MIGRATING) -> Iterator[None]:
-    """A transaction on a connection in autocommit, in which nobody else has the lock; with SQLite nobody else writes."""
+    """Run the block in a transaction on a connection in autocommit, with the lock. In SQLite no other process writes."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
@@ -210,7 +212,7 @@ def alone(connection: sql.Connection, lock: int = MIGRATING) -> Iterator[None]:
 
 
 def _file(url: str | Path | sql.URL) -> Path | None:
-    """Return the SQLite file that a URL names, None if it is no such URL."""
+    """Return the SQLite file that a URL names, or None for another URL."""
     if isinstance(url, Path):
         return url.absolute()
     path = url.removeprefix("sqlite:///") if isinstance(url, str) else url
@@ -218,13 +220,13 @@ def _file(url: str | Path | sql.URL) -> Path | None:
 
 
 def _parsed(url: str | sql.URL) -> sql.URL:
-    """Return the parts of a URL. A password with signs that mean something in one is refused: it would be torn apart."""
+    """Parse a URL. Raises ValueError for a password with special characters, because it would be split at them."""
     if isinstance(url, sql.URL):
         return url
     try:
         if isinstance(url, str) and ADDRESS.fullmatch(url):
             return sql.make_url(url)
-    except (ValueError, sql.exc.ArgumentError):  # their messages may quote what they took for a port: a password
+    except (ValueError, sql.exc.ArgumentError):  # their messages may contain the password, taken for a port
         pass
     raise ValueError(
         "the log's address cannot be read: write sqlite:///file or postgresql+psycopg://user:password@host/database, "
@@ -235,7 +237,7 @@ def _parsed(url: str | sql.URL) -> sql.URL:
 def _sqlite(file: Path) -> sql.Engine:
     if not file.parent.is_dir():
         raise LogUnavailable(f"there is no folder {file.parent}: make it, or name a file elsewhere")
-    # no pool: nothing stays open between uses, so who only reads holds nothing and a fork takes no connection along
+    # no pool: no connection stays open between uses, so a reader holds no lock, and a fork inherits no connection
     engine = sql.create_engine(
         sql.URL.create("sqlite", database=str(file)),
         creator=partial(sqlite.reopen, file, BUSY, isolation_level=""),
@@ -261,11 +263,11 @@ def _postgres(address: sql.URL, name: str) -> sql.Engine:
 
 
 def _prepare(connection: sql.Connection, name: str) -> None:
-    """Make the tables or bring them up to date, once, whoever else opens them now; refuse what is not ours."""
+    """Create or migrate the tables, once even if several processes open them. Raise `UnknownSchema` for other tables."""
     if _older(connection):
         if connection.dialect.name == "sqlite":
-            connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file only: `retention` gives back
-            sqlite.write_ahead(connection.connection.driver_connection)  # kept in the file, as the version is
+            connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")  # works only for a new file; for `retention`
+            sqlite.write_ahead(connection.connection.driver_connection)  # a permanent setting of the file
         with alone(connection):
             if _older(connection):
                 version, _ = _found(connection)
@@ -281,7 +283,7 @@ def _prepare(connection: sql.Connection, name: str) -> None:
 
 
 def _older(connection: sql.Connection) -> bool:
-    """Whether this is an empty database, or one of a version that we know how to bring up to date."""
+    """Return whether this is an empty database, or one of a version that we can migrate."""
     version, tables = _found(connection)
     return version in KNOWN and (KNOWN[version] <= tables if version else not tables)
 

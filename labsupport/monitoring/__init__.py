@@ -1,6 +1,6 @@
-"""Watch the running service: measures, alarms, limits learned from healthy weeks, the dashboard, Prometheus and Grafana.
+"""Monitor the running service: measures, alarms, learned limits, the dashboard, Prometheus and Grafana.
 
-`PredictionLog` is defined in `labsupport.log`, and can be imported from here, too.
+`PredictionLog` is defined in `labsupport.log` and can also be imported from here.
 """
 
 from labsupport.log import PredictionLog

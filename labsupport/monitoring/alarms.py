@@ -1,7 +1,7 @@
-"""Alarms: which number must not go where, for how long it may, who is to be woken, and what is to be done.
+"""An alarm rule: a measure, a limit, how long it may be exceeded, severity, and what to do.
 
-`Alarms` looks at the log; `promrules` writes the same rules for Prometheus. An alarm is inactive, pending or firing, as it
-is there: it fires once and clears once, and says why with the figures.
+`Alarms` evaluates rules on the log; `prometheus` writes the same rules for Prometheus. As in Prometheus, an alarm is
+inactive, pending or firing. It fires once and clears once, and its text contains the measured values.
 """
 
 import logging
@@ -32,15 +32,16 @@ BEFORE_THE_MEANING = 20  # rows: of fewer, one odd picture would be an incident
 
 @dataclass(frozen=True)
 class AlertRule:
-    """When to alarm, and what to do then.
+    """A rule that decides when an alarm fires, with a text that says what to do then.
 
-    The alarm is due when `metric`, one of `MEASURES`, over the last `window` seconds lies above `above`, or below `below`,
-    at every look for `hold` seconds. It ends when the metric is back on the good side of `clear`, which may lie a little
-    further in, so that a number that wavers around the limit alarms once (hysteresis; by default there is none). With fewer
-    than `min_rows` rows there is nothing to measure: then nothing fires, and what fires goes on firing.
+    The alarm fires when `metric`, one of `MEASURES`, over the last `window` seconds is above `above`, or below `below`,
+    in every evaluation for `hold` seconds. It ends when the metric passes `clear`. `clear` may lie further on the good
+    side than the limit, so that a value that varies around the limit raises one alarm (hysteresis; by default there is
+    none). With fewer than `min_rows` rows there is nothing to measure: then no alarm fires, and a firing alarm keeps
+    firing.
 
-    `severity` is "page" (users are hurt now) or "ticket" (somebody should look); `cure` says what to do.
-    Raises ValueError for a rule that cannot be meant.
+    `severity` is "page" (users are hurt now) or "ticket" (somebody should look); `cure` says what to do. Raises
+    ValueError for an inconsistent rule.
 
     >>> rule = AlertRule("Dark", "brightness_mean", below=0.2, clear=0.25, cure="Look at the lamp.")
     >>> rule.beyond(0.22), rule.beyond(0.22, firing=True)
@@ -92,11 +93,11 @@ class AlertRule:
 
     @property
     def end(self) -> float:
-        """Where a firing alarm ends: `clear`, or the limit itself."""
+        """Return the value at which a firing alarm ends: `clear`, or the limit itself."""
         return self.limit if self.clear is None else self.clear
 
     def beyond(self, value: float, firing: bool = False) -> bool:
-        """Does this value call for an alarm, or for one that fires to go on?"""
+        """Return True if this value starts an alarm, or with `firing` keeps it firing."""
         limit = self.end if firing else self.limit
         return value < limit if self.above is None else value > limit
 
@@ -105,7 +106,7 @@ class AlertRule:
         return MEASURES[self.metric]
 
     def judged(self, reading: Reading) -> float | None:
-        """The value to be judged, or None if it was measured on too little."""
+        """Return the value to compare with the limit, or None if it was measured on too few rows."""
         return reading.value if reading.rows >= self.min_rows or self.measure.nothing is not None else None
 
 
@@ -122,7 +123,7 @@ class Event(NamedTuple):
 
 @dataclass
 class Status:
-    """How an alarm stands: "inactive", "pending" or "firing", since when, and the last reading."""
+    """The state of an alarm ("inactive", "pending" or "firing"), the time of its last change, and the last reading."""
 
     state: str = "inactive"
     since: float = math.nan
@@ -131,12 +132,12 @@ class Status:
 
 
 class Alarms:
-    """Rules, and how each of them stands. Ask `evaluate` again and again: in a loop, or whenever somebody wants to know.
+    """Rules and the state of each. Call `evaluate` again and again: in a loop, or on request.
 
-    `log` is a `PredictionLog`, or anything with its `columns`. `reference` holds columns of a healthy period, as
-    `log.columns(*MEASURES["drift"].columns)` gives them: without it the drift alarm has nothing to measure. Each call reads
-    the rows of the longest window, some 100,000 a second: a service with thousands of requests a second is for Prometheus.
-    Threads may share it. What was fired is known in this process only, and until it ends.
+    `log` is a `PredictionLog`, or an object with its method `columns`. `reference` holds columns of a healthy period,
+    as `log.columns(*MEASURES["drift"].columns)` returns them: without it the drift alarm has nothing to measure. Each
+    call reads the rows of the longest window, some 100,000 a second. For a service with thousands of requests a second
+    use Prometheus. Threads may share the object. Its states are kept in this process only, and are lost when it ends.
 
     >>> from types import SimpleNamespace
     >>> columns = {"time": np.arange(100.0), "brightness": np.full(100, 0.1)}
@@ -180,10 +181,11 @@ class Alarms:
         return {name: status.state for name, status in self.status.items()}
 
     def evaluate(self, now: Moment = None) -> list[Event]:
-        """Look at every rule; return what fired or cleared at this look. `now` as `rows.seconds` takes it.
+        """Evaluate every rule; return the alarms that fired or cleared now. `now` as `rows.seconds` takes it.
 
-        A look at a time before the last one changes nothing. But if the clock itself was set back by more than the longest
-        window, the looks begin again from there, and `logging` says so. Raises what `log.columns` raises.
+        An evaluation at a time before the last one changes nothing. But if the clock itself was set back by more than
+        the longest window, evaluations start again from the new time, and `logging` reports it. Raises what
+        `log.columns` raises.
         """
         with self._lock:
             if now is None:
@@ -196,7 +198,9 @@ class Alarms:
             return found
 
     def _follow(self, now: float) -> None:
-        """Forget looks that lie further ahead than a window: until the clock is there again, nothing would be looked at."""
+        """Forget evaluations that lie further ahead than a window. Otherwise none would be made until the clock is
+        there again.
+        """
         latest = max((status.looked for status in self.status.values()), default=-math.inf)
         if latest - now <= self._longest:
             return
@@ -207,7 +211,9 @@ class Alarms:
             status.looked, status.since = -math.inf, min(status.since, now)
 
     def to_frame(self) -> "pd.DataFrame":
-        """A row for each rule: alarm, severity, state, since (UTC), metric, value, limit, clear, window, rows, cure."""
+        """Return a row for each rule: alarm, severity, state, since (UTC), metric, value, limit, clear, window, rows,
+        cure.
+        """
         import pandas as pd
 
         names = ["alarm", "severity", "state", "since", "metric", "value", "limit", "clear", "window", "rows", "cure"]
@@ -222,7 +228,7 @@ class Alarms:
         return frame.assign(since=pd.to_datetime(frame["since"], unit="s", utc=True))
 
     def _rows(self, now: float) -> dict[str, np.ndarray]:
-        """Of the longest window; which is each rule's, `_look` sees."""
+        """Return the rows of the longest window; `_look` selects those of each rule."""
         columns = self.log.columns(*self._columns, since=now - self._longest, until=now)
         return {name: as_numbers(column) for name, column in columns.items()}
 
@@ -239,7 +245,7 @@ class Alarms:
         return replace(found, reference=self.reference) if isinstance(found := rule.measure, Drift) else found
 
     def _step(self, rule: AlertRule, status: Status, value: float | None, now: float) -> Event | None:
-        """From one state to the next, as Prometheus has them."""
+        """Move an alarm from one state to the next, by the rules of Prometheus. Return the event, if there is one."""
         if status.state == "firing":
             if value is None or rule.beyond(value, firing=True):
                 return None
@@ -267,7 +273,7 @@ class Alarms:
 
 
 def spoken(seconds: float) -> str:
-    """A time as one says it.
+    """Return a time in words.
 
     >>> spoken(300), spoken(60), spoken(7.5)
     ('5 minutes', '1 minute', '7.5 seconds')

@@ -1,8 +1,8 @@
-"""What the server counts as it goes, for Prometheus: the four golden signals, and what comes in, goes out and is said of it.
+"""Counts requests, inputs, outputs and feedback for Prometheus. With several workers, any worker reports the sum of all.
 
-Names and units follow Prometheus' conventions, and labels are few: a route's template, a status class, a model version.
-Every app has a registry of its own, so one that is made again in a notebook cell starts at zero and counts right. Several
-workers write into one folder (`PROMETHEUS_MULTIPROC_DIR`), and whichever of them is asked answers for all.
+Names and units follow Prometheus' conventions. Labels have few values: a route's template, a status class, a model
+version. Every app has its own registry, so an app that is made again in a notebook cell starts at zero. Several workers
+write into one folder (`PROMETHEUS_MULTIPROC_DIR`).
 """
 
 # ruff: noqa: E402
@@ -53,7 +53,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        """Raises ValueError if `PROMETHEUS_MULTIPROC_DIR` names no folder that can be written."""
+        """Make the metrics. Raises ValueError if `PROMETHEUS_MULTIPROC_DIR` is not a folder that can be written."""
         arguments.variable(FOLDER, _writable, "a folder that can be written")
         self.registry = CollectorRegistry()
         kept = {"registry": self.registry}
@@ -103,7 +103,7 @@ class Metrics:
             self.unauthorised.labels(reason)
 
     def answered(self, handler: str, method: str, status: int, seconds: float) -> None:
-        """A request was answered. `handler` is the route's template."""
+        """Count an answered request. `handler` is the route's template."""
         kind = f"{status // 100}xx"
         self.requests.labels(handler, method, kind).inc()
         self.seconds.labels(handler, kind).observe(seconds)
@@ -118,7 +118,7 @@ class Metrics:
         features: Mapping[str, float] | None,
         status: int = 200,
     ) -> None:
-        """A picture was looked at, or not: then `detections` is None, and it is an error if the model failed on it."""
+        """Count a prediction. If there was none, `detections` is None; it counts as an error if the model failed."""
         version = version or "none"
         if detections is None:
             if status >= 500 and status not in REJECTED:
@@ -136,20 +136,23 @@ class Metrics:
             self.pixels.observe(features["width"] * features["height"])
 
     def said(self, correct: bool | None, labels: Sequence[str] | None, retry: bool) -> None:
-        """A user spoke."""
+        """Count a user's feedback."""
         verdict = "corrected" if labels is not None else {True: "correct", False: "wrong", None: None}[correct]
         for what in filter(None, (verdict, "retry" if retry else None)):
             self.feedback.labels(what).inc()
 
     def dropped(self, rows: int) -> None:
-        """So many rows has the log dropped so far."""
+        """Set the number of rows that the log has dropped so far."""
         with self._lock:
             self.lost.inc(max(0, rows - self._lost))
             self._lost = max(rows, self._lost)
 
     def text(self, versions: Iterable[tuple[str, str]] = (), unjudged: Mapping[str, float] | None = None) -> str:
-        """Everything, of every worker, in Prometheus' text format. `versions`: pairs of a model's name and what answers;
-        `unjudged`: for how many seconds a look at a model's ramp has been overdue."""
+        """Return the metrics of every worker in Prometheus' text format.
+
+        `versions` are pairs of a model's name and the version that answers. `unjudged` maps a model to the seconds for
+        which an evaluation of its ramp has been overdue.
+        """
         versions = set(versions)
         for _, version in versions:
             for metric in (self.predictions, self.errors, self.empty, self.inference, self.found, self.confidence):
@@ -163,8 +166,10 @@ class Metrics:
 
 
 class _Families:
-    """Metrics that were collected, as a registry gives them; without the times at which series began, which nobody reads
-    and which would double their number."""
+    """Collected metrics, in the form of a registry, without the creation times of series.
+
+    Nobody reads these times, and they would double the number of series.
+    """
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self.families = families
@@ -176,9 +181,9 @@ class _Families:
 
 
 class Watch:
-    """Counts each request of an app when it has been answered, and those under way.
+    """Counts each request of an app after it was answered, and the requests in progress.
 
-    A path that the app does not have counts as "other": whoever calls must not be able to make new series.
+    Paths that the app does not have count as "other", so that a client cannot create new series.
     """
 
     def __init__(self, app, metrics: Metrics, handlers: set[str]) -> None:
@@ -207,7 +212,7 @@ class Watch:
 
 
 def _now(versions: set[tuple[str, str]], workers: list[int], unjudged: Mapping[str, float]) -> Iterator[Metric]:
-    """What is not counted, but so when it is asked. No worker keeps it: another one's answer would linger."""
+    """Yield the metrics that are computed on request. No worker stores them, because its values would become stale."""
     answering = GaugeMetricFamily("model_info", "1 for a version that answers.", labels=["name", "version"])
     for pair in sorted(versions):
         answering.add_metric(pair, 1)
@@ -229,14 +234,17 @@ def _writable(text: str) -> Path:
 
 
 def _resident(pid: int) -> int:
-    """Bytes of memory that a process holds; 0 where the system does not say."""
+    """Return the bytes of memory that a process holds; 0 if the system does not report it."""
     with suppress(OSError):
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
 def _workers(folder: Path) -> list[int]:
-    """The workers that live. What an ended one had under way is under way no longer; what it counted stays counted."""
+    """Return the process ids of the running workers.
+
+    The requests in progress of an ended worker are removed; its counts are kept.
+    """
     living = []
     for pid in sorted({int(file.stem.rsplit("_", 1)[1]) for file in folder.glob("*.db")}):
         if _lives(pid):
@@ -248,7 +256,7 @@ def _workers(folder: Path) -> list[int]:
 
 
 def _lives(pid: int) -> bool:
-    """Is this process alive? One of another user has our worker's old number, and is none of ours."""
+    """Return True if this process is alive. A process of another user is not our worker: it got an old worker's number."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, PermissionError):

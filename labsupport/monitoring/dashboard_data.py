@@ -1,7 +1,7 @@
-"""What the page `/dashboard` reads: the log along the time as JSON, cheap enough to be asked for every few seconds.
+"""Serves `/dashboard/data`. Caches each result for 20 times as long as it took to compute.
 
-A look at the log takes a core while it lasts. So it reads a bounded number of rows, is kept for twenty times as long as it
-took, and whoever asks meanwhile gets what is kept.
+Computing a result takes one core. It reads a limited number of rows of the log. Requests that arrive during a
+computation get the cached result.
 """
 
 import json
@@ -35,9 +35,11 @@ NO_LOG = (
 
 
 class Live:
-    """The dashboard's data for one app: who answers, what the log says, which alarms of the `DEFAULT_RULES` fire.
+    """The dashboard's data for one app: the versions that answer, the measures from the log, and the `DEFAULT_RULES`
+    that fire.
 
-    Threads may share it. Several workers that share a log say the same, for alarms are replayed from it (`timeline`).
+    Threads may share it. Workers that share a log return the same, because alarms are replayed from the log
+    (`timeline`).
 
     >>> json.loads(Live(None, {}).text())["message"].split(":")[0]
     'This server keeps no log of its predictions, so there is nothing to show'
@@ -49,7 +51,7 @@ class Live:
         self._lock = threading.Lock()
 
     def text(self, minutes: int = 15) -> bytes:
-        """JSON, at most a second old or twenty times what it took to make. Raises what `log.columns` raises."""
+        """Return the data as JSON, at most a second old or 20 times its computing time. Raises what `log.columns` raises."""
         kept, until = self._kept.get(minutes, (b"", -math.inf))
         if clock.monotonic() < until or not self._lock.acquire(blocking=not kept):
             return kept
@@ -64,7 +66,7 @@ class Live:
             self._lock.release()
 
     def look(self, minutes: int, until: Moment = None) -> dict:
-        """The same as a dictionary, looked at anew. `until` as `rows.seconds` takes it, by default now."""
+        """Return the same as a dictionary, computed now. `until` as `rows.seconds` takes it, by default now."""
         until = clock.time() if until is None else seconds(until, "until")
         since = until - 60 * minutes
         said = {"now": until, "since": since, "minutes": minutes, "versions": [*self._versions()], "message": None}
@@ -108,9 +110,9 @@ class Live:
 
 
 def bounded(log: "PredictionLog", since: float, until: float, limit: int = ROWS) -> tuple[dict[str, np.ndarray], float]:
-    """The newest rows in since <= time < until, about `limit` of them at most, and since when they are all there.
+    """Return the newest rows in since <= time < until, about `limit` at most, and the time from which on they are complete.
 
-    We read backwards, in steps that double while there is little to be read. Raises what `log.columns` raises.
+    Reads backwards, in steps that double while there are few rows. Raises what `log.columns` raises.
     """
     parts, count, end, step = [], 0, until, FIRST
     while end > since and count < limit:
@@ -155,7 +157,7 @@ def _figure(value: float | None) -> float | None:
 
 
 def _number(value: float, digits: int = 6) -> float | None:
-    """JSON knows no NaN; and nobody sees more than a few digits of a line.
+    """Return a rounded number, or None for NaN, which JSON does not have.
 
     >>> _number(0.123456789), _number(math.nan)
     (0.123457, None)

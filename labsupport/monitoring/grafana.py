@@ -1,9 +1,8 @@
-"""The dashboard for Grafana.
+"""Same charts and limits as `monitoring.dashboard`, but with Prometheus queries.
+
+There is no drift chart, because drift needs the log. Adds charts of the process.
 
 `python -m labsupport.monitoring.grafana > deploy/grafana-dashboard.json` writes the file that Grafana imports.
-
-The rows, charts and limits are those of `dashboard`, asked of Prometheus instead of the log. Drift is missing, for only the
-log can tell it; in its place stands what only the running process can tell.
 """
 
 import json
@@ -32,7 +31,7 @@ PROCESS = (  # title, unit, {legend: expression}
 
 
 def to_grafana() -> str:
-    """The dashboard as JSON, for Grafana 9 or later: Dashboards, New, Import. It asks for the data source there.
+    """Return the dashboard as JSON, for Grafana 9 or later: Dashboards, New, Import. It asks for the data source there.
 
     >>> [panel["title"] for panel in json.loads(to_grafana())["panels"] if panel["type"] == "row"]
     ['Software', 'Input', 'Output', 'User', 'Process']
@@ -57,7 +56,7 @@ def to_grafana() -> str:
 
 
 def window(measure: Measure) -> str:
-    """The window of the rule on a measure; without one, a minute of requests, and five of anything else.
+    """Return the window of the rule on a measure. Without a rule it is a minute for requests, and five for anything else.
 
     >>> window(MEASURES["wrong_ratio"]), window(MEASURES["requests_per_second"])
     ('600s', '60s')
@@ -71,7 +70,7 @@ def query(measure: Measure) -> str:
 
 
 def _panels() -> Iterable[tuple[int, int, int, int, dict]]:
-    """Each panel with its place: left, top, width, height."""
+    """Yield each panel with its place: left, top, width, height."""
     for place, stat in enumerate(_stats()):
         yield (place * STAT, 0, STAT, 4, stat)
     groups = [(group, [_chart(panel) for panel in panels]) for group, panels in PANELS.items() if group != "drift"]
@@ -137,7 +136,7 @@ def _target(expr: str, legend: str, instant: bool = False) -> dict:
 
 
 def _steps(limit: float) -> dict:
-    """A line at the limit."""
+    """Return the setting that draws a line at the limit."""
     return {"mode": "absolute", "steps": [{"color": "transparent", "value": None}, {"color": ALARM, "value": limit}]}
 
 

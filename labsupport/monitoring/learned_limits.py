@@ -1,4 +1,6 @@
-"""Where limits come from: chosen, with a reason, or learned from a healthy period, with a promise about false alarms."""
+"""Learn an alarm's limit from a healthy period, for a chosen rate of false alarms. `default_rules` holds the chosen
+limits.
+"""
 
 import math
 import warnings
@@ -29,19 +31,20 @@ def learned(
     false_alarms: float = 1.0,
     period: float = WEEK,
 ) -> AlertRule:
-    """The rule with limits learned from a healthy period of the log, since <= time < until in seconds since the epoch.
+    """Return the rule with limits learned from a healthy period of the log, since <= time < until in seconds since the
+    epoch.
 
-    The promise: looked at every `every` seconds, a service that stays as it was raises at most `false_alarms` in `period`
-    seconds, a week unless it is said. It holds on average over healthy periods, if rows are independent of each other but
-    for what their whole window has in common, and if windows that do not overlap are independent of each other. So the
-    healthy period has to hold what is normal: whole days if nights are different, and several of them. If neighbouring
-    windows resemble each other so much that fewer than 10 independent ones are left, a warning says so. What one waits for
-    (`hold`) only makes alarms rarer. `clear` goes halfway back to the healthy mean. Windows with less than half the rows of
-    the emptiest healthy one are not judged.
+    The promise: if the service does not change and is evaluated every `every` seconds, it raises at most `false_alarms`
+    in `period` seconds, by default a week. This holds on average over healthy periods, under two conditions: rows are
+    independent except for an effect that their whole window shares, and windows that do not overlap are independent. So
+    the healthy period has to contain all normal conditions: whole days if nights are different, and several of them. If
+    neighbouring windows resemble each other so much that fewer than 10 independent ones are left, a warning reports it.
+    `hold` only makes alarms rarer. `clear` is halfway back to the healthy mean. Windows with less than half the rows of
+    the smallest healthy one are not judged.
 
     The limit is the loosest of those that the measure allows: `learn_limit` for all, `mean_limit` for means, and
     `p95_limit` for 95th percentiles. Raises ValueError for fewer than 10 windows with something to measure, for too few
-    rows to know a percentile, and for the drift rule, whose limit is a probability already.
+    rows to estimate a percentile, and for the drift rule, whose limit is a probability already.
     """
     if isinstance(rule.measure, Drift):
         raise ValueError(f"{rule.name}: {rule.metric} is a p-value: its limit is the false-alarm rate, choose it")
@@ -75,17 +78,19 @@ def learn_limit(
     upper: bool = True,
     counts: tuple[Sequence[int], int] | None = None,
 ) -> float:
-    """The limit that the next value passes with probability `rate` at most, if all is as it was; at least 10 `values`.
+    """Return the limit that the next value passes with probability `rate` at most, if nothing changes. At least 10
+    `values`.
 
-    Values are taken to be independent and normal, as means over windows are that do not overlap: the limit is the one-sided
-    prediction bound with Student's t, which allows for both mean and spread being estimates (Hahn, 1969, "Factors for
-    calculating two-sided prediction intervals for samples from a normal distribution", Journal of the American Statistical
-    Association 64, one-sided). A look at overlapping windows passes it with the same probability each, so with N looks
-    there are N times `rate` alarms on average at most, however much looks hang together.
+    Values are assumed to be independent and normal, as means over windows that do not overlap are. The limit is the
+    one-sided prediction bound with Student's t, which accounts for estimating both mean and spread (Hahn, 1969,
+    "Factors for calculating two-sided prediction intervals for samples from a normal distribution", Journal of the
+    American Statistical Association 64, one-sided). Each evaluation of overlapping windows passes the limit with the
+    same probability. So with N evaluations there are N times `rate` alarms on average at most, even if they depend on
+    each other.
 
-    Values that are shares of a few rare rows are not normal. With `counts`, the rows of each value and the fewest that a
-    later one may have, the bound is also that of the beta-binomial distribution of the next count (Jeffreys' prior), and
-    the looser of the two counts. Shares stay within 0 and 1.
+    Values that are shares of a few rare rows are not normal. With `counts`, the rows of each value and the fewest that
+    a later one may have, a second bound is that of the beta-binomial distribution of the next count (Jeffreys' prior).
+    The looser of the two bounds is returned. Shares stay within 0 and 1.
 
     >>> healthy = np.random.default_rng(0).normal(0.5, 0.01, 50)
     >>> round(learn_limit(healthy, 1e-4), 2), round(learn_limit(healthy, 1e-4, upper=False), 2)
@@ -118,13 +123,14 @@ def _next_share(values: np.ndarray, rows: Sequence[int], fewest: int, rate: floa
 
 
 def mean_limit(windows: Sequence[np.ndarray], rate: float, upper: bool = True) -> float:
-    """Return the limit that the mean of the next window passes with probability `rate` at most, if all is as it was.
+    """Return the limit that the mean of the next window passes with probability `rate` at most, if nothing changes.
 
-    `windows` are the rows' values of each healthy window, (rows,). The variance of a mean has two parts: what windows differ
-    by, and what rows differ by, divided by the number of rows (one-way analysis of variance, unbalanced: Searle, Casella and
-    McCulloch, 1992, "Variance Components", section 3.6). So a window by night, of few rows, gets the spread that it has
-    (control limits for samples of varying size: Montgomery, "Introduction to Statistical Quality Control", section 6.3).
-    The limit is one for all: passed with probability `rate` on average over windows of as many rows as the healthy ones.
+    `windows` are the rows' values of each healthy window, (rows,). The variance of a mean has two parts: the variance
+    between windows, and the variance between rows divided by the number of rows (one-way analysis of variance,
+    unbalanced: Searle, Casella and McCulloch, 1992, "Variance Components", section 3.6). So a window with few rows, as
+    at night, gets its larger spread (control limits for samples of varying size: Montgomery, "Introduction to
+    Statistical Quality Control", section 6.3). All windows get the same limit: it is passed with probability `rate` on
+    average over windows with as many rows as the healthy ones.
 
     >>> random = np.random.default_rng(0)
     >>> day_and_night = [random.normal(0.5, 0.1, rows) for rows in [120] * 50 + [10] * 50]
@@ -153,12 +159,12 @@ def mean_limit(windows: Sequence[np.ndarray], rate: float, upper: bool = True) -
 def p95_limit(windows: Sequence[np.ndarray], rate: float, upper: bool = True) -> float:
     """Return the limit that the 95th percentile of the next window passes with probability `rate` at most.
 
-    `windows` are the rows' values of each healthy window, (rows,); rows are taken to be independent. A percentile of few
-    rows is skewed and far from normal, so we count: it lies above a limit only if more than some 5 % of the rows do. Of all
-    healthy values the limit is the one with so few beyond it that the next count, which is beta-binomial (Jeffreys' prior),
-    is that high with probability `rate` at most, on average over windows of as many rows as the healthy ones (David and
-    Nagaraja, 2003, "Order Statistics", section 7.1). Raises ValueError if even the most extreme healthy value is passed too
-    often.
+    `windows` are the rows' values of each healthy window, (rows,). Rows are assumed to be independent. A percentile of
+    few rows is skewed and far from normal, so we use counts: it is above a limit only if more than some 5 % of the rows
+    are. The limit is one of the healthy values. It is chosen so that few enough values exceed it: the next count, which
+    is beta-binomial (Jeffreys' prior), is too high with probability `rate` at most, on average over windows of as many
+    rows as the healthy ones (David and Nagaraja, 2003, "Order Statistics", section 7.1). Raises ValueError if even the
+    most extreme healthy value is passed too often.
 
     >>> random = np.random.default_rng(0)
     >>> seconds = [random.lognormal(-2, 1, 100) for _ in range(100)]
@@ -190,7 +196,9 @@ def p95_limit(windows: Sequence[np.ndarray], rate: float, upper: bool = True) ->
 
 
 def _independent(values: np.ndarray) -> float:
-    """Return how many independent windows say as much as these, if neighbours alone resemble each other (AR(1))."""
+    """Return the number of independent windows that carry as much information as these, if only neighbours correlate
+    (AR(1)).
+    """
     deviations = values - values.mean()
     if not deviations.any():
         return len(values)
@@ -199,7 +207,7 @@ def _independent(values: np.ndarray) -> float:
 
 
 def _windows(rule: AlertRule, log, since: float, until: float) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return what was measured of each whole window that can be judged, one after the other, and its rows' values."""
+    """Return the measured value of each whole window that can be judged, one after the other, and its rows' values."""
     columns = log.columns("time", *rule.measure.columns, since=since, until=until)
     columns = {name: as_numbers(column) for name, column in columns.items()}
     measured, windows = [], []

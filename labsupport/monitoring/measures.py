@@ -1,7 +1,7 @@
-"""What an alarm looks at: one number for a window of time, from the rows of the log or, in the same sense, from Prometheus.
+"""Each measure is one number for a time window.
 
-Each measure picks the rows that it is about and a value for each of them; most are the mean of those values. Beside it
-stands the same in PromQL, over what `metrics` counts, so that a rule means the same in a notebook and on a cluster.
+It has a Python form, computed from log rows, and a PromQL form. Both give the same value. Each measure selects rows and
+takes one value from each; most measures are the mean of these values. The PromQL form uses the metrics of `counters`.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ Columns = Mapping[str, np.ndarray]
 
 
 class Reading(NamedTuple):
-    """A measure of one window. `value` is None when there is nothing to measure; `rows` is what it was measured on."""
+    """The value of a measure for one window. `value` is None if there is nothing to measure; `rows` counts the rows used."""
 
     value: float | None
     rows: int
@@ -32,13 +32,16 @@ def mean(values: np.ndarray, window: float) -> float:
 
 @dataclass(frozen=True)
 class Measure:
-    """One number for a window.
+    """A measure: one number for a time window.
 
-    `values` makes, of columns as arrays of one length, an array (N,): what is summed up, NaN for rows that do not count.
-    `summary` makes a number of the others and of the window in seconds; where no row counts, the number is `nothing`.
-    `promql` is the same number in Prometheus and `counted` that of the rows, with WINDOW where the window belongs; both are
-    empty for what only the log can tell. `unit` is "ratio", "s", "1/s" or, for a mere number, "". `pace` is the share of
-    the window that must pass before it is worth computing again.
+    - `values`: a function of columns (arrays of one length) that returns an array (N,), with NaN for rows that do not
+      count.
+    - `summary`: a function of the other values and of the window in seconds that returns the number.
+    - `nothing`: the number if no row counts.
+    - `promql`: the same number in PromQL, with WINDOW in place of the window; empty if only the log has it.
+    - `counted`: the number of rows in PromQL; empty if only the log has it.
+    - `unit`: "ratio", "s", "1/s", or "" for a plain number.
+    - `pace`: the share of the window that must pass before the measure is computed again.
 
     >>> MEASURES["brightness_mean"].read({"brightness": [0.2, None, 0.4]}, window=60)
     Reading(value=0.30000000000000004, rows=2, note='')
@@ -59,13 +62,15 @@ class Measure:
     pace: float = 0.0
 
     def read(self, columns: Mapping[str, Sequence], window: float) -> Reading:
-        """Of the rows of a window of so many seconds: columns as `PredictionLog.columns` gives them."""
+        """Return the reading of a window of so many seconds. `columns` are its rows, as `PredictionLog.columns` returns
+        them.
+        """
         values = self.values({name: as_numbers(columns[name]) for name in self.columns})
         values = values[np.isfinite(values)]
         return Reading(self.summary(values, window) if len(values) else self.nothing, len(values))
 
     def text(self, value: float) -> str:
-        """The value with its unit.
+        """Return the value with its unit.
 
         >>> MEASURES["refused_ratio"].text(0.0512), MEASURES["latency_p95"].text(1.2345)
         ('5.12 %', '1.23 s')
@@ -75,11 +80,13 @@ class Measure:
 
 @dataclass(frozen=True)
 class Drift(Measure):
-    """How surprising the window is, beside a `reference` from a healthy period: the least p-value, corrected for the number
-    of features (`drift.compare`), of those that changed much; 1 if none did. Much is a population stability index of 0.25:
-    with many rows the smallest change is significant. Rows of one key (a user sends several pictures of one scene) are one
-    group; rows without a key are taken to be independent. Nothing to measure without a reference, or with fewer than 20
-    rows or keys.
+    """The smallest p-value of the features that changed much, compared with a `reference` from a healthy period.
+
+    The p-value is corrected for the number of features (`drift.compare`). A feature changed much if its population
+    stability index exceeds its mean without drift by 0.25 or more. Without this condition the smallest change would be
+    significant with many rows. If no feature changed much, the value is 1. Rows of one key (a user sends several
+    pictures of one scene) are one group; rows without a key are assumed to be independent. There is nothing to measure
+    without a reference, or with fewer than 20 rows or keys.
 
     >>> from dataclasses import replace
     >>> random = np.random.default_rng(0)
@@ -117,15 +124,15 @@ def _compared(reference: Columns, now: Columns, count: int) -> Reading:
 
 
 def _users(rows: Columns) -> np.ndarray:
-    """Whose row each is: a number for each key, and one of its own for each row without a key."""
+    """Return a number for the user of each row: one for each key, and a new one for each row without a key."""
     keys = rows.get("key", np.full(len(rows["brightness"]), np.nan))
     return np.where(np.isfinite(keys), keys, -1.0 - np.arange(len(keys)))
 
 
 def as_numbers(column: Sequence) -> np.ndarray:
-    """Return a column of numbers or bools as floats, NaN where there is no value.
+    """Return a column of numbers or bools as floats, with NaN for missing values.
 
-    Of texts each gets a number of its own, the same in every column: so parts of a log can be put together.
+    Each text gets its own number, which is the same in every column, so that parts of a log can be joined.
 
     >>> first, second = as_numbers(["b", None, "a", "b"]), as_numbers(["b"])
     >>> bool(first[0] == first[3] == second[0]), bool(first[0] == first[2]), bool(np.isnan(first[1]))

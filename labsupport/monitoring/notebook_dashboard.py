@@ -1,6 +1,7 @@
-"""The dashboard in a notebook: what the log says of a stretch of time, as small charts in rows.
+"""Plot the dashboard in a notebook: small charts of the log over a period, in rows.
 
-Software, input, output and users from top to bottom, and drift where there is a reference. `live` is the same as a page.
+The rows are software, input, output and users, and drift if there is a reference. `dashboard_data` serves the same to
+the page `/dashboard`.
 """
 
 from collections.abc import Sequence
@@ -40,13 +41,14 @@ def dashboard(
     alarms: Alarms | None = None,
     rollouts: Sequence[State] = (),
 ) -> "Figure":
-    """The log in since <= time < until as a figure; its attribute `alt` says in a sentence what there is to be seen.
+    """Plot the log in since <= time < until. The figure's attribute `alt` describes it in a sentence.
 
-    `since` and `until` as in `PredictionLog.columns`, by default the last hour; a timedelta counts back from `until`. Dots
-    are stretches of time alone, lines the window that an alarm judges; dashes are limits, and in the shade an alarm fires.
-    `alarms` are those that were looked at all the while; without them the `DEFAULT_RULES` are replayed (`timeline`), and
-    drift, which needs their reference, is left out. `rollouts` is `router.history()`: changes are marked by letters.
-    Raises ValueError for a window that ends before it begins, and what `log.columns` raises.
+    `since` and `until` as in `PredictionLog.columns`, by default the last hour; a timedelta counts back from `until`.
+    Dots are single intervals, and lines the window that an alarm judges. Dashes are limits; the background is shaded
+    while an alarm fires. `alarms` are those that were evaluated during this period. Without them the `DEFAULT_RULES`
+    are replayed (`timeline`), and drift is left out, because it needs the reference of `alarms`. `rollouts` is
+    `router.history()`: changes are marked by letters. Raises ValueError for a window that ends before it begins, and
+    what `log.columns` raises.
 
     >>> import tempfile
     >>> from labsupport.scenarios import simulate
@@ -68,7 +70,7 @@ def dashboard(
 
 
 def headline(seen: Timeline, versions: Sequence[str] = ()) -> str:
-    """Who answers, and the figures of the last minute, in a line."""
+    """Return one line: the versions that answer, and the measures of the last minute."""
     if not seen.count:
         return "no requests were written down"
     words = [f"{' and '.join(versions)} answers" if versions else f"silent since {_clock(seen.last)}"]
@@ -79,7 +81,7 @@ def headline(seen: Timeline, versions: Sequence[str] = ()) -> str:
 
 
 def change(state: State) -> str:
-    """A rollout's change in a few words.
+    """Return a short text for a change of the rollout.
 
     >>> change(State("v1", candidate="v2", mode="canary", share=5.0, action="canary")), change(State("v2", action="promote"))
     ('canary v2 5 %', 'promote v2')
@@ -96,7 +98,7 @@ def _start(log: "PredictionLog", since: Moment, until: float) -> Moment:
 
 
 def _versions(log: "PredictionLog", until: float) -> list[str]:
-    """Who answered in the last minute."""
+    """Return the versions that answered in the last minute."""
     rows = log.columns("version", "status", since=until - 60, until=until)
     answered = zip(rows["version"], rows["status"], strict=True)
     return sorted({version for version, status in answered if status == 200 and version})
@@ -178,5 +180,5 @@ def _mark(axis: "Axes", changes: Sequence[State]) -> None:
 
 
 def _letter(number: int) -> str:
-    """A to Z, and then numbers."""
+    """Return a letter, A to Z, and after that a number."""
     return chr(ord("A") + number) if number < 26 else str(number + 1)

@@ -1,5 +1,7 @@
-"""What a dashboard shows, and in which order: software, input, output, users, drift. For a notebook, the page that the
-server shows, and Grafana alike."""
+"""Define the dashboard's charts and their order: software, input, output, users, drift.
+
+The notebook, the page that the server shows, and Grafana use the same definition.
+"""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -10,14 +12,14 @@ from labsupport.monitoring.measures import JOB, MEASURES, Columns, Measure
 
 
 class Panel(NamedTuple):
-    """One small chart: what it shows, in one or two lines."""
+    """One small chart with one or two lines."""
 
     title: str
     measures: tuple[Measure, ...]
 
 
 def _spoke(rows: Columns) -> np.ndarray:
-    """Of the answers, those of which a user said anything."""
+    """Return which answers got any feedback from a user."""
     said = np.isfinite(rows["correct"]) | (rows["retry"] == 1)
     return np.where(rows["status"] == 200, said, np.nan)
 

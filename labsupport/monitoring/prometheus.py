@@ -1,9 +1,9 @@
-"""The alarms' rules in Prometheus' words.
+"""Write the alarm rules as a Prometheus rule file.
 
 `python -m labsupport.monitoring.prometheus > deploy/rules.yml` writes the file that Prometheus reads.
 
-Each alarm has a recorded series, its metric, and an alert on it. Prometheus forgets an alarm when there is nothing to
-measure any more, and knows no second limit; both are made of `ALERTS`, the series in which it keeps what fires.
+Each alarm has a recorded series, its metric, and an alert on it. Prometheus has no hysteresis and drops an alert when
+data stop. The rules read its `ALERTS` series to get both.
 """
 
 import json
@@ -37,10 +37,10 @@ UNJUDGED = {  # what the log cannot tell either, for it may be the log that cann
 
 
 def to_prometheus(rules: Iterable[AlertRule] = DEFAULT_RULES) -> str:
-    """A rule file, as YAML. Rules on what only the log can tell (drift) are left out, and named in a comment.
+    """Return a rule file as YAML. Rules on measures that only the log has (drift) are left out, and named in a comment.
 
-    `promtool check rules` takes it. Besides there are `ServerGone`, for when Prometheus reaches no
-    server, and `RampUnjudged`, for a ramp that goes on while nobody can judge it.
+    `promtool check rules` accepts it. It also contains `ServerGone`, which fires if Prometheus reaches no server, and
+    `RampUnjudged`, which fires if a ramp goes on although nothing can judge it.
 
     >>> dark = AlertRule("Dark", "brightness_mean", below=0.2, clear=0.25, cure="Look at the lamp.")
     >>> [line for line in to_prometheus([dark]).splitlines() if line.endswith("< 0.2")]
@@ -61,19 +61,19 @@ def to_prometheus(rules: Iterable[AlertRule] = DEFAULT_RULES) -> str:
 
 
 def _series(rule: AlertRule) -> str:
-    """The recorded series, by Prometheus' convention: level:metric:what was done."""
+    """Return the name of the recorded series, by Prometheus' convention: level:metric:operation."""
     return f"{JOB}:{rule.metric}:{rule.name}"
 
 
 def _value(rule: AlertRule) -> str:
-    """The metric, if it was measured on enough rows."""
+    """Return the PromQL of the metric, which is empty if it was measured on too few rows."""
     measure, window = rule.measure, _duration(rule.window)
     value, counted = (text.replace("WINDOW", window) for text in (measure.promql, measure.counted))
     return value if measure.nothing is not None else f"{value}\nand on ()\n{counted} >= {rule.min_rows}"
 
 
 def _alert(rule: AlertRule) -> dict:
-    """Due beyond the limit; when it fires, up to `clear`; and when it fires and there is nothing to measure, still."""
+    """Return the alert. It is due beyond the limit. Once it fires, it goes on up to `clear`, and while there is no data."""
     series, sign = _series(rule), "<" if rule.above is None else ">"
     firing = f'ALERTS{{alertname="{rule.name}", alertstate="firing"}}'
     lines = [
@@ -93,7 +93,7 @@ def _alert(rule: AlertRule) -> dict:
 
 
 def _item(rule: dict) -> list[str]:
-    """One rule as an item of the list; texts in JSON's quotes, which are YAML's, too."""
+    """Return one rule as an item of the list. Texts are in JSON's quotes, which YAML accepts, too."""
     lines = []
     for name, value in rule.items():
         if isinstance(value, dict):
@@ -106,7 +106,7 @@ def _item(rule: dict) -> list[str]:
 
 
 def _duration(seconds: float) -> str:
-    """In Prometheus' words, which know no fractions.
+    """Return a duration in Prometheus' format, which has no fractions.
 
     >>> _duration(300), _duration(90), _duration(7.5), _duration(0)
     ('5m', '90s', '7500ms', '0s')

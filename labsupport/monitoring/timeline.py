@@ -1,6 +1,6 @@
-"""The log along the time: for each measure a value for each stretch of it, the limits, and when which alarm fired.
+"""Computes each measure over time, its limits, and when alarms fired.
 
-`dashboard` draws this for a notebook, `live` hands it to the page that the server shows. Both see what is written here.
+`notebook_dashboard` plots it; `dashboard_data` sends it as JSON.
 """
 
 import math
@@ -28,7 +28,7 @@ Rows = Mapping[str, np.ndarray]
 
 
 class Span(NamedTuple):
-    """An alarm fired from `since` to `until`, or to the end of what was looked at."""
+    """The time in which an alarm fired: from `since` to `until`, or to the end of the timeline."""
 
     alarm: str
     metric: str
@@ -38,9 +38,12 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Series:
-    """One measure along the time. `points[i]` is its value between two edges, alone; `judged[i]` that over the window of the
-    rules on it up to the later edge, which is what an alarm judges: NaN where the rule wants more rows. Without a rule both
-    are the same. Of drift, whose values are p-values, there are no points, and -log10(p) is judged."""
+    """One measure over time.
+
+    `points[i]` is its value in the interval between two edges. `judged[i]` is its value over the window of its rule up
+    to the later edge, which the alarm compares with the limit; it is NaN if the rule needs more rows. Without a rule
+    both are the same. Drift has p-values, so it has no points, and -log10(p) is judged.
+    """
 
     measure: Measure
     rules: tuple[AlertRule, ...]
@@ -66,8 +69,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Timeline:
-    """A window of the log: `edges` of its stretches (N + 1, seconds since the epoch), for each row of the dashboard the
-    panels with their series, readings of the last minute by measure, and the alarms, with the spans in which they fired."""
+    """The log of a period, divided into intervals.
+
+    It has the `edges` of the intervals (N + 1, seconds since the epoch), the panels of each dashboard row with their
+    series, readings of the last minute by measure, and the alarms with the spans in which they fired.
+    """
 
     edges: np.ndarray
     rows: dict[str, list[tuple[Panel, list[Series]]]]
@@ -79,25 +85,25 @@ class Timeline:
 
 
 def read(log: "PredictionLog", since: float, until: float) -> dict[str, np.ndarray]:
-    """The columns that the measures need, as arrays of floats. Raises what `log.columns` raises."""
+    """Return the columns that the measures need, as arrays of floats. Raises what `log.columns` raises."""
     columns = log.columns(*COLUMNS, since=since, until=until)
     return {name: as_numbers(column) for name, column in columns.items()}
 
 
 def reach(rules: Sequence[AlertRule]) -> float:
-    """How many seconds before the first look the rules want to see."""
+    """Return how many seconds before the first evaluation the rules need rows."""
     return max((rule.window for rule in rules), default=0.0)
 
 
 def timeline(
     rows: Rows, since: Moment, until: Moment, rules: Sequence[AlertRule] = DEFAULT_RULES, alarms: Alarms | None = None
 ) -> Timeline:
-    """What happened in since <= time < until, moments as `rows.seconds` takes them; `rows` from `read`, and from
-    `reach(rules)` seconds before `since` on.
+    """Return the timeline of since <= time < until, moments as `rows.seconds` takes them.
 
-    `alarms` are those that somebody looked at all the while. Without them we replay the `rules`: every 15 seconds of the
-    window we look as if it were then, so that everybody who reads the same log sees the same alarms, whenever they began to
-    look. What users said counts from the moment of the answer then, and for a window beyond 100 minutes the looks are rarer.
+    `rows` come from `read`, starting `reach(rules)` seconds before `since`. `alarms` are those that were evaluated
+    during this period. Without them we replay the `rules`, evaluating them every 15 seconds of the window. So everybody
+    who reads the same log sees the same alarms, independent of when they started to watch. In a replay, feedback counts
+    from the time of the answer, and for a window beyond 100 minutes evaluations are rarer.
 
     >>> rows = dict.fromkeys(COLUMNS, np.full(100, np.nan)) | {"time": np.arange(100.0), "status": np.full(100, 200.0)}
     >>> rows["brightness"] = np.where(rows["time"] < 50, 0.5, 0.1)
@@ -124,7 +130,7 @@ def timeline(
 
 
 def window(since: Moment, until: Moment) -> tuple[float, float]:
-    """Return both ends in seconds since the epoch. Raises ValueError for what is no moment, and for an empty window."""
+    """Return both ends in seconds since the epoch. Raises ValueError for an invalid moment, and for an empty window."""
     since, until = seconds(since, "since"), seconds(until, "until")
     if not since < until:
         raise ValueError(f"since={since} is not before until={until}: nothing lies between them")
@@ -132,8 +138,9 @@ def window(since: Moment, until: Moment) -> tuple[float, float]:
 
 
 def bucket_edges(since: float, until: float) -> np.ndarray:
-    """Edges of at most 75 stretches of a round length, at round times. The first and the last are what is left, and not
-    shorter than half of the others.
+    """Return the edges of at most 75 intervals of a round length, at round times.
+
+    The first and the last interval are the remainders; they are not shorter than half of the others.
 
     >>> bucket_edges(7, 100).tolist()[:3], bucket_edges(0, 900).size
     ([7.0, 8.0, 10.0], 61)
@@ -146,7 +153,7 @@ def bucket_edges(since: float, until: float) -> np.ndarray:
 
 
 def replayed(rules: Sequence[AlertRule], rows: Rows, since: float, until: float) -> Alarms:
-    """Alarms that were looked at every 15 seconds, at round times, from some time before the window on."""
+    """Return alarms that were evaluated every 15 seconds, at round times, from some time before the window on."""
     alarms = Alarms(rules, _Rows(rows))
     every = LOOK * math.ceil((until - since) / LOOKS / LOOK)
     start = since - reach(rules)
@@ -158,7 +165,7 @@ def replayed(rules: Sequence[AlertRule], rows: Rows, since: float, until: float)
 
 
 def fired(history: Sequence[Event], rules: Sequence[AlertRule], since: float, until: float) -> list[Span]:
-    """When alarms fired, as far as it lies in the window."""
+    """Return the spans in which alarms fired, as far as they lie in the window."""
     metrics, began, spans = {rule.name: rule.metric for rule in rules}, {}, []
     for event in history:
         if event.event == "fired":
@@ -171,7 +178,7 @@ def fired(history: Sequence[Event], rules: Sequence[AlertRule], since: float, un
 
 
 def surprise(p_value: float) -> float:
-    """-log10(p): 5 for one in 100,000; at most 300.
+    """Return -log10(p): 5 for one in 100,000; at most 300.
 
     >>> surprise(1e-5), surprise(0)
     (5.0, 300.0)
@@ -180,7 +187,7 @@ def surprise(p_value: float) -> float:
 
 
 class _Rows:
-    """Rows in memory, to be asked as the log is."""
+    """Rows in memory, with the log's method `columns`."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
@@ -195,7 +202,7 @@ def _between(rows: Rows, since: float, until: float) -> dict[str, np.ndarray]:
 
 
 def _panels(panels: Sequence[Panel], rows: Rows, edges: np.ndarray, alarms: Alarms) -> list[tuple[Panel, list[Series]]]:
-    """Without a reference there is no drift to be shown."""
+    """Return each panel with its series. Without a reference the drift panel is left out."""
     wanted = [panel for panel in panels if alarms.reference or not isinstance(panel.measures[0], Drift)]
     return [(panel, [_series(measure, rows, edges, alarms) for measure in panel.measures]) for panel in wanted]
 
@@ -226,7 +233,7 @@ def _summed_up(measure: Measure, values: np.ndarray, width: float) -> Reading:
 
 
 def _drift(measure: Drift, rules: Sequence[AlertRule], rows: Rows, edges: np.ndarray) -> np.ndarray:
-    """Computed as often as the alarm would: it takes its time."""
+    """Return the drift at each edge. It is computed only as often as the alarm would, because it is slow."""
     window, found, looked = rules[0].window if rules else 300.0, [], -math.inf
     for end in edges[1:]:
         if end - looked >= measure.pace * window:

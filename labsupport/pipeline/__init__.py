@@ -1,4 +1,4 @@
-"""Run stages one after another, measure each, and find the stage that is to blame when the end looks different."""
+"""Run stages one after another, measure each, and find the stage that caused a change in the output."""
 
 from labsupport.pipeline.stages import UNKNOWN, Pipeline, Stage, describe
 

@@ -1,7 +1,8 @@
-"""Where did a change enter a pipeline, and which stages only inherited it?
+"""Find the stage of a pipeline where a change entered, and the stages that only inherited it.
 
-A stage has changed if what it does with its input has. If its input has changed and its outputs follow, it has inherited
-the change. So the input is compared between two windows (`drift`), and every stage given its input (`conditional`).
+A stage has changed if it gives other outputs for the same input. A stage has inherited a change if its outputs differ only
+because its input does. So the input is compared between two windows (`drift.compare`), and each stage is compared given
+its input (`drift.given_input`).
 """
 
 from collections.abc import Sequence
@@ -23,42 +24,52 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INPUT = "input"
-ALPHA = 0.02  # of 50 looks at pipelines in which nothing has changed, one names somebody
-NOTED = ("asked", "latency", "error", "null")  # of every stage; the other columns are its own figures
-SLOWER, LEAST_SECONDS = 1.5, 0.001  # medians of latency that differ less are no change: machines are not that steady
+ALPHA = 0.02  # without a change, one diagnosis in 50 names a stage
+NOTED = ("asked", "latency", "error", "null")  # columns of every stage; the others are its figures
+SLOWER, LEAST_SECONDS = 1.5, 0.001  # smaller differences in median latency do not count, because machines vary
 COLUMNS = ("stage", "verdict", "p_value", "figure", "before", "now", "overlap", "note")
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` found. In a notebook it shows itself as a table.
+    """Hold the result of `diagnose`. A notebook shows it as a table.
 
-    `stages`: a row for the input and for each stage, in order. Columns: stage; verdict; p_value, adjusted for the number of
-    rows; figure, the one that shows it most; before and now, its mean or its share in the two windows; overlap, the share
-    of the windows' difference that the stage's input leaves open (`conditional`); note. Verdicts are
-    - "changed": it does something else with the same input. For the input itself: it is another;
-    - "inherited": its outputs have changed, as far as we see only because its inputs have;
+    `stages` has a row for the input and for each stage, in order:
+
+    | column | value |
+    |---|---|
+    | stage | "input", or the name of the stage |
+    | verdict | see below |
+    | p_value | adjusted for the number of rows |
+    | figure | the figure with the clearest change |
+    | before, now | its mean or its share in the two windows |
+    | overlap | the share of the windows' difference that the stage's input does not explain |
+    | note | the reason for "unclear" |
+
+    - "changed": the stage gives other outputs for the same input. For the input: it has changed;
+    - "inherited": its outputs have changed, as far as visible only because its inputs have;
     - "unchanged";
-    - "unclear": it cannot be said, and the note says why.
+    - "unclear": no verdict is possible.
     """
 
     stages: "pd.DataFrame"
     alpha: float
     rows: tuple[int, int]  # of the reference, of the current window
     slower: float  # the factor by which all stages have become slower
-    shapes: dict[str, tuple[list, np.ndarray, np.ndarray]]  # to plot each row's figure: bins or classes, shares
+    # to plot each row's figure: bins or classes, shares before and now
+    shapes: dict[str, tuple[list, np.ndarray, np.ndarray]]
 
     @property
     def entered(self) -> str | None:
-        """Where the change entered: "input", a stage's name, or None if nothing has changed."""
+        """Return where the change entered: "input", a stage's name, or None if nothing has changed."""
         return next(iter(self.named("changed")), None)
 
     def named(self, verdict: str) -> list[str]:
-        """The stages of this verdict, in order."""
+        """Return the stages with this verdict, in order."""
         return self.stages["stage"][self.stages["verdict"] == verdict].tolist()
 
     def summary(self) -> str:
-        """The answer in a sentence."""
+        """Return the result in a sentence."""
         level = f"(family-wise level {self.alpha:g}, {self.rows[0]:,} and {self.rows[1]:,} runs)"
         parts = ["no change"]
         if self.entered:
@@ -79,7 +90,7 @@ class Diagnosis:
         return f"<p>{escape(self.summary())}</p>{table}"
 
     def plot(self) -> "Figure":
-        """The stages in a row, the culprits marked, and under each the figure that shows most, before and now."""
+        """Draw the stages in a row, mark changed ones, and draw under each its clearest figure, before and now."""
         from matplotlib.figure import Figure
 
         count = len(self.stages)
@@ -95,15 +106,15 @@ class Diagnosis:
 def diagnose(
     reference: "pd.DataFrame", current: "pd.DataFrame", stages: Sequence[str], alpha: float = ALPHA, seed: int = 0
 ) -> Diagnosis:
-    """Where has a change entered? Two windows of runs, as `Pipeline.frame` gives them, and the stages' names in order.
+    """Find where a change entered, from two windows of runs (`Pipeline.frame`) and the stages' names in order.
 
-    Without any change, something is named in a share `alpha` of cases at most; and where there is one, what has not changed
-    is named no more often. Each of the input and the stages gets an equal share of `alpha` (Bonferroni). Of a stage, all
-    its figures are tested given those of its input, and so are nulls, errors and latency; this last counts only if medians
-    differ by a factor of `SLOWER` and by a millisecond. By what factor all stages are slower, that is the machine's: it is
-    taken off the latencies, and `slower` says it. Runs that did not reach a stage are left out of its comparison.
+    Without any change, a change is reported in at most a share `alpha` of cases. If one stage has changed, the others are
+    reported as changed no more often than that. The input and each stage get an equal share of `alpha` (Bonferroni). All
+    figures of a stage are tested given those of its input, also nulls, errors and latency. Latency counts only if medians
+    differ by a factor of `SLOWER` and by a millisecond. If all stages are slower by a factor, this is due to the machine.
+    It is removed from the latencies and reported as `slower`. Runs that did not reach a stage do not count for it.
 
-    Raises `TooFewRows`, and ValueError for frames that are of no such pipeline.
+    Raises `TooFewRows`, and ValueError for frames that do not come from this pipeline.
 
     >>> import pandas as pd
     >>> random = np.random.default_rng(0)
@@ -149,7 +160,7 @@ def _check(name: str, frame: "pd.DataFrame", stages: Sequence[str]) -> None:
 
 
 def _machine(parts: list[list["pd.DataFrame"]]) -> float:
-    """By what factor all stages have become slower, or quicker; 1 if one has not, or if less than two take a millisecond."""
+    """Return the factor by which all stages became slower or faster; 1 if one did not, or if fewer than 2 take 1 ms."""
     medians = np.array([[frame["latency"].median() for frame in part] for part in parts])
     medians = medians[(medians > 0).all(axis=1) & (medians.max(axis=1) >= LEAST_SECONDS)]
     factors = np.log(medians[:, 1] / medians[:, 0])
@@ -159,7 +170,7 @@ def _machine(parts: list[list["pd.DataFrame"]]) -> float:
 
 
 def _figures(windows: Sequence["pd.DataFrame"], part: str) -> list["pd.DataFrame"]:
-    """What is watched of the input or a stage, in both windows: the same columns, without the part's name."""
+    """Return the figures of the input or a stage in both windows, with equal columns, without the part's name."""
     start = f"{part}."
     names = dict.fromkeys(name for frame in windows for name in frame if name.startswith(start))
     both = [frame.reindex(columns=list(names)).reset_index(drop=True) for frame in windows]
@@ -197,7 +208,8 @@ def _stage(
     joined = [one[inputs].add_prefix("its input's ").join(two) for one, two in zip(before, after, strict=True)]
     test = given_input(*joined, [f"its input's {name}" for name in inputs], list(after[0]), _draws(level), seed)
     report = drift.compare(*after, alpha=level, multivariate=(), seed=seed)
-    retyped = report.features.query("kind == 'none' and drifted")["feature"].tolist()  # numbers that are classes now
+    # for example numbers that have become classes
+    retyped = report.features.query("kind == 'none' and drifted")["feature"].tolist()
     blamed = [*retyped, *test.figures["figure"][test.figures["p_value"] <= level]]
     figure = (blamed or report.to_frame()["feature"].tolist())[0]
     row |= {"figure": figure, "p_value": test.p_value, "overlap": test.overlap, **_values(after, figure)}
@@ -209,12 +221,12 @@ def _stage(
 
 
 def _draws(level: float) -> int:
-    """Random signs enough for p-values well below the level."""
+    """Return the number of random signs that allows p-values well below the level."""
     return max(1_999, int(np.ceil(20 / level)))
 
 
 def _values(windows: list["pd.DataFrame"], figure: str) -> dict[str, str]:
-    """Its mean, the share of True, or that of the class of which the share has changed most."""
+    """Return a figure's mean, its share of True, or the share of the class that has changed most, in both windows."""
     from pandas.api import types
 
     one, two = (frame[figure].dropna().infer_objects() for frame in windows)
@@ -256,7 +268,7 @@ def _shape(axis: "Axes", figure: str, shape, marked: bool) -> None:
         place = np.arange(len(bins))
         axis.bar(place - 0.2, before, 0.4, color=BEFORE, alpha=0.45, label="reference")
         axis.bar(place + 0.2, now, 0.4, color="none", edgecolor=NOW, linewidth=2, label="current")
-        step = -(-len(bins) // 8)  # more labels would run into each other
+        step = -(-len(bins) // 8)  # more labels would overlap
         axis.set_xticks(place[::step], bins[::step], **({"rotation": 45, "ha": "right"} if len(bins) > 3 else {}))
     axis.set_title(figure, fontsize=10, color=ALARM if marked else "black", fontweight="bold" if marked else "normal")
     axis.spines[["top", "right"]].set_visible(False)

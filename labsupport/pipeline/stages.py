@@ -1,7 +1,7 @@
-"""Several steps, learned or not, one after the other, and each of them watched.
+"""Run several steps one after the other, and record figures of each.
 
-Every run writes a row: what went in, and for each stage how long it took, whether it failed, whether it had no answer, and
-the figures of its output. Two windows of such rows say where a change entered (`diagnosis`).
+Every run adds a row. It holds the figures of the input, and for each stage its latency, its error, whether its output was
+null, and the figures of its output. `diagnosis` compares two windows of such rows to find where a change entered.
 """
 
 import dataclasses
@@ -22,18 +22,18 @@ from labsupport.pipeline.diagnosis import ALPHA, INPUT, NOTED, Diagnosis, diagno
 if TYPE_CHECKING:
     import pandas as pd
 
-UNKNOWN = "unknown"  # an answer that says there is none; like None it counts as null
+UNKNOWN = "unknown"  # an output that means "no answer"; like None it counts as null
 Description = Mapping[str, float | bool | str | None]
 
 logger = logging.getLogger(__name__)
 
 
 def describe(value: Any) -> dict[str, Any]:
-    """The figures of a value that are watched if a stage has no `describe` of its own.
+    """Return the figures of a value. A stage uses this function if it has no `describe` of its own.
 
-    A number, a truth value or a class (str) is one figure, "value". An array or a list of numbers has its size, mean,
-    standard deviation, least and greatest; any other list its size. A dict, a dataclass or a named tuple has those of its
-    entries. None has no figures, and of anything else we watch the type.
+    A number, a truth value or a class (str) has one figure, "value". An array or a list of numbers has its size, mean,
+    standard deviation, minimum and maximum; any other list has its size. A dict, a dataclass or a named tuple has the
+    figures of its entries. None has no figures. Anything else has its type.
 
     >>> describe({"word": "yes", "confidence": 0.9})
     {'word': 'yes', 'confidence': 0.9}
@@ -72,11 +72,11 @@ def _numbers(values: Sequence) -> bool:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step: its name, the function that does it, and `describe(output)`, which figures of an output are watched.
+    """Define one step: its name, its function, and `describe(output)`, which returns the figures of an output.
 
-    `describe` returns a dict of numbers, truth values, classes and None (see the function `describe`, which is used if
-    there is none). Describe all that matters to the next stage: to us, what is not described of an input does not exist,
-    so a change of it looks like one of the stage that reads it. An output that is None or "unknown" counts as null.
+    `describe` returns a dict of numbers, truth values, classes and None. The default is the function `describe`. Describe
+    everything that matters to the next stage. If an aspect of the output is not described, a change in it looks like a
+    change of the next stage. An output that is None or "unknown" counts as null.
 
     >>> Stage("length", len).function("abc")
     3
@@ -92,14 +92,14 @@ class Stage:
 
 
 class Pipeline:
-    """Stages in order; the output of one is the input of the next. Every run is written down.
+    """Run stages in order: the output of one is the input of the next. Record every run.
 
-    - `describe`: which figures of the pipeline's input are watched, as in `Stage`.
-    - `most`: how many runs are kept; the oldest go first.
-    - a `describe` that raises costs its figures and nothing else: they are missing in that run, and `logging` says it once.
-    - `clock`: seconds, as `time.time` and `time.perf_counter` give them; for tests.
+    - `describe`: returns the figures of the pipeline's input, as in `Stage`.
+    - `most`: how many runs are kept. The oldest are removed first.
+    - If a `describe` raises, only its figures are missing in that run. The error is logged once.
+    - `clock`: returns seconds, in place of `time.time` and `time.perf_counter`, for tests.
 
-    May be used by several threads. Raises ValueError if there is no stage, or two have one name.
+    Several threads may use it. Raises ValueError if there is no stage, or if two stages have the same name.
 
     >>> pipeline = Pipeline([Stage("words", str.split), Stage("count", len)])
     >>> pipeline.run("three short words")
@@ -127,10 +127,10 @@ class Pipeline:
         self._now, self._timer = clock or time.time, clock or time.perf_counter
 
     def run(self, value: Any) -> Any:
-        """The last stage's output.
+        """Run all stages on `value`, and return the last stage's output.
 
-        None ends a run: the stages that remain are not asked, and the answer is None. "unknown" counts as null too, and is
-        handed on, for the next stage may know what to do without an answer. An exception is written down, and raised.
+        None ends a run: the remaining stages do not run, and the result is None. "unknown" counts as null too, but is passed
+        on, because the next stage may handle it. An exception is recorded and raised.
         """
         row: dict[str, Any] = {"time": self._now(), **self._figures(INPUT, self.describe, value)}
         try:
@@ -157,7 +157,7 @@ class Pipeline:
         return value
 
     def _figures(self, part: str, describe: Callable[[Any], Description], value: Any) -> dict[str, Any]:
-        """Return what `describe` says of a value, under the columns' names; nothing if it raises, for the run goes on."""
+        """Return the figures of a value by column name. If `describe` raises, return {}, so that the run goes on."""
         try:
             return _named(part, describe(value))
         except Exception as error:
@@ -167,10 +167,10 @@ class Pipeline:
             return {}
 
     def frame(self, since: float | None = None, until: float | None = None) -> "pd.DataFrame":
-        """A row a run, in the order of time: all that was written down of the runs that started in [since, until).
+        """Return the runs that started in [since, until), one row for each, in the order of time.
 
-        Columns: time (seconds since the epoch), those of the input (`input.loudness`), and for each stage asked (False if
-        the run ended before it), latency (seconds), error (the exception's name), null, and its own figures.
+        Columns: time (seconds since the epoch), the figures of the input (`input.loudness`), and for each stage: asked
+        (False if the run ended before it), latency (seconds), error (the exception's name), null, and its figures.
         """
         import pandas as pd
 
@@ -183,8 +183,8 @@ class Pipeline:
         return table
 
     def summary(self, since: float | None = None, until: float | None = None) -> "pd.DataFrame":
-        """A row a stage: how often it was asked, shares of errors and of nulls, latency (median and 95th percentile, in
-        seconds), and throughput: answers per second, from the first run's start to the last one's.
+        """Return a frame with a row for each stage: number of runs, shares of errors and of nulls, latency (median and 95th
+        percentile, in seconds), and throughput (answers per second, from the first run's start to the last run's start).
 
         >>> ticks = iter(range(100))
         >>> pipeline = Pipeline([Stage("half", lambda number: number / 2 or None)], clock=lambda: float(next(ticks)))
@@ -210,18 +210,18 @@ class Pipeline:
     def diagnose(
         self, reference: "pd.DataFrame", current: "pd.DataFrame", alpha: float = ALPHA, seed: int = 0
     ) -> Diagnosis:
-        """Where a change between two windows of `frame` entered, and who only inherited it: see `diagnosis.diagnose`."""
+        """Find where a change between two windows of `frame` entered. See `diagnosis.diagnose`."""
         return diagnose(reference, current, self._names, alpha, seed)
 
 
 def _named(part: str, figures: Description) -> dict[str, Any]:
-    """The figures under their columns' names."""
+    """Return the figures under their columns' names."""
     if taken := set(figures) & set(NOTED if part != INPUT else ()):
         raise ValueError(f"{part}: a figure cannot be called {', '.join(sorted(taken))}, which is noted of every stage")
     return {f"{part}.{name}": value for name, value in figures.items()}
 
 
 def _order(part: str, rows: list[dict[str, Any]]) -> list[str]:
-    """The columns of one part, those that are noted of every stage first."""
+    """Return the columns of one part, with those of every stage first."""
     first = [f"{part}.{name}" for name in NOTED] if part != INPUT else []
     return list(dict.fromkeys([*first, *(name for row in rows for name in row if name.startswith(f"{part}."))]))

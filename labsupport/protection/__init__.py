@@ -1,4 +1,4 @@
-"""Protect the server from overload and from unauthorised requests: limits of memory, requests and connections; tokens."""
+"""Protect the server from overload and from unauthorised requests, with limits and tokens."""
 
 from labsupport.protection import admission, connections, security
 from labsupport.protection.admission import MOST_SLOTS, WAITING_PER_SLOT, Admission, Overloaded, Rule, Slots

@@ -1,9 +1,9 @@
-"""Hold under load and under attack: one budget of memory, one limit a route, a bounded queue, and a quick refusal past them.
+"""Limit load: memory, requests a route, length of the queue. Refuse the rest before their bodies are read.
 
-A server that takes everything answers nothing in time: at 1.5 times its capacity, 40 threads without a limit answer a
-tenth of what two slots and a short queue do. So `Slots` do the work, and `Admission` refuses what does not fit before a byte
-of the body is read. Bodies under way, uploads that wait, pictures at work and answers that are not read yet draw on one
-`Budget` of bytes. What is large leaves a part of places, slots and memory to what is small.
+A server without limits answers too late under load: at 1.5 times its capacity, 40 threads without a limit answer a tenth of
+the requests that two slots and a short queue answer. So `Slots` do the work, and `Admission` refuses requests that do not
+fit. Bodies that arrive, uploads that wait, pictures in work and answers that are not read yet share one `Budget` of bytes.
+Some places, slots and memory are reserved for small uploads.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from labsupport import arguments, background
 from labsupport.protection import security
 from labsupport.protection.memory import LARGE_BODY, SMALL, Budget, Hold
 
-WAITING_PER_SLOT = 12  # an accepted picture waits about a second at the worst, at f32
+WAITING_PER_SLOT = 12  # an accepted picture then waits about a second at most, at f32
 MOST_SLOTS = 1_001  # each is a thread
 RETRY_AFTER = {"Retry-After": "1"}
 BODY_SECONDS = 30  # for a whole upload to arrive
 OVERLOADED = "the server is busy: send it again in a second"
 MAX_QUERY = 2_000  # bytes
-PIECE = 65_536  # bytes of an answer that are handed over at once: the next ones go when these are read
+PIECE = 65_536  # bytes of an answer that are sent at a time: the next ones follow when the client has read these
 
 
 class Overloaded(RuntimeError):
@@ -39,7 +39,7 @@ class Overloaded(RuntimeError):
 
 @dataclass(eq=False)
 class _Order:
-    """One piece of work that waits for a slot, and where its result goes."""
+    """Hold one piece of work that waits for a slot, and the future for its result."""
 
     work: Callable
     arguments: tuple
@@ -50,14 +50,14 @@ class _Order:
 
 
 class _Line:
-    """Who waits and who is at work: what the threads of `Slots` share. It is changed under the budget's lock only."""
+    """Hold waiting orders and count those at work, for the threads of `Slots`. Change it only with the budget's lock."""
 
     def __init__(self, slots: int, budget: Budget) -> None:
         self.slots, self.budget = slots, budget
         self.waiting: list[_Order] = []
         self.at_work = 0
-        self.large = 0  # of all who have a place
-        self.ready: SimpleQueue = SimpleQueue()  # what the threads take; None ends one
+        self.large = 0  # large orders, waiting or at work
+        self.ready: SimpleQueue = SimpleQueue()  # orders for the threads; None ends a thread
         budget.given_back = self.move_up
 
     @property
@@ -70,14 +70,14 @@ class _Line:
         self.move_up()
 
     def move_up(self) -> None:
-        """Give a slot to each that waits, as long as there are slots and memory."""
+        """Give slots to waiting orders, as long as there are free slots and memory."""
         while self.at_work < self.slots and (order := self._next()):
             self.waiting.remove(order)
             self.at_work += 1
             self.ready.put(order)
 
     def _next(self) -> _Order | None:
-        """Return the next one, with its memory taken: the first that came. The last free slot is for small pictures, the
+        """Reserve the memory of the next order and return it: the oldest one. The last free slot is for small pictures, the
         smallest first. So a small picture never waits for several large ones, and a large one never for all small ones."""
         last = self.slots > 1 and self.at_work == self.slots - 1
         small = [order for order in self.waiting if not order.large]
@@ -95,23 +95,23 @@ class _Line:
             self.budget.give(order.need)
 
     def work_off(self) -> bool:
-        """Do one piece of work in a slot's thread. Return True if the thread is dismissed."""
+        """Do one piece of work in the thread of a slot. Return True if the thread must end."""
         if (order := self.ready.get()) is None:
             return True
         result, error = None, None
         try:
             result = order.work(*order.arguments)
-        except BaseException as raised:  # also what would end the thread: `_settle` turns it into an error
+        except BaseException as raised:  # including SystemExit, which would end the thread: `_settle` converts it
             error = raised
         finally:
             self.leave(order)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no request waits any more
             order.loop.call_soon_threadsafe(_settle, order.answer, result, error)
         return False
 
 
 def _settle(answer: asyncio.Future, result, error: BaseException | None) -> None:
-    """Hand the result or the error over to who waits, in the thread of the loop."""
+    """Set the result or the error of the future that a request waits for. Runs in the thread of the loop."""
     if answer.cancelled():
         return
     if error is None:
@@ -125,9 +125,9 @@ def _settle(answer: asyncio.Future, result, error: BaseException | None) -> None
 
 
 class Slots:
-    """Threads for the pictures that are worked on, and a bounded number of pictures that wait for one.
+    """Run work on a fixed number of threads, with a bounded number of pictures that wait.
 
-    One thread more than there are cores: while the others wait for the network, it decodes and draws.
+    By default there is one thread more than cores. It decodes and draws while the others wait for the neural network.
 
     >>> slots = Slots(count=1)
     >>> asyncio.run(slots.run(len, b"a picture"))
@@ -156,14 +156,14 @@ class Slots:
 
     @property
     def full_of_large(self) -> bool:
-        """Whether large uploads have all the places that they may have, which is half of them."""
+        """Return whether large uploads have taken all their places, which are half of all places."""
         return self._line.large >= max(1, self.limit // 2)
 
     async def run(self, work: Callable, *arguments, need: int = 0, large: bool = False):
-        """Return `work(*arguments)`, done in a slot when its turn comes and `need` bytes of memory are free.
+        """Return `work(*arguments)`, run in a slot as soon as one and `need` bytes of memory are free.
 
-        Raises `Overloaded` if the queue is full, what `work` raises, and RuntimeError for SystemExit and its like. The place
-        is given back when the work is done, whatever it raised, even if the client that asked for it is gone.
+        Raises `Overloaded` if the queue is full, the errors of `work`, and RuntimeError in place of SystemExit and similar.
+        The place is released when the work ends, also after an error, and also if the client has disconnected.
         """
         loop = asyncio.get_running_loop()
         with self.budget.lock:
@@ -181,25 +181,25 @@ def _dismiss(ready: SimpleQueue, count: int) -> None:
 
 @dataclass(frozen=True)
 class Rule:
-    """What a path takes."""
+    """Describe the limits of a path."""
 
     most: int  # bytes of a body
-    copies: int = 1  # so many times the body's bytes are in memory at once: as they came, parsed, checked
+    copies: int = 1  # copies of the body in memory at the same time: as received, parsed, checked
     values: int = 1_000_000_000  # commas in a body, which is about how many values JSON holds
     predicts: bool = False  # its POST waits for a slot
     guarded: tuple[str, ...] = ()  # methods that need the token, on loopback too
-    too_large: str = ""  # what to send instead
+    too_large: str = ""  # the message for a body that is too large
 
     def needs_token(self, method: str, headers: Headers) -> bool:
         return method in self.guarded or (self.predicts and "x-record-id" in headers)
 
 
-OTHER = Rule(1_000)  # for every path that has no rule of its own
+OTHER = Rule(1_000)  # for every path without a rule
 
 
 class Admission:
-    """Refuses a request before its body is read if the token is missing where it is needed, the body is too large, or there
-    is no place or no memory for it; and while the body is read, if it grows too large or takes too long."""
+    """Refuse a request before its body is read if a required token is missing, the body is too large, or no place or memory
+    is free. While the body is read, refuse it if it grows too large or takes too long."""
 
     def __init__(
         self,
@@ -209,7 +209,7 @@ class Admission:
         wrong_tokens: security.WrongTokens,
         refused: Callable[[], None] = lambda: None,
     ) -> None:
-        """`rules` are looked up by path. `refused` is called for each prediction that finds no place or no memory."""
+        """Wrap `app`. `rules` maps paths to rules. `refused` is called for each prediction without a place or memory."""
         self.app, self.slots, self.rules, self.wrong_tokens, self.refused = app, slots, rules, wrong_tokens, refused
 
     async def __call__(self, scope, receive, send) -> None:
@@ -243,7 +243,7 @@ class Admission:
         return JSONResponse({"detail": OVERLOADED}, 503, RETRY_AFTER)
 
     def _bounded(self, receive, rule: Rule, hold: Hold, predicts: bool):
-        """`receive`, with an end in bytes and in seconds."""
+        """Return `receive` with limits on bytes and seconds."""
         received, values, deadline = 0, 0, time.monotonic() + BODY_SECONDS
 
         async def bounded():
@@ -272,7 +272,7 @@ def _too_large(rule: Rule) -> str:
 
 
 def _in_pieces(send, hold: Hold):
-    """`send`, which waits for the client to read each piece of a long answer: until then it counts as memory in use."""
+    """Return a `send` that waits until the client has read each piece of a long answer. Until then it counts as memory."""
 
     async def piecewise(message) -> None:
         body = message.get("body", b"")

@@ -1,7 +1,7 @@
-"""Connections with an end: how many there may be, and how long a client may keep one without sending or reading.
+"""Limit the number of connections. Close slow or idle ones.
 
-uvicorn waits for ever for the rest of a request's head, for a body and for a client that reads nothing, and takes as many
-connections as come. `Connection` is uvicorn's own HTTP/1.1 connection with a limit for each of these.
+uvicorn waits without limit for the rest of a request's head, for a body and for a client that does not read its answer. It
+also accepts any number of connections. `Connection` is uvicorn's HTTP/1.1 connection with a limit for each of these.
 """
 
 import json
@@ -16,23 +16,24 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from labsupport.protection.security import FRAMES, HEADERS
 
-HEAD_SECONDS = 10  # for the head of a request, from its first byte; of the first one, from when the connection is made
-BODY_SECONDS = 35  # for a body: a little more than `admission` waits for an upload, because it says so in words
-ANSWER_SECONDS = 60  # for the client to read an answer, from when it keeps us waiting
+# for the head of a request, from its first byte; for the first head, from the start of the connection
+HEAD_SECONDS = 10
+BODY_SECONDS = 35  # for a body: a little longer than in `admission`, which answers with an error message
+ANSWER_SECONDS = 60  # for the client to read an answer, from the time when it stops reading
 CLOSING_SECONDS = 10  # for the client to read the refusal of a body that it is still sending
 MAX_HEAD = 16_384  # bytes of a request's head
 MAX_LINES = 128  # in it
-CHUNK = 16  # bytes a line: in a chunked body that is cut finer, each byte would cost more than the work on it
+CHUNK = 16  # bytes for each line: in a chunked body with smaller chunks, reading would cost more than the work
 MOST = 1_000  # connections
-OTHER_FILES = 64  # that the process has open besides: the log, the models, the listening socket
-FILES_EACH = 3  # that a connection may open: itself, an upload on the disk, one that is accepted while it is closed
+OTHER_FILES = 64  # other open files of the process: the log, the models, the listening socket
+FILES_EACH = 3  # for each connection: itself, an upload on the disk, a connection accepted while it closes
 HEAD_END = re.compile(rb"\n\r?\n")
 
 logger = logging.getLogger(__name__)
 
 
 class Once(logging.Filter):
-    """Passes a warning that anybody can cause at will once a minute: else it would fill the disk."""
+    """Pass a repeated warning only once a minute, because any client can cause it and so fill the disk."""
 
     SECONDS = 60
     NAMES = (__name__, "uvicorn.error", "asyncio")
@@ -56,14 +57,14 @@ for _name in Once.NAMES:
 
 
 def most() -> int:
-    """Return how many connections may be open at once: `MOST`, or fewer where the process may open few files."""
+    """Return how many connections may be open: `MOST`, or fewer if the limit on open files is low."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST if files == resource.RLIM_INFINITY else max(8, min(MOST, (files - OTHER_FILES) // FILES_EACH))
 
 
 class Connection(H11Protocol):
-    """One connection. Whoever keeps it waiting for too long loses it, and so does the one who has for longest when there are
-    too many. Several requests that are sent at once, without waiting for answers, get the first answer only."""
+    """Handle one connection. Close it if the client is too slow. If there are too many connections, close the one that has
+    waited longest. If a client sends several requests without waiting for answers, answer only the first."""
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
@@ -75,7 +76,7 @@ class Connection(H11Protocol):
             waiting = [one for one in self.connections if one._timer]
             last = min(waiting, key=lambda one: one._since, default=self)
             last.transport.abort()
-            last._expect(None)  # it is closed in a moment: the next new one must not choose it again
+            last._expect(None)  # it will be closed soon: the next new connection must not choose it again
         if not self.transport.is_closing():
             self._expect(HEAD_SECONDS)
 
@@ -103,7 +104,7 @@ class Connection(H11Protocol):
         self._size, self._lines, self._last = 0, 0, b""
 
     def _head_received(self, data: bytes) -> bytes:
-        """Take what belongs to the head of a request, and return the rest."""
+        """Process the part of `data` that belongs to the head of a request, and return the rest."""
         end = HEAD_END.search(self._last + data)
         length = end.end() - len(self._last) if end else len(data)
         head, rest = data[:length], data[length:]
@@ -134,11 +135,11 @@ class Connection(H11Protocol):
         self._refuse("this is no HTTP/1.1 request that can be read", 400)
 
     def _refuse(self, detail: str, status: int) -> None:
-        """Answer what cannot be read as a request, unless another answer has begun, and close the connection."""
+        """Send an error for an invalid request, unless another answer has begun, and close the connection."""
         cycle = self.cycle
         if cycle is None or cycle.response_complete or not cycle.response_started:
             if cycle:
-                cycle.disconnected = True  # the app must not answer, too
+                cycle.disconnected = True  # the app must not answer as well
                 cycle.message_event.set()
             body = json.dumps({"detail": detail}).encode()
             headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
@@ -160,8 +161,8 @@ class Connection(H11Protocol):
             self._expect(ANSWER_SECONDS)
 
     def _close_slowly(self) -> None:
-        """Say that nothing more comes, and read and forget what the client still sends: if we closed at once, its system
-        would throw our answer away."""
+        """Close our side, and discard what the client still sends. If we closed both sides immediately, the client's system
+        would drop our answer."""
         self._closing = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -175,7 +176,7 @@ class Connection(H11Protocol):
             self._expect(ANSWER_SECONDS)
 
     def _expect(self, seconds: float | None) -> None:
-        """Close the connection after so many seconds, unless something else is expected before then. None: wait for us."""
+        """Close the connection after `seconds`, unless this is called again before. None: no limit, the server works."""
         if self._timer:
             self._timer.cancel()
         self._since = self.loop.time()

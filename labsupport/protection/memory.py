@@ -1,4 +1,4 @@
-"""How much memory the server may take, and how much a picture will need: both are known before any of it is taken."""
+"""Compute how much memory the server may use and how much a picture needs, before the picture is decoded."""
 
 import contextlib
 import logging
@@ -10,20 +10,20 @@ from pathlib import Path
 from labsupport import images
 
 GROUPS, GROUP_FILES = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-SHARE = 0.75  # of the memory limit: the rest is for what nobody counts, such as gaps that the allocator keeps
-PIXEL_BYTES = 12  # bytes of memory a pixel at the most: a progressive JPEG in four colours, while it is decoded
-COPIES = 3  # of an upload: in the form's file, as bytes, and one that decoding makes
+SHARE = 0.75  # of the memory limit: the rest is for uncounted memory, such as gaps in the allocator
+PIXEL_BYTES = 12  # most bytes of memory for a pixel: a progressive JPEG in four colours, while it is decoded
+COPIES = 3  # of an upload: in the form's file, as bytes, and one made by decoding
 LARGE_BODY = 2_000_000  # bytes: an upload above this is large
-LARGE_PICTURE = 4_000_000 * PIXEL_BYTES  # bytes: and so is a picture that needs more than this
-SMALL = LARGE_PICTURE + 2 * COPIES * LARGE_BODY  # bytes of the budget that large uploads leave to small ones
-LARGEST = images.MAX_PIXELS * 10  # bytes that the largest picture needs: it is decoded, drawn on in a copy, and encoded
-LEAST = LARGEST + 2 * SMALL + COPIES * images.MAX_BYTES  # bytes: in less, the largest picture would never fit
+LARGE_PICTURE = 4_000_000 * PIXEL_BYTES  # bytes: a picture that needs more than this is large
+SMALL = LARGE_PICTURE + 2 * COPIES * LARGE_BODY  # bytes of the budget reserved for small uploads
+LARGEST = images.MAX_PIXELS * 10  # bytes for the largest picture: it is decoded, copied for drawing, and encoded
+LEAST = LARGEST + 2 * SMALL + COPIES * images.MAX_BYTES  # bytes: with less, the largest picture would never fit
 
 logger = logging.getLogger(__name__)
 
 
 def memory_limit() -> int:
-    """Return the bytes of memory that this process may take.
+    """Return the bytes of memory that this process may use.
 
     That is the limit of the container or control group that it runs in. Without one it is a quarter of the machine's memory.
     """
@@ -32,16 +32,16 @@ def memory_limit() -> int:
 
 
 def resident() -> int:
-    """Return the bytes of memory that this process holds now, or 0 where the system does not say."""
+    """Return the bytes of memory that this process uses now, or 0 if the system does not report it."""
     with contextlib.suppress(OSError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
 def memory_needed(upload: bytes) -> int:
-    """Return the bytes of memory that it takes to decode an upload, find the objects in it, and draw them.
+    """Return the bytes of memory needed to decode an upload, detect objects in it, and draw them.
 
-    Only the picture's header is read. What `images.decode` refuses by its header needs nothing.
+    Only the picture's header is read. For a picture that `images.decode` refuses by its header, return 0.
 
     >>> import numpy as np
     >>> memory_needed(images.encode(np.zeros((10, 20, 3), np.uint8), "png")), memory_needed(b"no picture")
@@ -68,7 +68,7 @@ def group_limits(groups: Path = GROUPS, root: Path = GROUP_FILES) -> Iterator[in
 
 
 class Budget:
-    """Bytes that are given out and come back; what does not fit is not given. Safe to use from every thread.
+    """Count bytes that are taken and given back. Refuse to give more than `total`. Safe to use from several threads.
 
     >>> budget = Budget(100)
     >>> budget.take(60), budget.take(60), budget.take(20, leaving=30)
@@ -76,17 +76,17 @@ class Budget:
     """
 
     def __init__(self, total: int | None = None) -> None:
-        """`total` in bytes; None: what is `left` of `memory_limit()`."""
+        """Begin with a budget of `total` bytes; None: the bytes `left` of `memory_limit()`."""
         self.total = self.left(memory_limit()) if total is None else total
         self.taken = 0
         self.lock = threading.RLock()
-        self.given_back: Callable[[], None] = lambda: None  # is called, with the lock, when bytes came back
+        self.given_back: Callable[[], None] = lambda: None  # called, with the lock, when bytes were given back
 
     @staticmethod
     def left(limit: int) -> int:
-        """Return the bytes that requests may take in a process that may take `limit`, now that the models are loaded.
+        """Return the bytes for requests in a process that may use `limit`. Call it when the models are loaded.
 
-        A warning says so if that is not enough for the largest picture: then as much as that needs is given out.
+        If this is not enough for the largest picture, log a warning, and return the bytes that this picture needs.
         """
         if (left := int(SHARE * limit) - resident()) < LEAST:
             more = (LEAST - left) / SHARE / 1e6
@@ -94,7 +94,7 @@ class Budget:
         return max(left, LEAST)
 
     def take(self, size: int, leaving: int = 0) -> bool:
-        """Take `size` bytes if `leaving` bytes are left after that. Return whether they were taken."""
+        """Take `size` bytes if `leaving` bytes remain after that. Return whether they were taken."""
         with self.lock:
             if fits := self.taken + size + leaving <= self.total:
                 self.taken += size
@@ -108,7 +108,7 @@ class Budget:
 
 
 class Hold:
-    """What one request holds of the budget. It grows, and ends with the request."""
+    """Track the bytes of the budget that one request holds. They grow, and are given back when the request ends."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget, self.size = budget, 0
@@ -122,7 +122,7 @@ class Hold:
         return True
 
     def set(self, size: int) -> None:
-        """Hold `size` bytes, which are there already."""
+        """Hold `size` bytes, also beyond the budget, because they are in memory already."""
         with self.budget.lock:
             self.budget.give(self.size - size)
             self.size = size

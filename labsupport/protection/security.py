@@ -1,9 +1,9 @@
-"""Who may ask, and for what.
+"""Check bearer tokens and where requests come from. Accept a separate read-only token, for Prometheus.
 
-On loopback the lab is open to whoever sits at the machine, except for what changes its state; pages of other sites are kept
-out. Beyond loopback everything but `/health` needs a bearer token (RFC 6750). It comes from the environment variable
-`LAB_TOKEN`, or from a file that `LAB_TOKEN_FILE` names, and is looked at before a byte of the body is read. Who only reads,
-as Prometheus does, can have a token of its own in `LAB_READ_TOKEN` (or `LAB_READ_TOKEN_FILE`).
+On loopback every user of the machine may send requests without a token, except requests that change the state. Pages of
+other sites are refused. Beyond loopback every path but `/health` needs a bearer token (RFC 6750). The token comes from the
+environment variable `LAB_TOKEN`, or from the file named by `LAB_TOKEN_FILE`. It is checked before the body is read. The
+read-only token comes from `LAB_READ_TOKEN` (or `LAB_READ_TOKEN_FILE`).
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
 HOW = "start the server with LAB_TOKEN, and send that token in the header Authorization: Bearer ..."
-OPEN = ("/health",)  # says that the process is alive, and nothing else
+OPEN = ("/health",)  # reports only that the process is alive
 MIN_LENGTH = 16
-TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750: what a header, a URL and a proxy's settings can all hold
+TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750: characters allowed in a header, a URL and a proxy's settings
 READS = ("GET", "HEAD")
 FRAMES = "frame-ancestors 'none'"
 HEADERS = {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer"}
@@ -31,31 +31,31 @@ OTHER_SITE = "this came from a page of another site: open the server's own pages
 OTHER_HOST = (
     "this server answers for localhost and 127.0.0.1 only: ask for one of these, or send the token in LAB_TOKEN"
 )
-FREE = 10  # wrong tokens from one address within `WINDOW`: the next ones wait for their answer
+FREE = 10  # wrong tokens from one address within `WINDOW`: the answers to the next ones are delayed
 WINDOW, WAIT = 60.0, 1.0  # seconds
-WAITING = 32  # answers that wait at once: an attacker must not hold all connections
-ADDRESSES = 1_000  # that are remembered
+WAITING = 32  # answers that may be delayed at the same time: an attacker must not hold all connections
+ADDRESSES = 1_000  # addresses that are remembered
 
 logger = logging.getLogger(__name__)
 
 
 class TokenMissing(RuntimeError):
-    """The server needs a token that it does not have, or has one that cannot be used."""
+    """The server needs a token and has none, or has a token that cannot be used."""
 
 
 def token() -> str | None:
     """Return the bearer token in `LAB_TOKEN` or in the file `LAB_TOKEN_FILE`, or None if neither is set.
 
-    Spaces and line ends around it do not count, and an empty variable counts as unset. Raises `TokenMissing` for a token
-    that is too short or has characters that a header does not carry, and for a file that cannot be read.
+    Spaces and line ends around it are removed, and an empty variable counts as unset. Raises `TokenMissing` for a token
+    that is too short or has characters not allowed in a header, and for a file that cannot be read.
     """
     return _secret("LAB_TOKEN")
 
 
 def read_token() -> str | None:
-    """Return the token in `LAB_READ_TOKEN` or in the file `LAB_READ_TOKEN_FILE`: with it one may only read.
+    """Return the read-only token in `LAB_READ_TOKEN` or in the file `LAB_READ_TOKEN_FILE`, or None.
 
-    Raises `TokenMissing` as `token` does, and if it is the same as that.
+    Raises `TokenMissing` as `token` does, and if both tokens are the same.
     """
     value = _secret("LAB_READ_TOKEN")
     if value is not None and value == token():
@@ -81,7 +81,7 @@ def _secret(name: str) -> str | None:
 
 
 def unfit(value: str) -> str:
-    """Return what is wrong with a token, and what to give instead; an empty text if nothing is.
+    """Return the problem of a token, and what to give instead. Return an empty text for a good token.
 
     >>> unfit("short"), unfit("0123456789abcdef")
     ('has 5 characters: take at least 16 that nobody can guess (openssl rand -hex 16)', '')
@@ -94,7 +94,7 @@ def unfit(value: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server bound to `host`.
+    """Return whether only this machine can reach a server bound to `host`.
 
     >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0"), is_loopback("")
     (True, True, False, False)
@@ -106,9 +106,9 @@ def is_loopback(host: str) -> bool:
 
 
 def required_token(host: str) -> str | None:
-    """Return the token that a server bound to `host` must demand: None on loopback.
+    """Return the token that a server bound to `host` must require; None on loopback.
 
-    Raises `TokenMissing` if there is none and one is needed, and for a token that cannot be used, on loopback too.
+    Raises `TokenMissing` if a token is needed and missing. Raises it for a token that cannot be used, also on loopback.
 
     >>> required_token("127.0.0.1")
     """
@@ -124,22 +124,23 @@ def required_token(host: str) -> str | None:
 
 
 def carries(headers: Headers, token: str | None) -> bool:
-    """Return whether the headers carry this token; compared in constant time. Nobody carries a token that there is not."""
+    """Return whether the headers carry this token, compared in constant time. Return False for None."""
     scheme, _, given = headers.get("authorization", "").partition(" ")
     right = token is not None and hmac.compare_digest(given.strip(" ").encode(), token.encode())
     return right and scheme.lower() == "bearer"
 
 
 class WrongTokens:
-    """Answers requests without the right token: counts them, logs them, and lets who sends many wrong ones wait.
+    """Answer requests without the right token. Count and log them. Delay the answers to an address with many wrong tokens.
 
-    The right token always passes at once, from whatever address. The log names the address and never the token.
+    A request with the right token is never delayed, from any address. The log contains the address and never the token.
     """
 
     def __init__(self, count: Callable[[str], None] = lambda reason: None) -> None:
-        """`count` is called with "missing" or "wrong" for each of them."""
+        """Call `count` with "missing" or "wrong" for each such request."""
         self.count, self.waiting = count, 0
-        self._seen: dict[str, tuple[float, int]] = {}  # address -> since when, and how many
+        # address -> time of the first wrong token, number of wrong tokens
+        self._seen: dict[str, tuple[float, int]] = {}
 
     async def refuse(self, scope, receive, send) -> None:
         if "authorization" not in Headers(scope=scope):
@@ -155,7 +156,7 @@ class WrongTokens:
         await JSONResponse({"detail": HOW}, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
 
     def _number(self, address: str) -> int:
-        """Return how many wrong tokens came from an address within the window; the 1st, 10th, 100th ... are logged."""
+        """Return how many wrong tokens came from an address within the window. Log the 1st, 10th, 100th ..."""
         now = time.monotonic()
         since, number = self._seen.pop(address, (now, 0))
         since, number = (since, number + 1) if now - since < WINDOW else (now, 1)
@@ -168,7 +169,7 @@ class WrongTokens:
 
 
 class TokenGuard:
-    """Lets a request through if it carries the token, or the reader's token and only reads; before the body is read."""
+    """Pass a request that carries the token, or the read-only token and only reads. Check before the body is read."""
 
     def __init__(self, app, token: str, read_token: str | None = None) -> None:
         self.app, self.token, self.read_token = app, token, read_token
@@ -186,10 +187,10 @@ class TokenGuard:
 
 
 class SiteGuard:
-    """Keeps pages of other sites from using a visitor's browser against the server, and from showing it in a frame.
+    """Refuse requests that a page of another site makes through a visitor's browser, and forbid to show answers in a frame.
 
-    With `local` it also refuses every `Host` that is not this machine's own, for a foreign name may point at 127.0.0.1 (DNS
-    rebinding). Who carries the token in `LAB_TOKEN` may use any name.
+    With `local` it also refuses every `Host` that is not this machine's, because a foreign name may point at 127.0.0.1 (DNS
+    rebinding). A request with the token in `LAB_TOKEN` may use any name.
     """
 
     def __init__(self, app, local: bool) -> None:
@@ -214,7 +215,7 @@ class SiteGuard:
 
 
 def _protect(headers: MutableHeaders) -> None:
-    """Add to an answer's headers what keeps it out of frames and other mischief."""
+    """Add headers to an answer that forbid frames and other misuse."""
     policy = headers.get("content-security-policy", "")
     if "frame-ancestors" not in policy:
         headers["content-security-policy"] = f"{policy}; {FRAMES}" if policy else FRAMES
@@ -233,7 +234,7 @@ def _is_own(host: str) -> bool:
 def _from_other_site(method: str, headers: Headers) -> bool:
     """Return whether a page of another site made a browser send this. Following a link from there is allowed.
 
-    Browsers say it in Sec-Fetch-Site; old ones, and all of them over plain HTTP beyond loopback, only name the Origin.
+    Browsers report this in Sec-Fetch-Site. Old browsers, and all browsers over plain HTTP beyond loopback, only send Origin.
     """
     if (site := headers.get("sec-fetch-site")) is not None:
         link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"

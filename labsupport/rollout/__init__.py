@@ -1,6 +1,6 @@
 """Decide which version of a model answers: shadow, canary, blue/green, ramps with a gate, rollback and retraining.
 
-Whether a ramp goes on is decided by `Gate.decide`. `Rollout` applies the decision to the `Router`.
+`Gate.decide` judges each step of a ramp. `Rollout` applies the verdict to the `Router`.
 
 >>> from types import SimpleNamespace as Version
 >>> from labsupport.rollout import Router
@@ -8,16 +8,21 @@ Whether a ramp goes on is decided by `Gate.decide`. `Rollout` applies the decisi
 'v1'
 """
 
+from typing import TYPE_CHECKING, Any
+
 from labsupport.rollout import answering, journal
 from labsupport.rollout.evidence import Evidence
 from labsupport.rollout.gate import METRICS, Gate, Outcomes
 from labsupport.rollout.journal import Journal, JournalUnavailable, State
 from labsupport.rollout.ramp import Ramps, Rollout, WrongRamp, checked
 from labsupport.rollout.ramp_figures import outcomes_since
-from labsupport.rollout.retraining import Comparison, Retraining, better_evidence, weighed
 from labsupport.rollout.router import Router
 from labsupport.rollout.transitions import WrongMoment
 
+if TYPE_CHECKING:
+    from labsupport.rollout.retraining import Comparison, Retraining, better_evidence, weighed
+
+RETRAINING = ("Comparison", "Retraining", "better_evidence", "weighed")
 __all__ = [
     "METRICS",
     "Comparison",
@@ -40,3 +45,12 @@ __all__ = [
     "outcomes_since",
     "weighed",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load retraining when it is asked for: the server needs neither it nor SciPy."""
+    if name not in RETRAINING:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from labsupport.rollout import retraining
+
+    return getattr(retraining, name)

@@ -1,5 +1,6 @@
-"""The one way to an answer, in process and over HTTP: a version is chosen, looks at the picture, and what happened is
-written down; then a candidate in shadow sees the picture, too."""
+"""Answer one request: choose a version, run it, log the result. Then copy the picture to a shadow candidate.
+
+HTTP requests and calls in process both use this module."""
 
 import math
 import secrets
@@ -12,11 +13,11 @@ import numpy as np
 from labsupport import arguments
 from labsupport.detection import Detection
 
-FAR = 2**31  # pixels: boxes may lie outside of the picture, but not farther away
+FAR = 2**31  # pixels: boxes may lie outside the picture, but no coordinate may be larger than this
 
 
 class VersionFailed(RuntimeError):
-    """A version raised what a request is blamed for, such as `UnsupportedImage`: it has failed, and not the client."""
+    """A version raised an error that blames the request, such as `UnsupportedImage`, although the picture was read."""
 
 
 def answer(
@@ -29,11 +30,12 @@ def answer(
     render: Callable = lambda version, latency, image, found: found,
     status: Callable[[BaseException], int] = lambda error: 500,
 ):
-    """Let the version whose turn it is look at a picture, and return what `render(version, latency, image, found)` does.
+    """Run the version that `router` chooses on a picture, and return `render(version, latency, image, found)`.
 
-    `picture()` gives the picture. `write` is called once, whether it works or fails, with `id`, `version`, `latency`,
-    `detections`, `status` and `error`. A failure gets an id of its own and what `status(error)` returns. Raises what fails,
-    and `VersionFailed` where that would blame the request although its picture has been read.
+    `picture()` returns the picture. `write` is called once, after a success and after a failure, with `id`, `version`,
+    `latency`, `detections`, `status` and `error`. A failure is logged under a new id, with the status `status(error)`.
+    Raises the error of the step that fails. Raises `VersionFailed` if that error would blame the request although its
+    picture has been read.
     """
     started, version, read = time.perf_counter(), None, False
     try:
@@ -43,7 +45,7 @@ def answer(
         found = checked(chosen.detect(image, confidence))
         latency = time.perf_counter() - started
         answer = render(version, latency, image, found)
-    except KeyboardInterrupt:  # the person's, and no failure of the version
+    except KeyboardInterrupt:  # somebody stopped the program: the version did not fail
         raise
     except BaseException as error:
         latency = time.perf_counter() - started
@@ -60,7 +62,7 @@ def answer(
 
 
 def checked(found) -> list[Detection]:
-    """Return what a version found as a list. Raises for what the log could not hold: the version has failed.
+    """Return the detections of a version as a list. Raises ValueError for a detection that the log cannot store.
 
     >>> checked([])
     []
@@ -74,5 +76,5 @@ def checked(found) -> list[Detection]:
 
 
 def _is_box(box) -> bool:
-    """Four numbers below 2**31, as the records of stations have: NaN is none, and nothing can draw what is larger."""
+    """Return whether `box` is four numbers between -2**31 and 2**31, the limits for records of stations. NaN fails."""
     return isinstance(box, tuple | list) and len(box) == 4 and all(isinstance(n, Real) and abs(n) < FAR for n in box)

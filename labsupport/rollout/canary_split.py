@@ -5,12 +5,12 @@ import itertools
 
 from labsupport import arguments
 
-GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, fill the unit interval as evenly as can be
+GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, fill the unit interval as evenly as possible
 LONGEST_KEY = 200  # characters
 
 
 class Places:
-    """Places of requests: the same for the same key, and evenly spread for requests without a key.
+    """Compute the places of requests: always the same for one key, evenly spread for requests without a key.
 
     >>> places = Places()
     >>> places.of("ann", began=0.0) == places.of("ann", began=0.0)
@@ -23,7 +23,7 @@ class Places:
         self._turn = itertools.count()
 
     def of(self, key: str | None, began: float) -> float:
-        """Return the place of a request. `began`: when the rollout began; the next one mixes the keys anew."""
+        """Return the place of a request. `began`: when the rollout began. In another rollout a key gets another place."""
         if key is None:
             return next(self._turn) * GOLDEN % 1 * 100
         digest = hashlib.sha256(f"{began}:{key}".encode()).digest()
@@ -31,5 +31,5 @@ class Places:
 
 
 def checked_key(key: str | None) -> str | None:
-    """Return `key` if it is None or a text of at most `LONGEST_KEY` characters. Raises ValueError for what is neither."""
+    """Return `key` if it is None or a text of at most `LONGEST_KEY` characters. Raises ValueError otherwise."""
     return None if key is None else arguments.text("key", key, LONGEST_KEY)

@@ -1,7 +1,7 @@
-"""The evidence that a candidate goes wrong more often than the stable version, carried forward from request to request.
+"""Compute the e-value: the evidence that the candidate fails more often than the stable version.
 
-An e-value may be looked at as often as one likes: if the candidate is no worse, it ever exceeds 1/alpha with probability
-alpha at most (Ville's inequality; Ramdas, Grünwald, Vovk and Shafer, 2023, section 3).
+Roll back when the e-value reaches 1/alpha. You may check it after every request: a candidate that is no worse ever gets
+there with probability at most alpha (Ville's inequality; Ramdas, Grünwald, Vovk and Shafer, 2023, section 3).
 """
 
 import zlib
@@ -12,17 +12,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-TIMES_AS_BAD = np.array([1.5, 2, 3, 5, 10])  # how many times as often a bad candidate may err: the e-value bets on each
-GUESS = (0.5, 50)  # bad answers, answers: what is assumed of the stable version before anything was seen
-PLACES = 2**26  # into which keys are sorted: 8 MB
-COUNTED = 1_000  # keys whose requests are counted, to see whether one of them makes most of the traffic
+TIMES_AS_BAD = np.array([1.5, 2, 3, 5, 10])  # failure rates of bad candidates, as multiples: one bet on each
+GUESS = (0.5, 50)  # bad answers, answers: assumed for the stable version before its first request
+PLACES = 2**26  # number of hash values for keys: one bit each, 8 MB
+COUNTED = 1_000  # keys whose requests are counted, to find a key that makes most of the traffic
 
 
 def e_value(candidate: Sequence[bool], bad: Sequence[bool]) -> float:
-    """Return the e-value of requests, in their order, each of another user.
+    """Return the e-value of requests in their order, each from a different user.
 
-    `candidate[i]` says whether the candidate answered request i, `bad[i]` whether that went wrong. Above 1/alpha the
-    candidate is worse at level alpha, whenever one looks. `Evidence` says how it is computed and what it assumes.
+    `candidate[i]` is true if the candidate answered request i. `bad[i]` is true if that answer failed or was wrong. An
+    e-value above 1/alpha shows at level alpha that the candidate is worse, however often it is checked. `Evidence`
+    describes the computation and its assumptions.
 
     >>> e_value([True, False] * 100, [False, False] * 100) < 1
     True
@@ -35,19 +36,20 @@ def e_value(candidate: Sequence[bool], bad: Sequence[bool]) -> float:
 
 
 class Evidence:
-    """An e-value that grows with the requests. Nothing that was added is looked at again.
+    """Update an e-value with each new request, without reading earlier requests again.
 
-    Each request of the candidate ends a block with those of the stable version since the last one; within a block both are
-    compared with what their rates would be if they were equal (Turner, Ly and Grünwald, 2024, "Generic E-variables for
-    exact sequential k-sample tests that allow for optional stopping", equation 4). The bets, one for each of
-    `TIMES_AS_BAD`, are made on what was seen before the block, and averaged.
+    Requests form blocks. A block ends with a request of the candidate and contains the requests of the stable version
+    since the candidate's previous one. Within a block the rates of both versions are compared with one common rate
+    (Turner, Ly and Grünwald, 2024, "Generic E-variables for exact sequential k-sample tests that allow for optional
+    stopping", equation 4). There is one bet for each of `TIMES_AS_BAD`. Each bet uses only the requests before the
+    block. The e-value is the mean of the bets.
 
-    It assumes that, if the candidate is no worse, each request of a block is equally likely to be one that goes wrong.
-    Requests of one user are not like that: they succeed or fail together, and the router gives all of them to one version.
-    So add only the first request of each key (`Keys`). The router chooses by a hash of the key, which says nothing about
-    its user, so at its first request each key is dealt at random, with the candidate's share at that moment as the chance.
+    Assumption: if the candidate is no worse, each request of a block is equally likely to be a bad one.
+    Requests of one user break it: they succeed or fail together, and the router sends all of them to one version.
+    So add only the first request of each key (`Keys`). The router chooses by a hash of the key, which is independent of
+    the user. At its first request, each key thus goes to the candidate with a probability equal to the candidate's share.
     A key that moves to the candidate later, as the share grows, stays counted for the version that answered it first.
-    Requests without a key are dealt at random one by one, so each may be added.
+    The router assigns requests without a key one by one, so you may add all of them.
     """
 
     def __init__(self) -> None:
@@ -55,20 +57,20 @@ class Evidence:
         self._bad, self._count = 0, 0  # requests in closed blocks
         self._open_bad, self._open = 0, 0  # requests of the stable version since the last one of the candidate
         self._ends = array("q")  # of each closed block: its last row
-        self._fine = array("q")  # and how many requests of the stable version in it have been fine so far
-        self._may_fail: Bits | None = None  # rows that have not gone wrong so far
-        self._newest = 0  # the last of them
+        self._fine = array("q")  # for each: requests of the stable version in it that are not bad so far
+        self._may_fail: Bits | None = None  # rows that are not bad so far
+        self._newest = 0  # the largest row number so far
 
     @property
     def value(self) -> float:
-        """The e-value: 1 without any evidence, at most e**300."""
+        """Return the e-value: 1 without any evidence, at most e**300."""
         return float(np.exp(np.minimum(self._bets, 300)).mean())
 
     def add(self, candidate: Sequence[bool], bad: Sequence[bool], rows: Sequence[int] = ()) -> None:
-        """Take in requests in their order.
+        """Add requests in their order.
 
-        `rows` are their numbers in the log, growing from call to call; only `went_wrong` needs them. Where they begin anew,
-        because the log was emptied, what was added before is no longer known by its number.
+        `rows` are their row numbers in the log, which grow from call to call. Only `went_wrong` needs them. If the numbers
+        start again because the log was emptied, `went_wrong` ignores the rows that were added before.
         """
         candidate, bad = np.asarray(candidate, bool), np.asarray(bad, bool)
         ends = np.flatnonzero(candidate)
@@ -88,11 +90,11 @@ class Evidence:
             self._remember(np.asarray(rows, np.int64), bad, ends, (stable - stable_bad)[:-1])
 
     def went_wrong(self, row: int) -> None:
-        """Take in that a request turned out to be wrong after it was added: its user said so.
+        """Mark a request as bad after it was added, because its user called the answer wrong.
 
-        If the candidate is no worse, this strikes each request of its block that has been fine so far with the same
-        probability, so it is one more bet, on which of them it strikes. A row that was never added, or that went wrong
-        before, changes nothing.
+        If the candidate is no worse, each request of the block that is not bad yet has the same probability of turning
+        bad. So this adds one more bet: which of them it is. A row that was never added, or that is bad already, changes
+        nothing.
         """
         if self._may_fail is None or row not in self._may_fail:
             return
@@ -109,7 +111,7 @@ class Evidence:
         self._fine[block] -= not is_candidate
 
     def _remember(self, rows: np.ndarray, bad: np.ndarray, ends: np.ndarray, fine: np.ndarray) -> None:
-        """Keep what `went_wrong` needs: 16 bytes a block, and a bit a row."""
+        """Store the data that `went_wrong` needs: 16 bytes for each block, and a bit for each row."""
         if self._may_fail is None or rows[0] <= self._newest:
             self._may_fail, self._ends, self._fine = Bits(int(rows[0])), array("q"), array("q")
         self._newest = int(rows[-1])
@@ -120,7 +122,7 @@ class Evidence:
 
 
 def _bets(rate: np.ndarray, bad: np.ndarray, stable: np.ndarray, stable_bad: np.ndarray) -> np.ndarray:
-    """The logarithm of each bet on each block: shape (bets, blocks)."""
+    """Return the logarithm of each bet on each block, shape (bets, blocks)."""
     worse = np.minimum(TIMES_AS_BAD[:, None] * rate, 0.99)
     both = (worse + stable * rate) / (stable + 1)  # the rate if there were no difference
     ratio = np.where(bad, worse / both, (1 - worse) / (1 - both))
@@ -128,7 +130,7 @@ def _bets(rate: np.ndarray, bad: np.ndarray, stable: np.ndarray, stable_bad: np.
 
 
 class Keys:
-    """Who has asked so far. It takes 8 MB, however many there are.
+    """Remember which keys have sent a request. The memory is always 8 MB, however many keys there are.
 
     >>> keys = Keys()
     >>> [keys.first(key) for key in ("ann", "bob", "ann", None, None)]
@@ -140,12 +142,13 @@ class Keys:
     def __init__(self) -> None:
         self._seen = Bits()
         self._requests = self._without = 0
-        self._counts: Counter[str] = Counter()  # of the first thousand keys: a key of most requests is among them
+        self._counts: Counter[str] = Counter()  # of the first thousand keys: a key with most requests is among them
 
     def first(self, key: str | None) -> bool:
-        """Return whether this key asks for the first time; a request without a key always does.
+        """Return whether this is the first request of `key`. For a request without a key, always return True.
 
-        Of a million keys 1 in 100 is taken for another one, and returns False, whatever version it meets.
+        With a million keys, 1 in 100 has the hash of another key, so its first request returns False. This does not
+        depend on the version that answers.
         """
         self._requests += 1
         if key is None:
@@ -160,13 +163,13 @@ class Keys:
         return True
 
     def figures(self) -> dict[str, float]:
-        """Return the share of requests without a key, and of those that the most frequent key makes."""
+        """Return two shares of the requests: those without a key, and those of the most frequent key."""
         shares = {"without_key": self._without, "largest_key": max(self._counts.values(), default=0)}
         return {name: count / max(self._requests, 1) for name, count in shares.items()}
 
 
 class Bits:
-    """A set of whole numbers from `start` on that takes one bit for each number up to the largest.
+    """Store a set of whole numbers from `start` on, in one bit for each number up to the largest.
 
     >>> bits = Bits(start=1_000_000)
     >>> bits.add(1_000_003)

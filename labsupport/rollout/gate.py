@@ -1,7 +1,7 @@
-"""Is the candidate good enough to go on? Limits on what was measured, and a test that may be looked at after every request.
+"""Decide promote, hold or roll back. Check limits on metrics, and a sequential test (an e-value).
 
-Who looks at an ordinary test after every batch and stops when it says "worse" stops one good candidate in four. The gate's
-e-value may be looked at as often as one likes (`evidence`).
+If someone checks an ordinary test after every batch and stops as soon as it reports "worse", they stop one good candidate
+in four. The gate's e-value stays valid however often it is checked (`evidence`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from labsupport.rollout.evidence import Keys, e_value
 from labsupport.rollout.journal import plain
 
 METRICS = ("error_rate", "latency_p95", "null_rate", "correction_rate", "agreement")
-MUCH = 0.5  # share of the requests that have no key, or one and the same key: above it, the gate says so
+MUCH = 0.5  # share of requests without a key, or with one and the same key, above which a judgement warns
 NO_KEYS = np.array([], object)
 
 
 class Outcomes(NamedTuple):
-    """What became of some requests, in the order in which they came: arrays of one length.
+    """Hold the outcomes of requests in the order in which they arrived: arrays of one length.
 
-    NaN stands for what is not known.
+    NaN marks a value that is not known.
     """
 
     time: np.ndarray  # seconds since the epoch
@@ -31,7 +31,7 @@ class Outcomes(NamedTuple):
     latency: np.ndarray  # seconds
     null: np.ndarray  # bool: answered, and found nothing
     corrected: np.ndarray  # bool: its user said that the answer was wrong
-    key: np.ndarray = NO_KEYS  # who asked, or None; an empty array if each request is of another user
+    key: np.ndarray = NO_KEYS  # key of each request, or None; an empty array if each request is from another user
 
     def of(self, version: str) -> "Outcomes":
         """Return the requests that `version` answered."""
@@ -43,13 +43,13 @@ class Outcomes(NamedTuple):
 
     @property
     def bad(self) -> np.ndarray:
-        """Which requests are known to have failed, or to have been corrected."""
+        """Return an array of bool: true for each request that is known to have failed or to have been corrected."""
         return (self.failed == 1) | (self.corrected == 1)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the gate says, why, and the figures it was decided on."""
+    """Hold a verdict of the gate, the reason, and the figures that it was decided on."""
 
     verdict: str  # "promote", "hold" or "rollback"
     reason: str
@@ -58,25 +58,25 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Gate:
-    """When to go on, when to wait, when to turn back.
+    """Decide whether a candidate is promoted, held or rolled back.
 
-    - `thresholds`: metric -> (least, most), None where there is no such limit. Metrics: `METRICS`. The p95 of latency is
-      exact in `judge`, and known to 0.5 % in a ramp.
-    - `ratios`: metric -> how many times the stable version's figure the candidate's may be.
-    - `min_requests`: with fewer requests of the candidate in a step the gate holds.
-    - `alpha`: how often a candidate that is no worse may be rolled back for going wrong more often, over a whole ramp.
-    - `failure_limit`: how many failed checks of limits a ramp survives.
+    - `thresholds`: metric -> (least, most). None means no limit. Metrics: `METRICS`. The p95 of latency is exact in
+      `judge`, and accurate to 0.5 % in a ramp.
+    - `ratios`: metric -> the largest allowed quotient of the candidate's figure and the stable version's figure.
+    - `min_requests`: the gate holds while the candidate has answered fewer requests in a step.
+    - `alpha`: the probability, over a whole ramp, that the e-value rolls back a candidate that is no worse.
+    - `failure_limit`: the number of failed checks of limits after which the next one rolls back.
 
-    What is not known holds: no requests, a request without a status, a metric with a limit that was not measured for each
-    request, a correction rate before any user has said anything.
+    The gate holds if something is not known: there are no requests, a request has no status, a metric with a limit was not
+    measured for each request, or there is a limit on the correction rate and no user has said anything yet.
 
-    `alpha` counts each key once, with its first request since the ramp began, and each request without a key. So it is
-    kept if users differ and keys stick, and if sessions have a key each. It assumes that different keys, and requests
-    without a key, go wrong independently of each other: give each user or session a key. Two hundred users are little
-    evidence, however much they ask. What goes wrong later in a key's life only the limits see.
+    The e-value counts each key once, with its first request since the ramp began, and each request without a key. So
+    `alpha` holds if users differ and each user or session keeps its key. It assumes that different keys, and requests
+    without a key, fail independently of each other, so give each user or session a key. Two hundred users are little
+    evidence, however many requests they send. Only the limits detect failures after the first request of a key.
 
-    Raises ValueError for what makes no sense: an unknown metric, a limit that is no finite number or that no figure can
-    reach, least > most.
+    Raises ValueError for an unknown metric, for a limit that is not a finite number or that no figure can reach, and for
+    least > most.
 
     >>> nothing = Outcomes(np.array([]), np.array([], str), *np.zeros((4, 0), bool))
     >>> Gate(thresholds={"error_rate": (None, 0.05)}).judge(nothing, "stable", "candidate").reason
@@ -109,11 +109,11 @@ class Gate:
         agreement: Sequence[float] = (),
         failures: int = 0,
     ) -> Judgement:
-        """Return what to do after these requests, of which those from `since` on are those of the present step.
+        """Return the judgement on these requests. The present step contains those from `since` on.
 
-        `agreement` holds the share of agreement of each pair of answers in shadow mode; `failures` counts the checks that
-        failed before. Limits look at the candidate's requests in this step; the e-value, and the stable version's
-        figures, at all of the ramp. Raises ValueError for columns of different lengths.
+        `agreement` holds the share of agreement of each pair of answers in shadow mode. `failures` counts the checks that
+        failed before. Limits apply to the candidate's requests in this step. The e-value and the stable version's figures
+        use the whole ramp. Raises ValueError for columns of different lengths.
         """
         lengths = {len(column) for column in outcomes[:6]} | {len(outcomes.key) or len(outcomes.time)}
         if len(lengths) > 1:
@@ -124,10 +124,10 @@ class Gate:
         return self.decide(figures, stable, failures)
 
     def decide(self, figures: Mapping[str, float], stable: str, failures: int = 0) -> Judgement:
-        """Return what to do, given the candidate's figures, those of the stable version as `stable_...`, and `e_value`.
+        """Return the judgement on the candidate's figures, the stable version's as `stable_...`, and `e_value`.
 
-        A metric that is not known is missing, NaN or infinite; `<metric>_unknown` may say for how many requests it is not.
-        Raises ValueError for a figure that is no number.
+        A metric that is not known is missing, NaN or infinite. `<metric>_unknown` may hold the number of requests for
+        which it is not known. Raises ValueError for a figure that is not a number.
         """
         failures = arguments.number("failures", failures, 0, whole=True)
         figures = {**plain(figures), "failures": failures}
@@ -159,7 +159,7 @@ class Gate:
             )
 
     def _not_known(self, figures: Mapping[str, float], stable: str) -> list[str]:
-        """What has to be known and is not, in words. The evidence needs the error rate, whether it has a limit or not."""
+        """Return a text for each figure that is needed and not known. The e-value always needs the error rate."""
         needed = [*self.thresholds, *self.ratios, *["error_rate"] * (figures["requests"] > 0)]
         places = {name: name for name in needed}
         places |= {f"stable_{name}": f"{name} of {stable}" for name in self.ratios}
@@ -167,7 +167,7 @@ class Gate:
 
 
 def measured(outcomes: Outcomes, agreement: Sequence[float] = ()) -> dict[str, float]:
-    """Return the metrics of some requests. One that is not known for all of them is left out, and its `_unknown` counted."""
+    """Return the metrics of requests. For a metric that some requests lack, return their number as `<metric>_unknown`."""
     count = len(outcomes.version)
     latency = np.asarray(outcomes.latency, float)
     columns = {
@@ -188,7 +188,7 @@ def measured(outcomes: Outcomes, agreement: Sequence[float] = ()) -> dict[str, f
 
 
 def _evidence(outcomes: Outcomes, stable: str, candidate: str) -> dict[str, float]:
-    """The e-value of the first request of each key, how many these are, and what is to be said of the keys."""
+    """Return the e-value of the first requests of all keys, the number of these requests, and the figures of `Keys`."""
     ours = ((outcomes.version == stable) | (outcomes.version == candidate)) & np.isfinite(
         np.asarray(outcomes.failed, float)
     )
@@ -235,14 +235,14 @@ def _outside(name: str, value: float, least: float | None, most: float | None) -
 
 
 def _of(name: str, figures: Mapping[str, float]) -> str:
-    """How many requests a metric is not known of, if that has been counted."""
+    """Return a text with the number of requests for which a metric is not known, or "" if that was not counted."""
     whole = "pairs" if name == "agreement" else "stable_requests" if name.startswith("stable_") else "requests"
     unknown = figures.get(f"{name}_unknown")
     return f" of {unknown:,} of {figures[whole]:,} {whole.removeprefix('stable_')}" if unknown else ""
 
 
 def _cautions(figures: Mapping[str, float]) -> str:
-    """What the e-value assumes and these requests make doubtful, to be added to a reason."""
+    """Return warnings for a reason: assumptions of the e-value that these requests put in doubt."""
     words = ""
     if (share := figures.get("without_key", 0)) > MUCH:
         words += f"; {share:.0%} of the requests have no key, and count as if each were of another user"

@@ -1,7 +1,7 @@
-"""Who answers, and since when: one row for each change, in a SQLite file that several processes share.
+"""Store which version answers: one row for each change, in a SQLite file that several processes share.
 
-The last row is what is in force; those before it are the history, with the reason of every change and the figures that it
-was decided on. Beside them stands when the ramp under way was last looked at, so that its watchers take turns.
+The last row is the state in force. The rows before it are the history. Each row holds the reason of its change and the
+figures that it was decided on. Also store the time of the last check of a ramp. Processes use it to check in turn.
 """
 
 import json
@@ -19,11 +19,11 @@ from pathlib import Path
 from labsupport import arguments
 from labsupport.sqlite import SHARED, connect, identity, make_private, write_ahead
 
-RAMP = {"steps", "gate", "interval", "began", "since", "failures"}  # what is known of a ramp, at least
+RAMP = {"steps", "gate", "interval", "began", "since", "failures"}  # the keys that each ramp has, at least
 MODES = ("stable", "shadow", "canary", "blue_green")
-BUSY = 5.0  # seconds for which a change waits for another one
-LEASE = 10.0  # seconds after which somebody else looks, if who took the turn has not judged the ramp
-READ_BUSY = 0.1  # seconds for which a request waits for the state, where somebody has locked the whole file
+BUSY = 5.0  # seconds that a change waits for another change
+LEASE = 10.0  # seconds after which another process may check, if the one that took the turn has not judged the ramp
+READ_BUSY = 0.1  # seconds that a request waits for the state while another process locks the whole file
 TABLES = (
     "CREATE TABLE IF NOT EXISTS states (number INTEGER PRIMARY KEY, state TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS looks (ramp TEXT PRIMARY KEY, claimed REAL NOT NULL, judged REAL NOT NULL DEFAULT 0)",
@@ -33,29 +33,29 @@ logger = logging.getLogger(__name__)
 
 
 class JournalUnavailable(OSError):
-    """The file cannot be opened, read or written, or it is no journal that this version of the lab reads."""
+    """The file cannot be opened, read or written, or it is not a journal that this version of the lab can read."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Who answers. Exactly one of these is in force at any moment."""
+    """Describe which version answers which requests. Exactly one state is in force at any moment."""
 
-    stable: str  # the version that answers, but for what a canary takes
+    stable: str  # the version that answers all requests except those of a canary
     candidate: str | None = None
     previous: str | None = None  # the version that `rollback()` returns to, right after a promotion or a switch
     mode: str = "stable"  # one of MODES
     share: float = 0.0  # percent of requests that the candidate answers (canary) or sees (shadow)
     paused: bool = False
-    began: float = 0.0  # when the candidate was let in, in seconds since the epoch; keys are mixed with it
-    ramp: dict | None = None  # of a ramp: its id, steps, gate and interval, how many of its checks failed
+    began: float = 0.0  # when the candidate was let in, in seconds since the epoch; the hash of keys includes it
+    ramp: dict | None = None  # id, steps, gate, interval, times, failed checks
     time: float = 0.0  # of the change that led here
     action: str = "start"
     reason: str = ""
-    figures: dict = field(default_factory=dict)  # what the change was decided on
+    figures: dict = field(default_factory=dict)  # that the change was decided on
 
 
 class Journal:
-    """The states, one after the other. Threads and processes may share a file; `path=None` keeps them in memory.
+    """Store states, one after the other. Threads and processes may share a file. `path=None` keeps them in memory.
 
     >>> journal = Journal(None, State(stable="v1"))
     >>> journal.change(lambda state: replace(state, stable="v2", previous=state.stable)).previous
@@ -65,11 +65,11 @@ class Journal:
     """
 
     def __init__(self, path: Path | str | None, first: State) -> None:
-        """Open the file, or make it with `first` in it. Raises `JournalUnavailable`, and ValueError for an empty path."""
+        """Open the file, or create it with the state `first`. Raises `JournalUnavailable`. Raises ValueError for path ""."""
         if path is not None and not str(path):
             raise ValueError("journal='': give the path of a file, or None to keep it in memory")
         self.trouble = ""  # why the state could not be read the last time, for `Router.status`
-        self._reading = threading.Lock()  # never held while somebody waits to write: requests take it
+        self._reading = threading.Lock()  # never held while a writer waits, because requests take it
         self._writing = threading.Lock() if path else self._reading
         self._path: Path | None = None
         self._seen: int | None = None
@@ -77,7 +77,7 @@ class Journal:
         with _named(path):
             self._writer = _opened(path, BUSY)
             self._reader = _opened(path, READ_BUSY) if path else self._writer
-            if _last(self._reader) is None:  # who opens a journal that is there waits for nobody who writes
+            if _last(self._reader) is None:  # opening a journal that exists does not wait for writers
                 self.change(lambda state: state or replace(first, time=time.time()))
             if path:
                 make_private(path)
@@ -86,13 +86,15 @@ class Journal:
 
     @property
     def state(self) -> State:
-        """What is in force now, whichever process changed it last. Takes some microseconds.
+        """Return the state in force, also if another process changed it. Takes some microseconds.
 
-        If the file cannot be read, the last known state stays in force. `trouble` then says so, and so does `logging`, once.
+        If the file cannot be read, the last known state stays in force. Then `trouble` holds the reason. It is logged once.
         """
         with self._reading:
             try:
-                version = self._reader.execute("PRAGMA data_version").fetchone()[0]  # another one after each change
+                version = self._reader.execute("PRAGMA data_version").fetchone()[
+                    0
+                ]  # changes with each commit of others
                 if version != self._seen:
                     self._state, self._seen = _last(self._reader), version
             except (sqlite3.Error, JournalUnavailable) as error:
@@ -102,10 +104,10 @@ class Journal:
             return self._state
 
     def change(self, change: Callable[[State], State]) -> State:
-        """Put `change(state)` in force, where `state` is what is in force now; nobody else changes it in between.
+        """Replace the state in force with `change(state)`, and return it. Nobody else can change it in between.
 
-        If it gives back the same object nothing is written. What `change` raises changes nothing. Raises
-        `JournalUnavailable` if it cannot be written, and then nothing changes.
+        If `change` returns the same object, nothing is written. If `change` raises, nothing changes. Raises
+        `JournalUnavailable` if the state cannot be written; then nothing changes either.
         """
         with self._transaction() as file:
             before = _last(file)
@@ -113,34 +115,35 @@ class Journal:
             if state is not before:
                 text = json.dumps(asdict(state))
                 file.execute("INSERT INTO states (state) VALUES (?)", [text])
-                state = _parsed(text)  # as everybody else will read it
+                state = _parsed(text)  # as all other readers will read it
         with self._reading:
-            self._state, self._seen = state, None  # SQLite tells a connection of the others' changes only
+            self._state, self._seen = state, None  # data_version changes only with commits of other connections
         return state
 
     def history(self, most: int | None = None) -> list[State]:
-        """Every state there was, the oldest first; of more than `most` the newest. Raises `JournalUnavailable`."""
+        """Return the newest `most` states, or all, the oldest first. Raises `JournalUnavailable`."""
         most = -1 if most is None else arguments.number("most", most, 0, 2**62, whole=True)  # SQLite: -1 is no limit
         with self._read() as file:
             rows = file.execute("SELECT state FROM states ORDER BY number DESC LIMIT ?", [most]).fetchall()
         return [_parsed(text) for (text,) in reversed(rows)]
 
     def count(self) -> int:
-        """How many states there were. Raises `JournalUnavailable`."""
+        """Return the number of states so far. Raises `JournalUnavailable`."""
         with self._read() as file:
             return file.execute("SELECT max(number) FROM states").fetchone()[0]
 
     def claim(self, ramp: str, interval: float, began: float) -> float:
-        """Take the turn to look at a ramp: return 0 to one caller in each `interval`, to others the seconds until the next.
+        """Take the turn to check a ramp: return 0 to one caller in each `interval`, else the seconds until the next turn.
 
-        The first turn comes `interval` seconds after the ramp `began`. Whoever takes a turn calls `looked` when the ramp is
-        judged; if nobody does within some seconds, the turn is free again. Raises `JournalUnavailable`.
+        The first turn comes `interval` seconds after the ramp `began`. The caller that takes a turn calls `looked` after
+        the check. If it does not do so in time (`interval`, at most `LEASE`), the turn is free again.
+        Raises `JournalUnavailable`.
         """
         with self._read() as file:
             if (left := _left(file, ramp, interval, began)) > 0:
                 return left
         with self._transaction() as file:
-            if (left := _left(file, ramp, interval, began)) > 0:  # somebody was faster
+            if (left := _left(file, ramp, interval, began)) > 0:  # another caller was faster
                 return left
             file.execute("DELETE FROM looks WHERE ramp != ?", [ramp])
             again = "ON CONFLICT (ramp) DO UPDATE SET claimed = excluded.claimed"
@@ -148,7 +151,7 @@ class Journal:
         return 0.0
 
     def looked(self, ramp: str) -> None:
-        """Note that the ramp has just been judged, so that nobody else does within the same interval.
+        """Store that the ramp has just been judged, so that no other process judges it in the same interval.
 
         Raises `JournalUnavailable`.
         """
@@ -170,9 +173,9 @@ class Journal:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of what follows is written, or nothing of it; no other process writes meanwhile."""
+        """Run the block as one transaction: all of it is written, or nothing. No other process writes meanwhile."""
         with self._writing:
-            if self._path and identity(self._path) != self._identity:  # whoever opens it next would know nothing of it
+            if self._path and identity(self._path) != self._identity:  # a later reader would miss this
                 raise JournalUnavailable("the journal was deleted or replaced since it was opened: start again")
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
@@ -203,9 +206,9 @@ class Journal:
 
 
 def plain(figures: Mapping[str, float]) -> dict[str, float]:
-    """Return the figures as JSON holds them: Python's own numbers, and without those that are not known.
+    """Return the figures for JSON: as numbers of Python, without those that are NaN or infinite.
 
-    Raises ValueError for one that is no number.
+    Raises ValueError for a figure that is not a number.
 
     >>> plain({"requests": 20, "latency_p95": float("nan")})
     {'requests': 20}
@@ -218,7 +221,7 @@ def plain(figures: Mapping[str, float]) -> dict[str, float]:
 
 
 def check(path: Path) -> None:
-    """Raise `JournalUnavailable` if there is a file that cannot be read as a journal."""
+    """Raise `JournalUnavailable` if the file exists and cannot be read as a journal."""
     if path.exists():
         with _named(path), closing(_opened(path, BUSY)) as file:
             _last(file)
@@ -226,7 +229,7 @@ def check(path: Path) -> None:
 
 @contextmanager
 def _named(path: Path | str | None) -> Iterator[None]:
-    """Make what goes wrong with a file a `JournalUnavailable` that names the file and says what to do."""
+    """Convert errors of the file to `JournalUnavailable`, with the file's name and what to do."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
@@ -235,7 +238,7 @@ def _named(path: Path | str | None) -> Iterator[None]:
 
 
 def _opened(path: Path | str | None, patience: float) -> sqlite3.Connection:
-    """A connection to a journal, in memory for None.
+    """Return a connection to a journal, in memory for None.
 
     Raises sqlite3.Error or OSError, and `JournalUnavailable` for another program's database.
     """
@@ -261,7 +264,7 @@ def _last(file: sqlite3.Connection) -> State | None:
 
 
 def _parsed(text: str) -> State:
-    """The state in a row. Raises `JournalUnavailable` for what another version of the lab, or something else, wrote."""
+    """Return the state in a row. Raises `JournalUnavailable` for a row that this version of the lab did not write."""
     try:
         state = State(**json.loads(text))
         names = isinstance(state.stable, str) and isinstance(state.candidate, str | None)
@@ -275,7 +278,7 @@ def _parsed(text: str) -> State:
 
 
 def _left(file: sqlite3.Connection, ramp: str, interval: float, began: float) -> float:
-    """Seconds until the next look at a ramp is due; 0 if it is due, or if the clock was set back."""
+    """Return the seconds until the next check of a ramp is due; 0 if it is due, or if the clock was set back."""
     row = file.execute("SELECT claimed, judged FROM looks WHERE ramp = ?", [ramp]).fetchone()
     claimed, judged = row or (-math.inf, 0.0)
     left = max((judged or began) + interval, claimed + min(interval, LEASE)) - time.time()

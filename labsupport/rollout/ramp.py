@@ -1,6 +1,6 @@
-"""The ramp: a candidate's way up, in steps, as far as its gate lets it.
+"""Raise a candidate's share of traffic step by step.
 
-`Router` is who answers, `Gate` is who judges, and `Rollout` does with the one what the other says.
+`Gate` judges each step. `Rollout` applies the verdict to the `Router`.
 """
 
 import secrets
@@ -17,9 +17,9 @@ from labsupport.rollout.ramp_figures import Watch, outcomes_since
 from labsupport.rollout.router import Router
 from labsupport.rollout.transitions import WrongMoment, as_seen, calm, let_in, ramp_id, stepped_up
 
-POLL = 0.5  # seconds after which a watcher asks the journal again whether there is a ramp to look at
+POLL = 0.5  # seconds between two times that a watcher reads the journal to see whether a ramp is under way
 MOST_STEPS = 100
-INTERVALS = (0.001, 86_400)  # seconds between two looks: from, to
+INTERVALS = (0.001, 86_400)  # seconds between two checks: least, most
 
 __all__ = [
     "Gate",
@@ -38,23 +38,23 @@ NO_LOG = "the gate reads a log: Router(..., log=PredictionLog(...))"
 
 
 class WrongRamp(ValueError):
-    """These steps are no ramp, no ramp could pass this gate, or there is no log that it could read."""
+    """The steps or the interval are invalid, no ramp could pass this gate, or the router has no log to read."""
 
 
 class Rollout:
-    """A candidate's way up: a canary in steps of more and more percent, each held until the gate says go.
+    """Run a ramp: a canary whose share grows in steps. Each step lasts until the gate promotes or rolls back.
 
-    The gate reads what the router's log holds about the requests since the ramp began. What it decides, the router does, and
-    writes down with the figures. The ramp stands in the router's journal, with its gate, its steps and an id of its own, so
-    `Rollout.resumed` goes on where another process stopped. Every process that watches a ramp looks at it in turn: together
-    they look once in `interval` seconds.
+    The gate judges the requests in the router's log since the ramp began. The router applies the verdict, and writes it to
+    the journal with its figures. The journal also holds the ramp, with its gate, its steps and an id. So `Rollout.resumed`
+    can continue a ramp after another process stopped. All processes that watch a ramp check it in turn: together they
+    check it once in `interval` seconds.
 
     Raises `WrongRamp` for a router without a log, for steps that do not grow to 100, for a gate that no ramp could pass, and
-    for an `interval` that is not from 0.001 to 86,400 seconds. With `seen`, a state of the router, the ramp only begins if
-    that is still in force: if it is not, `transitions.Changed` is raised and nothing changes.
+    for an `interval` that is not from 0.001 to 86,400 seconds. With `seen`, a state of the router, the ramp begins
+    only if that state is still in force. If it is not, the call raises `transitions.Changed` and changes nothing.
     """
 
-    _watch: Watch | None = None  # made at the first look
+    _watch: Watch | None = None  # made at the first check
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Rollout:
 
     @classmethod
     def resumed(cls, router: Router) -> "Rollout | None":
-        """The ramp that the router's journal says is under way, if one is."""
+        """Return the ramp that is under way in the router's journal, or None."""
         if (ramp := router.state.ramp) is None:
             return None
         rollout = cls.__new__(cls)
@@ -87,14 +87,14 @@ class Rollout:
 
     @property
     def done(self) -> bool:
-        """Whether this ramp is over: its candidate was promoted or rolled back, or another ramp has taken its place."""
+        """Return whether this ramp is over: its candidate was promoted or rolled back, or another ramp has replaced it."""
         return not self._goes_on(self.router.state)
 
     def look(self) -> Judgement:
-        """Look at the figures now, and do what the gate says that the journal holds for this ramp.
+        """Check the figures now, apply the gate's verdict to the router, and return the judgement.
 
-        Each call is a check, and counts as one that failed if a limit is broken; `run` and a server take turns instead.
-        Raises what reading the log or the journal raises, and then nothing has changed.
+        Each call is a check. It counts as failed if a limit is broken. `run` and a server use `look_in_turn` instead.
+        Raises the errors of reading the log or the journal; then nothing has changed.
         """
         state = self.router.state
         if not self._goes_on(state) or state.paused:
@@ -109,7 +109,7 @@ class Rollout:
         return judgement
 
     def look_in_turn(self) -> float:
-        """Look if no process has in the last `interval` seconds; return the seconds until the next look."""
+        """Check if no process has done so in the last `interval` seconds. Return the seconds until the next check."""
         state = self.router.state
         if not self._goes_on(state) or state.paused:
             return self.interval
@@ -119,9 +119,9 @@ class Rollout:
         return self.interval
 
     def run(self, stop: threading.Event | None = None) -> None:
-        """Look every `interval` seconds, taking turns with whoever else does, until the ramp is over or `stop` is set.
+        """Check every `interval` seconds, in turn with other processes, until the ramp is over or `stop` is set.
 
-        What a look raises is logged once, and the next look comes nevertheless.
+        An error in a check is logged once, and the checks continue.
         """
         stop, interrupted = stop or threading.Event(), threading.Event()
 
@@ -148,14 +148,14 @@ class Rollout:
             self._change("check failed", judgement, seen, lambda state: replace(state, ramp=failed))
 
     def _change(self, action: str, judgement: Judgement, seen: State, change: Callable[[State], State]) -> None:
-        """Unless somebody changed something since we looked: then what was seen is no ground any more."""
+        """Change the router's state, unless it has changed since the check: then the figures no longer apply."""
         self.router.change(
             action, lambda state: change(state) if state == seen else state, judgement.reason, judgement.figures
         )
 
 
 def checked(steps: Sequence[float], gate: Gate | None, interval: float) -> tuple[list[float], float]:
-    """The steps and the interval of a ramp. Raises `WrongRamp`."""
+    """Return the steps and the interval of a ramp, checked. Raises `WrongRamp`."""
     try:
         if (
             isinstance(steps, str)
@@ -176,28 +176,28 @@ def checked(steps: Sequence[float], gate: Gate | None, interval: float) -> tuple
 
 
 class Ramps:
-    """The ramps of a server's routers: each router has a watcher, a thread that looks at the ramp its journal holds."""
+    """Run the ramps of a server's routers. Each router has a watcher: a thread that checks the ramp in its journal."""
 
     def __init__(self, routers: Mapping[str, Router]) -> None:
         self._routers = routers
         self._stop = threading.Event()
         self._watchers: dict[str, threading.Thread] = {}
-        self._ramps: dict[str, Rollout | None] = {}  # what each watcher looks at
+        self._ramps: dict[str, Rollout | None] = {}  # the ramp that each watcher checks
 
     def go_on(self) -> None:
-        """Watch every router: what its journal says is under way, and what any process begins later."""
+        """Watch every router: the ramp that is under way in its journal, and ramps that any process begins later."""
         self._stop.clear()
         for model in self._routers:
             self._watch(model)
 
     def start(self, model: str, candidate, steps: Sequence[float], gate: Gate, interval: float) -> None:
-        """Begin a ramp. Raises what `Rollout` raises, and ValueError for a model that has no router."""
+        """Begin a ramp. Raises the errors of `Rollout`, and ValueError for a model that has no router."""
         arguments.choice("model", model, self._routers)
         Rollout(self._routers[model], candidate, steps, gate, interval)
         self._watch(model)
 
     def stop(self) -> None:
-        """Look no more; the journals say how far the ramps are."""
+        """Stop all watchers. The journals keep the state of the ramps."""
         self._stop.set()
         for watcher in self._watchers.values():
             watcher.join()

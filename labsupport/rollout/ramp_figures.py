@@ -1,4 +1,4 @@
-"""What became of the requests since a ramp began: read from the log once, and carried forward from look to look."""
+"""Summarise the requests since a ramp began. Each check reads only the new rows of the log."""
 
 import math
 import threading
@@ -14,14 +14,12 @@ from labsupport.log import FEEDBACK, PREDICTIONS
 from labsupport.rollout.evidence import Evidence, Keys
 from labsupport.rollout.gate import Outcomes
 
-CHUNK = 10_000  # rows that are read at once
-AGAIN = 1_000  # rows before the first one that are read, too: several processes write, and not quite in turn
-GAPS, PATIENCE = (
-    10_000,
-    600.0,
-)  # numbers of rows that may still appear: at most, and for how many seconds we expect them
-SLOWEST = 1e9  # seconds: who says that an answer took longer is taken at that
-FASTEST, STEP = 1e-4, math.log(1.01)  # of the histogram of latencies: where it begins, and the width of a step
+CHUNK = 10_000  # rows that are read in one query
+AGAIN = 1_000  # rows before the first one that are read too, because several processes do not write in exact order
+# row numbers that may still appear: how many at most, and for how many seconds we wait for them
+GAPS, PATIENCE = 10_000, 600.0
+SLOWEST = 1e9  # seconds: a longer latency counts as this one
+FASTEST, STEP = 1e-4, math.log(1.01)  # histogram of latencies: lowest value in seconds, width of a bin
 
 _row, _remark, _word = PREDICTIONS.c, FEEDBACK.c, FEEDBACK.alias().c
 _last_word = sql.select(_word.correct).where(_word.id == _row.id).order_by(_word.row.desc()).limit(1)
@@ -35,15 +33,15 @@ REMARKS = sql.select(_remark.row.label("number"), *_fields).select_from(FEEDBACK
 def first_row(since: float) -> sql.Select:
     """Return the query for the number of the first row since then.
 
-    The `+ 0` makes SQLite find the rows by the index of time; it would walk through all earlier rows to the first one.
+    The `+ 0` makes SQLite use the index of time. Without it, SQLite would read all earlier rows.
     """
     return sql.select(sql.func.min(_row.row + 0)).where(_row.time >= since)
 
 
 def outcomes_since(log, since: float) -> Outcomes:
-    """Return what became of the requests since then, from a `PredictionLog`, without those that were the client's fault.
+    """Return the outcomes of the requests in a `PredictionLog` since then, without errors of the client (status 4xx).
 
-    It reads all of them. A ramp, which looks again and again, uses `Watch`.
+    This reads all rows. A ramp checks many times, so it uses `Watch`.
     """
     names = ("time", "key", "version", "status", "latency", "n_detections", "correct")
     columns = {name: np.array(column, object) for name, column in log.columns(*names, since=since).items()}
@@ -63,24 +61,24 @@ def outcomes_since(log, since: float) -> Outcomes:
 
 
 def _flags(true: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """Bool, if all are known; else numbers, with NaN where it is not known."""
+    """Return an array of bool if all values are known. Otherwise return numbers, with NaN for an unknown value."""
     return np.where(unknown, np.nan, true) if unknown.any() else true.astype(bool)
 
 
 class Watch:
-    """The figures of a ramp, for `Gate.decide`. Each call of `figures` reads only what was written since the one before.
+    """Compute the figures of a ramp for `Gate.decide`. Each call of `figures` reads only the rows written since the last.
 
-    So a look costs the same whatever the age of the ramp. Only the first one, after a start or a restart, reads all rows of
-    the ramp, which takes a core some ten seconds for a million. In memory are sums, a histogram of latencies, 8 MB for the
-    keys, and, so that a remark that comes late still counts, a bit for each row of the log and 16 bytes for each request of
-    the candidate.
+    So a check costs the same at any age of the ramp. Only the first check after a start or a restart reads all rows of the
+    ramp, which takes a core some ten seconds for a million rows. The memory holds sums, a histogram of latencies and 8 MB
+    for the keys. It also holds a bit for each row of the log and 16 bytes for each request of the candidate, so that late
+    remarks still count.
 
-    The e-value takes requests in the order in which they were written, each with what was known of it then. A user who
-    calls an answer wrong later adds to the evidence at that moment (`Evidence.went_wrong`).
+    The e-value reads requests in the order in which they were written, with the remarks known at that time. If a user
+    calls an answer wrong later, this adds to the evidence at that moment (`Evidence.went_wrong`).
     """
 
     def __init__(self, log, stable: str, candidate: str, began: float) -> None:
-        """`began` is when the ramp began, in seconds since the epoch. Raises `LogUnavailable`."""
+        """Begin to watch a ramp. `began` is its start, in seconds since the epoch. Raises `LogUnavailable`."""
         self.began, self._log, self._stable, self._candidate = began, log, stable, candidate
         self._lock = threading.Lock()
         self._step = self._ramp = Tally(log, began, (stable, candidate))  # until the first step ends
@@ -89,8 +87,8 @@ class Watch:
     def figures(self, since: float) -> dict[str, float]:
         """Return the candidate's metrics since then, those of the stable version (`stable_...`) and the evidence.
 
-        Metrics that are not known are left out, as by `gate.measured`. Raises `LogUnavailable`; the next call reads on
-        then, and nothing is lost.
+        Metrics that are not known are left out, as in `gate.measured`. Raises `LogUnavailable`. The next call then
+        continues to read, and no row is lost.
         """
         with self._lock:
             for rows, wrong in self._ramp.read():
@@ -106,7 +104,7 @@ class Watch:
             return figures | {"e_value": self._evidence.value, "counted": self._counted}
 
     def _weigh(self, rows: list, wrong: list[int]) -> None:
-        """Add to the evidence the first request of each key, and which earlier requests turned out to be wrong."""
+        """Add the first request of each key to the evidence, then mark the earlier requests in `wrong` as bad."""
         first = [row for row in rows if self._keys.first(row.key) and row.status is not None]
         candidate = [row.version == self._candidate for row in first]
         bad = [row.status >= 500 or row.correct == 0 for row in first]
@@ -117,28 +115,28 @@ class Watch:
 
 
 class Tally:
-    """The requests that some versions have answered since a moment, counted as they are written."""
+    """Count the requests that some versions have answered since a moment."""
 
     def __init__(self, log, since: float, versions: tuple[str, ...]) -> None:
         self.since, self.counts = since, {version: Counts() for version in versions}
-        self.said = False  # whether any user has said of any of these answers whether it was right
-        self._corrected: set[int] = set()  # rows whose last remark says so
+        self.said = False  # whether any user has called one of these answers right or wrong
+        self._corrected: set[int] = set()  # rows whose last remark calls the answer wrong
         last, remark = (log.select(sql.select(sql.func.max(column)))[0][0] or 0 for column in (_row.row, _remark.row))
-        first = log.select(first_row(since))[0][0] or last + 1  # asked after `last`: what comes between is read
+        first = log.select(first_row(since))[0][0] or last + 1  # queried after `last`, so that no row is missed
         self._rows = Cursor(log, ROWS, _row.row, max(min(first - 1, last) - AGAIN, 0))
         self._remarks = Cursor(log, REMARKS, _remark.row, max(remark - AGAIN, 0))
 
     def read(self) -> Iterator[tuple[list, list[int]]]:
-        """Count what is new. Yield, part by part, the new rows, and the numbers of earlier ones that were called wrong.
+        """Count the new rows. Yield them in parts, each with the numbers of earlier rows that were called wrong.
 
-        A row that was written much later than its neighbours is counted, and not yielded: it has no place in the order.
+        A row that was written much later than its neighbours is counted and not yielded, because it is out of order.
         """
         for rows, late in self._rows.chunks():
             rows = [row for row in rows if self._is_ours(row)]
             for row in rows:
                 self.counts[row.version].add(row)
                 self.said = self.said or row.correct is not None
-            self._corrected.difference_update(row.row for row in rows)  # an emptied log gives numbers again
+            self._corrected.difference_update(row.row for row in rows)  # an emptied log uses the same numbers again
             self._corrected.update(row.row for row in rows if row.correct == 0)
             yield [] if late else rows, []
         for remarks, _ in self._remarks.chunks():
@@ -148,7 +146,7 @@ class Tally:
             )
 
     def _note(self, row) -> bool:
-        """Take in the last remark on a row that was counted before; return whether it is called wrong only now."""
+        """Add the last remark on a row that was counted before. Return whether this remark is the first to call it wrong."""
         self.said = self.said or row.correct is not None
         before, wrong = row.row in self._corrected, row.correct == 0
         if before != wrong:
@@ -157,21 +155,19 @@ class Tally:
         return wrong and not before
 
     def _is_ours(self, row) -> bool:
-        """Whether one of our versions answered since then; what was the client's fault is not counted."""
+        """Return whether one of our versions answered since then. Errors of the client (status 4xx) do not count."""
         ours = row.version in self.counts and not row.shadow and row.time >= self.since
         return ours and (row.status is None or not 400 <= row.status < 500)
 
 
 class Counts:
-    """How often each thing happened in the requests that one version answered."""
+    """Count the outcomes of the requests that one version answered."""
 
     def __init__(self) -> None:
         self._requests = 0
-        self._sums, self._unknown = (
-            Counter(),
-            Counter(),
-        )  # of each metric: how often it was so, how often we do not know
-        self._latencies: Counter[int] = Counter()  # by their step
+        # for each metric: number of requests where it is true, and where it is not known
+        self._sums, self._unknown = Counter(), Counter()
+        self._latencies: Counter[int] = Counter()  # requests in each bin of the histogram
 
     def add(self, row) -> None:
         failed = None if row.status is None else row.status >= 500
@@ -188,7 +184,7 @@ class Counts:
         self._sums["correction_rate"] += more
 
     def figures(self, said: bool) -> dict[str, float]:
-        """Return the metrics, as `gate.measured` does. `said`: whether users say anything at all."""
+        """Return the metrics, as `gate.measured` does. `said`: whether any user has called an answer right or wrong."""
         unknown = self._unknown + Counter({} if said else {"correction_rate": self._requests})
         figures: dict[str, float] = {"requests": self._requests}
         if self._requests:
@@ -201,7 +197,7 @@ class Counts:
 
 
 def _percentile(steps: Counter[int], share: float) -> float:
-    """The percentile of latencies, each taken as the middle of its step: right to 0.5 % from 0.1 ms on."""
+    """Return a percentile of latencies, each taken as the middle of its bin: right to 0.5 % from 0.1 ms on."""
     at = np.array(sorted(steps))
     if not at.size:
         return math.nan
@@ -215,29 +211,29 @@ def _percentile(steps: Counter[int], share: float) -> float:
 
 
 class Cursor:
-    """Reads the rows of a table in the order in which they were written, each once, in parts.
+    """Read the rows of a table in parts, in the order in which they were written. Return each row once.
 
-    In SQLite numbers grow in that order. PostgreSQL gives numbers before rows are written, and several processes write at
-    once: a number that is left out may appear later, so it is asked for again for ten minutes.
+    In SQLite row numbers grow in that order. PostgreSQL assigns numbers before rows are written, and several processes
+    write at the same time. So a missing number may appear later. The cursor queries for it again for ten minutes.
     """
 
     def __init__(self, log, query: sql.Select, number: sql.ColumnElement, last: int) -> None:
         self._log, self._query, self._number, self._last = log, query, number, last
         self._skips = not log.url.startswith("sqlite")
-        self._gaps: dict[int, float] = {}  # numbers that were left out, and when we saw that
+        self._gaps: dict[int, float] = {}  # missing numbers, and when each was first missing
 
     def has_read(self, number: int) -> bool:
         return number <= self._last and number not in self._gaps
 
     def chunks(self) -> Iterator[tuple[list, bool]]:
-        """Yield what was written since the last call, and whether it comes late. Raises `LogUnavailable`."""
+        """Yield (rows, late) for the rows written since the last call. `late`: they fill gaps. Raises `LogUnavailable`."""
         if self._gaps:
             rows = self._log.select(self._query.where(self._number.in_(self._gaps)))
             for row in rows:
                 del self._gaps[row.number]
             yield rows, True
         rows = self._next()
-        if not rows:  # perhaps the last ones were removed: SQLite gives their numbers again
+        if not rows:  # the last rows may have been removed: SQLite uses their numbers again
             self._last = min(self._last, self._log.select(sql.select(sql.func.max(self._number)))[0][0] or 0)
         while rows:
             yield rows, False

@@ -1,9 +1,8 @@
-"""From an alarm to a better model, or to none: a retrained model is a candidate that has to prove itself.
+"""Retrain a model after an alarm, and replace the stable version only if the retrained candidate is better.
 
-A run is opened by a person, or by an alarm. It trains a candidate, shows it in shadow every picture that the stable version
-answers, and compares the two where they say different things and a person has said what is right. Only a candidate that is
-better goes up the ramp (`rollout`), where its gate still watches it; one that is worse, or no better, is sent away. Nothing
-goes live by itself.
+A person or an alarm opens a run. The run trains a candidate and shows it every picture of the stable version in shadow.
+Where the two answers differ and a person has labelled the picture, the run compares them. A candidate that is better
+goes up the ramp (`ramp`), where its gate still watches it. A candidate that is worse, or no better, is rejected.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,36 +22,35 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REASON = 900  # characters at most
-PAIRS = 1_000  # pictures, each of another user: then we stop asking
+PAIRS = 1_000  # pictures, each from a different user, after which a run is decided
 
 
 class Comparison(NamedTuple):
-    """What is known of the pictures that both versions saw: the first of each key on which they differ, or any other."""
+    """Count the pictures that both versions received. Of those on which they differ, only the first of each key counts."""
 
     won: int  # only the candidate was right
     lost: int  # only the stable version was right, or the candidate failed
-    count: int  # pictures, those on which the two say the same included
-    unlabelled: int  # the two differ, and nobody has said what is right
+    count: int  # pictures, including those with equal answers
+    unlabelled: int  # the two differ, and nobody has labelled the picture
     better: float  # the evidence that the candidate is better, as `weighed` returns it
     worse: float  # the evidence that it is worse
     without_key: float  # share of the pictures
 
 
 class Retraining:
-    """One model's retraining: at most one run at a time, each from training to "promoted" or "rejected".
+    """Retrain one model. At most one run is open at a time. Each goes from training to "promoted" or "rejected".
 
-    `train` gives the candidate, anything that a `Router` takes; it may take its time, and what it raises ends the run before
-    it began. Needs a router with a log, for there the pictures, answers and users' words are. A run is decided on the first
-    `most` pictures, at most one of each key.
+    `train` returns the candidate: anything that a `Router` accepts. It may take long. If it raises, no run begins. The
+    router needs a log, because the log holds the answers and the users' remarks. A run is decided on the first `most`
+    pictures that both versions received. Of those on which they differ, only the first of each key counts.
 
-    `alpha` is the chance that a candidate no better than the stable version passes the shadow, however often we look. It
-    rests on labels of the pictures on which the two differ: `to_label` lists them, and `log.feedback(id, labels=[...])`
-    takes the label. Which pictures these are is settled before anybody has said a word. It has to be so, because users
-    complain more readily than they praise: a user corrects only answers of the stable version that were wrong, so their
-    words alone would make any candidate look better. A picture without a label counts against the candidate when it is to
-    be promoted, and for it when it is to be rejected. Only the first picture of each key on which the two differ counts,
-    because pictures of one user are alike. `alpha` assumes that labels are right, and that different keys, and pictures
-    without a key, are independent of each other.
+    `alpha` is the probability that a candidate no better than the stable version passes the shadow, however often it is
+    checked. It needs labels for the pictures on which the two differ. `to_label` lists them; store each label with
+    `log.feedback(id, labels=[...])`. The choice of pictures does not depend on remarks, because users complain more often
+    than they praise: a user corrects only wrong answers of the stable version, so remarks alone would make any candidate
+    look better. A picture without a label counts against the candidate in the decision to promote, and for it in the
+    decision to reject. Only the first picture of each key on which the two differ counts, because pictures of one user are
+    alike. `alpha` assumes that labels are right, and that different keys, and pictures without a key, are independent.
     """
 
     def __init__(
@@ -64,8 +62,8 @@ class Retraining:
         alpha: float = 0.05,
         most: int = PAIRS,
     ) -> None:
-        """Raises ValueError for a router without a log, no function `train`, a `gate` that no ramp could pass, `steps` that
-        are none, and a wrong `alpha` or `most`."""
+        """Check the arguments. Raises ValueError for a router without a log, a `train` that is not a function, a `gate` that
+        no ramp could pass, and invalid `steps`, `alpha` or `most`."""
         if getattr(router, "log", None) is None:
             raise ValueError("a candidate is judged by what the log says: Router(..., log=PredictionLog(...))")
         if not callable(train):
@@ -79,11 +77,11 @@ class Retraining:
 
     def open(self, reason: str) -> None:
         """Train a candidate and begin to show it pictures. Raises `WrongMoment` while a candidate is on trial already."""
-        arguments.text("reason", reason, REASON)  # before the training, which takes its time
+        arguments.text("reason", reason, REASON)  # before the training, which may take long
         _demand_calm(self.router.state)
         name = self.router.add(self.train())
 
-        def begin(state: State) -> State:  # training takes its time: somebody may have let another one in
+        def begin(state: State) -> State:  # training may take long: somebody may have let another candidate in
             _demand_calm(state)
             return let_in(state, "shadow", name, 100.0)
 
@@ -91,7 +89,10 @@ class Retraining:
         self._began, self._until, self._candidate, self.stage = state.began, None, name, "shadow"
 
     def open_on(self, events: Iterable, rules: Sequence[str]) -> bool:
-        """Open a run if one of these alarms has fired and none is under way. `events` are those of `Alarms.evaluate`."""
+        """Open a run if an alarm in `rules` has fired and no candidate is on trial. Return whether it was opened.
+
+        `events` come from `Alarms.evaluate`.
+        """
         if isinstance(rules, str):
             raise ValueError(f"rules={arguments.shown(rules)}: give a list of the names of alarms")
         fired = [event for event in events if event.event == "fired" and event.alarm in rules]
@@ -101,7 +102,7 @@ class Retraining:
         return True
 
     def look(self) -> Judgement:
-        """Look at the figures once, and do what they say: up the ramp, up its next step, or away."""
+        """Check the figures once. Begin the ramp, go to its next step, reject the candidate, or wait."""
         if self.stage not in ("shadow", "ramp"):
             return Judgement("hold", f"no run is under way: the last one was {self.stage}")
         if self.stage == "ramp" and not self._ramp.done:
@@ -128,7 +129,7 @@ class Retraining:
         return judgement
 
     def compared(self) -> Comparison:
-        """Return what is known of the first `most` pictures since the run began that both versions saw."""
+        """Return the comparison on the first `most` pictures since the run began that both versions received."""
         pairs = self._pairs()
         signs = [sign for _, *sign in _signs(pairs)]
         won, lost = (sum(sign == [side, side] for sign in signs) for side in (1, -1))
@@ -141,17 +142,17 @@ class Retraining:
     def to_label(self) -> list[str]:
         """Return the ids of the pictures that wait for a label, in the order in which labels help most.
 
-        Look at each picture without knowing what the versions said, and give `log.feedback(id, labels=[...])` what is in it.
+        Label each picture without looking at the answers of the versions, and call `log.feedback(id, labels=[...])`.
         """
         return [id for id, low, high in _signs(self._pairs()) if low != high]
 
     def _pairs(self) -> "pd.DataFrame":
-        """The first `most` pictures that both versions saw, with what was said of them."""
+        """Return the first `most` pictures that both versions received, with the remarks on them."""
         window = {"since": self._began} | ({} if self._until is None else {"until": self._until})
         pairs = self.router.log.pairs(**window)
         shown = (pairs["candidate"] == self._candidate) & (pairs["candidate_error"].fillna("") != "NotShown")
         pairs = pairs[shown].head(self.most)
-        if len(pairs) == self.most:  # these are all: what comes later need not be read
+        if len(pairs) == self.most:  # no later picture needs to be read
             self._until = pairs["time"].iloc[-1].timestamp() + 1e-3
         return pairs.merge(self.router.log.frame(**window)[["id", "correct", "labels"]], on="id", how="left")
 
@@ -172,7 +173,7 @@ class Retraining:
         return Judgement("hold", f"not yet known ({words})", figures)
 
     def _by_hand(self) -> Judgement:
-        """Somebody has changed what the run had begun: say what became of the candidate."""
+        """Return what happened to the candidate after somebody changed the rollout by hand."""
         state = self.router.state
         if state.candidate == self._candidate:
             return Judgement("hold", f"{self._candidate} is in {state.mode} by hand: the run waits for its end")
@@ -192,10 +193,11 @@ def _demand_calm(state: State) -> None:
 
 
 def better_evidence(won: int, lost: int) -> float:
-    """How much likelier `won` and `lost` are if wins prevail than if they do not; beyond 1 / alpha it is beyond doubt.
+    """Return the evidence that wins are more likely than losses, from their numbers. Above 1 / alpha it is significant.
 
-    The likelihood ratio of "a win with probability p", p spread evenly over 0.5 to 1, to p = 0.5: a test martingale, so one
-    may look as often as one likes (Ville, 1939; Shafer, 2021, "Testing by betting"). Arrays give an array.
+    It is the likelihood ratio of "a win has probability p", with p uniform from 0.5 to 1, to p = 0.5. This is a test
+    martingale, so you may check it as often as you like (Ville, 1939; Shafer, 2021, "Testing by betting"). For arrays,
+    return an array.
 
     >>> round(better_evidence(5, 5), 2), round(better_evidence(12, 2), 1), round(better_evidence(9, 0), 1)
     (0.37, 23.9, 102.3)
@@ -210,10 +212,10 @@ def better_evidence(won: int, lost: int) -> float:
 def weighed(signs: Sequence[Sequence[int]]) -> tuple[float, float]:
     """Return the evidence that the candidate is better, and that it is worse.
 
-    `signs` are those of the pictures on which the two differ, in their order, each as (lowest, highest): 1 if only the
-    candidate is right, -1 if only the stable version is, 0 if neither; two numbers that differ if that is not known. Each
-    is taken at its worst for what is to be shown, so no choice of who speaks can make the evidence larger than it would be
-    if all were known. The end of the series may be left out where not all is known: any stopping point is allowed.
+    `signs` holds a pair (lowest, highest) for each picture on which the two differ, in their order. A sign is 1 if only the
+    candidate is right, -1 if only the stable version is, 0 if neither. The two numbers differ if the sign is not known.
+    Each evidence uses the sign that is worst for it. So a selection of labels cannot make it larger than it would be
+    with all labels. The end of the series may be left out if some signs are not known: any stopping point is allowed.
 
     >>> [round(evidence, 1) for evidence in weighed([(1, 1)] * 9)]
     [102.3, 0.1]
@@ -231,7 +233,7 @@ def weighed(signs: Sequence[Sequence[int]]) -> tuple[float, float]:
 
 
 def _signs(pairs: "pd.DataFrame") -> Iterator[tuple[str, int, int]]:
-    """The first picture of each key on which the two differ: its id, and the lowest and the highest sign it may have."""
+    """Yield, for the first picture of each key on which the two differ, its id and its lowest and highest possible sign."""
     seen, said = set(), pairs["correct"].notna()
     for pair, spoken in zip(pairs.itertuples(), said, strict=True):
         stable, candidate = _labels(pair.detections), _labels(pair.candidate_detections)
@@ -242,7 +244,7 @@ def _signs(pairs: "pd.DataFrame") -> Iterator[tuple[str, int, int]]:
 
 
 def _bounds(stable: set[str] | None, candidate: set[str] | None, correct: bool | None, labels) -> tuple[int, int]:
-    """The lowest and the highest sign, as `weighed` takes them, given what was said of the stable version's answer."""
+    """Return the lowest and the highest sign for `weighed`, given the remark on the stable version's answer."""
     if candidate is None:  # it failed
         return -1, -1
     truth = set(labels) if isinstance(labels, list | tuple) else stable if correct is True else None

@@ -1,7 +1,7 @@
-"""Which version answers: the stable one, or a candidate that is on trial.
+"""Use a `Router` in place of a `Detector`. It picks the version for each request.
 
-A `Router` stands where a `Detector` stands and answers the same call. Who answers is one `State`, which is replaced as a
-whole: a request sees the one before a change or the one after it, and nothing between.
+One `State` describes which version answers. A change replaces it as a whole, so each request uses either the state before
+the change or the state after it.
 """
 
 import copy
@@ -35,22 +35,22 @@ from labsupport.rollout.transitions import (
 )
 from labsupport.rollout.versions import Versions
 
-OVERDUE = 30.0  # seconds: a ramp whose next look is overdue for longer is in trouble
+OVERDUE = 30.0  # seconds: if the next check of a ramp is overdue for longer, the status reports trouble
 
 logger = logging.getLogger(__name__)
 
 
 class Router:
-    """Named versions, one of which answers. Anything with `version` and `detect(image, confidence)` can be one.
+    """Send each request to one of several versions. A version is anything with `version` and `detect(image, confidence)`.
 
-    `versions` are candidates that may be let in later, by name; `load` makes one of a name that is not among them. With a
-    `journal` (a SQLite file, or a `Journal`) every change is recorded, and a router that opens it later goes on where it
-    stood; several processes that share it change together. A version that another process let in is loaded here on a
-    thread of its own; until it is there, the stable version gives its answers. Every answer and every failure is written to
-    `log`, and so is what a candidate says about a picture that it sees in shadow.
+    `versions` are candidates for later, known by their names. `load` loads a version by a name that is not among them. A
+    `journal` (a SQLite file, or a `Journal`) records every change. A router that opens it later continues with the last
+    state, and all processes that share it use the same state. A version that another process put on trial is loaded here
+    on a separate thread; until then, the stable version answers instead. `log` records every answer, every failure, and
+    every answer of a candidate in shadow.
 
-    If the journal names a version that `load` cannot load any more, `stable` takes its place: the candidate is rolled back,
-    and the journal says why. Without `load` it raises `UnknownVersion`; else `JournalUnavailable`, or ValueError.
+    If the journal names a version that `load` can no longer load, `stable` replaces it, a candidate is rolled back, and the
+    journal records why. Without `load` this raises `UnknownVersion`. Raises `JournalUnavailable` and ValueError, too.
 
     >>> from labsupport.detection import Box
     >>> class Version:
@@ -84,7 +84,7 @@ class Router:
         self.journal = Journal(journal, State(stable=stable.version)) if new else journal
         self._places = Places()
         self._shadow = Shadow()
-        if self.state.action == "start" and self.state.stable != stable.version:  # nothing was ever rolled out
+        if self.state.action == "start" and self.state.stable != stable.version:  # no rollout has happened yet
             self.change(
                 "start", lambda state: replace(state, stable=stable.version) if state.action == "start" else state
             )
@@ -100,7 +100,7 @@ class Router:
 
     @property
     def version(self) -> str:
-        """The stable version's name."""
+        """Return the stable version's name."""
         return self.state.stable
 
     @property
@@ -108,10 +108,10 @@ class Router:
         return self.journal.state
 
     def detect(self, image: np.ndarray, confidence: float = 0.5, key: str | None = None) -> list[Detection]:
-        """As `Detector.detect`; the same key gets the same version as long as a canary's weight only grows.
+        """Detect objects as `Detector.detect` does. A key keeps its version as long as a canary's weight only grows.
 
-        The answer is written to the log. If the version fails, so is that, and its error is raised. Raises ValueError for a
-        confidence or a key that cannot be meant.
+        The answer is written to the log. If the version fails, the failure is logged and its error is raised. Raises
+        ValueError for an invalid confidence or key.
         """
         arguments.number("confidence", confidence, 0, 1)
 
@@ -119,15 +119,15 @@ class Router:
             if self.log:
                 self.log.record(features=None, key=key, **row)
 
-        def see() -> np.ndarray:  # what a candidate in shadow sees later is no longer the caller's
+        def see() -> np.ndarray:  # a copy for the candidate in shadow: the caller may change its picture
             return copy.copy(image) if self.state.mode == "shadow" else image
 
         return answering.answer(self, see, confidence, checked_key(key), secrets.token_hex(16), write)
 
     def choose(self, key: str | None = None):
-        """The version that answers this request. While it is not in memory here, the stable one or the one before stands in.
+        """Return the version for this request. If it is not in memory, return the stable version or the previous one.
 
-        Raises `models.ModelUnavailable` if only a candidate could stand in, and ValueError for a key that is no text.
+        Raises `models.ModelUnavailable` if only a candidate could answer instead, and ValueError for a key that is not text.
         """
         state, key = self.state, checked_key(key)
         candidate = state.candidate and self._versions.ready(state.candidate)
@@ -136,16 +136,16 @@ class Router:
         return self._versions.ready(state.stable) or self._stand_in(state)
 
     def warm(self) -> None:
-        """Begin to load, on other threads, what the journal names and this process has not in memory."""
+        """Begin to load, on other threads, the versions in the journal that this process does not have in memory."""
         state = self.state
         for name in filter(None, (state.stable, state.candidate, state.previous)):
             self._versions.ready(name)
 
     def mirror(self, id: str, image, confidence: float, key: str | None = None) -> None:
-        """Show a picture that was answered to the candidate in shadow, if there is one; returns at once.
+        """Queue an answered picture for the candidate in shadow, if there is one, and return without waiting.
 
-        What it says, or how it fails, is written to the log under the same id. Nothing that goes wrong here is raised,
-        because the answer was given already: `logging` says it.
+        The candidate's answer or failure is written to the log under the same id. Errors here are logged and not raised,
+        because the request has been answered already.
         """
         try:
             state = self.state
@@ -159,31 +159,31 @@ class Router:
             logger.exception("a picture was not shown to the candidate in shadow")
 
     def shadow(self, candidate, percent: float = 100, reason: str = "") -> None:
-        """The stable version answers; the candidate sees a copy of so many percent of the pictures."""
+        """Put a candidate in shadow: the stable version answers, and the candidate sees `percent` of the pictures."""
         self._let_in("shadow", candidate, arguments.number("percent", percent, 0, 100), reason)
 
     def canary(self, candidate, weight: float = 5, reason: str = "") -> None:
-        """The candidate answers `weight` percent of the keys. Growing it keeps every key that the candidate has."""
+        """Let a candidate answer `weight` percent of the keys. If the weight grows, the candidate keeps its keys."""
         self._let_in("canary", candidate, arguments.number("weight", weight, 0, 100), reason)
 
     def blue_green(self, preview, reason: str = "") -> None:
-        """The candidate is kept warm and answers nobody, until `switch()`."""
+        """Keep a candidate loaded as the preview. It answers no request until `switch()`."""
         self._let_in("blue_green", preview, 0.0, reason)
 
     def switch(self, reason: str = "") -> None:
-        """Blue/green: what was the preview answers from the next request on, and what answered is kept warm."""
+        """Exchange blue and green: the preview answers from the next request on. The other version stays loaded."""
         self.change("switch", switched, reason)
 
     def promote(self, reason: str = "", **figures: float) -> None:
-        """The candidate becomes the stable version; until another is let in, `rollback()` returns to the one before."""
+        """Make the candidate the stable version. Until the next trial, `rollback()` returns to the version before it."""
         self.change("promote", promoted, reason, figures)
 
     def rollback(self, reason: str = "", to: str | None = None, **figures: float) -> None:
-        """Undo the last step: the candidate on trial answers nobody from the next request on.
+        """Undo the last step: the candidate on trial answers no request from the next one on.
 
-        Right after a promotion or a switch, the version before it answers again. When there is neither, the call raises
-        `WrongMoment` and changes nothing, so that a second press leaves a good version where it is; `to` names the version
-        that is to answer then. Raises `UnknownVersion` for one that nobody knows.
+        Right after a promotion or a switch, the version before it answers again. If there is nothing to undo, the call
+        raises `WrongMoment` and changes nothing, so a second rollback does not remove a good version. With `to`, that
+        version becomes the stable one. Raises `UnknownVersion` for a name that is not known.
 
         >>> class Version:
         ...     def __init__(self, version): self.version = version
@@ -202,16 +202,16 @@ class Router:
             self.change("rollback", lambda state: returned(state, name), reason, figures)
 
     def pause(self, reason: str = "") -> None:
-        """Leave things as they are: a ramp goes no further, and a candidate in shadow sees nothing."""
+        """Pause the rollout: a ramp keeps its step, and a candidate in shadow sees no pictures."""
         self.change("pause", paused, reason)
 
     def resume(self, reason: str = "") -> None:
-        """Undo `pause`. If nothing is paused, nothing changes."""
+        """Undo `pause`. If the rollout is not paused, nothing changes."""
         self.change("resume", resumed, reason)
 
     @property
     def unjudged(self) -> float:
-        """Seconds for which the next look at the ramp has been overdue; 0 while there is none, or while it is paused."""
+        """Return for how many seconds the next check of the ramp has been overdue; 0 without a ramp, or if it is paused."""
         state = self.state
         if state.ramp is None or state.paused:
             return 0.0
@@ -222,10 +222,10 @@ class Router:
         return max(0.0, time.time() - max(judged, state.time) - state.ramp["interval"])
 
     def status(self) -> dict:
-        """The state as a dictionary, with the versions there are and the field's word for where a rollout stands.
+        """Return the state as a dictionary, with the names of the versions and the phase of the rollout.
 
-        `trouble` says what is wrong in this process, if something is, and `unjudged_seconds` for how long a look at the ramp
-        has been overdue. A ramp that nobody has judged for long is "Degraded", as a rollout is that was rolled back.
+        `trouble` describes problems in this process. `unjudged_seconds` is the time for which a check of the ramp has been
+        overdue. The phase is "Degraded" after a rollback, and if a check is overdue for more than `OVERDUE` seconds.
         """
         state, unjudged = self.state, self.unjudged
         phase = "Paused" if state.paused else "Progressing" if state.candidate else "Healthy"
@@ -235,13 +235,13 @@ class Router:
         return {"phase": phase, **asdict(state), "versions": self._versions.names(), **words}
 
     def history(self, most: int | None = None) -> list[State]:
-        """Every state there was, the oldest first; of more than `most` the newest."""
+        """Return the newest `most` states, or all, the oldest first."""
         return self.journal.history(most)
 
     def add(self, version) -> str:
-        """Make a version known, or load the one of that name, and return its name.
+        """Add a version, or load the version of that name, and return its name.
 
-        Raises `UnknownVersion`, `ModelUnavailable` if it cannot be loaded, and ValueError for what is no version.
+        Raises `UnknownVersion`, `ModelUnavailable` if it cannot be loaded, and ValueError if it is not a version.
         """
         known = self._versions.get(version) if isinstance(version, str) else self._versions.add(version)
         return known.version
@@ -249,7 +249,7 @@ class Router:
     def change(
         self, action: str, change: Callable[[State], State], reason: str = "", figures: dict | None = None
     ) -> State:
-        """Put `change(state)` in force, and write down why; if it is the same object, nothing happened."""
+        """Put `change(state)` in force, with the reason. If `change` returns the same object, nothing happens."""
         said = {"action": action, "reason": arguments.text("reason", reason), "figures": plain(figures or {})}
         before = None
 
@@ -268,7 +268,7 @@ class Router:
         self.change(mode, lambda state: let_in(state, mode, name, share), reason)
 
     def _do_without(self, name: str, error: Exception) -> None:
-        """Take a version that the journal names, and that cannot be loaded, out of the rollout."""
+        """Remove a version from the rollout that the journal names and that cannot be loaded."""
         state, given = self.state, self._given.version
         action = "forget" if name == state.previous and name != state.candidate else "rollback"
         answers = given if name == state.stable else state.stable
@@ -280,15 +280,15 @@ class Router:
             logger.error("that cannot be written to the journal: %s", unwritten)
 
     def _stand_in(self, state: State):
-        """The version that answers while the stable one is not in memory: the one before it, or the one given."""
+        """Return the version that answers while the stable one is not in memory: the previous one, or the one given."""
         if state.previous and (version := self._versions.ready(state.previous)):
             return version
-        if self._given.version == state.candidate:  # it would get more than its share
+        if self._given.version == state.candidate:  # the candidate would get more than its share
             raise ModelUnavailable(f"{state.stable} is not ready here, and nothing else may answer: send it again")
         return self._given
 
     def _trouble(self, state: State, unjudged: float) -> str:
-        """What is wrong in this process, for whoever asks for the status: no path and no library in it."""
+        """Return the problems of this process as a text for the status. It contains no file path and no library name."""
         words = []
         if getattr(self.journal, "trouble", ""):
             words.append("the journal cannot be read, so the last known state stays in force")

@@ -1,4 +1,4 @@
-"""A candidate in shadow: it sees copies of pictures on a thread of its own, and what it says is only written down."""
+"""Run a shadow candidate on copies of the pictures, on a thread of its own. Log its answers; never return them."""
 
 import logging
 import os
@@ -12,15 +12,15 @@ from typing import NamedTuple
 from labsupport import background
 from labsupport.rollout import answering
 
-SHADOW_WAITING = 16  # pictures that wait for a candidate in shadow; more than that are not shown to it
-SHADOW_BYTES = 100_000_000  # of all pictures that wait or are looked at: one of 25 megapixels has 75 MB
+SHADOW_WAITING = 16  # pictures that may wait for a candidate in shadow; the rest are not shown to it
+SHADOW_BYTES = 100_000_000  # of all pictures that wait or are being processed: one of 25 megapixels has 75 MB
 IDLE = 5.0  # seconds without a picture, after which the thread ends
 
 logger = logging.getLogger(__name__)
 
 
 class Copy(NamedTuple):
-    """A picture on its way to the candidate."""
+    """Hold a picture that waits for the candidate."""
 
     id: str
     image: object
@@ -30,17 +30,17 @@ class Copy(NamedTuple):
 
 
 class Shadow:
-    """Shows pictures to a candidate, on a thread that yields to all others. No answer ever waits for it."""
+    """Show pictures to a candidate, on a thread of low priority. No answer ever waits for it."""
 
     def __init__(self) -> None:
         self._waiting: queue.Queue = queue.Queue(SHADOW_WAITING)
-        self._guard = threading.Lock()  # of what follows
+        self._guard = threading.Lock()  # guards the attributes below
         self._bytes = 0
         self._runs = False
         self._said: set[tuple[str, str]] = set()
 
     def show(self, candidate, id: str, image, confidence: float, key: str | None, log) -> None:
-        """Leave a picture for the candidate, and return at once. If too many wait, write down that it was not shown."""
+        """Queue a picture for the candidate and return without waiting. If too many wait, log that it was not shown."""
         size = getattr(image, "nbytes", None) or sys.getsizeof(image)
         with self._guard:
             fits = self._bytes + size <= SHADOW_BYTES and not self._waiting.full()
@@ -54,12 +54,12 @@ class Shadow:
     def _started(self) -> bool:
         try:
             background.repeat(self._step, "shadow", threading.Event())
-        except RuntimeError:  # the system has no thread to give just now: the next picture asks again
+        except RuntimeError:  # no thread is available now: the next picture tries again
             return False
         return True
 
     def _step(self) -> bool:
-        """Show one picture to the candidate; return True when there has been none for some time."""
+        """Show one picture to the candidate. Return True if none came for `IDLE` seconds."""
         try:
             candidate, copy, log = self._waiting.get(timeout=IDLE)
         except queue.Empty:
@@ -83,7 +83,7 @@ class Shadow:
 
 
 def note(log, version: str, id: str, key: str | None, latency=None, found=None, error: str | None = None) -> None:
-    """Write down what a candidate in shadow said about a picture, if there is a log."""
+    """Log the answer of a candidate in shadow to a picture, if there is a log."""
     if log:
         status = 500 if error else 200
         seen = {"latency": latency, "detections": found, "features": None}
@@ -91,7 +91,7 @@ def note(log, version: str, id: str, key: str | None, latency=None, found=None, 
 
 
 def _yield_the_core() -> None:
-    """Give this thread the lowest priority, where a thread has one of its own."""
+    """Give this thread the lowest priority, on systems where threads have a priority (Linux)."""
     if sys.platform == "linux":
         with suppress(OSError):  # a sandbox may forbid it
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

@@ -1,6 +1,6 @@
-"""Which state may follow which: each function takes the `State` in force and returns the next one, and does nothing else.
+"""Compute the next `State` from the state in force. The functions have no side effects.
 
-A step that makes no sense in that state raises `WrongMoment`. One that changes nothing returns the state that it got.
+A step that is not possible in that state raises `WrongMoment`. A step that changes nothing returns the same object.
 """
 
 import time
@@ -11,15 +11,15 @@ from labsupport.rollout.journal import State
 
 
 class WrongMoment(RuntimeError):
-    """That cannot be done in the present state: there is no candidate to promote, nothing to return to."""
+    """The step is not possible in the present state, for example because there is no candidate to promote."""
 
 
 class Changed(WrongMoment):
-    """Somebody else has changed who answers since we looked."""
+    """Somebody else has changed the state since the check."""
 
 
 def as_seen(seen: State | None, change: Callable[[State], State]) -> Callable[[State], State]:
-    """Return a change that raises `Changed` where another state than `seen` is in force; None is any state."""
+    """Return a change that raises `Changed` if the state in force is not `seen`. None allows any state."""
 
     def checked(state: State) -> State:
         if seen is not None and state != seen:
@@ -32,9 +32,9 @@ def as_seen(seen: State | None, change: Callable[[State], State]) -> Callable[[S
 
 
 def let_in(state: State, mode: str, candidate: str, share: float) -> State:
-    """Put a candidate on trial. The same candidate keeps its keys.
+    """Put a candidate on trial. If it is on trial already, it keeps its keys.
 
-    The trial takes the stable version for good: to go back to the version before it, one has to name it.
+    The trial forgets the previous version: to return to it later, call `rollback(to=...)` with its name.
     """
     _demand(candidate != state.stable, f"{candidate} is the stable version: a candidate is another one")
     began = state.began if state.candidate == candidate else time.time()
@@ -42,18 +42,18 @@ def let_in(state: State, mode: str, candidate: str, share: float) -> State:
 
 
 def calm(state: State) -> State:
-    """The state without a candidate."""
+    """Return the state without a candidate."""
     return replace(state, mode="stable", candidate=None, previous=None, share=0.0, paused=False, ramp=None)
 
 
 def promoted(state: State) -> State:
-    """The candidate is the stable version."""
+    """Make the candidate the stable version."""
     _demand(state.candidate, "there is no candidate to promote")
     return replace(calm(state), stable=state.candidate, previous=state.stable)
 
 
 def stepped_up(state: State) -> State:
-    """The next step of the ramp, or the end of it."""
+    """Go to the next step of the ramp. After the last step, promote the candidate."""
     higher = [step for step in state.ramp["steps"] if step > state.share]
     if not higher:
         return promoted(state)
@@ -61,14 +61,14 @@ def stepped_up(state: State) -> State:
 
 
 def switched(state: State) -> State:
-    """Blue and green have changed places. A second switch undoes the first: then there is nothing to return to."""
+    """Exchange blue and green. A second switch undoes the first; then there is no version to return to."""
     _demand(state.mode == "blue_green", "switch() exchanges blue and green: call blue_green(preview) first")
     previous = None if state.previous else state.stable
     return replace(state, stable=state.candidate, candidate=state.stable, previous=previous)
 
 
 def rolled_back(state: State) -> State:
-    """Without the candidate on trial; right after a promotion or a switch, with the version before it."""
+    """Remove the candidate on trial. Right after a promotion or a switch, return to the version before it."""
     if state.previous and state.mode == "blue_green":
         return replace(state, stable=state.previous, candidate=state.stable, previous=None)
     if state.previous and state.mode == "stable":
@@ -79,7 +79,7 @@ def rolled_back(state: State) -> State:
 
 
 def returned(state: State, to: str) -> State:
-    """The version `to` answers, and nothing is on trial."""
+    """Make `to` the stable version, with nothing on trial."""
     _demand(to != state.candidate or to == state.previous, f"{to} is on trial: promote() lets it answer everything")
     nothing = to == state.stable and state.candidate is None
     return state if nothing else replace(calm(state), stable=to)
@@ -95,7 +95,7 @@ def resumed(state: State) -> State:
 
 
 def without(state: State, name: str, given: str) -> State:
-    """The state without a version that cannot be loaded any more; `given` takes the place of the stable version."""
+    """Return the state without a version that can no longer be loaded. `given` replaces it if it is the stable one."""
     if name == state.stable:
         return replace(calm(state), stable=given)
     if name == state.candidate:
@@ -104,7 +104,7 @@ def without(state: State, name: str, given: str) -> State:
 
 
 def ramp_id(ramp: dict) -> str:
-    """The id of a ramp; those that an older version of the lab began have none, but for the time."""
+    """Return the id of a ramp. A ramp from an older version of the lab has no id, so return the time when it began."""
     return ramp.get("id") or str(ramp["began"])
 
 

@@ -1,4 +1,4 @@
-"""The versions that a process has in memory, by name: each is loaded once, and never while somebody waits for an answer."""
+"""Load each version once, outside of any request."""
 
 import logging
 import threading
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Versions:
-    """Named versions. A name that was not given is loaded by `load(name)`, if there is such a function.
+    """Keep versions in memory, by name. `load(name)` loads a version that was not given.
 
     >>> class Version:
     ...     def __init__(self, version): self.version = version
@@ -28,7 +28,7 @@ class Versions:
     """
 
     def __init__(self, given: list, load: Callable[[str], Any] | None = None) -> None:
-        """Raises ValueError for what is no version, and for two versions of one name."""
+        """Keep the given versions. Raises ValueError for an object that is no version, and for two of one name."""
         if load is not None and not callable(load):
             raise ValueError(f"load={arguments.shown(load)}: give a function that makes a version of its name, or None")
         self._load = load
@@ -37,17 +37,17 @@ class Versions:
             if self.add(version) is not version:
                 raise ValueError(f"two versions are called {version.version!r}: give each a name of its own")
         self._trouble: dict[str, str] = {}  # name -> why it is not in `_loaded`
-        self._locks: dict[str, threading.Lock] = {}  # one a name, held while it is loaded
+        self._locks: dict[str, threading.Lock] = {}  # one for each name, held while that version is loaded
         self._guard = threading.Lock()
 
     def names(self) -> list[str]:
-        """The names of the versions in memory."""
+        """Return the names of the versions in memory."""
         return sorted(self._loaded)
 
     def add(self, version):
-        """Keep a version, and return what is kept under its name: the one that came first.
+        """Keep a version, and return the version kept under its name: the first one with that name.
 
-        Raises ValueError for what is no version.
+        Raises ValueError if it is not a version.
         """
         if not hasattr(version, "version"):
             raise ValueError(f"{arguments.shown(version)} is no version: it has no name, version, as a Detector has")
@@ -62,9 +62,9 @@ class Versions:
         return kept
 
     def get(self, name: str):
-        """Return a version. Load it first if need be, and wait as long as that takes.
+        """Return a version. If it is not in memory, load it and wait until it is loaded.
 
-        Raises `UnknownVersion` for a name that nobody knows, and `ModelUnavailable` for one that cannot be loaded.
+        Raises `UnknownVersion` for a name that is not known, and `ModelUnavailable` if the version cannot be loaded.
         """
         if name in self._loaded:
             return self._loaded[name]
@@ -81,7 +81,7 @@ class Versions:
             return self._loaded[name]
 
     def ready(self, name: str):
-        """Return a version if it is in memory. If not, return None at once, and begin to load it on another thread.
+        """Return a version if it is in memory. If not, return None and begin to load it on another thread.
 
         A version that could not be loaded is not tried again, except by `get`.
         """
@@ -90,7 +90,7 @@ class Versions:
         return version
 
     def trouble(self, name: str) -> str:
-        """Return why a version is not in memory; "" if it is, or if nobody has asked for it."""
+        """Return why a version is not in memory; "" if it is, or if no caller has requested it."""
         return "" if name in self._loaded else self._trouble.get(name, "")
 
     def _begin(self, name: str) -> None:
@@ -100,7 +100,7 @@ class Versions:
             self._trouble[name] = LOADING
         try:
             background.start(lambda: self._try(name), f"load {name}")
-        except RuntimeError:  # the system has no thread to give just now: the next request asks again
+        except RuntimeError:  # no thread is available now: the next request tries again
             del self._trouble[name]
 
     def _try(self, name: str) -> None:

@@ -1,6 +1,7 @@
-"""A folder on many machines: `batch.predict_folder` with Ray Data, the same columns and the same rows.
+"""Predict a folder on several machines: `batch.predict_folder` with Ray Data, with the same columns and rows.
 
-Shares of the folder go to workers all over the cluster, and each does with its share what one machine does with the whole.
+The files are divided into shares. Each worker of the cluster processes its share as one machine processes a whole
+folder.
 """
 
 import functools
@@ -27,18 +28,19 @@ def predict_folder(
     every: int = 1,
     workers: int | None = None,
 ) -> batch.Summary:
-    """Detect in all pictures and videos of a folder, and write a table, as `batch.predict_folder` does, on a cluster.
+    """Detect in all pictures and videos of a folder on a cluster, and write a table, as `batch.predict_folder` does.
 
-    The rows, their order and the answers are the same. There are at most so many `workers`, by default one for each core of
-    the cluster. `version` is a version's name, by default yolov3-tiny as it serves requests. Every node must
-    see the folder under the same path. A share whose worker died is done again elsewhere; but a run that was stopped
-    begins at the beginning: Ray Data keeps no ledger, and `resumed` is 0.
+    The rows, their order and the answers are the same. `workers` is the most workers, by default one for each core of
+    the cluster. `version` is a version's name, by default yolov3-tiny as it serves requests. Every node must see the
+    folder under the same path. If a worker dies, its share is done again elsewhere. But a stopped run cannot be
+    continued: it starts from the beginning, because Ray Data keeps no ledger, and `resumed` is 0.
 
-    Raises `folders.NoPictures`, `UnknownVersion`, ValueError as `batch.predict_folder` does, and RuntimeError outside of a
-    cluster.
+    Raises `folders.NoPictures`, `UnknownVersion`, ValueError as `batch.predict_folder` does, and RuntimeError outside
+    of a cluster.
 
-    >>> from labsupport import paths; from labsupport.scale import bulk; from labsupport.scale import local_cluster as nodes
-    >>> with nodes.LocalCluster() as cluster:  # doctest: +SKIP
+    >>> from labsupport import paths
+    >>> from labsupport.scale import LocalCluster, bulk
+    >>> with LocalCluster() as cluster:  # doctest: +SKIP
     ...     bulk.predict_folder(paths.IMAGES, "found.parquet")
     Summary(rows=56, errors=0, resumed=0, left_out={})
     """
@@ -48,7 +50,7 @@ def predict_folder(
     batch.check(out, confidence, every)
     ray = local_cluster.imported()
     if not ray.is_initialized():
-        raise RuntimeError("this process is in no cluster: ray.init(address=...), or nodes.LocalCluster()")
+        raise RuntimeError("this process is in no cluster: ray.init(address=...), or scale.LocalCluster()")
     found = folders.found(folder, but=out)
     names = _names([*found.pictures, *found.videos], folder)
     workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -60,12 +62,12 @@ def predict_folder(
 
 
 def _names(files: list[Path], folder: Path) -> list[bytes]:
-    """The paths within the folder, as the disk has them, in the order of the table."""
+    """Return the paths within the folder, in the bytes of the disk, in the order of the table."""
     return sorted(os.fsencode(path.name if path == folder else path.relative_to(folder)) for path in files)
 
 
 def _looked_at(names: list[bytes], question: tuple, workers: int) -> list[dict]:
-    """What became of each share, in order."""
+    """Return the result of each share, in order."""
     with local_cluster.quiet():
         from ray import data
 
@@ -81,7 +83,7 @@ def _looked_at(names: list[bytes], question: tuple, workers: int) -> list[dict]:
 
 
 def _look(share: dict, folder: Path, suffix: str, version: str, confidence: float, every: int) -> dict:
-    """Look at the files of a share, with one core: linked into a folder of their own, they are an ordinary batch."""
+    """Process the files of a share on one core. They are linked into a new folder, which is an ordinary batch."""
     with tempfile.TemporaryDirectory() as scratch:
         here, out = Path(scratch, "files"), Path(scratch, f"table{suffix}")
         for name in share["names"]:
@@ -94,12 +96,12 @@ def _look(share: dict, folder: Path, suffix: str, version: str, confidence: floa
 
 @functools.cache
 def _detector(version: str) -> Detector:
-    """One in each worker's process, which looks at many shares."""
+    """Return the detector of this worker's process, which processes many shares."""
     return Detector.load(*parts(version), slots=1)
 
 
 def _join_csv(out: Path, tables: list[bytes]) -> None:
-    """One header, then all rows."""
+    """Write one header, then all rows."""
     head = tables[0][: tables[0].index(b"\n") + 1]
     out.write_bytes(head + b"".join(table.removeprefix(head) for table in tables))
 

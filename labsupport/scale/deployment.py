@@ -1,22 +1,22 @@
-"""Many machines: the same app on Ray Serve, and the same batch on Ray Data (`bulk`).
+"""Serve the app on many machines with Ray Serve. `bulk` predicts a folder on many machines with Ray Data.
 
-The front is `serving.create_app`, unchanged; what its router knows as versions are handles (`remote.Remote`) to replicas
-that run anywhere in the cluster, a deployment for each version, each with as many replicas as it is asked for. So one
-version scales and fails without the others, and shadow, canary, ramp and rollback work as on one machine.
+The front is `serving.create_app`, unchanged. Its router's versions are handles (`remote.Remote`) to replicas that run
+anywhere in the cluster. Each version is a deployment with its own number of replicas. So one version scales and fails
+without the others, and shadow, canary, ramp and rollback work as on one machine.
 
  client ──▶ proxy ──▶ front: create_app(Router) ──▶       replicas of the stable version, on every node
                         │        ▲                   └──▶ replicas of the candidate, on every node
-                        ▼        └── keeper: who answers (one actor)
+                        ▼        └── keeper: the rollout's state (one actor)
                     PostgreSQL
 
-Proxy, fronts and keeper run on the head node, which is a single point of failure: a node that is lost costs no request, the
-head costs all that it holds. More heads than one take Ray's state in a Redis that is itself redundant (GCS fault tolerance),
-a proxy and a front on every node behind a load balancer that asks again, and the state of the rollout in the database.
+Proxy, fronts and keeper run on the head node, which is a single point of failure. If another node is lost, no request is
+lost. If the head is lost, the service stops. Several heads need Ray's state in a redundant Redis (GCS fault tolerance), a
+proxy and a front on every node behind a load balancer that retries, and the state of the rollout in the database.
 
-Whoever reaches Ray's ports runs code here, and reads the log's address with its password. `nodes.LocalCluster` keeps them on
-loopback and asks for a token. On other clusters start every node with `RAY_AUTH_MODE=token`, and keep Ray on a private
-network all the same: the token travels in the clear. Every node needs this package and the model's files; and `LAB_TOKEN`,
-where it is used, in the environment in which Ray is started.
+Anyone who reaches Ray's ports can run code here, and can read the log's address with its password. `scale.LocalCluster`
+keeps the ports on loopback and requires a token. On other clusters start every node with `RAY_AUTH_MODE=token`, and also
+keep Ray on a private network, because the token is sent unencrypted. Every node needs this package and the model's files.
+If `LAB_TOKEN` is used, it must be in the environment in which Ray is started.
 """
 
 import errno
@@ -53,14 +53,14 @@ QUIET = {
 
 
 class Deployed:
-    """The app on a cluster. Made by `deploy`; ends with `stop()`, a `with` block, or the cluster."""
+    """The app on a cluster. Made by `deploy`. It ends with `stop()`, a `with` block, or the cluster."""
 
     def __init__(self, url: str, keeper) -> None:
         self.url, self._keeper = url, keeper
         loopback.ask_directly()
 
     def replicas(self) -> dict[str, int]:
-        """How many replicas of each version are ready."""
+        """Return the number of ready replicas of each version."""
         applications = local_cluster.imported_serve().status().applications
         ready = {name: _running(status) for name, status in applications.items()}
         return {name: count for name, count in ready.items() if name != FRONT}
@@ -89,20 +89,23 @@ def deploy(
     host: str = "127.0.0.1",
     port: int = 8000,
 ) -> Deployed:
-    """Put the app on the cluster that this process is in (`ray.init`); returns when it answers.
+    """Deploy the app on the cluster that this process is in (`ray.init`). Returns when the app answers.
 
-    `stable` is a version's name, by default yolov3-tiny as it serves requests. Each version has from `replicas[0]` to
-    `replicas[1]` replicas of one core each; Ray Serve adds some while more than one picture waits at each, and removes them
-    later. A candidate that `PUT /rollout` names is deployed when it is first named, and stays for a rollback:
-    `ray.serve.delete(version)` takes it down. `fronts` are processes that decode, draw and write down, about one for each
-    three replicas. Predictions go to `log`: a PostgreSQL URL. Who answers stands in the file `journal` on the head's disk;
-    None keeps it in memory. Beyond loopback every request must carry the token in `LAB_TOKEN`.
+    - `stable`: a version's name, by default yolov3-tiny as it serves requests.
+    - `replicas`: each version has from `replicas[0]` to `replicas[1]` replicas of one core each. Ray Serve adds some
+      while more than one picture waits at each, and removes them later.
+    - `fronts`: the number of processes that decode, draw and log, about one for each three replicas.
+    - `log`: the PostgreSQL URL of the log for predictions.
+    - `journal`: the file on the head's disk that stores the rollout's state; None keeps the state in memory.
 
-    Raises `UnknownVersion`, `PortTaken`, `security.TokenMissing`, ValueError for numbers that make no sense, and
-    RuntimeError outside of a cluster.
+    A candidate that `PUT /rollout` names is deployed when it is first named, and stays for a rollback:
+    `ray.serve.delete(version)` removes it. Beyond loopback every request must carry the token in `LAB_TOKEN`.
 
-    >>> from labsupport import scale; from labsupport.scale import local_cluster as nodes
-    >>> with nodes.LocalCluster() as cluster, scale.deploy(port=0) as app:  # doctest: +SKIP
+    Raises `UnknownVersion`, `PortTaken`, `security.TokenMissing`, ValueError for invalid numbers, and RuntimeError
+    outside of a cluster.
+
+    >>> from labsupport import scale
+    >>> with scale.LocalCluster() as cluster, scale.deploy(port=0) as app:  # doctest: +SKIP
     ...     requests.get(app.url + "/ready").json()
     {'status': 'ready', 'versions': ['yolov3-tiny/openvino-bf16']}
     """
@@ -114,7 +117,7 @@ def deploy(
         )
     required_token(host)
     if not local_cluster.imported().is_initialized():
-        raise RuntimeError("this process is in no cluster: ray.init(address=...), or nodes.LocalCluster()")
+        raise RuntimeError("this process is in no cluster: ray.init(address=...), or scale.LocalCluster()")
     port = _free(host, port)
     serve = local_cluster.imported_serve()
     keeper = _keeper(model, journal, State(stable=stable))
@@ -134,8 +137,9 @@ def deploy(
 
 
 def version(name: str, replicas: tuple[int, int]) -> Remote:
-    """A version that runs on the cluster, deployed if it is not there yet; returns when it answers. Raises
-    `UnknownVersion`."""
+    """Return a version that runs on the cluster. Deploys it if needed, and returns when it answers. Raises
+    `UnknownVersion`.
+    """
     serve = local_cluster.imported_serve()
     parts(name)
     there = serve.status().applications.get(name)
@@ -157,7 +161,7 @@ def version(name: str, replicas: tuple[int, int]) -> Remote:
 
 
 def _app(model: str, replicas: tuple[int, int], fronts: int, log: str | None, host: str):
-    """What makes the app in a front's process."""
+    """Return the function that makes the app in a front's process."""
 
     def make():
         cv2.setNumThreads(1)
@@ -171,7 +175,7 @@ def _app(model: str, replicas: tuple[int, int], fronts: int, log: str | None, ho
 
 
 def _keeper(model: str, journal: Path | str | None = None, first: State | None = None):
-    """The actor that keeps the journal of a model, on the head node; it is started if there is none."""
+    """Return the actor that keeps the journal of a model, on the head node. Starts it if there is none."""
     ray = local_cluster.imported()
     if first is None:
         return ray.get_actor(f"rollout-{model}", namespace="labsupport")

@@ -1,7 +1,7 @@
-"""Several machines on one: a Ray cluster whose nodes are processes of this machine, to try things out, and to kill.
+"""Run a Ray cluster whose nodes are processes of this machine, to try things out, and to kill nodes.
 
-Each node has what it is said to have: cores are counted, not bound, so nodes on one machine share its cores and nothing gets
-faster. What is right on two of them is right on two machines.
+Each node has the number of cores that it was given, but Ray only counts them. So nodes on one machine share its cores,
+and nothing gets faster. Code that is correct on two such nodes is correct on two machines.
 """
 
 import atexit
@@ -28,13 +28,13 @@ NODE = {
 
 
 class LocalCluster:
-    """A head node, more nodes beside it, and this process connected to the head. Ends with `stop()`, a `with` block, or
-    the process. Tried on Linux only.
+    """A head node, more nodes beside it, and this process connected to the head. Tried on Linux only.
 
-    `nodes` in all, each of which says that it has `cores`. Nobody else gets in: Ray listens on loopback, every request to it
-    must carry a token that is made here, and its files are in a folder of this user's, which is removed at the end. Only the
-    replicas of Ray Serve listen everywhere; they want the token, too.
-    Raises ValueError for numbers below 1, and RuntimeError if this process is in a cluster already.
+    It ends with `stop()`, a `with` block, or the process. There are `nodes` nodes in all, with `cores` cores each. Ray
+    listens on loopback, and every request to it must carry a token that is made here. Its files are in a folder that
+    only this user can read, and that is removed at the end. Only the replicas of Ray Serve listen on every address;
+    they require the token, too. Raises ValueError for numbers below 1, and RuntimeError if this process is in a cluster
+    already.
 
     >>> from labsupport.scale import LocalCluster
     >>> with LocalCluster(nodes=2, cores=1) as cluster:  # doctest: +SKIP
@@ -69,11 +69,11 @@ class LocalCluster:
 
     @property
     def alive(self) -> int:
-        """How many nodes there are, as the head sees it."""
+        """Return the number of nodes that the head reports as alive."""
         return sum(node["Alive"] for node in imported().nodes())
 
     def add(self):
-        """One more node; returns when the head knows it."""
+        """Add a node. Returns when the head knows it."""
         first = self._cluster.head_node is None
         with quiet(), _ports() as ports:
             node = self._cluster.add_node(num_cpus=self.cores, **NODE, **ports)
@@ -82,9 +82,9 @@ class LocalCluster:
         return node
 
     def kill(self) -> None:
-        """`kill -9` for the newest node, with all that runs on it: no goodbye, as when a machine loses power.
+        """Kill the newest node and all its processes with `kill -9`, as when a machine loses power.
 
-        Raises IndexError if the head is the only one left: without it there is no cluster.
+        Raises IndexError if only the head is left, because there is no cluster without it.
         """
         import psutil
 
@@ -117,7 +117,7 @@ class LocalCluster:
 
 
 def _kill(process) -> None:
-    """`kill -9` for a process and all below it."""
+    """Kill a process and all processes below it with `kill -9`."""
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -130,10 +130,10 @@ def _kill(process) -> None:
 
 @contextlib.contextmanager
 def _ports() -> Iterator[dict[str, int]]:
-    """A port for each agent of the node that is started meanwhile.
+    """Yield a port for each agent of the node that is started in the block.
 
-    Where agents choose their own, Ray's node waits 15 s for them and then dies, which a slow machine does not manage. One of
-    the ports Ray forgets to hand on to the node: that is mended here.
+    If agents choose their own ports, Ray's node waits 15 s for them and then dies, which is too short on a slow
+    machine. Ray does not pass one of the ports on to the node; this function corrects that.
     """
     from ray._private import ray_constants, services
 
@@ -158,9 +158,10 @@ def _ports() -> Iterator[dict[str, int]]:
 
 @contextlib.contextmanager
 def _private(folder: str) -> Iterator[None]:
-    """Keep the Ray that is started meanwhile on loopback, with a token of its own, and its files in `folder`.
+    """Keep the Ray that is started in the block on loopback, with its own token, and its files in `folder`.
 
-    Ray's processes take all this from their environment. This one may have read its own long ago, and reads it again.
+    Ray's processes read all this from their environment. This process may have read its own before, so it reads it
+    again.
     """
     from ray._private import ray_constants
     from ray._raylet import AuthenticationTokenLoader, Config
@@ -192,7 +193,7 @@ def _private(folder: str) -> Iterator[None]:
 
 
 def imported():
-    """The module `ray`, which tells nobody that it is used. Raises ImportError, and says what to install."""
+    """Return the module `ray`, with its usage reports switched off. Raises an ImportError that says what to install."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray.widgets").setLevel(logging.WARNING)  # which misses, on import, what we do not use
     try:
@@ -204,7 +205,7 @@ def imported():
 
 
 def imported_serve():
-    """The module `ray.serve`. Raises as `imported` does."""
+    """Return the module `ray.serve`. Raises as `imported` does."""
     imported()
     with quiet():
         from ray import serve
@@ -214,7 +215,7 @@ def imported_serve():
 
 @contextlib.contextmanager
 def quiet():
-    """Without warnings: Ray's own use of what is deprecated is not ours to cure."""
+    """Suppress warnings about deprecated functions that Ray itself uses."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,8 +1,8 @@
-"""A version that answers on another machine, and one place that says for all machines who answers.
+"""Use a version that runs on another machine, and share one rollout state among all machines.
 
-`Remote` stands where a `Detector` stands, so a `Router` does with it what it does with any version: shadow, canary, ramp,
-rollback. `SharedJournal` stands where a `Journal` stands: the file is where its keeper is, one actor in the cluster, and
-every router in every process hears of a change as soon as it is made.
+`Remote` replaces a `Detector`, so a `Router` can use it for shadow, canary, ramp and rollback as any other version.
+`SharedJournal` replaces a `Journal`. One actor in the cluster, the keeper, has the file, and sends each change
+immediately to every router in every process.
 """
 
 import asyncio
@@ -27,24 +27,24 @@ HOLD = 10  # seconds for which the keeper holds a question for news
 
 
 class Replica:
-    """What a node runs: one version, which looks at one picture at a time on one core."""
+    """One version on a node. It processes one picture at a time on one core."""
 
     def __init__(self, version: str) -> None:
         cv2.setNumThreads(1)
         self._detector = Detector.load(*parts(version), slots=1)
 
     async def detect(self, small: np.ndarray, shape: tuple[int, int], confidence: float) -> list[Detection]:
-        """The objects in a picture that was of this shape (H, W) before it was `squeezed`."""
+        """Return the objects in a picture that had this shape (H, W) before it was `squeezed`."""
         return self._detector.detect_squeezed(small, shape, confidence)  # nobody gets in between: there is one core
 
 
 class Remote:
-    """A version whose replicas answer elsewhere: `detect(image, confidence)`, `version` and `slots`, as `Detector` has.
+    """A version whose replicas run elsewhere. It has `detect(image, confidence)`, `version` and `slots`, as `Detector` has.
 
-    `handle` is a Ray Serve handle to replicas of `Replica`; `slots` is how many pictures they look at at once, at the most.
-    What travels is the picture as the network sees it, 519 kB, and not the 36 MB of a camera's. Detection changes nothing,
-    so a picture whose replica died meanwhile is shown to another one. Raises `models.ModelUnavailable` if none has answered
-    within `PATIENCE` seconds.
+    `handle` is a Ray Serve handle to replicas of `Replica`; `slots` is the most pictures that they process in parallel.
+    The picture is sent in the size of the network, 519 kB, instead of the 36 MB of a camera's. Detection changes no
+    state, so if a replica dies, its picture is sent to another one. Raises `models.ModelUnavailable` if none has
+    answered within `PATIENCE` seconds.
     """
 
     def __init__(self, version: str, handle, slots: int) -> None:
@@ -59,7 +59,7 @@ class Remote:
         )
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
-        """As `Detector.detect`, with the same answers. Call it from a thread, not from an event loop."""
+        """Return the same answers as `Detector.detect`. Call it from a thread, not from an event loop."""
         small, end = squeezed(image), time.monotonic() + PATIENCE
         while (left := end - time.monotonic()) > 0:
             try:
@@ -77,7 +77,7 @@ class Remote:
 
 
 class Keeper:
-    """The actor that keeps a journal: nobody else opens the file. Each state has a number, the first is 1."""
+    """The actor that keeps a journal. Only it opens the file. Each state has a number; the first is 1."""
 
     def __init__(self, path: Path | str | None, first: State) -> None:
         self._journal, self._news = Journal(path, first), asyncio.Condition()
@@ -86,7 +86,7 @@ class Keeper:
         return self._journal.count(), self._journal.state
 
     async def wait(self, number: int) -> tuple[int, State]:
-        """The state in force, once it is another one than `number`, or after `HOLD` seconds."""
+        """Return the current state when it differs from `number`, or after `HOLD` seconds."""
         try:
             async with asyncio.timeout(HOLD), self._news:
                 while (now := await self.read())[0] == number:
@@ -96,7 +96,7 @@ class Keeper:
             return await self.read()
 
     async def write(self, before: State, after: State) -> tuple[int, State, bool]:
-        """Put `after` in force if `before` still is; whether it was."""
+        """Set the state to `after` if it still is `before`. Return its number, the state, and whether it was set."""
         taken = self._journal.state == before
         if taken:
             self._journal.change(lambda _: after)
@@ -110,10 +110,11 @@ class Keeper:
 
 
 class SharedJournal:
-    """A `Journal` that several machines share: `keeper` is a handle to the actor `Keeper`.
+    """A `Journal` that several machines share. `keeper` is a handle to the actor `Keeper`.
 
-    `state` is a copy, so that a request asks nobody. Whoever changes it sees the change at once, the others as soon as word
-    has come. Raises `JournalUnavailable` where the keeper does not answer; then the last known state stays in force.
+    `state` is a local copy, so a request needs no call. A process that makes a change sees it immediately; the others
+    see it when the keeper has told them. Raises `JournalUnavailable` if the keeper does not answer; then the last known
+    state stays.
     """
 
     def __init__(self, keeper) -> None:
@@ -125,11 +126,11 @@ class SharedJournal:
 
     @property
     def state(self) -> State:
-        """What is in force, as far as we have heard."""
+        """Return the last state that the keeper reported."""
         return self._state
 
     def change(self, change: Callable[[State], State]) -> State:
-        """As `Journal.change`: nobody else changes it in between. So `change` may be called more than once."""
+        """Change the state as `Journal.change` does. If somebody else changed it in between, `change` is called again."""
         while True:
             before = self._learn(*self._ask(self._keeper.read.remote()))
             after = change(before)
@@ -141,23 +142,23 @@ class SharedJournal:
                 return state
 
     def history(self, most: int | None = None) -> list[State]:
-        """As `Journal.history`."""
+        """Return the same as `Journal.history`."""
         return self._call("history", most)
 
     def claim(self, ramp: str, interval: float, began: float) -> float:
-        """As `Journal.claim`."""
+        """Do the same as `Journal.claim`."""
         return self._call("claim", ramp, interval, began)
 
     def looked(self, ramp: str) -> None:
-        """As `Journal.looked`."""
+        """Do the same as `Journal.looked`."""
         self._call("looked", ramp)
 
     def judged(self, ramp: str) -> float:
-        """As `Journal.judged`."""
+        """Do the same as `Journal.judged`."""
         return self._call("judged", ramp)
 
     def close(self) -> None:
-        """Hear no more of it."""
+        """Stop listening for changes."""
         self._closed.set()
 
     def _learn(self, number: int, state: State) -> State:
@@ -180,7 +181,7 @@ class SharedJournal:
             raise error.cause from None
 
     def _hear(self) -> bool:
-        """Wait for news, once. Returns True when there will be none any more; raises `JournalUnavailable`."""
+        """Wait once for a change. Return True if there will be no more; raises `JournalUnavailable`."""
         if not self._ray.is_initialized():  # to ask without would start a Ray of its own
             return True
         try:

@@ -1,7 +1,9 @@
-"""A recommender, from clicks to an offer: what somebody reads says whether they own a car, and that says what we offer.
+"""Simulate a recommender. A profile model guesses from clicks whether a visitor owns a car, and the recommender makes
+an offer.
 
-The visitors are made up by a program, and so are all numbers: it is known who owns a car, and the visitors, the logging,
-the profile model and the recommender change when we say. The recommender is a table of rules, for not every stage learns.
+The visitors and all numbers are made up by a program, so it is known who owns a car. The visitors, the logging, the
+profile model and the recommender change when the caller says so. The recommender is a table of rules, because not every
+stage learns.
 """
 
 from collections import Counter
@@ -28,15 +30,17 @@ OFFERS_2 = OFFERS | {"yes": {"winter tyres": 0.35, "car insurance": 0.55, "train
 
 @dataclass(frozen=True, eq=False)
 class Visits:
-    """N visits, each a list of the pages in the order in which they were read, and whether that visitor owns a car."""
+    """N visits: for each the list of pages in the order in which they were read, and whether that visitor owns a car."""
 
     clicks: list[list[str]]
     owns_car: np.ndarray
 
 
 def visits(count: int, seed, news: float = 1.0, lost: float = 0.0) -> Visits:
-    """So many visits. `news` is how many times as often as usual news are read; `lost` the share of clicks that the logging
-    loses. The same seed gives the same visitors in all of them.
+    """Return `count` visits.
+
+    `news` is how many times as often as usual news are read. `lost` is the share of clicks that the logging loses. The
+    same seed gives the same visitors for any of these values.
 
     >>> some = visits(100, seed=1)
     >>> some.clicks[0][:4], bool(some.owns_car[0])
@@ -59,7 +63,7 @@ def _visit(owns_car: bool, news: float, lost: float, random: np.random.Generator
 
 
 def count(clicks: list[str]) -> dict[str, int]:
-    """How often each page was read; all that the profile looks at.
+    """Return how often each page was read. The profile uses only these numbers.
 
     >>> {page: often for page, often in count(["home", "cars", "cars"]).items() if often}
     {'home': 1, 'cars': 2}
@@ -69,7 +73,9 @@ def count(clicks: list[str]) -> dict[str, int]:
 
 
 class Profile:
-    """Does this visitor own a car? Logistic regression on the counts, learned from 2,000 visitors who told us."""
+    """Predicts whether a visitor owns a car: logistic regression on the counts, learned from 2,000 visitors with known
+    answers.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         from sklearn.linear_model import LogisticRegression
@@ -81,32 +87,32 @@ class Profile:
         self._weights, self._bias = model.coef_[0], model.intercept_[0]
 
     def owns_car(self, clicks: list[str], sure: float = 0.7) -> str:
-        """ "yes" or "no" if the model is that `sure`, 0.5 to 1; else "unknown"."""
+        """Return "yes" or "no" if the model's confidence is at least `sure`, 0.5 to 1; otherwise "unknown"."""
         probability = 1 / (1 + np.exp(-self._weights @ list(count(clicks).values()) - self._bias))
         return "yes" if probability >= sure else "no" if probability <= 1 - sure else UNKNOWN
 
 
 @cache
 def profile() -> Profile:
-    """The one that is in use. Trained on first use, in a second."""
+    """Return the profile model in use. It is trained on first use, in a second."""
     return Profile()
 
 
 class Recommender:
-    """Offers after `offers`: profile -> offer -> how often. The `seed` settles the chances."""
+    """Chooses an offer at random. `offers` maps profile -> offer -> how often. The `seed` fixes the choices."""
 
     def __init__(self, offers: dict[str, dict[str, float]], seed=0) -> None:
         own = [9, *np.atleast_1d(seed)]  # visitors of the same seed have other chances
         self.offers, self._random = offers, np.random.default_rng(own)
 
     def recommend(self, owns_car: str) -> str:
-        """One offer."""
+        """Return one offer."""
         offers = self.offers[arguments.choice("owns_car", owns_car, self.offers)]
         return str(self._random.choice(list(offers), p=list(offers.values())))
 
 
 def pipeline(sure: float = 0.7, offers: dict[str, dict[str, float]] = OFFERS, seed=0) -> Pipeline:
-    """The two stages, "profile" and "recommender".
+    """Return the pipeline of two stages, "profile" and "recommender".
 
     >>> pipeline().run(["home", *["cars"] * 5, "insurance"])
     'car insurance'

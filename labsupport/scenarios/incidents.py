@@ -1,7 +1,7 @@
-"""Simulated traffic that goes wrong, to try alarms on: an hour as it should be, and then one of six incidents.
+"""Simulate traffic to test alarms: a healthy hour, and then one of six incidents.
 
-Nothing here was observed. We draw users who send a few pictures each, of one scene, to a server with three slots and a
-bounded queue; what they get is drawn, too. Times start at 0, so that an hour passes in a moment.
+All data are made up. We draw users who send a few pictures each, of one scene, to a server with three slots and a
+bounded queue; the answers are drawn, too. Times start at 0, and nothing waits, so an hour is simulated in a moment.
 """
 
 import heapq
@@ -28,7 +28,7 @@ Rows = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Incident:
-    """What happens to the rows from its start on, and which alarm should name it."""
+    """An incident: how it changes the rows from its start on, and the alarm that should fire."""
 
     alarm: str
     about: str
@@ -38,16 +38,16 @@ class Incident:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Rows by time, arrays of one length, NaN where there is no value.
+    """Rows in the order of time, as arrays of one length, with NaN for missing values.
 
-    `rows["key"]` is a number for each user; `spoken` is when the user said what was said.
+    `rows["key"]` is a number for each user; `spoken` is the time of the user's feedback.
     """
 
     rows: Rows
     spoken: np.ndarray
 
     def columns(self, *names: str, since: float = -np.inf, until: float = np.inf) -> Rows:
-        """As `PredictionLog.columns`, and as it was at `until`: what users said later is not known yet."""
+        """Return columns as `PredictionLog.columns` does, as they were at `until`: later feedback is not known yet."""
         first, last = np.searchsorted(self.rows["time"], [since, until])
         part = {name: self.rows[name][first:last] for name in names}
         unsaid = self.spoken[first:last] > until
@@ -55,7 +55,7 @@ class Traffic:
         return part | said
 
     def write(self, log: "PredictionLog", began: float = 0.0) -> None:
-        """Record it all in a log, as if it had begun at that time, in seconds since the epoch."""
+        """Write the traffic to a log, as if it had begun at `began`, in seconds since the epoch."""
         for number, row in enumerate(zip(*self.rows.values(), strict=True)):
             _record(log, str(number), dict(zip(self.rows, map(float, row), strict=True)), began)
             if number % 5_000 == 4_999:  # more would not find room to wait
@@ -70,10 +70,10 @@ class Traffic:
 def simulate(
     incident: str | None = None, start: float = HOUR, seconds: float = HOUR + 900, rate: float = 2.0, seed: int = 0
 ) -> Traffic:
-    """Traffic of `rate` requests a second, and from `start` on an incident, one of `INCIDENTS`, or none.
+    """Return traffic of `rate` requests a second. From `start` on it contains an incident, one of `INCIDENTS`, or none.
 
-    Until then traffic of the same seed is the same, whatever the incident.
-    Raises ValueError for an unknown incident, and for a time or a rate that is not positive.
+    Before `start`, traffic of the same seed is the same for every incident. Raises ValueError for an unknown incident,
+    and for a time or a rate that is not positive.
 
     >>> traffic = simulate("darkness", start=60, seconds=120)
     >>> before = traffic.columns("brightness", until=60)["brightness"]
@@ -105,7 +105,9 @@ def simulate(
 
 
 def _healthy(random: np.random.Generator, start: float, end: float, rate: float) -> Rows:
-    """Users come at random and send a few pictures of one scene each, so neighbouring rows resemble each other a little."""
+    """Draw healthy rows. Users come at random and send a few pictures of one scene, so neighbouring rows are a little
+    alike.
+    """
     users = random.poisson((end - start) * rate / PICTURES)
     pictures = random.geometric(1 / PICTURES, users)
     user = np.repeat(np.arange(users), pictures)
@@ -134,7 +136,9 @@ def _healthy(random: np.random.Generator, start: float, end: float, rate: float)
 
 
 def _feedback(random: np.random.Generator, count: int, wrong: float) -> Rows:
-    """Of 100 users three say that it was right, some that it was wrong, half of these with a correction; one asks again."""
+    """Draw feedback. Of 100 users three report a right answer, some a wrong one, half of these with a correction; one
+    asks again.
+    """
     drawn, corrected = random.random(count), random.random(count) < 0.5
     bad = drawn < wrong
     correct = np.where(bad, 0.0, np.where(drawn > 0.97, 1.0, np.nan))
@@ -154,7 +158,7 @@ def _merged(some: Rows, others: Rows) -> Rows:
 
 
 def _queue(rows: Rows) -> None:
-    """Who finds all places taken gets a 503; a picture's latency is its own, without the wait."""
+    """Give a 503 to requests that find all places taken. A picture's latency does not include the wait."""
     free, leaving = [0.0] * SLOTS, []
     for number, (time, service) in enumerate(zip(rows["time"], rows["latency"], strict=True)):
         while leaving and leaving[0] <= time:
@@ -168,7 +172,7 @@ def _queue(rows: Rows) -> None:
 
 
 def _darkness(rows: Rows, now: np.ndarray, random: np.random.Generator) -> None:
-    """A fifth of the light: half of the objects are missed, and the model is less sure of the others."""
+    """Reduce the light to a fifth: half of the objects are missed, and the confidence of the others falls."""
     rows["brightness"][now] *= 0.2
     rows["contrast"][now] *= 0.3
     rows["n_detections"][now] = random.binomial(rows["n_detections"][now].astype(int), 0.5)
@@ -177,7 +181,7 @@ def _darkness(rows: Rows, now: np.ndarray, random: np.random.Generator) -> None:
 
 
 def _overload(rows: Rows, now: np.ndarray, random: np.random.Generator) -> None:
-    """Slots that never rest take turns on the cores."""
+    """Make pictures slower, because slots that are always busy share the cores."""
     rows["latency"][now] *= 1.3
 
 

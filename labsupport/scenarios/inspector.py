@@ -1,8 +1,9 @@
-"""The inspector of the line: pictures of phones to scratches, behind the same call as every other detector.
+"""Detect scratches on pictures of phones, with the same call as every other detector.
 
-An `Inspector` holds one network (`training`) and answers `detect(image, confidence)`, so a server, a client and a router
-take it as they take a `detection.Detector`. The network divides the picture into 16 x 16 cells and says for each how sure
-it is that a scratch runs through it; cells that are sure enough and touch are one scratch.
+An `Inspector` holds one network (see `inspector_training`) and has `detect(image, confidence)`. So a server, a client
+and a router use it as they use a `detection.Detector`. The network divides the picture into a grid of 16 x 16 cells,
+and gives each cell a confidence, 0 to 1, that a scratch runs through it. Cells that touch, with enough confidence, are
+one scratch.
 """
 
 import functools
@@ -42,10 +43,10 @@ class Inspector:
         slots: int | None = None,
         recipes: Mapping[str, inspector_training.Recipe] = inspector_training.RECIPES,
     ) -> "Inspector":
-        """Load one of the networks of `recipes`, and warm it up; train them all, if this was not done before.
+        """Load one of the networks of `recipes`, and warm it up. Trains all of them, if this was not done before.
 
-        `slots` pictures are looked at at once, each by one core; None is one for every core. Raises ValueError for a name
-        that has no recipe, and `models.ModelUnavailable` if TensorFlow, which trains, is not there.
+        `slots` pictures are processed in parallel, each by one core; None is one for every core. Raises ValueError for
+        a name that has no recipe, and `models.ModelUnavailable` if TensorFlow, which trains, is missing.
         """
         if name not in recipes:
             raise ValueError(f"no inspector is called {name!r}: choose from {', '.join(recipes)}")
@@ -55,20 +56,21 @@ class Inspector:
         return cls(name, runtimes.made(make, np.zeros((SIZE, SIZE, 3), np.uint8)))
 
     def heat_map(self, image: np.ndarray) -> np.ndarray:
-        """How sure the network is, 0 to 1, that a scratch runs through each cell: (16, 16), float32.
+        """Return the network's confidence, 0 to 1, that a scratch runs through each cell: (16, 16), float32.
 
-        The picture is uint8, (H, W, 3), BGR; one of another size than the camera's is squeezed to it.
+        The picture is uint8, (H, W, 3), BGR; one of another size than the camera's is resized to it.
         """
         return self._heat_map(cv2.resize(image, (SIZE, SIZE)) if image.shape[:2] != (SIZE, SIZE) else image)
 
     def score(self, image: np.ndarray) -> float:
-        """How sure the network is, 0 to 1, that there is a scratch anywhere: its surest cell."""
+        """Return the confidence, 0 to 1, that there is a scratch anywhere: the highest of all cells."""
         return float(self.heat_map(image).max())
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
-        """The scratches in a picture (uint8, (H, W, 3), BGR), the surest first, each above `confidence` (0 to 1).
+        """Return the scratches in a picture (uint8, (H, W, 3), BGR), by falling confidence, each above `confidence` (0
+        to 1).
 
-        A box goes around cells, so its edges are right to about a cell: 8 pixels of 128.
+        A box surrounds whole cells, so its edges are right to about a cell: 8 pixels of 128.
         """
         heat = self.heat_map(image)
         count, regions, extents, _ = cv2.connectedComponentsWithStats(np.uint8(heat > confidence), connectivity=8)
@@ -85,7 +87,7 @@ class Inspector:
 
 
 def _network(file, slots: int) -> Callable[[np.ndarray], np.ndarray]:
-    """The heat map of one picture, from OpenVINO: as many pictures at once as there are slots, one core each."""
+    """Return a function that computes the heat map of one picture with OpenVINO, one core for each of `slots` pictures."""
     import openvino as ov
 
     options = {

@@ -1,9 +1,9 @@
-"""The workshop of the inspection: networks that find scratches, trained on pictures whose truth is known.
+"""Train the networks that find scratches, on simulated pictures whose truth is known.
 
-`networks` trains them at first use, in a process of its own (TensorFlow takes seconds to import and hundreds of megabytes),
-and keeps them as OpenVINO files. The network is fully convolutional (Long, Shelhamer and Darrell, 2015): it learns on
-pieces of pictures, answers for each cell of 8 x 8 pixels, and so says where a scratch is and not only that there is one.
-Its confidence is calibrated on pictures that it did not learn from (Platt, 1999).
+`networks` trains them at first use and keeps them as OpenVINO files. Runs once, in a separate process, because
+TensorFlow is slow to import and large. The network is fully convolutional (Long, Shelhamer and Darrell, 2015): it
+learns on pieces of pictures, and its answer is a grid of 16 x 16 cells of 8 x 8 pixels. So it gives the position of a
+scratch. Its confidence is calibrated on pictures that were not used for training (Platt, 1999).
 """
 
 import hashlib
@@ -33,7 +33,7 @@ CALIBRATION = 600  # pictures, as they come on the line
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained."""
+    """The settings with which a network is trained."""
 
     pictures: int
     epochs: int
@@ -51,10 +51,11 @@ RECIPES = {
 
 
 def networks(recipes: Mapping[str, Recipe] = RECIPES, progress: bool = True) -> Path:
-    """The folder with a network `<name>.xml` for each recipe: trained the first time, then kept in the cache.
+    """Return the folder with a network `<name>.xml` for each recipe. Trains them the first time, then keeps them in the
+    cache.
 
-    The same recipe gives the same network on one machine, and one that differs in the last digits on another.
-    Raises `ModelUnavailable` if TensorFlow is not installed, or what was trained cannot be stored.
+    The same recipe gives the same network on one machine, and one that differs in the last digits on another. Raises
+    `ModelUnavailable` if TensorFlow is not installed, or the result cannot be stored.
     """
     asked = json.dumps({name: asdict(recipe) for name, recipe in recipes.items()}, sort_keys=True)
     sources = b"".join(Path(module).read_bytes() for module in (__file__, phones.__file__))
@@ -71,7 +72,7 @@ def networks(recipes: Mapping[str, Recipe] = RECIPES, progress: bool = True) -> 
 
 
 def _train_all(recipes: Mapping[str, Recipe], folder: Path, progress: bool) -> None:
-    """Each network in a process of its own, all at once, one core each: TensorFlow comes and goes with them."""
+    """Train each network in its own process, in parallel, one core each. TensorFlow is loaded only there."""
     epochs = sum(recipe.epochs for recipe in recipes.values())
     workers = []
     try:
@@ -94,7 +95,9 @@ def _train_all(recipes: Mapping[str, Recipe], folder: Path, progress: bool) -> N
 
 
 def _follow(worker: subprocess.Popen, bar: tqdm) -> None:
-    """Move the bar on for each EPOCH that a worker prints. Raises `ModelUnavailable` with its last words if it fails."""
+    """Advance the bar for each EPOCH that a worker prints. Raises `ModelUnavailable` with the worker's output if it
+    fails.
+    """
     words = "no reason given"
     for line in worker.stdout:
         if line == EPOCH:
@@ -108,8 +111,8 @@ def _follow(worker: subprocess.Popen, bar: tqdm) -> None:
 def train(recipe: Recipe, file: Path) -> None:
     """Train a network and write it to `file`, an `.xml` with a `.bin` beside it.
 
-    Input: (1, 128, 128, 1), float32, one of what `contrast` gives. Output: (1, 16, 16, 1), for each cell how sure the
-    network is of a scratch, 0 to 1.
+    Input: (1, 128, 128, 1), float32, as `contrast` returns it. Output: (1, 16, 16, 1), for each cell the confidence, 0
+    to 1, that it contains a scratch.
     """
     import keras
     import tensorflow as tf
@@ -131,7 +134,7 @@ def train(recipe: Recipe, file: Path) -> None:
 
 
 def contrast(pictures: np.ndarray) -> np.ndarray:
-    """What a network is given: how much lighter than the 9 x 9 pixels around it each pixel is, in steps of 16 gray levels.
+    """Return the network's input: each pixel minus the mean of the 9 x 9 pixels around it, in steps of 16 gray levels.
 
     Pictures of uint8, (N, H, W, 3), become float32, (N, H, W, 1).
 
@@ -146,7 +149,7 @@ def contrast(pictures: np.ndarray) -> np.ndarray:
 
 
 def _untrained(recipe: Recipe):
-    """The network before it has learned anything: five convolutions that end in one logit for each cell."""
+    """Return the network before training: five convolutions that end in one logit for each cell."""
     import keras
 
     x = given = keras.Input((None, None, 1))
@@ -162,7 +165,7 @@ def _untrained(recipe: Recipe):
 
 
 def cells(world: phones.Inspection) -> np.ndarray:
-    """The truth for each cell of each picture, does a scratch run through it: (N, 16, 16, 1), 0.0 or 1.0.
+    """Return the truth for each cell of each picture, (N, 16, 16, 1): 1.0 if a scratch runs through it, otherwise 0.0.
 
     >>> world = phones.inspection(20, seed=1)
     >>> truth = cells(world)
@@ -179,9 +182,9 @@ def cells(world: phones.Inspection) -> np.ndarray:
 
 
 def _pieces(seen: np.ndarray, truth: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A square out of each picture, on a scratch where there is one, turned over at random; and its truth.
+    """Return a random square of each picture, on a scratch if there is one, flipped at random, and its truth.
 
-    Scratches are rare in pictures and less so in pieces, and a piece costs a quarter of a picture.
+    Scratches are rarer in whole pictures than in pieces, and a piece costs a quarter of a picture.
     """
     side, last = PIECE // CELL, truth.shape[1] - PIECE // CELL
     squares, answers = [], []
@@ -197,9 +200,10 @@ def _pieces(seen: np.ndarray, truth: np.ndarray, random: np.random.Generator) ->
 
 
 def calibrate(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Slope and offset that turn logits into probabilities, sigmoid(slope * logit + offset), which hold on this truth.
+    """Return the slope and offset that turn logits into probabilities, sigmoid(slope * logit + offset), fitted to this
+    truth.
 
-    Platt's scaling (1999): logistic regression on one number, whose targets keep a little distance from 0 and 1.
+    This is Platt's scaling (1999): logistic regression on one number, with targets slightly away from 0 and 1.
 
     >>> random = np.random.default_rng(0)
     >>> truth = random.random(4000) < 0.3
@@ -227,6 +231,6 @@ def _write(network, file: Path) -> None:
 
 
 def main() -> None:
-    """Train what the command line names: RECIPE FILE, the recipe as JSON."""
+    """Train the network that the command line names: RECIPE FILE, the recipe as JSON."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     train(Recipe(**json.loads(sys.argv[1])), Path(sys.argv[2]))

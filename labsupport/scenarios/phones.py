@@ -1,8 +1,8 @@
-"""The factory of the lectures, drawn: a camera above a line takes pictures of phones, and some phones are scratched.
+"""Draw the factory of the lectures: a camera above a line takes pictures of phones, and some phones are scratched.
 
-What the world looks like may change (*data drift*: `lighting`, `scratch_size`), and what counts as a defect may change
-(*concept drift*: `smallest_defect`). None of it was measured anywhere: it shows how methods behave, not how phones are.
-Lessons say `scenarios.inspection`, beside the other worlds.
+The world can change (*data drift*: `lighting`, `scratch_size`), and the definition of a defect can change (*concept
+drift*: `smallest_defect`). Nothing was measured in a factory: the pictures show how methods behave, not what phones
+look like. Lessons call it as `scenarios.inspection`, beside the other worlds.
 """
 
 from collections.abc import Sequence
@@ -28,19 +28,19 @@ GRID = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), axis=2).astype(np
 
 @dataclass(frozen=True)
 class Scratch:
-    """One scratch: the points (K, 2), x and y in pixels, between which its line runs."""
+    """One scratch: the points (K, 2), x and y in pixels, that its line connects."""
 
     line: np.ndarray
     width: float  # pixels
 
     @property
     def length(self) -> float:
-        """Pixels along the line."""
+        """Return the length of the line in pixels."""
         return float(np.linalg.norm(np.diff(self.line, axis=0), axis=1).sum())
 
     @property
     def box(self) -> Box:
-        """The box that holds every pixel of it, the blur of the lens included."""
+        """Return the box that holds every pixel of the scratch, the blur of the lens included."""
         margin = self.width / 2 + 2
         left, top = np.floor(self.line.min(axis=0) - margin).clip(0).astype(int).tolist()
         right, bottom = np.ceil(self.line.max(axis=0) + margin + 1).clip(max=SIZE).astype(int).tolist()
@@ -57,17 +57,17 @@ class Inspection:
 
     @property
     def boxes(self) -> list[list[Box]]:
-        """The boxes of each picture's scratches, whether they count or not."""
+        """Return the boxes of each picture's scratches, including those too short to be a defect."""
         return [[scratch.box for scratch in scratches] for scratches in self.scratches]
 
     @property
     def lengths(self) -> list[list[float]]:
-        """The lengths of each picture's scratches, in pixels."""
+        """Return the lengths of each picture's scratches, in pixels."""
         return [[scratch.length for scratch in scratches] for scratches in self.scratches]
 
     @property
     def truth(self) -> np.ndarray:
-        """Bool, (N,): is this phone a defect, by the definition in force?"""
+        """Return for each phone, as bool (N,), whether it is a defect by the current definition."""
         return np.array([max(lengths, default=-1.0) >= self.smallest_defect for lengths in self.lengths], bool)
 
 
@@ -143,7 +143,7 @@ class _Phone:
         return scratches
 
     def _crack(self, random: np.random.Generator, size: float) -> np.ndarray:
-        """The points of a scratch, seen from the middle of the phone: jagged, bent, and no further than the phone's edge."""
+        """Return the points of a scratch relative to the phone's middle: jagged, bent, and within the phone's edge."""
         length = np.exp(random.uniform(np.log(12), np.log(45))) * size
         steps = max(2, round(length / 4))
         bend = np.linspace(-1, 1, steps) * random.normal(0, 0.5)
@@ -155,12 +155,12 @@ class _Phone:
         return points[: max(2, outside.argmax())] if outside.any() else points
 
     def _place(self, points: np.ndarray) -> np.ndarray:
-        """From the phone's coordinates, whose origin is its middle, to the picture's."""
+        """Transform points from the phone's coordinates, whose origin is its middle, to the picture's."""
         cosine, sine = np.cos(self.angle), np.sin(self.angle)
         return points @ np.array([[cosine, sine], [-sine, cosine]]) + self.centre
 
     def _body(self, random: np.random.Generator) -> None:
-        """Frame, rim and screen; speaker and camera."""
+        """Draw frame, rim and screen, speaker and camera."""
         rim = np.array(BODIES[random.integers(len(BODIES))]) * random.uniform(0.85, 1.1)
         glass = random.uniform(18, 38) * np.array([1.12, 1.0, 0.94])
         for inset, radius, tone in ((-1.2, 11, rim * 0.45), (0, 10, rim), (3.2, 7, glass)):
@@ -172,13 +172,13 @@ class _Phone:
         _stroke(self.image, upper[[3, 3]], 1, 80)
 
     def _rounded(self, half: np.ndarray, radius: float) -> np.ndarray:
-        """The outline, in the picture, of a rectangle with round corners around the phone's middle."""
+        """Return the outline, in the picture, of a rectangle with round corners around the phone's middle."""
         turns = np.radians(np.arange(7.5, 360, 15))
         arc = np.stack([np.cos(turns), np.sin(turns)], axis=1)
         return self._place(np.sign(arc) * (half - radius) + arc * radius)
 
     def _glare(self, random: np.random.Generator) -> None:
-        """Lamps mirrored in the glass: bands across it, some as narrow as a scratch, but straight and soft."""
+        """Draw lamps mirrored in the glass: bands across it, some as narrow as a scratch, but straight and soft."""
         glow = np.zeros((SIZE, SIZE), np.float32)
         wide, narrow = random.binomial(2, (0.6, 0.25))
         for width in (*random.uniform(5, 18, wide), *random.uniform(0.3, 1.5, narrow)):
@@ -191,7 +191,7 @@ class _Phone:
         self.image += cv2.merge([glow] * 3)
 
     def _litter(self, random: np.random.Generator) -> None:
-        """Dust, hairs (dark) and lint (light): nothing that a cloth would not take away."""
+        """Draw dust, hairs (dark) and lint (light), which are no defects."""
         specks = random.poisson(8)
         rows, columns = random.integers(SIZE, size=(2, specks))
         self.image[rows, columns] += random.uniform(30, 140, (specks, 1))
@@ -204,7 +204,7 @@ class _Phone:
 
 
 def _belt(random: np.random.Generator) -> np.ndarray:
-    """The belt under the phones, uint8: dark rubber with ribs."""
+    """Return a picture of the belt under the phones, uint8: dark rubber with ribs."""
     rows = np.arange(SIZE) + random.uniform(0, 12)
     ribs = random.uniform(70, 95) + 6 * np.sin(rows * 2 * np.pi / 12)
     return np.broadcast_to(ribs[:, np.newaxis, np.newaxis], (SIZE, SIZE, 3)).astype(np.uint8)
@@ -231,7 +231,7 @@ def _stroke(
 
 
 def _photograph(scene: np.ndarray, light: np.ndarray, noise: float, random: np.random.Generator) -> np.ndarray:
-    """What the camera makes of it, uint8: a lens that is not quite sharp, light, a sensor's noise."""
+    """Return the camera's picture of a scene, uint8, with a slightly blurred lens, the light, and a sensor's noise."""
     seen = cv2.transform(cv2.GaussianBlur(scene, (3, 3), 0.6), np.diag(light))
     grain = np.float32(noise) * random.standard_normal(scene.shape, np.float32)
     return cv2.add(seen, grain, dtype=cv2.CV_8U)  # rounds, and stays within 0 to 255

@@ -1,4 +1,4 @@
-"""A camera that watches a street, with objects that a detector finds or misses, and light that fades."""
+"""Simulate a camera that watches a street: objects that a detector finds or misses, and light that gets darker."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
@@ -38,18 +38,18 @@ class Photos(Stream):
     """Photos in the order of time: `frame` has the columns file and light, `target` the objects. Made by `photos`."""
 
     def picture(self, row: int) -> np.ndarray:
-        """The photo of a row, read and darkened when it is asked for: uint8, (H, W, 3), BGR."""
+        """Return the photo of a row, read and darkened now: uint8, (H, W, 3), BGR."""
         file, light = self.frame.iloc[row]
         return np.rint(images.decode((paths.IMAGES / file).read_bytes()) * np.float32(light)).astype(np.uint8)
 
 
 def photos(count: int, seed: int = 0, *, drift: str = "data", light: float = 0.4, **when: Unpack[When]) -> Photos:
-    """The lab's own photos, drawn at random, forty frames of a street and fifteen others; they get darker.
+    """Return this project's photos, drawn at random: forty frames of a street and fifteen others. They get darker.
 
-    Data drift: each gray level is multiplied by `light`, 0 to 1, and rounded. If gradual, the photos get darker little by
-    little, in `width` equal steps (incremental drift in Gama et al.), and `regime` is True from the first of them on. The
-    truth stays: `target` has a tuple for each photo, the labels of the objects that are to be seen, as we saw them. A photo
-    is read when it is asked for, and not kept. Raises ValueError for a `light` out of range.
+    Data drift: each gray level is multiplied by `light`, 0 to 1, and rounded. If gradual, the photos get darker little
+    by little, in `width` equal steps (incremental drift in Gama et al.), and `regime` is True from the first of them
+    on. The truth stays: `target` has a tuple for each photo, the labels of its objects, as we labelled them by eye. A
+    photo is read on request, and not kept. Raises ValueError for a `light` out of range.
 
     >>> stream = photos(6, seed=1, speed="gradual", at=2, width=3)
     >>> stream.frame["light"].round(1).tolist()

@@ -1,7 +1,8 @@
-"""Rules by which others roll a canary back, simulated beside the e-value: how often each is wrong, and how often too late.
+"""Compares common rollback rules with the gate's e-value test. Assumes one request a user.
 
-A canary of 5 % answers beside a stable version. After every 40 requests of the candidate somebody looks, 25 times at most.
-Each request is from another user: none of these rules holds what it promises where one user's requests count as many.
+A canary of 5 % answers beside a stable version. Each rule is evaluated after every 40 requests of the candidate, at
+most 25 times. The result is how often each rule rolls back. If one user sends several requests, no rule holds its
+level.
 """
 
 import numpy as np
@@ -22,7 +23,7 @@ def rolled_back(
     runs: int = 500,
     seed: int = 0,
 ) -> dict[str, float]:
-    """For each rule, the share of candidates that it rolls back within these looks; error rates between 0 and 1.
+    """Return the share of candidates that each rule rolls back within these looks. Error rates are between 0 and 1.
 
     - z-test at every look: two proportions, one-sided, at 5 %, as if it were the only look; Bonferroni: at 5 % / looks
     - e-value: `evidence.Evidence` above 20
@@ -50,7 +51,7 @@ def rolled_back(
 
 
 def _z_scores(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """The pooled two-proportion z-score at each look, of all requests so far."""
+    """Return the pooled two-proportion z-score at each look, of all requests so far."""
     bad, others_bad = ours.sum(axis=1).cumsum(), theirs.sum(axis=1).cumsum()
     looks = np.arange(1, len(ours) + 1)
     count, others = looks * ours.shape[1], looks * theirs.shape[1]
@@ -60,7 +61,7 @@ def _z_scores(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def _highest_e_value(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest e-value at any look; the stable version's requests are spread evenly between the candidate's."""
+    """Return the largest e-value at any look. The stable version's requests are spread evenly between the candidate's."""
     between = theirs.reshape(*ours.shape, -1)
     bad = np.concatenate([between, ours[..., np.newaxis]], axis=2)
     candidate = np.zeros(bad.shape, bool)

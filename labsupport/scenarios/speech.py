@@ -1,9 +1,9 @@
-"""A small spoken-word recogniser, from drawn sound to a word: the voice activity detection finds the word, the recogniser
-says which one it is.
+"""Simulate a small spoken-word recogniser. Voice activity detection finds the word in a clip, and the recogniser names it.
 
-No person speaks here. A clip is drawn as a speech synthesiser of the 1980s would: harmonics of a voice shaped by the
-resonances (formants) of a vowel, and noise for s and sh (source and filter: Fant, 1960; formants of men's vowels: Peterson
-and Barney, 1952). So who says what is known, and the microphone, the detection and the recogniser change when we say.
+All clips are synthetic. A clip is drawn as a speech synthesiser of the 1980s would: harmonics of a voice shaped by the
+resonances (formants) of a vowel, and noise for s and sh (source and filter: Fant, 1960; formants of men's vowels:
+Peterson and Barney, 1952). So the spoken word is known. The microphone, the detection and the recogniser change when
+the caller says so.
 """
 
 from dataclasses import dataclass
@@ -42,10 +42,10 @@ class Clips:
 
 
 def clips(count: int, seed, noise_db: float = -50.0, gain_db: float = 0.0) -> Clips:
-    """So many clips, each a word by another voice, at another time and distance, in another room.
+    """Return `count` clips, each a word by another voice, at another time and distance, in another room.
 
     `noise_db` is the usual noise of the microphone, `gain_db` how much louder it records. The same seed gives the same
-    voices in all of them. Raises ValueError for a number that makes no sense.
+    voices for any of these values. Raises ValueError for an invalid number.
 
     >>> clips(3, seed=1).words.tolist(), clips(3, seed=1).sound.shape
     (['saw', 'gnaw', 'shoe'], (3, 8000))
@@ -71,8 +71,9 @@ def _clip(word: str, random: np.random.Generator, noise_db: float) -> np.ndarray
 
 
 def speak(word: str, pitch: float = 120.0, size: float = 1.0, pace: float = 1.0, seed=0) -> np.ndarray:
-    """One word of `WORDS`, (N,), the loudest sample near 1: by a voice of that pitch in Hz; `size` scales the formants (a
-    shorter throat has higher ones), `pace` how fast it speaks.
+    """Return the sound of one word of `WORDS`, (N,), with the loudest sample near 1.
+
+    `pitch` is the voice's in Hz. `size` scales the formants (a shorter throat has higher ones), `pace` the speed.
 
     >>> round(len(speak("see")) / RATE, 2)
     0.33
@@ -109,10 +110,10 @@ def _sound(name: str, pitch: float, size: float, pace: float, random: np.random.
 
 
 def find_speech(sound: np.ndarray, margin_db: float = 6.0, lead: float = 0.05) -> np.ndarray | None:
-    """Voice activity detection: the part of a clip in which somebody speaks, (N,); None if nobody does.
+    """Return the part of a clip that contains speech, (N,), by voice activity detection; None if there is none.
 
-    Speech is what is louder than the clip's quietest tenth by `margin_db`, for 50 ms at least; `lead` seconds before it and
-    twice as much after it are kept, so that soft beginnings and ends are not cut off.
+    Speech is sound that is louder than the clip's quietest tenth by `margin_db`, for 50 ms at least. `lead` seconds
+    before it and twice as much after it are kept, so that soft beginnings and ends are not cut off.
     """
     level = levels(sound)
     loud = level > np.quantile(level, 0.1) + margin_db
@@ -125,22 +126,22 @@ def find_speech(sound: np.ndarray, margin_db: float = 6.0, lead: float = 0.05) -
 
 
 def levels(sound: np.ndarray) -> np.ndarray:
-    """The loudness every 10 ms, in decibels: 0 is that of a sample of 1."""
+    """Return the loudness every 10 ms, in decibels: 0 is that of a sample of 1."""
     parts = sound[: len(sound) // HOP * HOP].reshape(-1, HOP)
     return 10 * np.log10((parts**2).mean(axis=1) + 1e-9)
 
 
 def describe_clip(sound: np.ndarray) -> dict[str, float]:
-    """What is watched of the microphone's sound: its quietest and its loudest tenth, in decibels."""
+    """Return the monitored measures of the microphone's sound: its quietest and its loudest tenth, in decibels."""
     quiet, loud = np.quantile(levels(sound), (0.1, 0.9))
     return {"noise_db": float(quiet), "loudness_db": float(loud)}
 
 
 def describe_segment(sound: np.ndarray | None) -> dict[str, float]:
-    """What is watched of the speech that was found: its length, its loudness in decibels, and its `embedding`.
+    """Return the monitored measures of a piece of speech: its length, its loudness in decibels, and its `embedding`.
 
-    The embedding is all that the recogniser looks at. Without it a word whose beginning is cut off would look like any
-    other of that length, and the recogniser would be blamed for being less sure of it.
+    The recogniser uses only the embedding. Without it a word whose beginning is cut off would have the same measures as
+    any other of that length, and the test would blame the recogniser for its lower confidence.
     """
     if sound is None:
         return {}
@@ -149,14 +150,16 @@ def describe_segment(sound: np.ndarray | None) -> dict[str, float]:
 
 
 class Heard(NamedTuple):
-    """What the recogniser says: a word, and how sure it is, 0 to 1."""
+    """The recogniser's answer: a word, and its confidence, 0 to 1."""
 
     word: str
     confidence: float
 
 
 class Recogniser:
-    """Which of `WORDS` a piece of sound is: logistic regression on its `embedding`, learned from `examples` drawn clips."""
+    """Recognises which of `WORDS` a piece of sound is: logistic regression on its `embedding`, learned from `examples`
+    clips.
+    """
 
     def __init__(self, examples: int, seed: int = 1) -> None:
         from sklearn.linear_model import LogisticRegression
@@ -166,7 +169,7 @@ class Recogniser:
         self.words, self._weights, self._bias = model.classes_, model.coef_, model.intercept_
 
     def transcribe(self, sound: np.ndarray) -> Heard:
-        """The word, and the confidence in it."""
+        """Return the word, and the confidence in it."""
         score = self._weights @ embedding(sound) + self._bias
         share = np.exp(score - score.max())
         best = int(share.argmax())
@@ -174,9 +177,9 @@ class Recogniser:
 
 
 def embedding(sound: np.ndarray) -> np.ndarray:
-    """A piece of sound as five numbers, (5,), in which the words lie apart: discriminants of its spectrum (Fisher, 1936).
+    """Return five numbers, (5,), that separate the words: discriminants of the sound's spectrum (Fisher, 1936).
 
-    They are learned once from 600 drawn clips, and never again: versions of the recogniser share them.
+    They are learned once from 600 drawn clips, and all versions of the recogniser use the same ones.
     """
     middle, directions = _discriminants()
     return (spectrum(sound) - middle) @ directions
@@ -194,7 +197,7 @@ def _discriminants() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _lesson(examples: int, seed: int) -> tuple[list[np.ndarray], list[str]]:
-    """Pieces of sound, as `find_speech` cuts them, and their words."""
+    """Return the training data: pieces of sound, as `find_speech` cuts them, and their words."""
     lesson = clips(examples, seed=(7, seed))
     found = [(find_speech(sound), str(word)) for sound, word in zip(lesson.sound, lesson.words, strict=True)]
     segments, words = zip(*[(sound, word) for sound, word in found if sound is not None], strict=True)
@@ -202,7 +205,7 @@ def _lesson(examples: int, seed: int) -> tuple[list[np.ndarray], list[str]]:
 
 
 def spectrum(sound: np.ndarray, times: int = 8) -> np.ndarray:
-    """Log energies in bands as wide as the ear's, (times * 14,), at so many times, without the loudness of the whole."""
+    """Return log energies in bands as wide as the ear's, at `times` times, (times * 14,), without the overall loudness."""
     sound = np.pad(sound, (0, max(0, WINDOW - len(sound))))
     starts = np.linspace(0, len(sound) - WINDOW, 3 * times).astype(int)
     parts = sound[starts[:, np.newaxis] + np.arange(WINDOW)] * np.hanning(WINDOW)
@@ -213,7 +216,7 @@ def spectrum(sound: np.ndarray, times: int = 8) -> np.ndarray:
 
 @cache
 def _bands(count: int = 14) -> np.ndarray:
-    """Triangles on the mel scale (Stevens, Volkmann and Newman, 1937), (WINDOW // 2 + 1, count)."""
+    """Return triangles on the mel scale (Stevens, Volkmann and Newman, 1937), (WINDOW // 2 + 1, count)."""
     mel = np.linspace(2595 * np.log10(1 + 100 / 700), 2595 * np.log10(1 + RATE / 2 / 700), count + 2)
     edges = 700 * (10 ** (mel / 2595) - 1)
     frequency = np.fft.rfftfreq(WINDOW, 1 / RATE)[:, np.newaxis]
@@ -223,12 +226,12 @@ def _bands(count: int = 14) -> np.ndarray:
 
 @cache
 def recogniser(version: str = "1") -> Recogniser:
-    """Version 1, or version 2, which has learned from a twentieth of the examples. Trained on first use, in seconds."""
+    """Return version 1, or version 2, which learned from a twentieth of the examples. Trained on first use, in seconds."""
     return Recogniser(examples={"1": 600, "2": 30}[version])
 
 
 def pipeline(version: str = "1", **vad: float) -> Pipeline:
-    """The two stages, "vad" and "recogniser"; `vad` are options of `find_speech`.
+    """Return the pipeline of two stages, "vad" and "recogniser"; `vad` are options of `find_speech`.
 
     >>> hear = pipeline()
     >>> lesson = clips(40, seed=3)

@@ -1,11 +1,10 @@
-"""Small worlds that are made up by a program, so that the truth is known and the world changes when we say.
+"""Simulate small worlds, so that the truth is known and the world changes at a chosen time.
 
-*Data drift*: the inputs x change, and what y is, given x, stays. *Concept drift*: what y is, given x, changes, and x stays
-(virtual and real drift in Gama et al., 2014, "A survey on concept drift adaptation"). A world does one, both or none, at a
-row and a speed that we choose (`When`), and says what it did (`Stream`). The same seed gives the same chances in all of
-them: with concept drift x is the very same as with none. `inspection`, the factory of the lectures, is drawn in `phones`.
-Nothing here was measured anywhere: the numbers were chosen by us, and show how methods behave, not how houses, customers
-or spammers do.
+*Data drift*: the inputs x change; y given x stays. *Concept drift*: y given x changes; x stays (virtual and real drift
+in Gama et al., 2014, "A survey on concept drift adaptation"). A world does one, both or none, at a chosen row and speed
+(`When`), and reports it (`Stream`). The same seed gives the same random numbers for every kind of drift: with concept
+drift x is exactly as with none. `inspection`, the factory of the lectures, is drawn in `phones`. Nothing here was
+measured: we chose the numbers to show how methods behave, not how houses, customers or spammers do.
 """
 
 from dataclasses import dataclass
@@ -51,15 +50,15 @@ class Stream:
 
     @property
     def expected(self) -> np.ndarray:
-        """E[y|x] in the world that each row is from, (N,): no model can know more of y than this."""
+        """Return E[y|x] in the world that each row is from, (N,): the best possible prediction of y."""
         return np.where(self.regime, self.after, self.before)
 
 
 class When(TypedDict, total=False):
-    """When a world changes. Every world takes these by name, and raises ValueError where they make no sense.
+    """The time and the speed of a change. Every world takes these by name, and raises ValueError for invalid ones.
 
-    - `speed`: "sudden" (the default): the rows from `at` on are from the new world. "gradual": the share of such rows grows
-      in `width` equal steps from 0 before row `at` to 1. "recurring": from `at` on the new world and the old one
+    - `speed`: "sudden" (the default): the rows from `at` on are from the new world. "gradual": the share of such rows
+      grows in `width` equal steps from 0 before row `at` to 1. "recurring": from `at` on the new world and the old one
       take turns, `period` rows each.
     - `at`: a row, counted from 0, which may itself be 0; in the middle if not given
     - `width`, `period`: rows
@@ -83,7 +82,7 @@ class _Plan(NamedTuple):
 
 
 def _plan(count: int, seed: int, drift: str, kinds: tuple = KINDS, **when: Unpack[When]) -> _Plan:
-    """Which rows are from the new world. Raises ValueError for what makes no sense."""
+    """Return which rows are from the new world. Raises ValueError for invalid arguments."""
     if drift not in kinds:
         raise ValueError(f"drift={drift!r}: in this world there is {', '.join(kinds)}")
     share, drifts = _share(count, **when)
@@ -94,7 +93,7 @@ def _plan(count: int, seed: int, drift: str, kinds: tuple = KINDS, **when: Unpac
 
 
 def _share(count, *, speed="sudden", at=None, width=None, period=None) -> tuple[np.ndarray, list[int]]:
-    """How likely each row is to be from the new world, and where that changes."""
+    """Return each row's probability to be from the new world, and the rows where it changes."""
     rows = {"count": count, "at": at, "width": width, "period": period}
     if wrong := [name for name, value in rows.items() if not isinstance(value, int | np.integer | None)]:
         raise ValueError(f"{', '.join(wrong)}: give a whole number of rows")
@@ -123,7 +122,10 @@ def _stream(x: dict, y: np.ndarray, plan: _Plan, drift: str, before: np.ndarray,
 
 
 def _generators(seed: int, count: int) -> list[np.random.Generator]:
-    """One for each thing that is drawn, so that no other change moves it, and a longer series begins with a shorter one."""
+    """Return one generator for each thing that is drawn.
+
+    So a change of one thing does not change the others, and a longer series begins with a shorter one.
+    """
     return [np.random.default_rng([seed, part]) for part in range(1, count + 1)]
 
 
@@ -132,11 +134,11 @@ def _sigmoid(logit: np.ndarray) -> np.ndarray:
 
 
 def house_prices(count: int, seed: int = 0, *, drift: str = "both", **when: Unpack[When]) -> Stream:
-    """Houses and what each was sold for, in euros.
+    """Return houses and the price of each, in euros.
 
-    size = 90 exp(0.3 z) square metres; rooms = size / 25 + 0.8 z, rounded, at least 1; age from 0 to 60 years and distance
-    to the centre from 0 to 20 kilometres, both uniform; price = E[price|x] (1 + 0.1 z), each z standard normal, with
-    E[price|x] = 50,000 + 2,500 size + 5,000 rooms - 500 age - 2,000 distance.
+    size = 90 exp(0.3 z) square metres; rooms = size / 25 + 0.8 z, rounded, at least 1; age from 0 to 60 years and
+    distance to the centre from 0 to 20 kilometres, both uniform; price = E[price|x] (1 + 0.1 z), each z standard
+    normal, with E[price|x] = 50,000 + 2,500 size + 5,000 rooms - 500 age - 2,000 distance.
 
     Data drift: houses are 1.3 times as large. Concept drift: inflation, the same house costs 1.25 times as much.
 
@@ -157,14 +159,15 @@ def house_prices(count: int, seed: int = 0, *, drift: str = "both", **when: Unpa
 
 
 def fraud(count: int, seed: int = 0, *, drift: str = "both", **when: Unpack[When]) -> Stream:
-    """Payments before and after covid, and whether each was a fraud: far more of them than in life, to be seen in few rows.
+    """Return payments before and after covid, and whether each was a fraud. Frauds are far more frequent than in reality.
 
-    amount = 40 exp(z) euros; online: 30 % of payments; hour: at an odd one (0 to 5) 10 % of what is bought online and 2 %
-    of the rest; logit P(fraud|x) = -4 + 0.8 ln(amount / 40) + 1.5 if online + 2.5 if the hour is odd.
+    amount = 40 exp(z) euros; online: 30 % of payments; hour: at an odd one (0 to 5) 10 % of what is bought online and 2
+    % of the rest; logit P(fraud|x) = -4 + 0.8 ln(amount / 40) + 1.5 if online + 2.5 if the hour is odd.
 
-    Data drift: people stay at home; online 70 %, and 35 % of that at odd hours. Concept drift: to buy online or at night
-    becomes normal, and only the amount remains suspicious: logit P(fraud|x) = -2.5 + 0.8 ln(amount / 40). With data
-    drift alone a model makes more errors and is no worse than before: so would one that knew `expected`.
+    Data drift: people stay at home; online 70 %, and 35 % of that at odd hours. Concept drift: buying online or at
+    night becomes normal, and only the amount remains suspicious: logit P(fraud|x) = -2.5 + 0.8 ln(amount / 40). With
+    data drift alone a model makes more errors although it is as good as before: a model that knew `expected` would make
+    more errors, too.
 
     >>> stream = fraud(4000, seed=1)
     >>> [round(float(part.mean()), 2) for part in np.split(stream.frame["online"], stream.drifts)]
@@ -183,10 +186,10 @@ def fraud(count: int, seed: int = 0, *, drift: str = "both", **when: Unpack[When
 
 
 def churn(count: int, seed: int = 0, *, drift: str = "both", **when: Unpack[When]) -> Stream:
-    """Customers, and whether each leaves.
+    """Return customers, and whether each leaves.
 
-    age = 45 + 13 z years, kept within 18 and 90; months as a customer from 0 to 60, uniform; calls to the hotline: Poisson,
-    mean 1; logit P(leaves|x) = -1.5 + 0.6 calls - 0.04 months, whatever the age.
+    age = 45 + 13 z years, kept within 18 and 90; months as a customer from 0 to 60, uniform; calls to the hotline:
+    Poisson, mean 1; logit P(leaves|x) = -1.5 + 0.6 calls - 0.04 months, at any age.
 
     Data drift: customers get younger, by 12 years. Concept drift: those below 35 begin to leave, + 2.5 on their logit.
 
@@ -206,15 +209,15 @@ def churn(count: int, seed: int = 0, *, drift: str = "both", **when: Unpack[When
 
 
 def vocabulary(count: int, seed: int = 0, *, drift: str = "data", **when: Unpack[When]) -> Stream:
-    """Reviews, column text, and whether the writer is content: people come to use words that nobody used before.
+    """Return reviews, column text, and whether the writer is content. Writers start to use new words.
 
     A text has 4 words, and on average nearly 8 more (exponential, cut off at 40 in all), drawn from w0 to w499 with
-    frequencies that fall as 1 / rank (Zipf). w0 to w9 say nothing; of the others the even ones are kind and the odd ones
-    are not; logit P(content|x) = kind words - unkind words, whether they are old or new.
+    frequencies that fall as 1 / rank (Zipf). w0 to w9 have no meaning; of the others the even ones are kind and the odd
+    ones are unkind; logit P(content|x) = kind words - unkind words, for old and new words.
 
-    Data drift: each word is with probability 0.3 a new one, w500 to w999, as frequent and as telling as the one 500 below
-    it, and texts are 1.5 times as long beyond their first 4 words. There is no concept drift. A model that learned on old
-    texts may lose by it all the same, since it does not know the new words.
+    Data drift: each word is with probability 0.3 a new one, w500 to w999, with the frequency and meaning of the one 500
+    below it, and texts are 1.5 times as long beyond their first 4 words. There is no concept drift. A model that
+    learned on old texts may still get worse, because it does not know the new words.
 
     >>> vocabulary(2, seed=262).frame["text"].tolist()
     ['w0 w0 w74 w50', 'w726 w679 w608 w7']
@@ -231,15 +234,16 @@ def vocabulary(count: int, seed: int = 0, *, drift: str = "data", **when: Unpack
 
 
 def spam(count: int, seed: int = 0, *, drift: str = "concept", **when: Unpack[When]) -> Stream:
-    """Mails, column text, and whether each is spam: spammers change their words, or send more.
+    """Return mails, column text, and whether each is spam. Spammers change their words, or send more.
 
-    A mail is written in one style, offer, work or chat: of spam 80, 10 and 10 %, of honest mail 10, 50 and 40 %. Its 6 words
-    are with probability 0.5 from the ten of its style and else from all thirty. 30 % of mail is spam. P(spam|x) is
-    Bayes' theorem over the styles that the words may come from.
+    A mail is written in one style, offer, work or chat: of spam 80, 10 and 10 %, of honest mail 10, 50 and 40 %. Its 6
+    words are with probability 0.5 from the ten of its style and otherwise from all thirty. 30 % of mail is spam.
+    P(spam|x) is Bayes' theorem over the styles that the words may come from.
 
-    Concept drift: spammers learn to chat and shops send the offers: P(spam|offer) and P(spam|chat) change places. Both
-    styles make up 31 % of mail, so the mails look as they did. "prior": a campaign, 60 % is spam, and spam and honest mail
-    look each as before (prior probability shift; Moreno-Torres et al., 2012); x and P(y|x) change both. "both": both.
+    Concept drift: spammers learn to chat and shops send the offers: P(spam|offer) and P(spam|chat) are exchanged. Both
+    styles make up 31 % of mail, so the mails look as before. "prior": a campaign, 60 % is spam, and spam and honest
+    mail each look as before (prior probability shift; Moreno-Torres et al., 2012); x and P(y|x) change both. "both":
+    both.
 
     >>> stream = spam(4000, seed=1, drift="prior")
     >>> [round(float(part.mean()), 2) for part in np.split(stream.target, stream.drifts)]

@@ -1,4 +1,4 @@
-"""Put a model behind HTTP: `create_app` makes the application, `serve` runs it.
+"""Put a model behind HTTP. `create_app` makes the application, `serve` runs it.
 
 >>> from labsupport.detection import Detector
 >>> from labsupport.serving import create_app

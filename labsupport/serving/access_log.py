@@ -1,7 +1,7 @@
-"""One structured line for each request on the console: what was asked, how it went, how long it took, which version.
+"""Print one line a request to the console: client, id, method, route, status, latency and model version.
 
-Readable for a person, JSON for a machine; never a picture, a parameter or a token. In a notebook nothing is printed until
-somebody asks for it: a line would land in whichever cell is running.
+On a terminal the line is easy to read; elsewhere it is JSON. It never contains a picture, a parameter or a token. In a
+notebook nothing is printed until `show` is called, because the line would land in whichever cell is running.
 """
 
 import json
@@ -14,7 +14,7 @@ FIELDS = ("client", "id", "method", "route", "status", "latency", "version")
 
 
 class AccessLog:
-    """Logs each request when it has been answered; `route` is the route's template, never the path that was sent."""
+    """Logs each request after it was answered. `route` is the template of the route, never the path that the client sent."""
 
     def __init__(self, app) -> None:
         self.app = app
@@ -60,7 +60,7 @@ class Readable(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line; `time` in seconds since the epoch, `latency` in seconds."""
+    """Formats a record as one JSON object a line, with `time` in seconds since the epoch and `latency` in seconds."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, "fields", None) or {"level": record.levelname, "message": super().format(record)}
@@ -68,7 +68,7 @@ class JsonLines(logging.Formatter):
 
 
 def show(stream=None) -> None:
-    """Print a line for each request from now on: readable where a person looks, JSON where none does (no terminal)."""
+    """Print a line for each request from now on to `stream`: plain text if it is a terminal, otherwise JSON."""
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Readable() if stream.isatty() else JsonLines())

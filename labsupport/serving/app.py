@@ -1,8 +1,9 @@
-"""The model behind a web API.
+"""Make the web API around a model.
 
-`create_app` puts anything that answers `detect(image, confidence)` behind HTTP: an upload is let in (`admission`), becomes
-a prediction (`desk`), and goes back drawn, listed or counted; who answers can be looked at and changed (`rollout`). Nothing
-the client says ever names a file. `serve` and `RunningServer`, which run the app, are in `running`; import them from here.
+`create_app` takes any object that has `detect(image, confidence)`. `protection` decides whether an upload is accepted,
+`predictor` runs the prediction, and `routes` sends the result as a picture, a list or a count. `rollout` chooses the
+model version that answers. Text from a client is never used as the name of a file. `serve` and `RunningServer`, which
+run the app, are defined in `running` and can be imported from here.
 """
 
 import asyncio
@@ -70,16 +71,19 @@ def create_app(
     slots: int | None = None,
     memory: int | None = None,
 ) -> FastAPI:
-    """The HTTP API around detectors, which are looked up by the name in `?model=`.
+    """Return the app that serves `detectors` over HTTP. A request names the detector in `?model=`.
 
-    `detectors` is a mapping from model name to detector or router, one of them that answers as yolov3-tiny, or None: then
-    every installed model is loaded now, so that the first request is as fast as the next. `root_path` is the prefix that a
-    proxy in front puts before every path. With `keep_uploads` annotated pictures are kept in `images_uploaded`, the newest
-    of them. Every prediction is written to `log`, if there is one. `slots` pictures are worked on at once, by default one
-    a core. Uploads, pictures and answers together take at most `memory` bytes; by default what the container's limit, or a
-    quarter of the machine's memory, leaves now.
-    Raises `models.ModelUnavailable` when no model is installed, and ValueError for what is none of these, for a `root_path`
-    that is no path and for too little `memory`.
+    - `detectors`: a mapping from model name to `Detector` or `Router`. A single one answers as yolov3-tiny. With None,
+      every installed model is loaded now, so that the first request is as fast as the next.
+    - `root_path`: the prefix that a proxy puts before every path.
+    - `keep_uploads`: if True, the newest annotated pictures are kept in `images_uploaded`.
+    - `log`: every prediction is written to this log, if there is one.
+    - `slots`: the number of pictures that are processed in parallel; by default one a core.
+    - `memory`: the most bytes that uploads, pictures and answers take together. By default it is computed from the free
+      part of the container's limit, or of a quarter of the machine's memory.
+
+    Raises `models.ModelUnavailable` if no model is installed, and ValueError for any other kind of detector, a
+    `root_path` that is not a path, or too little `memory`.
     """
     root_path = _prefix(root_path)
     if detectors is None:
@@ -138,8 +142,10 @@ def create_app(
 
 
 def _life(log: PredictionLog | None, ramps: Ramps):
-    """The app's life: ramps that were under way go on, and at its end the log is written out, for a worker process ends
-    without further notice."""
+    """Return the app's lifespan: continue unfinished ramps at the start, and flush the log at the end.
+
+    A worker process exits without further notice, so unwritten rows would be lost.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI):
@@ -153,7 +159,9 @@ def _life(log: PredictionLog | None, ramps: Ramps):
 
 
 class Prefix:
-    """Makes an app answer under a proxy's prefix, whether the proxy strips it or not, and when called directly."""
+    """Makes an app answer under a proxy's prefix. It works if the proxy strips the prefix, if it does not, and without
+    a proxy.
+    """
 
     def __init__(self, app, root_path: str) -> None:
         self.app, self.root_path = app, root_path
@@ -170,7 +178,7 @@ class Prefix:
 
 
 def _prefix(root_path: str) -> str:
-    """Return a proxy's prefix with a slash before it and none behind it; "" for none. Raises ValueError.
+    """Return a proxy's prefix with a slash before it and none after it, or "" if there is none. Raises ValueError.
 
     >>> _prefix("serve"), _prefix("/serve/"), _prefix("/")
     ('/serve', '/serve', '')
@@ -190,7 +198,7 @@ def load_installed(slots: int | None, precision: str | None = None) -> dict[str,
 
 
 def _explain_errors(app: FastAPI) -> None:
-    """Every error is `{"detail": text}`, with a text that says what to do."""
+    """Make every error answer `{"detail": text}`. The text says what to do."""
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         text = errors.text(error)
@@ -227,7 +235,7 @@ def _explain_errors(app: FastAPI) -> None:
 
 
 def _place(location: tuple[str | int, ...]) -> str:
-    """Return where in a request a problem is.
+    """Return the place in the request where a problem is.
 
     >>> _place(("query", "confidence")), _place(("body", "labels", 0)), _place(("body", 3, "latency")), _place(("body",))
     ('confidence', 'labels[0]', '[3].latency', 'body')
@@ -238,7 +246,7 @@ def _place(location: tuple[str | int, ...]) -> str:
 
 
 def _words(problem: Mapping) -> str:
-    """Return what is wrong, and what to give."""
+    """Return a text that says what is wrong and what to send."""
     kind, message = problem["type"], problem["msg"]
     if kind == "missing" and problem["loc"] == ("body",):
         return f"it is missing: {strict_routes.JSON}"

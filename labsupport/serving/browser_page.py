@@ -1,8 +1,9 @@
-"""The page that detects in the browser: the files it is made of, and how long a browser may keep each.
+"""Serves the page and its files. File names carry a checksum, so browsers may cache them for ever.
 
-The detector runs there, with TensorFlow.js, on the very weights that are installed here; no picture comes back. Every file
-but the page itself is asked for with its checksum in the address, so it may be kept for good, and a new version of the page
-never meets an old script. TensorFlow.js is not ours: `make browser` puts it beside the page.
+The page runs the detector in the browser with TensorFlow.js, on the weights that are installed here. It sends no
+picture to the server. The address of each file, except the page itself, contains the checksum of the file. So a new
+version of the page never loads an old script. `make browser` downloads TensorFlow.js, which is not part of this
+project.
 """
 
 import hashlib
@@ -51,11 +52,11 @@ WORKER_HEADERS = {
 
 
 class UnknownFile(LookupError):
-    """The page has no such file, or not in that version."""
+    """Raised if the page has no file of that name, or not in that version."""
 
 
 class File(NamedTuple):
-    """One file of the page: its bytes, or where a large one lies; its type; the headers it is sent with."""
+    """One file of the page: its content (bytes, or the path of a large file), its media type and its HTTP headers."""
 
     content: bytes | Path
     media_type: str
@@ -63,12 +64,12 @@ class File(NamedTuple):
 
 
 def missing() -> list[str]:
-    """What is not here of TensorFlow.js, none if `make browser` was run."""
+    """Return the names of the TensorFlow.js files that are missing; an empty list after `make browser`."""
     return [name for name in TENSORFLOW if not (FOLDER / name).is_file()]
 
 
 def page() -> str:
-    """The page: the detector, or, without TensorFlow.js, the command that brings it.
+    """Return the HTML of the page. Without TensorFlow.js the page shows the command that downloads it.
 
     >>> "make browser" in page() or "detector.js?v=" in page()
     True
@@ -79,7 +80,7 @@ def page() -> str:
 
 
 def file(name: str, version: str | None = None) -> File:
-    """A file of the page, by its name below `browser/`, in the version whose checksum begins like that.
+    """Return a file of the page. `name` is its path below `browser/`, and `version` is the beginning of its checksum.
 
     Raises `UnknownFile`, and for the model's files `models.ModelUnavailable`.
 
@@ -105,7 +106,7 @@ def _model_files() -> dict[str, models.ModelFile]:
 
 
 def _pictures() -> list[str]:
-    """The lab's own, to try: these and no others, whatever else lies in that folder."""
+    """Return the names of this project's example pictures. Other files in the folder are ignored."""
     return [name for name in PICTURES if (paths.IMAGES / name).is_file()]
 
 
@@ -128,12 +129,12 @@ def _checksum(name: str) -> str:
 
 
 def _address(name: str) -> str:
-    """Below `browser/`, so that it is right under any prefix."""
+    """Return a file's address relative to `browser/`, so that it is right under any prefix."""
     return f"{name}?v={_checksum(name)[:DIGITS]}"
 
 
 def _given() -> dict:
-    """What the page's script is told."""
+    """Return the settings that the page's script reads."""
     kinds = zip(("cfg", "weights"), _model_files().items(), strict=True)
     return {
         "model": {
@@ -147,7 +148,10 @@ def _given() -> dict:
 
 
 def _worker() -> bytes:
-    """The service worker behind a line that names the files it keeps: all but the model's, which the page keeps itself."""
+    """Return the service worker's script. Its first line names the files that it caches.
+
+    The model's files are not among them, because the page keeps these itself.
+    """
     names = [*OURS, *([] if missing() else TENSORFLOW), *(f"images/{name}" for name in _pictures())]
     version = hashlib.sha256(page().encode()).hexdigest()[:DIGITS]
     given = {"version": version, "files": [_address(name) for name in names]}

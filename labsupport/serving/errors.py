@@ -1,7 +1,8 @@
-"""One table from an exception to the HTTP status that it comes to: the answer, the log and the metrics all read it.
+"""Maps each exception to an HTTP status and to the text that a client reads.
 
-Beside it stands what a client may read. The message of most of these exceptions is written for clients. The others name
-files or addresses: there the answer has a text from `TEXTS`, and the server's log gets the message.
+The answer, the log and the metrics use this one table. Most messages are written for clients, so the client gets them.
+Other messages contain file names or addresses. For these the client gets a text from `TEXTS`, and the server's log gets
+the message.
 """
 
 from labsupport import images, models
@@ -39,7 +40,7 @@ SLOW = (models.ModelUnavailable,)  # what takes a person to mend: worth another 
 
 
 def status(error: BaseException) -> int:
-    """Return the HTTP status that `error` comes to: 500 if it is not in the table.
+    """Return the HTTP status of `error`: 500 if it is not in the table.
 
     A subclass has the status of its nearest listed parent.
 
@@ -50,7 +51,7 @@ def status(error: BaseException) -> int:
 
 
 def text(error: BaseException) -> str:
-    """Return what a client may read about `error`: a text from `TEXTS`, else the exception's own message.
+    """Return the text that a client reads about `error`: the one in `TEXTS`, otherwise the exception's own message.
 
     The nearest parent in `STATUSES` decides, as in `status`. An exception that is not in the table gives `FAILED`.
 
@@ -64,7 +65,7 @@ def text(error: BaseException) -> str:
 
 
 def headers(error: BaseException) -> dict[str, str] | None:
-    """Return the headers that go with the answer to `error`: `Retry-After`, in seconds, with a 503; else None.
+    """Return the headers of the answer to `error`: `Retry-After`, in seconds, for a 503; otherwise None.
 
     >>> headers(models.ModelUnavailable("not installed"))
     {'Retry-After': '60'}

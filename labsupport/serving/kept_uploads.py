@@ -1,4 +1,4 @@
-"""Keep annotated pictures in `images_uploaded`, if the server was asked to: the newest, under names that only it makes."""
+"""Keep the newest annotated pictures in `images_uploaded`, if `create_app` got `keep_uploads=True`."""
 
 import logging
 import os
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 class Uploads:
-    """The pictures in `images_uploaded`: at most `most` of them, none older than `oldest` seconds once another is kept.
+    """Keeps pictures in `images_uploaded`: at most `most`, and none older than `oldest` seconds once another one is kept.
 
-    Only pictures that the server kept are ever removed. Of what lies there when it starts, those count that have a name as
-    the server makes them (`NAME`), and belong to its user and to nobody else (0600), as all that it keeps.
+    Only pictures that a server kept are ever removed. At the start the class counts a file as such a picture if its
+    name matches `NAME` and only the server's user may read and write it (0600).
 
     >>> import tempfile
     >>> from uuid import uuid4
@@ -38,9 +38,10 @@ class Uploads:
     """
 
     def __init__(self, folder: Path | None = None, most: int = MOST, oldest: float = OLDEST) -> None:
-        """Take stock of the folder. Raises OSError if there is none and it cannot be made, or if it is a file.
+        """List the pictures in the folder. Raises OSError if the folder cannot be made, or if it is a file.
 
-        Raises ValueError for arguments that are none of these."""
+        Raises ValueError for an argument of another type, or out of range.
+        """
         self.folder = paths.IMAGES_UPLOADED if folder is None else folder
         if not isinstance(self.folder, Path):
             raise ValueError(f"folder={shown(folder)}: give a Path")
@@ -53,10 +54,10 @@ class Uploads:
             self._attempt("leftovers", "removed", lambda half=half: _clear(half))
 
     def keep(self, name: str, content: bytes) -> Path | None:
-        """Write a picture, whole, and drop what is now too old or too many. Returns where it is.
+        """Write a picture and return its path. Then remove pictures that are too old or too many.
 
-        `name` is fresh, and as `NAME` says. Returns None if the disk does not take the picture: that costs a copy, nothing
-        is raised, and the log says it once.
+        `name` must be new and match `NAME`; otherwise raises ValueError. If the disk does not take the picture, returns
+        None and raises nothing. The log reports this once.
         """
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ValueError(f"name={shown(name)}: give uuid.uuid4().hex and .jpg")

@@ -1,6 +1,7 @@
-"""Where an upload becomes a prediction, in a slot of its own: `answering.answer` with the log, the metrics and the uploads.
+"""Runs one prediction in a worker slot (a limit on parallel requests).
 
-`serving` knows HTTP, this module does not: a request comes as `Asked`, and what `render` makes of a `Prediction` goes back.
+Calls `rollout.answering.answer`, then logs, counts and stores the upload. Knows nothing of HTTP: a request arrives as
+`Asked`, and the caller passes `render`, which turns a `Prediction` into the answer.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from labsupport.serving.kept_uploads import Uploads
 
 @dataclass
 class Asked:
-    """One request for a prediction, as it came in."""
+    """One request for a prediction."""
 
     upload: bytes
     model: str
@@ -34,7 +35,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture that was looked at: by which version, how fast, and what was found."""
+    """One prediction: the picture, the detections, the model version and the latency."""
 
     id: str
     version: str
@@ -48,7 +49,7 @@ class Prediction:
 
 
 class Desk:
-    """Picks the version, works in a slot, shows the picture to a candidate in shadow, writes down what happened."""
+    """Runs predictions: picks the version, works in a slot, shows the picture to a shadow candidate, and logs the result."""
 
     def __init__(
         self,
@@ -61,7 +62,9 @@ class Desk:
         self.routers, self.slots, self.log, self.uploads, self.metrics = routers, slots, log, uploads, metrics
 
     async def answer(self, asked: Asked, render: Callable):
-        """What `render` makes of the prediction. Raises what goes wrong, `Overloaded` if the queue is full."""
+        """Predict, and return `render(prediction)`. Raises `Overloaded` if the queue is full, and the prediction's own
+        errors.
+        """
         try:
             large = len(asked.upload) > LARGE_BODY
             need = await asyncio.to_thread(memory_needed, asked.upload) if large else memory_needed(asked.upload)
@@ -72,7 +75,7 @@ class Desk:
             raise
 
     def _work(self, asked: Asked, render: Callable):
-        """In a slot's thread: decode, detect, render, write down."""
+        """Decode, detect, render and log. Runs in a slot's thread."""
         id, features = asked.record or uuid.uuid4().hex, None
 
         def write(**row) -> None:
@@ -93,13 +96,15 @@ class Desk:
         return answering.answer(router, see, asked.confidence, asked.key, id, write, drawn, errors.status)
 
     def refused(self) -> None:
-        """Write down that an upload found the queue full: else the log would look best when all goes worst."""
+        """Log that an upload found the queue full. Without these rows the log would look best when the server is
+        overloaded.
+        """
         if self.log:
             unseen = {"version": None, "latency": None, "detections": None, "features": None}
             self.log.record(id=uuid.uuid4().hex, status=503, error=Overloaded.__name__, **unseen)
 
     def router(self, model: str) -> Router:
-        """Who answers for a model. Raises `models.ModelUnavailable`."""
+        """Return the router of a model. Raises `models.ModelUnavailable`."""
         if router := self.routers.get(model):
             return router
         models.locate(model)  # raises if it is not installed

@@ -1,4 +1,4 @@
-"""The routes: what each path of the HTTP API answers. `serving.create_app` adds them to the app, one group at a time."""
+"""Define the routes of the HTTP API. `serving.create_app` adds them to the app, one group at a time."""
 
 import copy
 import uuid
@@ -142,7 +142,7 @@ async def asked(
     ] = None,
     x_record_id: Annotated[str | None, Header(pattern=schemas.RECORD_ID, include_in_schema=False)] = None,
 ) -> Asked:
-    """The one picture in the form, and the parameters; what the client calls the picture does not matter."""
+    """Return the one picture in the form, and the parameters. The file name that the client sends is ignored."""
     if x_record_id is not None:
         token_shown(request)
     return Asked(await form.file.read(), model.value, confidence, x_client_key, x_record_id)
@@ -290,6 +290,8 @@ def add_rollout_routes(app: FastAPI, desk: Desk, ramps: Ramps) -> None:
 
 
 def token_shown(request: Request) -> None:
-    """Raises a 401 unless the request carries the server's token. Without a token nobody changes the server's state."""
+    """Raise a 401 unless the request carries the server's token. A server without a token refuses every change of its
+    state.
+    """
     if not security.carries(request.headers, security.token()):
         raise HTTPException(401, security.HOW, {"WWW-Authenticate": "Bearer"})

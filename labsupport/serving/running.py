@@ -1,7 +1,7 @@
-"""A server that a notebook cell can start and stop.
+"""Start and stop a server from a notebook cell.
 
-`serve` runs an app on a thread of its own, so that the notebook stays free to call it; or blocks, as the lab does. Any ASGI
-app will do, the one that a notebook builds in the open as well as `serving.create_app`'s.
+`serve` runs an app on its own thread, so that the notebook can call it. With `block=True` it waits until it is
+interrupted. It takes any ASGI app: one from `serving.create_app`, or one that a notebook builds.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ MADE = "made"  # the file by which a worker says that it has made its app, besid
 
 
 class PortTaken(OSError):
-    """Another program listens on the port that was asked for."""
+    """Raised if another program listens on the requested port."""
 
 
 class RunningServer:
-    """A server on a thread of this process. Stops with `stop()`, at the end of a `with` block, or with the process.
+    """A server on a thread of this process. It stops with `stop()`, at the end of a `with` block, or with the process.
 
     >>> import requests
     >>> from labsupport.serving import create_app
@@ -86,13 +86,13 @@ _running: set[RunningServer] = set()  # those that `serve` started, so that a ce
 
 
 def serve(app, host: str = "127.0.0.1", port: int | None = None, block: bool = False) -> RunningServer | None:
-    """Run an app: at once and beside the notebook, or, with `block=True`, until the kernel is interrupted.
+    """Run an app: in the background, or with `block=True` until the kernel is interrupted.
 
-    `port=None` is 8000, or what `LAB_PORT` says; `port=0` is any free port. If a server that this process started has the
-    port, it is stopped first, so a cell can be run twice. Beyond loopback every request must carry the token in `LAB_TOKEN`.
-    Where a proxy is set, this process asks its own machine without it from then on (`loopback.ask_directly`).
-    Raises `PortTaken` when the port belongs to another program, `security.TokenMissing` beyond loopback without a token,
-    ValueError for what is no app, host or port, and OSError for an address that this machine does not have.
+    `port=None` is 8000, or the port in `LAB_PORT`; `port=0` is any free port. If a server that this process started has
+    the port, it is stopped first, so a cell can be run twice. Beyond loopback every request must carry the token in
+    `LAB_TOKEN`. If a proxy is set, this process no longer uses it for its own machine (`loopback.ask_directly`). Raises
+    `PortTaken` if the port belongs to another program, `security.TokenMissing` beyond loopback without a token,
+    ValueError for an invalid app, host or port, and OSError for an address that this machine does not have.
     """
     port = loopback.default_port() if port is None else loopback.checked_port(port)
     if not callable(app):
@@ -115,9 +115,10 @@ def serve(app, host: str = "127.0.0.1", port: int | None = None, block: bool = F
 
 
 def guarded(app, host: str):
-    """Return the app, closed to pages of other sites; beyond loopback, behind a token. Raises `security.TokenMissing`.
+    """Return the app behind a guard that refuses pages of other sites. Beyond loopback it also requires the token.
 
-    Without a token the request's `Host` must be this machine, unless the app was made for a proxy (`root_path`).
+    Raises `security.TokenMissing`. Without a token the request's `Host` must be this machine, unless the app was made
+    for a proxy (`root_path`).
     """
     token = security.required_token(host)
     proxied = getattr(getattr(app, "state", None), "root_path", "")
@@ -188,7 +189,7 @@ def _config(app, **options) -> uvicorn.Config:
 
 
 class _Announcing(uvicorn.Server):
-    """A server that says where it listens, once it has started."""
+    """A server that prints its address once it has started."""
 
     def __init__(self, config: uvicorn.Config, announcement: str) -> None:
         super().__init__(config)
@@ -200,9 +201,10 @@ class _Announcing(uvicorn.Server):
 
 
 class _Workers(Multiprocess):
-    """Several workers, of which the first one starts alone: what keeps it from starting would keep all of them.
+    """Several worker processes. The first one starts alone, because an error in it would occur in all of them.
 
-    A worker that has made its app leaves a file `made`. If the first one ends before, `run` returns and `failed` is True.
+    A worker that has made its app leaves a file `made`. If the first one ends before, `run` returns and `failed` is
+    True.
     """
 
     def __init__(self, config: uvicorn.Config, listening: socket.socket, made: Path, announcement: str) -> None:
@@ -227,8 +229,11 @@ class _Workers(Multiprocess):
 
 
 def _serve_here(app, listening: socket.socket) -> None:
-    """Block as the lab does. In a notebook the cell waits for a server on a thread: an event loop already runs there, and
-    one that is run within it (nest_asyncio) loses the cells that queue up behind this one."""
+    """Run the server and block until it is interrupted.
+
+    In a notebook the cell waits for a server on a thread, because an event loop already runs there. A nested loop
+    (nest_asyncio) would lose the cells that are queued behind this one.
+    """
     announcement = f"serving on {_url(listening)} until interrupted (in a notebook: Kernel, Interrupt)"
     with contextlib.suppress(KeyboardInterrupt):
         try:
@@ -243,10 +248,10 @@ def _serve_here(app, listening: socket.socket) -> None:
 
 
 def run(options: dict, port: int, workers: int) -> None:
-    """What `labsupport serve` does: `serving.app_from_environment` in this process, or in several, until told to stop.
+    """Run `labsupport serve`: the app of `serving.worker` in this process, or in `workers` processes, until it is stopped.
 
-    The cores are shared out among the workers. Prints where it listens once it answers. Raises what `_listen` and making the
-    app raise; several workers print that themselves, and then this raises SystemExit.
+    The cores are divided among the workers. Prints its address once it answers. Raises the errors of `_listen` and of
+    making the app. With several workers these errors are printed by a worker, and this function raises SystemExit.
     """
     slots = max(1, (os.cpu_count() or 1) // workers)
     os.environ["LAB_APP_OPTIONS"] = json.dumps({**options, "slots": slots, "workers": workers})

@@ -1,4 +1,4 @@
-"""What the API's answers look like, in the words of its documentation."""
+"""Define the bodies of the API's requests and answers. Their docstrings and descriptions appear in `/docs`."""
 
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class UploadIn(BaseModel):
-    """The form of a picture: nothing else goes into it."""
+    """The form that holds a picture: one field, `file`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -61,7 +61,9 @@ _WRONG = {"prediction_id": "0" * 32, "correct": False}  # what /docs offers to t
 
 
 class FeedbackIn(BaseModel):
-    """What a user says of an answer; at least one of the three. Labels are a correction, so they exclude `correct: true`."""
+    """A user's feedback on an answer: at least one of the three. Labels are a correction, so they exclude `correct:
+    true`.
+    """
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"anyOf": _SAID, "not": _BOTH, "examples": [_WRONG]})
 
@@ -84,7 +86,7 @@ Limit = tuple[Finite | None, Finite | None]
 
 
 class GateIn(BaseModel):
-    """When a ramp goes on, waits or turns back."""
+    """The rules by which a ramp goes on, waits or turns back."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -114,7 +116,9 @@ _CANARY = {"action": "canary", "candidate": "yolov3-tiny/openvino-f32", "weight"
 
 
 class RolloutIn(BaseModel):
-    """A change of who answers. A field that the action does not read is refused, as in a canary with `percent`."""
+    """A change of the version that answers. A field that the action does not read is refused, as in a canary with
+    `percent`.
+    """
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_CANARY]})
 
@@ -137,7 +141,7 @@ class RolloutIn(BaseModel):
 
 
 class RolloutOut(BaseModel):
-    """Who answers now, and what led there."""
+    """The version that answers now, and the last change."""
 
     phase: Literal["Healthy", "Progressing", "Paused", "Degraded"]
     stable: str
@@ -179,7 +183,7 @@ class DetectionIn(BaseModel):
 
 
 class PredictionIn(BaseModel):
-    """What a model saw, wherever it ran."""
+    """A model's prediction, made on the server or on a device."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -190,7 +194,7 @@ class PredictionIn(BaseModel):
 
 
 class RecordIn(BaseModel):
-    """What a station decided about one product."""
+    """A station's decision about one product."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -210,14 +214,14 @@ Records = Annotated[list[RecordIn], Field(min_length=1, max_length=station_recor
 
 
 class RecordsOut(BaseModel):
-    """All of them are in the log now; those that were known before, as they were."""
+    """The number of new and of known records. All are in the log now; the known ones were not changed."""
 
     new: int
     known: int
 
 
 class Problem(BaseModel):
-    """What every error looks like."""
+    """The body of every error."""
 
     detail: str = Field(description="what is wrong, and what to do")
 
@@ -259,7 +263,7 @@ UPLOAD = {"requestBody": {"content": {"multipart/form-data": PICTURE}}}
 
 
 def refusals(*statuses: int) -> dict:
-    """What a route may refuse with; 404 and 409 are those of rollouts and feedback."""
+    """Return the OpenAPI entries of these error statuses; 404 and 409 are those of rollouts and feedback."""
     more = {
         404: _refusal("no prediction or version of that name is known"),
         409: _refusal("not possible in the present state"),
@@ -268,5 +272,5 @@ def refusals(*statuses: int) -> dict:
 
 
 def answers(**prediction) -> dict:
-    """The answers of a route that takes an upload: a prediction, in FastAPI's words, or a refusal."""
+    """Return the OpenAPI entries of a route that takes an upload: its prediction, in FastAPI's format, and its errors."""
     return {200: {**prediction, "headers": PREDICTED}, **ERRORS}

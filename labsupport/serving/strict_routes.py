@@ -1,4 +1,4 @@
-"""Refuse what a client sends and no route reads: unknown or repeated parameters, fields and keys, and unexpected bodies.
+"""Refuse unknown or repeated parameters, fields and keys, and bodies that the route does not read.
 
 If the server ignored a misspelt `?conf=0.9`, it would answer for another confidence than the client asked for. So every
 route of the app is a `StrictRoute`. Unknown headers are exempt, because proxies and browsers add their own.
@@ -29,7 +29,7 @@ EMPTY_BODY = "this call takes no body: send its parameters in the address"
 
 
 class StrictRoute(APIRoute):
-    """A route that answers 422 to what it does not read, with the names that it knows."""
+    """A route that answers 422 to input that it does not read. The error names the input that it does read."""
 
     def get_route_handler(self) -> Callable:
         handle, names = super().get_route_handler(), sorted(_names(self.dependant, "query_params"))
@@ -46,7 +46,7 @@ class StrictRoute(APIRoute):
 
 
 class StrictRequest(Request):
-    """A request whose body is read whole: each field of its form, and each key of its JSON."""
+    """A request whose form or JSON is checked as a whole: no unknown field, and no repeated key."""
 
     is_form = False
 
@@ -67,7 +67,7 @@ class StrictRequest(Request):
         raise HTTPException(422, f"{NOT_JSON}: {problem}")
 
     async def stream(self):
-        """Yield the body. Raises HTTPException behind that of a form without its end: the parser would take it as whole."""
+        """Yield the body. Raises HTTPException if a form lacks its end, because the parser would accept it as complete."""
         _, options = parse_options_header(self.headers.get("content-type"))
         end, last, ended = b"--" + options.get(b"boundary", b"") + b"--", b"", not self.is_form
         async for piece in super().stream():
@@ -78,7 +78,7 @@ class StrictRequest(Request):
             raise HTTPException(400, CUT_OFF)
 
     async def form(self, **limits) -> FormData:
-        """Return the form with its one file. Raises HTTPException that says what to send."""
+        """Return the form with its one file. Raises an HTTPException that says what to send."""
         address = f"http://HOST:PORT{self.scope['path']}"
         cure = f"Send a multipart form with the picture in the field '{FILE}': curl -F {FILE}=@picture.jpg {address}"
         if not self.headers.get("content-type", "").lower().startswith("multipart/form-data"):
@@ -145,7 +145,7 @@ def _reason(detail: str, max_fields: int, max_files: int, max_part_size: int) ->
 
 
 def _problem(form: FormData) -> str:
-    """Return what is wrong with a form that should hold one file, or an empty text."""
+    """Return a text about the problem of a form that should hold one file, or an empty text."""
     for name in form:
         if name != FILE:
             return f"unknown field {shown(name)}: this form has one field, and parameters belong into the address"

@@ -1,4 +1,4 @@
-"""Make the application of one server process of `labsupport serve`."""
+"""Make the app of one server process of `labsupport serve`."""
 
 import ctypes
 import gc
@@ -24,7 +24,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # g
 
 
 def app_from_environment():
-    """The app of one worker process: `labsupport serve` leaves its options in `LAB_APP_OPTIONS`."""
+    """Return the app of one worker process, made from the options that `labsupport serve` leaves in `LAB_APP_OPTIONS`."""
     options = arguments.variable("LAB_APP_OPTIONS", json.loads, "what labsupport serve gives")
     if options is None:
         raise ValueError("LAB_APP_OPTIONS is not set: start the server with labsupport serve")
@@ -47,7 +47,7 @@ def app_from_environment():
 
 
 def worker_app():
-    """Return the app of one of several worker processes; if it cannot be made, say why in a line and end the process."""
+    """Return the app of one of several worker processes. If it cannot be made, print the reason and end the process."""
     try:
         app = app_from_environment()
         Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], MADE).touch()
@@ -58,8 +58,10 @@ def worker_app():
 
 
 def _end_with_parent() -> None:
-    """Where there are several workers, they stop when the process that started them is gone, whatever became of it: else
-    they would answer on, with nobody to stop them and their port taken."""
+    """Stop this worker when the process that started it is gone.
+
+    Otherwise the worker would keep answering and keep its port, and no process would be left to stop it.
+    """
     if parent := multiprocessing.parent_process():
 
         def follow() -> None:
@@ -70,9 +72,12 @@ def _end_with_parent() -> None:
 
 
 def _keep_memory() -> None:
-    """A picture's pixels come and go a hundred times a second: glibc would hand them back to the system each time, and get
-    them again page by page. It may keep 64 MB instead; what is larger than 32 MB goes back at once all the same. All threads
-    share two pools: with one each, the gaps in all of them took 120 MB."""
+    """Make glibc keep freed memory of pictures instead of returning it to the system.
+
+    A picture's pixels are allocated and freed a hundred times a second, and glibc would return them each time and get
+    them again page by page. It may keep 64 MB. Blocks above 32 MB are still returned immediately. All threads share two
+    pools, because one pool a thread took 120 MB for its gaps.
+    """
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)

@@ -1,4 +1,4 @@
-"""Read columns of data from whatever container holds them: pandas, polars, Arrow, NumPy, dicts, lists of rows.
+"""Read columns of data from any container: pandas, polars, Arrow, NumPy, dicts, lists of rows.
 
 >>> from labsupport import tabular
 >>> tabular.table([{"age": 31}, {"age": 45}])

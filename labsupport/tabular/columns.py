@@ -1,4 +1,4 @@
-"""Two windows of data as they come, and what each column of them is: numbers, classes, truth values or texts."""
+"""Classify the columns of two windows of data: numeric, discrete, category, boolean or text."""
 
 import numbers
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from labsupport.tabular.values import NARROW, narrowest, precision, rounded
 if TYPE_CHECKING:
     import pandas as pd
 
-MIN_ROWS = 20  # in each window: below, no test of ours could find anything but an earthquake
+MIN_ROWS = 20  # in each window: with fewer rows, the tests can only find huge changes
 FEW_VALUES = 20  # numbers with at most as many distinct values are counted like classes
-TEXT_SHARE = 0.5  # texts of which more than this share are distinct are no classes: we look at their lengths
-CLASSES = 20  # the commonest classes that effect sizes and plots tell apart
-LARGEST = 1e150  # of numbers beyond, squares overflow: they count as infinite
+TEXT_SHARE = 0.5  # if more than this share of the texts are distinct, compare their lengths and not their classes
+CLASSES = 20  # the number of most frequent classes that effect sizes and plots distinguish
+LARGEST = 1e150  # squares of larger numbers overflow, so these count as infinite
 
 
 class DifferentColumns(ValueError):
@@ -27,10 +27,10 @@ class DifferentColumns(ValueError):
 
 @dataclass(frozen=True)
 class Feature:
-    """One column in both windows: what is known of it, in the order of the rows, and which rows miss it.
+    """Hold one column of both windows: its known values in the order of the rows, and the rows where it is missing.
 
     `kind`: "numeric", "discrete" (numbers of few distinct values), "category", "boolean", "text" (the values are lengths),
-    or "none" if it cannot be compared, and then `note` says why. Values are numbers, or codes into `labels` if it has any.
+    or "none" if it cannot be compared; then `note` gives the reason. Values are numbers, or codes into `labels`.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Feature:
     missing: tuple[np.ndarray, np.ndarray]
     labels: Sequence[Any] = ()
     note: str = ""
-    changed: bool = False  # it is of another type than it was
+    changed: bool = False  # its type differs between the windows
 
     @property
     def missing_shares(self) -> tuple[float, float]:
@@ -48,14 +48,14 @@ class Feature:
 
     @property
     def counted(self) -> bool:
-        """Are its values classes, or numbers so few that we count them like classes?"""
+        """Return whether its values are counted as classes: classes, or numbers with few distinct values."""
         return len(self.labels) > 0
 
 
 def to_frame(data, name: str = "data") -> "pd.DataFrame":
-    """Return what `containers.table` reads as a pandas frame whose column names are texts.
+    """Return data that `containers.table` can read as a pandas frame whose column names are texts.
 
-    `name` is what the caller calls the data, for messages. Raises ValueError as `containers.table` does.
+    `name` is the name of the data in messages. Raises ValueError as `containers.table` does.
 
     >>> to_frame([[90, 3], [105, 4]]).columns.tolist()
     ['0', '1']
@@ -65,7 +65,7 @@ def to_frame(data, name: str = "data") -> "pd.DataFrame":
 
 
 def features(reference: "pd.DataFrame", current: "pd.DataFrame") -> list[Feature]:
-    """Each column of both, in the reference's order. Raises `TooFewRows` and `DifferentColumns`.
+    """Return the features of both windows, in the reference's order. Raises `TooFewRows` and `DifferentColumns`.
 
     >>> import pandas as pd
     >>> [found.kind for found in features(*[pd.DataFrame({"a": np.arange(30.0), "b": list("xyz") * 10})] * 2)]
@@ -97,7 +97,7 @@ def _feature(name: str, reference: "pd.Series", current: "pd.Series") -> Feature
     nothing = Feature(name, "none", np.array([]), np.array([]), missing)
     if not kinds:
         return replace(nothing, note="all missing in both windows")
-    if set(kinds) == {"category", "text"}:  # the same classes, of two makes
+    if set(kinds) == {"category", "text"}:  # the same classes, in two containers
         kinds = ["category"]
     if len(set(kinds)) > 1:
         return replace(nothing, note=f"was {kinds[0]}, is {kinds[1]}", changed=True)
@@ -114,7 +114,7 @@ def _feature(name: str, reference: "pd.Series", current: "pd.Series") -> Feature
 
 
 def _alike(column: "pd.Series", other: "pd.Series") -> "pd.Series":
-    """The column without what only its container says: values of no type if all are missing, or no classes for numbers."""
+    """Return the column without differences that come only from its container, such as classes for numbers."""
     import pandas as pd
 
     if column.isna().all():
@@ -132,7 +132,7 @@ def _floats(column: "pd.Series") -> np.ndarray:
 
 
 def _kind(column: "pd.Series") -> str:
-    """ "numeric", "boolean", "category", "text", "time", "mixed", or "empty"."""
+    """Return "numeric", "boolean", "category", "text", "time", "mixed", or "empty"."""
     import pandas as pd
 
     column = column.dropna()
@@ -151,7 +151,7 @@ def _kind(column: "pd.Series") -> str:
 
 
 def _numbers(name: str, reference: np.ndarray, current: np.ndarray) -> Feature:
-    """Infinite values count as missing: no distance to them can be told."""
+    """Return the feature of a column of numbers. Infinite values count as missing, because distances to them are unknown."""
     missing = tuple(~(np.abs(column) <= LARGEST) for column in (reference, current))
     windows = list(zip((reference, current), missing, strict=True))
     infinite = sum(int((gone & ~np.isnan(column)).sum()) for column, gone in windows if gone.any())
@@ -161,9 +161,9 @@ def _numbers(name: str, reference: np.ndarray, current: np.ndarray) -> Feature:
 
 
 def _few(feature: Feature, kind: str) -> Feature:
-    """The feature as it is; or as codes, and of this kind, if its numbers have few distinct values."""
+    """Return the feature as codes, and of this kind, if its numbers have few distinct values. Else return it unchanged."""
     known = (feature.reference, feature.current)
-    distinct = np.unique(np.concatenate([column[:1000] for column in known]))  # a look that settles it for most columns
+    distinct = np.unique(np.concatenate([column[:1000] for column in known]))  # 1,000 rows decide it for most columns
     if len(distinct) <= FEW_VALUES:
         distinct = np.unique(np.concatenate(known))
     if len(distinct) > FEW_VALUES:
@@ -173,19 +173,19 @@ def _few(feature: Feature, kind: str) -> Feature:
 
 
 def _classes(name, kind, reference, current, missing) -> Feature:
-    """Classes, truth values, and texts: the lengths of these, in characters, if hardly one of them comes twice."""
+    """Return the feature of classes, truth values or texts. Texts that hardly repeat become lengths in characters."""
     import pandas as pd
 
     known = [column[~gone] for column, gone in zip((reference, current), missing, strict=True)]
     if reference.dtype != current.dtype:
         known = [column.astype(object) for column in known]
-        if (held := narrowest([precision(reference), precision(current)])) in NARROW:  # as of numbers, see above
+        if (held := narrowest([precision(reference), precision(current)])) in NARROW:  # as for numbers, see above
             known = [column.map(lambda label: held(label) if isinstance(label, float) else label) for column in known]
     codes, labels = pd.concat(known, ignore_index=True).factorize()
     if kind == "text" and len(labels) > max(FEW_VALUES, TEXT_SHARE * max(map(len, known))):
         lengths = [column.str.len().to_numpy(float) for column in known]
         return _few(Feature(name, "text", *lengths, missing, note="the lengths of the texts"), "text")
-    order = np.argsort(-np.bincount(codes, minlength=len(labels)), kind="stable")  # the commonest first
+    order = np.argsort(-np.bincount(codes, minlength=len(labels)), kind="stable")  # the most frequent first
     rank = np.empty(len(labels), int)
     rank[order] = np.arange(len(labels))
     split = np.split(rank[codes], [len(known[0])])

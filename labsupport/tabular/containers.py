@@ -1,4 +1,4 @@
-"""Read what users give as data: tables, columns, rows and single values, in whichever container they come.
+"""Read data from users: tables, columns, rows and single values, in any container.
 
 A value that is masked, None, NaN, NaT or `pandas.NA` is missing, in every container. pandas is loaded for tables only.
 """
@@ -36,7 +36,7 @@ def table(data: Any, name: str = "data") -> "pd.DataFrame":
     """Return the data as a pandas frame. Column names stay as they are.
 
     `data` is a frame or a series (pandas, polars, pyarrow), a dict of columns, an array (N,) or (N, D), masked, structured
-    or sparse, or a list of values or of rows. `name` is what the caller calls it, for messages. Raises ValueError for
+    or sparse, or a list of values or of rows. `name` is the name of the data in messages. Raises ValueError for
     anything else, for columns of different lengths, and for two columns of one name.
 
     >>> table({"size": np.ma.array([90, -9999], mask=[False, True])})["size"].tolist()
@@ -44,7 +44,7 @@ def table(data: Any, name: str = "data") -> "pd.DataFrame":
     """
     try:
         return _without_masked(_frame(data, name), name)
-    except UnicodeEncodeError as error:  # Arrow's, which pandas keeps texts in
+    except UnicodeEncodeError as error:  # from Arrow, in which pandas stores texts
         raise ValueError(f"{name}: {shown(error.object)}: give text without half a surrogate pair") from None
 
 
@@ -71,17 +71,17 @@ def _frame(data: Any, name: str) -> "pd.DataFrame":
 
 
 def _to_pandas(data: Any, name: str) -> Any:
-    """What polars, pyarrow and others hold as pandas holds it, all else as it is. Raises ValueError."""
+    """Convert data of polars, pyarrow and others to pandas. Return anything else unchanged. Raises ValueError."""
     try:
         return data.to_pandas() if hasattr(data, "to_pandas") else data
-    except Exception as error:  # each has errors of its own
+    except Exception as error:  # each library has its own errors
         raise ValueError(f"{name}: pandas cannot hold what is in this {type(data).__name__}: {error}") from None
 
 
 def float_column(name: str, data: Any) -> np.ndarray:
     """Return one column of numbers as an array of floats, (N,), NaN where a value is missing.
 
-    float16 and float32 stay what they are, so that who compares them knows how many digits they hold. Raises ValueError,
+    float16 and float32 keep their type, because a comparison needs to know how many digits they hold. Raises ValueError,
     which starts with `name`, for texts, times and complex numbers, and for more than one column.
 
     >>> float_column("confidences", [1, None, True])
@@ -101,7 +101,7 @@ def float_column(name: str, data: Any) -> np.ndarray:
 
 
 def bool_column(name: str, data: Any) -> np.ndarray:
-    """Return one column of truth values as an array of bool, (N,). 0 and 1 count as truth values, too.
+    """Return one column of truth values as an array of bool, (N,). 0 and 1 also count as truth values.
 
     Raises ValueError, which starts with `name`, for missing and for all other values.
 
@@ -120,7 +120,7 @@ def bool_column(name: str, data: Any) -> np.ndarray:
 
 
 def shape_of(data: Any) -> tuple[int, ...]:
-    """Return the shape of any data, as `numpy.shape` does; () of what has none, (N,) of rows that differ in length.
+    """Return the shape of any data, as `numpy.shape` does: () if it has none, (N,) for rows that differ in length.
 
     >>> shape_of([1.0, np.ma.masked]), shape_of([[1, 2], [3]]), shape_of(None)
     ((2,), (2,), ())
@@ -134,7 +134,7 @@ def shape_of(data: Any) -> tuple[int, ...]:
 
 
 def codes_of(groups: "pd.Series") -> np.ndarray:
-    """Return the number of each row's group, 0, 1, ..., of labels without missing ones. Raises ValueError for no labels."""
+    """Return the number of each row's group, 0, 1, ... No label may be missing. Raises ValueError for invalid labels."""
     try:
         return groups.factorize()[0]
     except TypeError:
@@ -142,7 +142,7 @@ def codes_of(groups: "pd.Series") -> np.ndarray:
 
 
 def row_of(row: Any) -> dict | list:
-    """Return a row as a dict of its values by name, or else as a list by place. A bare value is a row of one.
+    """Return a row as a dict if its values have names, else as a list. A single value is a row of one value.
 
     A row is a mapping, a pandas Series, a frame of one row, a record of a structured array, a namedtuple, or a sequence.
 
@@ -167,7 +167,7 @@ def row_of(row: Any) -> dict | list:
 
 
 def _values(name: str, data: Any) -> np.ndarray:
-    """One column, (N,), as its dtype or as objects, with None or NaN where a value is missing."""
+    """Return one column, (N,), in its dtype or as objects, with None or NaN where a value is missing."""
     if isinstance(data, list | tuple | deque | range):
         data = as_array(list(data))
     elif not isinstance(data, np.ndarray):
@@ -215,7 +215,7 @@ def _column(key: Any, column: Any, name: str) -> "pd.Series":
 
 
 def _from_rows(rows: list, name: str) -> "pd.DataFrame":
-    """A list of values, or of rows: mappings by name, sequences by place."""
+    """Return the frame of a list of values or of rows. Mappings give names to columns, sequences give numbers."""
     import pandas as pd
 
     if not rows or not all(_is_row(row) for row in rows):
@@ -231,7 +231,7 @@ def _from_rows(rows: list, name: str) -> "pd.DataFrame":
 
 
 def _is_row(value: Any) -> bool:
-    """Whether an item of a list is a row of several values, and not a single value."""
+    """Return whether an item of a list is a row of several values, and not a single value."""
     if isinstance(value, str | bytes):
         return False
     names = getattr(getattr(value, "dtype", None), "names", None)
@@ -262,7 +262,7 @@ def _from_array(data: Any, name: str) -> "pd.DataFrame":
 
 
 def _without_masked(frame: "pd.DataFrame", name: str) -> "pd.DataFrame":
-    """The frame, with None where a column of objects holds NumPy's masked constant, or a NaN that pandas cannot read.
+    """Return the frame with None in place of NumPy's masked constant, and of a NaN that pandas cannot read.
 
     Raises ValueError for a column of raw bytes.
     """

@@ -1,4 +1,4 @@
-"""Read single values and plain arrays: which are missing, which are numbers, and as how narrow a type they can be kept."""
+"""Convert single values. Detect missing ones. Find the smallest float type that holds them."""
 
 import numbers
 from decimal import Decimal
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-NARROW = (np.float16, np.float32)  # what holds fewer digits than Python's floats
+NARROW = (np.float16, np.float32)  # types with fewer digits than Python's floats
 
 
 def is_missing(value: Any) -> bool:
@@ -22,7 +22,7 @@ def is_missing(value: Any) -> bool:
     [True, True, True, True, False, False]
     """
     if isinstance(value, Decimal):
-        return value.is_nan()  # a signalling one cannot be compared
+        return value.is_nan()  # a signalling NaN cannot be compared
     if isinstance(value, numbers.Number | np.datetime64 | np.timedelta64):
         return bool(value != value)
     return value is None or value is np.ma.masked or type(value).__name__ in ("NAType", "NaTType")
@@ -59,7 +59,7 @@ def precision(column: "pd.Series") -> type:
 
 
 def _numpy_dtype(column: "pd.Series") -> Any:
-    """NumPy's dtype of what a column holds, or pandas' own dtype if NumPy has none."""
+    """Return NumPy's dtype for the values of a column, or the dtype of pandas if NumPy has none."""
     import pandas as pd
 
     dtype = column.dtype.subtype if isinstance(column.dtype, pd.SparseDtype) else column.dtype
@@ -68,13 +68,13 @@ def _numpy_dtype(column: "pd.Series") -> Any:
 
 
 def narrowest(types: Any) -> type:
-    """Return the one of NumPy's types of float that holds the fewest digits. Types that are none count as float64."""
+    """Return the type with the fewest digits: float16, float32 or float64. Any other type counts as float64."""
     types = set(types)
     return next((narrow for narrow in NARROW if narrow in types), np.float64)
 
 
 def rounded(values: Any, kind: type) -> np.ndarray:
-    """Return the values as float64, after they have been rounded to what the narrower type `kind` can hold."""
+    """Return the values as float64, rounded to the digits of the narrower type `kind`."""
     values = np.asarray(values, float)
     if kind is np.float64:
         return values
@@ -83,7 +83,7 @@ def rounded(values: Any, kind: type) -> np.ndarray:
 
 
 def as_array(values: list) -> np.ndarray:
-    """An array of a list: of numbers, if it holds nothing else, or of objects as they are."""
+    """Return an array of numbers if a list holds only numbers. Otherwise return an array of unchanged objects."""
     kinds = set(map(type, values))
     if kinds & set(NARROW) and kinds <= {*NARROW, float, type(None), np.ma.core.MaskedConstant}:
         return np.array([np.nan if is_missing(value) else value for value in values], narrowest(kinds))
@@ -95,7 +95,7 @@ def as_array(values: list) -> np.ndarray:
 
 
 def filled(array: np.ndarray) -> np.ndarray:
-    """A masked array without its mask: NaN or None stands where a value is masked."""
+    """Return a masked array without its mask, with NaN or None in place of each masked value."""
     if not isinstance(array, np.ma.MaskedArray):
         return array
     gone = np.ma.getmaskarray(array)
