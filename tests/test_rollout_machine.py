@@ -554,10 +554,12 @@ class Rollouts(RuleBasedStateMachine):
 @pytest.fixture
 def world(monkeypatch):
     logging.disable()  # what goes wrong here is said a hundred thousand times
-    with tempfile.TemporaryDirectory(dir=FAST) as folder:
-        monkeypatch.setattr(Rollouts, "world", World(monkeypatch, Path(folder)), raising=False)
-        yield
-    logging.disable(logging.NOTSET)
+    try:
+        with tempfile.TemporaryDirectory(dir=FAST) as folder:
+            monkeypatch.setattr(Rollouts, "world", World(monkeypatch, Path(folder)), raising=False)
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def test_the_promises_of_a_rollout_hold_whatever_happens_in_whatever_order(world):
