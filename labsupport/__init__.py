@@ -1,6 +1,7 @@
 """Serve an object detector, log its predictions, and monitor and roll out its versions.
 
-Each module covers one topic and can be read alone. Large libraries are imported only when they are used.
+It is a set of packages: each `__init__.py` says what its package is for, and lists what others may use. Large libraries are
+imported only when they are used.
 """
 
 import sys

@@ -6,10 +6,8 @@ from labsupport.automation.degrees import Decision, Degree, Outcome, decide, exp
 from labsupport.automation.thresholds import (
     NoSafeThreshold,
     Thresholds,
-    checked,
     choose_thresholds,
     error_bound,
-    one_of_each,
 )
 
 if TYPE_CHECKING:
@@ -25,12 +23,10 @@ __all__ = [
     "ReviewQueue",
     "Thresholds",
     "UnknownItem",
-    "checked",
     "choose_thresholds",
     "decide",
     "error_bound",
     "expected_outcome",
-    "one_of_each",
     "risk_coverage",
 ]
 

@@ -5,10 +5,8 @@ from labsupport.estimation.calibration import (
     Labelled,
     NotEstimable,
     calibration_error,
-    checked,
-    read_inputs,
 )
-from labsupport.estimation.performance import Estimate, Figure, Realised, density_ratio, estimate, realised
+from labsupport.estimation.performance import Estimate, Figure, Realised, estimate, realised
 
 __all__ = [
     "Calibration",
@@ -18,9 +16,6 @@ __all__ = [
     "NotEstimable",
     "Realised",
     "calibration_error",
-    "checked",
-    "density_ratio",
     "estimate",
-    "read_inputs",
     "realised",
 ]

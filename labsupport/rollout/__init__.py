@@ -14,7 +14,7 @@ from labsupport.rollout import answering, journal
 from labsupport.rollout.evidence import Evidence
 from labsupport.rollout.gate import METRICS, Gate, Outcomes
 from labsupport.rollout.journal import Journal, JournalUnavailable, State
-from labsupport.rollout.ramp import Ramps, Rollout, WrongRamp, checked
+from labsupport.rollout.ramp import Ramps, Rollout, WrongRamp
 from labsupport.rollout.ramp_figures import outcomes_since
 from labsupport.rollout.router import Router
 from labsupport.rollout.transitions import WrongMoment
@@ -40,7 +40,6 @@ __all__ = [
     "WrongRamp",
     "answering",
     "better_evidence",
-    "checked",
     "journal",
     "outcomes_since",
     "weighed",

@@ -2,7 +2,7 @@
 
 from labsupport.scale import bulk, local_cluster
 from labsupport.scale.bulk import predict_folder
-from labsupport.scale.deployment import Deployed, deploy, version
+from labsupport.scale.deployment import Deployed, deploy
 from labsupport.scale.local_cluster import LocalCluster
 
 __all__ = [
@@ -12,5 +12,4 @@ __all__ = [
     "deploy",
     "local_cluster",
     "predict_folder",
-    "version",
 ]
