@@ -7,8 +7,6 @@
 
 from labsupport.detection import agreement, videos
 from labsupport.detection.detector import (
-    Box,
-    Detection,
     Detector,
     UnknownVersion,
     detect_and_draw_box,
@@ -16,6 +14,7 @@ from labsupport.detection.detector import (
     parts,
     squeezed,
 )
+from labsupport.detection.objects import Box, Detection, Version
 from labsupport.detection.server_answer import NOT_OURS, read_answer
 from labsupport.detection.videos import NO_FRAME
 
@@ -26,6 +25,7 @@ __all__ = [
     "Detection",
     "Detector",
     "UnknownVersion",
+    "Version",
     "agreement",
     "detect_and_draw_box",
     "draw_boxes",

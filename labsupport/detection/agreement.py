@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labsupport import arguments
-from labsupport.detection.detector import Box, Detection
+from labsupport.detection.objects import Box, Detection
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,41 +10,18 @@ import os
 import threading
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from labsupport import images, models, paths
 from labsupport.arguments import number, shown, text
+from labsupport.detection.objects import Box, Detection
 from labsupport.models import runtimes
 
 MAX_SLOTS = 1_024  # each takes memory; no machine has more cores
 NMS_OVERLAP = 0.3  # of two boxes that overlap more than this (IoU), the one with less confidence is dropped
-
-
-class Box(NamedTuple):
-    """Hold the place of an object in pixels. `right` and `bottom` are just past the last pixel."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-
-@dataclass(frozen=True)
-class Detection:
-    """Hold one object that was found.
-
-    >>> Detection("clock", 0.98765, Box(10, 20, 110, 120))
-    Detection(label='clock', confidence=0.98765, box=Box(left=10, top=20, right=110, bottom=120))
-    """
-
-    label: str
-    confidence: float
-    box: Box
 
 
 class UnknownVersion(ValueError):
