@@ -67,15 +67,19 @@ $(TFJS): package.json package-lock.json
 	rm -rf node_modules
 	mv $(TFJS).partial $@
 
-# what a crash leaves: in which test it was, and where each thread (conftest.py)
+# what a crash leaves, one file for each process: in which test it was, and where each thread (conftest.py)
 CRASH := $(CURDIR)/.pytest_crash
+# a file's tests run in one process, in order; the files that take long come first
+TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # without npm the page's tests are skipped, unless LAB_REQUIRE_BROWSER asks for them
 test: weights .venv-oracle/installed $(if $(shell command -v npm),browser)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	@rm -f $(CRASH); status=0; LAB_CRASH=$(CRASH) $(BIN)/python -m pytest $(ARGS) || status=$$?; \
-		[ ! -s $(CRASH) ] || { echo "the tests did not come to their end:"; cat $(CRASH); }; rm -f $(CRASH); exit $$status
+	@rm -f $(CRASH)*; status=0; LAB_CRASH=$(CRASH) $(BIN)/python -m pytest $(TWO) $(ARGS) || status=$$?; \
+		for crash in $(CRASH)*; do [ ! -s $$crash ] || { \
+			echo "these tests did not come to their end:"; cat $$crash; [ $$status != 0 ] || status=1; }; done; \
+		rm -f $(CRASH)*; exit $$status
 
 # make test opens only the first two there, and runs the others without a browser
 lessons: weights $(if $(shell command -v npm),browser)

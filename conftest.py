@@ -8,9 +8,7 @@ import pytest
 
 os.environ["LAB_ROOT"] = str(Path(__file__).parent)
 os.environ["LAB_PORT"] = "0"  # any free port: notebooks under test cannot collide
-# a file that `make test` prints at its end if something is left in it; what the tests start must not write there
-crash = os.environ.pop("LAB_CRASH", None)
-crash = crash and os.open(crash, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND)
+crash = None  # the number of an open file that `make test` prints at its end if something is left in it
 
 
 def note(where: str) -> None:
@@ -21,10 +19,15 @@ def note(where: str) -> None:
 
 
 @pytest.hookimpl(trylast=True)  # after pytest's own faulthandler, which writes to the terminal
-def pytest_configure():
-    if crash:
-        faulthandler.enable(crash)
-        note("while the tests were collected\n")
+def pytest_configure(config):
+    """Open the file, one for each process that runs tests. What the tests start does not write there."""
+    global crash
+    if config.getoption("numprocesses", None) or not (file := os.environ.pop("LAB_CRASH", None)):
+        return  # where other processes run the tests, these have a file each
+    file += os.environ.get("PYTEST_XDIST_WORKER", "")
+    crash = os.open(file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND)
+    faulthandler.enable(crash)
+    note("while the tests were collected\n")
 
 
 def pytest_runtest_logstart(nodeid):

@@ -12,6 +12,7 @@ from labsupport import images, loopback, paths
 from labsupport.detection import Detector
 from labsupport.serving import create_app, serve
 
+collect_ignore = ["on_cluster.py"]  # test_scale.py runs it, in a process of its own
 loopback.ask_directly()  # the tests' own requests, too
 PICTURES = sorted(path.name for path in paths.IMAGES.iterdir() if path.suffix in (".jpg", ".png"))
 

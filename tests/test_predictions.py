@@ -322,7 +322,7 @@ def entrances(log, folder):
     yield lambda moment: timeline(dict.fromkeys(COLUMNS, np.array([])), 0, moment)
 
 
-@pytest.mark.parametrize("moment", REFUSED, ids=lambda moment: repr(moment)[:40])
+@pytest.mark.parametrize("moment", REFUSED, ids=lambda moment: repr(moment)[:18])
 def test_what_is_no_moment_is_refused_in_words_wherever_it_enters(log, tmp_path, moment):
     for call in entrances(log, tmp_path):
         with pytest.raises(

@@ -46,9 +46,10 @@ def recipe(tmp_path):
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(LAB / name, tmp_path)
 
-    def run(source: str) -> subprocess.CompletedProcess:
+    def run(source: str, processes: int = 0) -> subprocess.CompletedProcess:
         (tmp_path / "test_it.py").write_text(source)
-        words = [f"BIN={Path(sys.executable).parent}", "ARGS=-p nbval.plugin test_it.py", f"CRASH={tmp_path}/crash"]
+        arguments = f"ARGS=-p nbval.plugin -p xdist.plugin --numprocesses {processes} test_it.py"
+        words = [f"BIN={Path(sys.executable).parent}", arguments, f"CRASH={tmp_path}/crash"]
         shown = subprocess.run(
             ["make", "-n", "test", *words], cwd=LAB, capture_output=True, text=True, check=True
         ).stdout
@@ -64,12 +65,19 @@ def test_a_crash_says_in_which_test_it_was(crash, recipe):
     done = recipe(FILE.format(crash=CRASHES[crash]))
     ended = done.stdout.split("did not come to their end:\n")[1]
     assert ended.startswith("in test_it.py::test_that_crashes\n")
-    assert done.returncode == {"killed": 137, "left": 0}.get(crash, 139)
+    assert done.returncode == {"killed": 137, "left": 1}.get(crash, 139)
     if crash in ("the test's own thread", "another thread"):
         current = re.search(r"^Current thread .*\n(?:  .*\n)+", ended, re.MULTILINE)[0]
         assert "in crash_here\n" in current and ("in test_that_crashes" in current) == (
             crash == "the test's own thread"
         )
+
+
+def test_a_crash_in_one_of_several_processes_says_so_too_and_ends_the_run(recipe):
+    done = recipe(FILE.format(crash="crash_here()"), processes=2)
+    ended = done.stdout.split("did not come to their end:\n")[1]
+    assert ended.startswith("in test_it.py::test_that_crashes\n") and "in crash_here\n" in ended
+    assert done.returncode == 1 and "1 failed, 1 passed" in done.stdout
 
 
 def test_a_crash_while_tests_are_collected_says_so(recipe):
