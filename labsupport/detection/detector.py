@@ -78,20 +78,20 @@ class Detector:
         >>> Detector.named("yolov3-tiny/openvino-f32")
         <Detector yolov3-tiny/openvino-f32>
         """
-        return cls.load(*parts(version))
+        return cls.load(*parse_version(version))
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
         """Return the objects in a picture (uint8, (H, W, 3), BGR) above `confidence` (0 to 1), highest confidence first.
 
         Raises ValueError that names the argument for anything else: floats, gray, four channels, a path, no pixels.
         """
-        return self.detect_squeezed(squeezed(image), image.shape[:2], confidence)
+        return self.detect_resized(resize_for_network(image), image.shape[:2], confidence)
 
-    def detect_squeezed(self, small: np.ndarray, shape: tuple[int, int], confidence: float = 0.5) -> list[Detection]:
-        """Detect as `detect` does, in a picture that had this shape (H, W) before it was `squeezed`."""
+    def detect_resized(self, small: np.ndarray, shape: tuple[int, int], confidence: float = 0.5) -> list[Detection]:
+        """Detect as `detect` does, in a picture that had this shape (H, W) before it was resized for the network."""
         confidence = number("confidence", confidence, 0, 1)
         if images.checked("small", small).shape[:2] != (runtimes.SIZE, runtimes.SIZE):
-            raise ValueError(f"small has shape {small.shape}: give what squeezed(image) returns")
+            raise ValueError(f"small has shape {small.shape}: give what resize_for_network(image) returns")
         if not isinstance(shape, Sequence) or len(shape) != 2:
             raise ValueError(f"shape={shown(shape)}: give the height and width of the picture, image.shape[:2]")
         for side in shape:
@@ -114,7 +114,7 @@ class Detector:
         >>> Detector.load("yolov3-tiny", precision="f32").embed(clock).shape
         (256,)
         """
-        small = squeezed(image)
+        small = resize_for_network(image)
         with self._making:  # several threads may make the first call
             if not self._embedder:
                 self._embedder = runtimes.embedder(self.name, self.runtime, self.precision, self.slots)
@@ -124,10 +124,10 @@ class Detector:
         return f"<Detector {self.version}>"
 
 
-def parts(version: str) -> tuple[str, str, str]:
+def parse_version(version: str) -> tuple[str, str, str]:
     """Return a version's model, runtime and precision. Raises `UnknownVersion`, and ValueError for anything but text.
 
-    >>> parts("yolov3-tiny/openvino-f32")
+    >>> parse_version("yolov3-tiny/openvino-f32")
     ('yolov3-tiny', 'openvino', 'f32')
     """
     name, _, kind = text("version", version).partition("/")
@@ -137,12 +137,12 @@ def parts(version: str) -> tuple[str, str, str]:
     return name, runtime, precision
 
 
-def squeezed(image: np.ndarray) -> np.ndarray:
+def resize_for_network(image: np.ndarray) -> np.ndarray:
     """Return a picture (uint8, (H, W, 3), BGR) resized for the network: (416, 416, 3), for any shape.
 
     Raises ValueError for anything but a picture.
 
-    >>> squeezed(np.zeros((60, 80, 3), np.uint8)).shape
+    >>> resize_for_network(np.zeros((60, 80, 3), np.uint8)).shape
     (416, 416, 3)
     """
     return cv2.resize(images.checked("image", image), (runtimes.SIZE, runtimes.SIZE))
