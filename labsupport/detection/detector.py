@@ -1,6 +1,6 @@
 """Detect objects in pictures. Every endpoint uses this module.
 
-A `Detector` holds one network. Any number of threads may call `detect(image, confidence)`. It squeezes the picture to
+A `Detector` holds one network. Any number of threads may call `detect(image, confidence)`. It resizes the picture to
 416 x 416, runs the network once (`runtimes`), and keeps only the box with the highest confidence of those that overlap.
 """
 
@@ -40,11 +40,12 @@ class Detector:
     ['clock']
     """
 
-    def __init__(self, name: str, runtime: str, precision: str, slots: int, forward) -> None:
+    def __init__(self, name: str, runtime: str, precision: str, slots: int, forward: runtimes.Forward) -> None:
         self.name, self.runtime, self.precision, self.slots = name, runtime, precision, slots
         self.version = f"{name}/{runtime}-{precision}"
         self._forward = forward
-        self._embedder, self._making = None, threading.Lock()
+        self._embedder: runtimes.Embedder | None = None
+        self._making = threading.Lock()
 
     @classmethod
     def load(
@@ -215,7 +216,7 @@ def _select(boxes: np.ndarray, scores: np.ndarray, confidence: float, height: in
 def _colour(label: str) -> tuple[int, int, int]:
     """Return a colour that depends only on the label, light enough for black text."""
     hue = zlib.crc32(label.encode()) % 180
-    blue, green, red = cv2.cvtColor(np.uint8([[[hue, 170, 255]]]), cv2.COLOR_HSV2BGR)[0, 0]
+    blue, green, red = cv2.cvtColor(np.array([[[hue, 170, 255]]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0]
     return int(blue), int(green), int(red)
 
 
