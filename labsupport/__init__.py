@@ -10,4 +10,4 @@ __version__ = "0.1.0"
 
 # at every import, openvino would fork this process and report its use over the network; without this
 # module it does not
-sys.modules.setdefault("openvino_telemetry", None)
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # typeshed does not know of None here

@@ -2,13 +2,25 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from contextlib import suppress
 from numbers import Integral, Real
-from typing import TypeVar
+from typing import Literal, TypeVar, overload
 from urllib.parse import urlsplit
 
 Value = TypeVar("Value")
+
+
+@overload
+def number(
+    name: str, value: object, least: float = ..., most: float = ..., *, whole: Literal[True], ends: bool = ...
+) -> int: ...
+
+
+@overload
+def number(
+    name: str, value: object, least: float = ..., most: float = ..., whole: Literal[False] = ..., ends: bool = ...
+) -> float: ...
 
 
 def number(
@@ -31,27 +43,27 @@ def number(
     ValueError: confidence=50: give a number from 0 to 1
     """
     kind = Integral if whole else Real
-    if (
-        isinstance(value, kind) and not isinstance(value, bool) and type(value).__name__ != "timedelta64"
-    ):  # NumPy's Integral
+    duration = type(value).__name__ == "timedelta64"  # NumPy says that it is an Integral
+    if isinstance(value, kind) and not isinstance(value, bool) and not duration:
         with suppress(OverflowError):  # a whole number that is larger than any float
-            result = int(value) if whole else float(value)
+            result = int(value) if isinstance(value, Integral) and whole else float(value)
             inside = least <= result <= most if ends else least < result < most
             if inside and math.isfinite(result):
                 return result
     raise ValueError(f"{name}={shown(value)}: give {_described(least, most, whole, ends)}")
 
 
-def choice(name: str, value: object, choices: Iterable) -> object:
+def choice(name: str, value: object, choices: Iterable[Value]) -> Value:
     """Return `value` if it is one of `choices`. Raises ValueError that lists them.
 
     >>> choice("method", "holm", ("holm", "bh"))
     'holm'
     """
     choices = list(choices)
-    if not any(isinstance(value, type(one)) and value == one for one in choices):
-        raise ValueError(f"{name}={shown(value)}: give one of {', '.join(map(repr, choices))}")
-    return value
+    for one in choices:
+        if isinstance(value, type(one)) and value == one:
+            return value
+    raise ValueError(f"{name}={shown(value)}: give one of {', '.join(map(repr, choices))}")
 
 
 def text(name: str, value: object, most: int = 1_000, least: int = 0) -> str:
@@ -126,7 +138,7 @@ def shown(value: object) -> str:
     if isinstance(value, str | bytes):
         value = value[:61]
     try:
-        length = 0 if isinstance(value, bool | int | float | None) else len(value)
+        length = len(value) if isinstance(value, Sized) and not isinstance(value, bool | int | float) else 0
     except TypeError:  # it has none
         length = 0
     if length > 20 and not isinstance(value, str | bytes):

@@ -1,11 +1,13 @@
 """Draw charts for several modules, in colours for colour-blind people, without global state of pyplot."""
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BEFORE, NOW, ALARM = "#4477aa", "#ee7733", "#aa3377"  # after Paul Tol's schemes
@@ -20,7 +22,8 @@ def new_figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure._repr_png_ = lambda: _png(figure)  # IPython calls it; with pyplot imported, pyplot's method comes first
+    # IPython calls it; with pyplot imported, pyplot's method comes first
+    figure._repr_png_ = lambda: _png(figure)  # type: ignore[attr-defined]  # a hook that Figure has no name for
     return figure
 
 
@@ -30,7 +33,9 @@ def _png(figure: "Figure") -> bytes:
     return picture.getvalue()
 
 
-def distributions(panels: list[tuple[str, list, np.ndarray, np.ndarray, bool]], columns: int = 3) -> "Figure":
+def distributions(
+    panels: Sequence[tuple[str, Sequence[Any], np.ndarray, np.ndarray, bool]], columns: int = 3
+) -> "Figure":
     """Draw a small chart for each panel: (title, edges of bins or classes, shares before, shares now, marked).
 
     >>> figure = distributions([("size", [0, 1, 2], np.array([0.5, 0.5]), np.array([0.1, 0.9]), True)])
@@ -55,14 +60,14 @@ def distributions(panels: list[tuple[str, list, np.ndarray, np.ndarray, bool]], 
     return figure
 
 
-def _steps(axis, edges: list, before: np.ndarray, now: np.ndarray) -> None:
+def _steps(axis: "Axes", edges: Sequence[float], before: np.ndarray, now: np.ndarray) -> None:
     axis.stairs(before, edges, fill=True, color=BEFORE, alpha=0.45, label="reference")
     axis.stairs(now, edges, color=NOW, linewidth=2, label="current")
 
 
-def _bars(axis, classes: list[str], before: np.ndarray, now: np.ndarray) -> None:
+def _bars(axis: "Axes", classes: Sequence[str], before: np.ndarray, now: np.ndarray) -> None:
     place = np.arange(len(classes))
     axis.bar(place - 0.2, before, 0.4, color=BEFORE, alpha=0.45, label="reference")
     axis.bar(place + 0.2, now, 0.4, color="none", edgecolor=NOW, linewidth=2, label="current")
-    slanted = {"rotation": 45, "ha": "right"} if max(map(len, classes)) * len(classes) > 40 else {}
+    slanted: dict[str, Any] = {"rotation": 45, "ha": "right"} if max(map(len, classes)) * len(classes) > 40 else {}
     axis.set_xticks(place, classes, parse_math=False, fontsize=8, **slanted)

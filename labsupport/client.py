@@ -8,7 +8,7 @@ import random
 import re
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import requests
@@ -34,7 +34,8 @@ class Client:
 
     def __init__(self, url: str, model: str = "yolov3-tiny") -> None:
         """Connect to the server at `url`. Raises ValueError if it is not an address of a server."""
-        self.url, self.model, self.version = _checked_url(url).rstrip("/"), model, None
+        self.url, self.model = _checked_url(url).rstrip("/"), model
+        self.version: str | None = None
         loopback.ask_directly()
         self._session = requests.Session()  # keeps its connection between calls
 
@@ -54,12 +55,12 @@ class Client:
         if response.status_code != 200:
             raise ServerError(f"{response.status_code}: {_detail(response)}")
         try:
-            self.version, found = read_answer(response.json())
+            self.version, detections = read_answer(response.json())
         except NOT_OURS as error:
             raise ServerError(f"{self.url} is not the lab's server, it answered: {response.text[:200]}") from error
-        return found
+        return detections
 
-    def _post(self, url: str, **request) -> requests.Response:
+    def _post(self, url: str, **request: Any) -> requests.Response:
         """Send a request, with retries. `urllib3.util.Retry` may wait for a minute, and adds no jitter to `Retry-After`."""
         request = {"timeout": TIMEOUT, "allow_redirects": False, **request}
         for _ in range(TRIES - 1):
@@ -168,5 +169,5 @@ def _checked_url(url: str) -> str:
 
 def _busy_for(response: requests.Response) -> float:
     """Return the seconds in `Retry-After` of a busy server; infinity for any other response."""
-    asked = response.headers.get("Retry-After", "")
-    return int(asked) if response.status_code == 503 and asked.isdecimal() and len(asked) < 10 else math.inf
+    seconds = response.headers.get("Retry-After", "")
+    return int(seconds) if response.status_code == 503 and seconds.isdecimal() and len(seconds) < 10 else math.inf

@@ -27,4 +27,4 @@ def default_port() -> int:
 
 def checked_port(port: int) -> int:
     """Return `port` as an int. Raises ValueError for an invalid port."""
-    return int(arguments.number("port", port, 0, MAX_PORT, whole=True))
+    return arguments.number("port", port, 0, MAX_PORT, whole=True)

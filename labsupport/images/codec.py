@@ -23,7 +23,7 @@ JPEG_QUALITY = 90
 WORKING_SIZE = 128  # pixels either way: the size to which `features` shrinks every picture
 NOISE_SIZE = 192  # pixels either way: the unscaled part in which `features` measures noise
 # orientations of the EXIF standard, and the function that turns each upright; 1 is upright
-TURNS = {
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: partial(cv2.flip, flipCode=1),
     3: partial(cv2.rotate, rotateCode=cv2.ROTATE_180),
     4: partial(cv2.flip, flipCode=0),
@@ -174,7 +174,7 @@ def show(image: np.ndarray, alt: str = "", width: int = 560) -> None:
     if (share := width / image.shape[1]) < 1:
         size = [max(1, round(share * side)) for side in image.shape[1::-1]]
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    display(Shown(data=encode(image), format="jpeg", alt=alt))
+    display(Shown(data=encode(image), format="jpeg", alt=alt))  # type: ignore[no-untyped-call]  # IPython's are untyped
 
 
 def _squeezed(image: np.ndarray) -> np.ndarray:
@@ -197,7 +197,7 @@ def _noise(image: np.ndarray) -> float:
         return 0.0
     top, left = max(0, height - NOISE_SIZE) // 2, max(0, width - NOISE_SIZE) // 2
     luma = cv2.cvtColor(image[top : top + NOISE_SIZE, left : left + NOISE_SIZE], cv2.COLOR_BGR2GRAY)
-    weights = np.float32([1, -2, 1])
+    weights = np.array([1, -2, 1], np.float32)
     inside = cv2.sepFilter2D(luma, cv2.CV_16S, weights, weights)[1:-1, 1:-1]
     return math.sqrt(math.pi / 2) / 6 * cv2.norm(inside, cv2.NORM_L1) / inside.size / 255
 
@@ -212,6 +212,8 @@ def _head(data: bytes) -> tuple[jpeg.Frame | png.Chunks, Callable[[], np.ndarray
         raise ValueError(f"data={shown(data)}: give the bytes of a JPEG or PNG file, as Path.read_bytes returns them")
     if len(data) > MAX_BYTES:
         raise _too_many_bytes(len(data))
+    head: jpeg.Frame | png.Chunks
+    pixels: Callable[[], np.ndarray]
     data, what = bytes(data), headers.kind(data)
     if what == "a JPEG picture":
         head, start = jpeg.read(data)

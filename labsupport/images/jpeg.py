@@ -58,7 +58,7 @@ class Frame:
         return len(self.sampling)
 
     def samples(self, colour: int) -> float:
-        across, down = (max(sides) for sides in zip(*self.sampling.values(), strict=True))
+        across, down = (max(factors[side] for factors in self.sampling.values()) for side in (0, 1))
         return self.width * self.height * self.sampling[colour][0] * self.sampling[colour][1] / (across * down)
 
     @property
@@ -126,13 +126,14 @@ def pixels(data: bytes, frame: Frame, at: int) -> np.ndarray:
 
     Raises `UnsupportedImage` for a damaged file. A changed byte that decodes without a contradiction is not found.
     """
-    parts, end, view = [*frame.kept], at, memoryview(data)  # a view avoids copies
+    parts: list[bytes | memoryview] = [*frame.kept]
+    end, view = at, memoryview(data)  # a view avoids copies
     for _ in range(MAX_SEGMENTS):
         marker, start, end = _segment(data, end)
         if marker == SCAN:
             _count(frame, data[start + 4 : end])
-            found = MARKER.search(data, end)
-            end = found.start() if found else len(data)
+            following = MARKER.search(data, end)
+            end = following.start() if following else len(data)
             parts += _scan(frame, view[start:end])
             if not frame.missing:
                 break

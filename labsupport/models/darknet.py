@@ -10,8 +10,12 @@ the weights follow in the same order, raw 32-bit floats behind a header of 20 by
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import keras
 
 SIZE = 416  # every model of the lab gets pictures of 416 x 416, also if its cfg has another size
 HEADER_BYTES = 20  # three int32 for the version, one int64 for the pictures seen in training
@@ -47,7 +51,7 @@ def anchors(cfg: str) -> list[np.ndarray]:
     return [np.array(_numbers(head["anchors"]), np.float32).reshape(-1, 2)[_numbers(head["mask"])] for head in heads]
 
 
-def to_keras(cfg: str, weights: bytes):
+def to_keras(cfg: str, weights: bytes) -> "keras.Model":
     """Return the Keras network of a Darknet model, with its trained weights. Fold batch normalisation into convolutions.
 
     Input: (1, 416, 416, 3), RGB, 0 to 1. Outputs, one for each `[yolo]` section: (1, rows, columns, 3 * 85), the raw
@@ -57,7 +61,8 @@ def to_keras(cfg: str, weights: bytes):
 
     x = image = keras.Input((SIZE, SIZE, 3), batch_size=1, name="image")
     floats = _Floats(weights)
-    layers, heads = [], []
+    layers: list[keras.KerasTensor] = []
+    heads: list[keras.KerasTensor] = []
     for kind, options in parse(cfg)[1:]:  # after [net], which is only for training
         if kind == "convolutional":
             x = _convolution(x, options, floats)
@@ -131,7 +136,7 @@ class _Floats:
             raise ValueError(f"the weights file holds {self.left.size} numbers more than the cfg asks for")
 
 
-def _convolution(x, options: dict[str, str], floats: _Floats):
+def _convolution(x: "keras.KerasTensor", options: dict[str, str], floats: _Floats) -> "keras.KerasTensor":
     """Apply one Darknet convolution. The file holds its bias, batch norm and kernel in this order."""
     import keras
 

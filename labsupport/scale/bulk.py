@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from labsupport import batch
-from labsupport.detection import Detector, parts
+from labsupport.detection import Detector, parse_version
 from labsupport.images import folders
 from labsupport.models import best_precision
 from labsupport.paths import whole
@@ -46,7 +46,7 @@ def predict_folder(
     """
     folder, out = Path(folder).absolute(), Path(out).resolve()
     version = version or f"yolov3-tiny/openvino-{best_precision()}"
-    parts(version)
+    parse_version(version)
     batch.check(out, confidence, every)
     ray = local_cluster.imported()
     if not ray.is_initialized():
@@ -97,7 +97,7 @@ def _look(share: dict, folder: Path, suffix: str, version: str, confidence: floa
 @functools.cache
 def _detector(version: str) -> Detector:
     """Return the detector of this worker's process, which processes many shares."""
-    return Detector.load(*parts(version), slots=1)
+    return Detector.load(*parse_version(version), slots=1)
 
 
 def _join_csv(out: Path, tables: list[bytes]) -> None:

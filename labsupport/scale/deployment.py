@@ -28,7 +28,7 @@ from pathlib import Path
 import cv2
 
 from labsupport import loopback
-from labsupport.detection import parts
+from labsupport.detection import parse_version
 from labsupport.log import PredictionLog
 from labsupport.models import best_precision
 from labsupport.protection import required_token
@@ -110,7 +110,7 @@ def deploy(
     {'status': 'ready', 'versions': ['yolov3-tiny/openvino-bf16']}
     """
     stable = stable or f"yolov3-tiny/openvino-{best_precision()}"
-    model = parts(stable)[0]
+    model = parse_version(stable)[0]
     if not 1 <= replicas[0] <= replicas[1] or fronts < 1:
         raise ValueError(
             f"replicas={replicas}, fronts={fronts}: give at least 1 of each, and the fewest replicas first"
@@ -141,7 +141,7 @@ def version(name: str, replicas: tuple[int, int]) -> Remote:
     `UnknownVersion`.
     """
     serve = local_cluster.imported_serve()
-    parts(name)
+    parse_version(name)
     there = serve.status().applications.get(name)
     if there is None or there.status in GONE:  # to deploy again what is there would start its replicas anew
         deployment = serve.deployment(

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from labsupport import background, models
-from labsupport.detection import Detection, Detector, parts, squeezed
+from labsupport.detection import Detection, Detector, parse_version, resize_for_network
 from labsupport.rollout import Journal, JournalUnavailable, State
 from labsupport.scale import local_cluster
 
@@ -31,11 +31,11 @@ class Replica:
 
     def __init__(self, version: str) -> None:
         cv2.setNumThreads(1)
-        self._detector = Detector.load(*parts(version), slots=1)
+        self._detector = Detector.load(*parse_version(version), slots=1)
 
     async def detect(self, small: np.ndarray, shape: tuple[int, int], confidence: float) -> list[Detection]:
-        """Return the objects in a picture that had this shape (H, W) before it was `squeezed`."""
-        return self._detector.detect_squeezed(small, shape, confidence)  # nobody gets in between: there is one core
+        """Return the objects in a picture that had this shape (H, W) before it was resized for the network."""
+        return self._detector.detect_resized(small, shape, confidence)  # nobody gets in between: there is one core
 
 
 class Remote:
@@ -60,7 +60,7 @@ class Remote:
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
         """Return the same answers as `Detector.detect`. Call it from a thread, not from an event loop."""
-        small, end = squeezed(image), time.monotonic() + PATIENCE
+        small, end = resize_for_network(image), time.monotonic() + PATIENCE
         while (left := end - time.monotonic()) > 0:
             try:
                 return self._handle.detect.remote(small, image.shape[:2], confidence).result(timeout_s=left)

@@ -44,7 +44,8 @@ class Feature:
 
     @property
     def missing_shares(self) -> tuple[float, float]:
-        return tuple(float(missing.mean()) for missing in self.missing)
+        reference, current = self.missing
+        return float(reference.mean()), float(current.mean())
 
     @property
     def counted(self) -> bool:
@@ -52,7 +53,7 @@ class Feature:
         return len(self.labels) > 0
 
 
-def to_frame(data, name: str = "data") -> "pd.DataFrame":
+def to_frame(data: Any, name: str = "data") -> "pd.DataFrame":
     """Return data that `containers.table` can read as a pandas frame whose column names are texts.
 
     `name` is the name of the data in messages. Raises ValueError as `containers.table` does.
@@ -93,7 +94,7 @@ def check_rows(reference: "pd.DataFrame", current: "pd.DataFrame") -> None:
 def _feature(name: str, reference: "pd.Series", current: "pd.Series") -> Feature:
     reference, current = _alike(reference, current), _alike(current, reference)
     kinds = [kind for kind in (_kind(reference), _kind(current)) if kind != "empty"]
-    missing = tuple(column.isna().to_numpy(bool) for column in (reference, current))
+    missing = reference.isna().to_numpy(bool), current.isna().to_numpy(bool)
     nothing = Feature(name, "none", np.array([]), np.array([]), missing)
     if not kinds:
         return replace(nothing, note="all missing in both windows")
@@ -108,7 +109,7 @@ def _feature(name: str, reference: "pd.Series", current: "pd.Series") -> Feature
         return _classes(name, kinds[0], reference, current, missing)
     held = narrowest([precision(reference), precision(current)])  # 9.99 as float32 is another number than as float64
     try:
-        return _numbers(name, *(rounded(_floats(column), held) for column in (reference, current)))
+        return _numbers(name, rounded(_floats(reference), held), rounded(_floats(current), held))
     except OverflowError:
         return replace(nothing, note="whole numbers too large for floating point")
 
@@ -128,7 +129,8 @@ def _alike(column: "pd.Series", other: "pd.Series") -> "pd.Series":
 
 
 def _floats(column: "pd.Series") -> np.ndarray:
-    return column.to_numpy(float, na_value=np.nan)
+    values: np.ndarray = column.to_numpy(float, na_value=np.nan)
+    return values
 
 
 def _kind(column: "pd.Series") -> str:
@@ -140,53 +142,58 @@ def _kind(column: "pd.Series") -> str:
         return "empty"
     if isinstance(column.dtype, pd.CategoricalDtype):
         return "category"
-    found = pd.api.types.infer_dtype(column)
-    if found in ("integer", "floating", "mixed-integer-float", "decimal"):
+    inferred: str = pd.api.types.infer_dtype(column)
+    if inferred in ("integer", "floating", "mixed-integer-float", "decimal"):
         return "numeric"
-    if found.startswith(("datetime", "date", "time", "period")):
+    if inferred.startswith(("datetime", "date", "time", "period")):
         return "time"
-    if found == "mixed" and all(isinstance(value, numbers.Real | Decimal | np.bool_) for value in column):
+    if inferred == "mixed" and all(isinstance(value, numbers.Real | Decimal | np.bool_) for value in column):
         return "numeric"
-    return {"string": "text", "boolean": "boolean"}.get(found, "mixed")
+    return {"string": "text", "boolean": "boolean"}.get(inferred, "mixed")
 
 
 def _numbers(name: str, reference: np.ndarray, current: np.ndarray) -> Feature:
     """Return the feature of a column of numbers. Infinite values count as missing, because distances to them are unknown."""
-    missing = tuple(~(np.abs(column) <= LARGEST) for column in (reference, current))
+    missing = ~(np.abs(reference) <= LARGEST), ~(np.abs(current) <= LARGEST)
     windows = list(zip((reference, current), missing, strict=True))
     infinite = sum(int((gone & ~np.isnan(column)).sum()) for column, gone in windows if gone.any())
-    known = [column[~gone] if gone.any() else column for column, gone in windows]
+    before, now = (column[~gone] if gone.any() else column for column, gone in windows)
     note = f"{infinite} infinite values count as missing" if infinite else ""
-    return _few(Feature(name, "numeric", *known, missing, note=note), "discrete")
+    return _few(Feature(name, "numeric", before, now, missing, note=note), "discrete")
 
 
 def _few(feature: Feature, kind: str) -> Feature:
     """Return the feature as codes, and of this kind, if its numbers have few distinct values. Else return it unchanged."""
-    known = (feature.reference, feature.current)
-    distinct = np.unique(np.concatenate([column[:1000] for column in known]))  # 1,000 rows decide it for most columns
+    windows = (feature.reference, feature.current)
+    distinct = np.unique(np.concatenate([column[:1000] for column in windows]))  # 1,000 rows decide it for most columns
     if len(distinct) <= FEW_VALUES:
-        distinct = np.unique(np.concatenate(known))
+        distinct = np.unique(np.concatenate(windows))
     if len(distinct) > FEW_VALUES:
         return feature
-    codes = [np.searchsorted(distinct, column) for column in known]
+    codes = [np.searchsorted(distinct, column) for column in windows]
     return replace(feature, kind=kind, reference=codes[0], current=codes[1], labels=distinct.tolist())
 
 
-def _classes(name, kind, reference, current, missing) -> Feature:
+def _classes(
+    name: str, kind: str, reference: "pd.Series", current: "pd.Series", missing: tuple[np.ndarray, np.ndarray]
+) -> Feature:
     """Return the feature of classes, truth values or texts. Texts that hardly repeat become lengths in characters."""
     import pandas as pd
 
-    known = [column[~gone] for column, gone in zip((reference, current), missing, strict=True)]
+    windows = [column[~gone] for column, gone in zip((reference, current), missing, strict=True)]
     if reference.dtype != current.dtype:
-        known = [column.astype(object) for column in known]
+        windows = [column.astype(object) for column in windows]
         if (held := narrowest([precision(reference), precision(current)])) in NARROW:  # as for numbers, see above
-            known = [column.map(lambda label: held(label) if isinstance(label, float) else label) for column in known]
-    codes, labels = pd.concat(known, ignore_index=True).factorize()
-    if kind == "text" and len(labels) > max(FEW_VALUES, TEXT_SHARE * max(map(len, known))):
-        lengths = [column.str.len().to_numpy(float) for column in known]
-        return _few(Feature(name, "text", *lengths, missing, note="the lengths of the texts"), "text")
+            windows = [
+                column.map(lambda label: held(label) if isinstance(label, float) else label) for column in windows
+            ]
+    codes, labels = pd.concat(windows, ignore_index=True).factorize()
+    if kind == "text" and len(labels) > max(FEW_VALUES, TEXT_SHARE * max(map(len, windows))):
+        lengths = [column.str.len().to_numpy(float) for column in windows]
+        return _few(Feature(name, "text", lengths[0], lengths[1], missing, note="the lengths of the texts"), "text")
     order = np.argsort(-np.bincount(codes, minlength=len(labels)), kind="stable")  # the most frequent first
     rank = np.empty(len(labels), int)
     rank[order] = np.arange(len(labels))
-    split = np.split(rank[codes], [len(known[0])])
-    return Feature(name, "boolean" if kind == "boolean" else "category", *split, missing, [labels[i] for i in order])
+    before, now = np.split(rank[codes], [len(windows[0])])
+    kind = "boolean" if kind == "boolean" else "category"
+    return Feature(name, kind, before, now, missing, [labels[i] for i in order])

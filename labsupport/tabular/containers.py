@@ -90,14 +90,14 @@ def float_column(name: str, data: Any) -> np.ndarray:
     values = _values(name, data)
     if values.dtype.kind in "biuf":
         return values if values.dtype.type in NARROW else values.astype(float)
-    found = np.full(len(values), np.nan)
+    floats = np.full(len(values), np.nan)
     for place, value in enumerate(values):
         if not is_missing(value):
             try:
-                found[place] = as_float(value)
+                floats[place] = as_float(value)
             except ValueError:
                 raise ValueError(f"{name}: {shown(value)} is no number") from None
-    return found
+    return floats
 
 
 def bool_column(name: str, data: Any) -> np.ndarray:
@@ -136,12 +136,13 @@ def shape_of(data: Any) -> tuple[int, ...]:
 def codes_of(groups: "pd.Series") -> np.ndarray:
     """Return the number of each row's group, 0, 1, ... No label may be missing. Raises ValueError for invalid labels."""
     try:
-        return groups.factorize()[0]
+        codes: np.ndarray = groups.factorize()[0]
     except TypeError:
         raise ValueError(f"groups: {shown(groups.iloc[0])} is no label: give texts or numbers") from None
+    return codes
 
 
-def row_of(row: Any) -> dict | list:
+def row_of(row: Any) -> dict[Any, Any] | list[Any]:
     """Return a row as a dict if its values have names, else as a list. A single value is a row of one value.
 
     A row is a mapping, a pandas Series, a frame of one row, a record of a structured array, a namedtuple, or a sequence.
@@ -150,8 +151,10 @@ def row_of(row: Any) -> dict | list:
     >>> row_of(next(pd.DataFrame({"size": [90.0], "rooms": [3.0]}).iterrows())[1])
     {'size': 90.0, 'rooms': 3.0}
     """
-    if type(row) in (list, float, int, str, bool):
-        return row if type(row) is list else [row]
+    if type(row) is list:
+        return row
+    if type(row) in (float, int, str, bool):
+        return [row]
     row = _to_pandas(row, "row")
     if hasattr(row, "iloc") and getattr(row, "ndim", 0) == 2 and len(row) == 1:
         return {column: row[column].iloc[0] for column in row.columns}
@@ -160,7 +163,7 @@ def row_of(row: Any) -> dict | list:
     if names := getattr(getattr(row, "dtype", None), "names", None):
         return {name: row[name] for name in names}
     if isinstance(row, tuple) and hasattr(row, "_asdict"):
-        return row._asdict()
+        return dict(row._asdict())
     if isinstance(row, np.ndarray) and row.ndim:
         return list(row[0] if row.ndim == 2 and len(row) == 1 else row)
     return list(row) if isinstance(row, Sequence | deque) and not isinstance(row, str | bytes) else [row]
@@ -169,27 +172,32 @@ def row_of(row: Any) -> dict | list:
 def _values(name: str, data: Any) -> np.ndarray:
     """Return one column, (N,), in its dtype or as objects, with None or NaN where a value is missing."""
     if isinstance(data, list | tuple | deque | range):
-        data = as_array(list(data))
-    elif not isinstance(data, np.ndarray):
+        values = as_array(list(data))
+    elif isinstance(data, np.ndarray):
+        values = data
+    else:
         frame = table(data, name)
         if len(frame.columns) != 1:
             raise ValueError(f"{name}: one column of values is needed, not {len(frame.columns)}")
         return _series_values(frame.iloc[:, 0])
-    if data.ndim != 1 or data.dtype.names:
-        raise ValueError(f"{name} of shape {data.shape}: give one column of values, (N,)")
-    return filled(data)
+    if values.ndim != 1 or values.dtype.names:
+        raise ValueError(f"{name} of shape {values.shape}: give one column of values, (N,)")
+    return filled(values)
 
 
 def _series_values(column: "pd.Series") -> np.ndarray:
     dtype = _numpy_dtype(column)
+    values: np.ndarray
     if getattr(dtype, "kind", "O") not in "biuf":
-        return column.to_numpy(object)
-    if not column.isna().any():
-        return column.to_numpy(dtype)
-    return column.to_numpy(precision(column), na_value=np.nan)
+        values = column.to_numpy(object)
+    elif not column.isna().any():
+        values = column.to_numpy(dtype)
+    else:
+        values = column.to_numpy(precision(column), na_value=np.nan)
+    return values
 
 
-def _from_columns(columns: Mapping, name: str) -> "pd.DataFrame":
+def _from_columns(columns: Mapping[Any, Any], name: str) -> "pd.DataFrame":
     import pandas as pd
 
     columns = {key: _column(key, column, name) for key, column in columns.items()}
@@ -214,7 +222,7 @@ def _column(key: Any, column: Any, name: str) -> "pd.Series":
     return pd.Series(column).reset_index(drop=True)
 
 
-def _from_rows(rows: list, name: str) -> "pd.DataFrame":
+def _from_rows(rows: list[Any], name: str) -> "pd.DataFrame":
     """Return the frame of a list of values or of rows. Mappings give names to columns, sequences give numbers."""
     import pandas as pd
 

@@ -75,14 +75,14 @@ def narrowest(types: Any) -> type:
 
 def rounded(values: Any, kind: type) -> np.ndarray:
     """Return the values as float64, rounded to the digits of the narrower type `kind`."""
-    values = np.asarray(values, float)
+    exact: np.ndarray = np.asarray(values, float)
     if kind is np.float64:
-        return values
+        return exact
     with np.errstate(over="ignore"):
-        return values.astype(kind).astype(float)
+        return exact.astype(kind).astype(float)
 
 
-def as_array(values: list) -> np.ndarray:
+def as_array(values: list[Any]) -> np.ndarray:
     """Return an array of numbers if a list holds only numbers. Otherwise return an array of unchanged objects."""
     kinds = set(map(type, values))
     if kinds & set(NARROW) and kinds <= {*NARROW, float, type(None), np.ma.core.MaskedConstant}:
