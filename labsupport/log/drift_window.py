@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from labsupport.detection import Detection
 from labsupport.log.prediction_log import PredictionLog
 from labsupport.log.rows import Moment
 from labsupport.log.tables import FEATURES
@@ -38,16 +39,18 @@ def window(log: PredictionLog, since: Moment = None, until: Moment = None) -> "p
     >>> folder.cleanup()
     """
     rows = log.frame(since=since, until=until)
-    seen = rows[list(INPUTS)].astype(float)
-    seen["megapixels"] = rows["width"] * rows["height"] / 1e6
-    seen["label"] = [_surest(found) for found in rows["detections"]]
-    seen["objects"] = rows["n_detections"]
-    seen["confidence"] = rows["max_confidence"].astype(float)
-    seen["correct"] = rows["correct"]
-    return seen
+    columns = rows[list(INPUTS)].astype(float)
+    columns["megapixels"] = rows["width"] * rows["height"] / 1e6
+    columns["label"] = [_surest(detections) for detections in rows["detections"]]
+    columns["objects"] = rows["n_detections"]
+    columns["confidence"] = rows["max_confidence"].astype(float)
+    columns["correct"] = rows["correct"]
+    return columns
 
 
-def _surest(found) -> str | None:
-    if found is None or not isinstance(found, list | tuple):
+def _surest(detections: object) -> str | None:
+    """Return the label of the object with the highest confidence. Return None for a row without detections."""
+    if not isinstance(detections, list | tuple):
         return None
-    return max(found, key=lambda detection: detection.confidence).label if found else "nothing"
+    surest: Detection | None = max(detections, key=lambda detection: detection.confidence, default=None)
+    return surest.label if surest else "nothing"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -23,7 +24,7 @@ SPECIAL = {"time": pa.timestamp("us", "UTC"), "detections": pa.list_(DETECTION),
 KINDS = {float: pa.float64(), int: pa.int64(), str: pa.string(), bool: pa.bool_()}
 
 
-def write(path: Path | str, kinds: Mapping[str, type], chunks: Iterable[Sequence[Sequence]]) -> int:
+def write(path: Path | str, kinds: Mapping[str, type], chunks: Iterable[Sequence[Sequence[Any]]]) -> int:
     """Write rows of the log to a Parquet file, and return their number. The file appears complete or not at all.
 
     `kinds` maps each column to its type, as `tables.COLUMNS` does. Each chunk holds rows as the database returns them.
@@ -47,7 +48,7 @@ def write(path: Path | str, kinds: Mapping[str, type], chunks: Iterable[Sequence
     return written
 
 
-def _array(column: Sequence, field: pa.Field) -> pa.Array:
+def _array(column: Sequence[Any], field: pa.Field) -> pa.Array:
     if field.name == "time":
         column = [round(seconds * 1e6) for seconds in column]
     elif field.name == "detections":
@@ -57,6 +58,6 @@ def _array(column: Sequence, field: pa.Field) -> pa.Array:
     return pa.array(column, field.type)
 
 
-def _struct(found: dict) -> dict:
-    box = dict(zip(Box._fields, map(round, found["box"]), strict=True))
-    return {**found, "label": mended(found["label"]), "box": box}
+def _struct(detection: dict[str, Any]) -> dict[str, Any]:
+    box = dict(zip(Box._fields, map(round, detection["box"]), strict=True))
+    return {**detection, "label": mended(detection["label"]), "box": box}

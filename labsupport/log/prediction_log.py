@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError
@@ -25,6 +25,8 @@ from labsupport.log.writer import NotWritten, Trouble, Writer
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from labsupport.log.rows import Query
 
 __all__ = [
     "COLUMNS",
@@ -44,7 +46,7 @@ class UnknownPrediction(KeyError):
     """The log has no prediction with that id."""
 
     def __str__(self) -> str:
-        return self.args[0]
+        return str(self.args[0])
 
 
 class PredictionLog:
@@ -123,13 +125,13 @@ class PredictionLog:
         give it as for `rows.seconds`. Text that is too long is cut, and characters that no database stores are replaced.
         Raises ValueError for a feature that has no column, and for an invalid time.
         """
-        seen = features or {}
-        if unknown := seen.keys() - FEATURES:
+        measured = features or {}
+        if unknown := measured.keys() - FEATURES:
             raise ValueError(f"no column for {', '.join(sorted(unknown))}: the features are {', '.join(FEATURES)}")
         now = clock.time() if time is None else rows.seconds(time)
-        found = None if detections is None else tuple(detections)  # a copy: the caller may change its list
-        row = dict(seen, time=now, id=id, key=key, version=version, latency=latency, bytes=bytes)
-        row.update(detections=found, error=error, status=status, shadow=shadow)
+        answer = None if detections is None else tuple(detections)  # a copy: the caller may change its list
+        row: dict[str, Any] = dict(measured, time=now, id=id, key=key, version=version, latency=latency, bytes=bytes)
+        row.update(detections=answer, error=error, status=status, shadow=shadow)
         self._writer.put(row)
 
     def feedback(
@@ -141,7 +143,7 @@ class PredictionLog:
         remarks, the last counts. The remark is written when this returns. Raises `UnknownPrediction`, `NotWritten` if the
         database cannot be written, and ValueError for an empty remark, too many or too long labels, or labels not text.
         """
-        said, id = rows.remark(correct, labels, retry), rows.clean(str(id))
+        remark, id = rows.remark(correct, labels, retry), rows.clean(str(id))
         with self._writing():
             if not self._recorded(id):
                 self.flush()  # the prediction may not be written yet
@@ -150,9 +152,9 @@ class PredictionLog:
                         f"no prediction {shown(id)} is in the log: take the id from X-Prediction-Id"
                     )
             with self._engine.begin() as connection:
-                rows.note(connection, id, said)
+                rows.note(connection, id, remark)
 
-    def receive(self, decided: Sequence[Mapping]) -> int:
+    def receive(self, decided: Sequence[Mapping[str, Any]]) -> int:
         """Store the records of stations (`edge`), each id once, in this order. Return how many were new.
 
         Each record has the form of `schemas.RecordIn`. It becomes a row of `decisions`, and the model's detections become a
@@ -199,13 +201,15 @@ class PredictionLog:
     def __enter__(self) -> "PredictionLog":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
         return f"<PredictionLog {self.url}>"
 
-    def columns(self, *names: str, since: Moment = None, until: Moment = None, shadow: bool = False) -> dict[str, list]:
+    def columns(
+        self, *names: str, since: Moment = None, until: Moment = None, shadow: bool = False
+    ) -> dict[str, list[Any]]:
         """Return columns of the rows with since <= time < until, by time. The rows may be from any process.
 
         `since` and `until` are as for `rows.seconds`: a datetime with a time zone, its text in ISO 8601, or seconds since
@@ -214,10 +218,10 @@ class PredictionLog:
         Raises ValueError for an invalid time or name, and `LogUnavailable` if the database cannot be read.
         """
         with self._reading() as connection:
-            found = connection.execute(rows.query(names, since, until).where(PREDICTIONS.c.shadow.is_(shadow))).all()
-        return dict(zip(names, map(list, zip(*found, strict=True)) if found else [[] for _ in names], strict=True))
+            table = connection.execute(rows.query(names, since, until).where(PREDICTIONS.c.shadow.is_(shadow))).all()
+        return dict(zip(names, map(list, zip(*table, strict=True)) if table else [[] for _ in names], strict=True))
 
-    def select(self, query: sql.Select) -> list[sql.Row]:
+    def select(self, query: "Query") -> "Sequence[sql.Row[*tuple[Any, ...]]]":
         """Return the rows of a query on the tables of `tables`. Raises `LogUnavailable`."""
         with self._reading() as connection:
             return connection.execute(query).all()
@@ -225,7 +229,8 @@ class PredictionLog:
     def oldest(self) -> float | None:
         """Return the time of the oldest row, in seconds since the epoch; None if there is none."""
         with self._reading() as connection:
-            return connection.execute(sql.select(sql.func.min(PREDICTIONS.c.time))).scalar_one()
+            oldest: float | None = connection.execute(sql.select(sql.func.min(PREDICTIONS.c.time))).scalar_one()
+        return oldest
 
     def frame(self, since: Moment = None, until: Moment = None, shadow: bool = False) -> "pd.DataFrame":
         """Return the rows with since <= time < until as a frame, by time. Arguments are as for `columns`.

@@ -5,13 +5,15 @@ Transactions are small so that writers do not wait for long. Users' remarks are 
 
 import logging
 import time as clock
+from collections.abc import Callable
 from datetime import timedelta
 from math import ceil
+from typing import TypeVar
 
 import sqlalchemy as sql
 
 from labsupport import arguments
-from labsupport.log.tables import DECISIONS, FEEDBACK, PREDICTIONS, PRUNING, TENDING, alone
+from labsupport.log.tables import DECISIONS, FEEDBACK, PREDICTIONS, PRUNING, TENDING, alone, driver
 
 AGED = {  # every table with limits, and the column with the time of a row
     PREDICTIONS: PREDICTIONS.c.time,
@@ -25,6 +27,7 @@ INCREMENTAL = 2  # SQLite's auto_vacuum mode in which pages can be given back a 
 JUMP = 3_600.0  # seconds: a clock that jumps ahead by more was set, and may be set back
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 class Retention:
@@ -43,7 +46,7 @@ class Retention:
         if keep is not None and keep < timedelta(0):
             raise ValueError(f"keep or older_than={keep}: a limit cannot be negative: give a timedelta of at least 0")
         if max_bytes is not None:
-            max_bytes = arguments.number("max_bytes", max_bytes, 0, whole=True)
+            max_bytes = int(arguments.number("max_bytes", max_bytes, 0, whole=True))
         self._engine, self._keep, self._max_bytes = engine, keep, max_bytes
         self._began = clock.time() - _elapsed()
         self._jumped = False
@@ -92,13 +95,13 @@ class Retention:
         self.close()
         return False
 
-    def _pausing(self, work, connection: sql.Connection):
+    def _pausing(self, work: Callable[[sql.Connection], Result], connection: sql.Connection) -> Result:
         """Run `work`, then pause as long as it took. SQLite's lock is not fair: without a pause, others may never get it."""
         started = clock.perf_counter()
-        done = work(connection)
-        if done and connection.dialect.name == "sqlite":
+        result = work(connection)
+        if result and connection.dialect.name == "sqlite":
             clock.sleep(clock.perf_counter() - started)
-        return done
+        return result
 
     def _remove(self, connection: sql.Connection) -> dict[sql.Table, int]:
         """Remove rows in one transaction. Return the number for each table, or {} if all are within the limits."""
@@ -160,8 +163,8 @@ def _sampled(connection: sql.Connection, table: str) -> tuple[int, int]:
     pages = f"SELECT pg_relation_size('{table}') / current_setting('block_size')::int"
     percent = min(100.0, 100 * SAMPLE / max(1, connection.exec_driver_sql(pages).scalar_one()))
     sample = f"FROM {table} AS sample TABLESAMPLE SYSTEM ({percent}) REPEATABLE (1)"
-    found = connection.exec_driver_sql(f"SELECT coalesce(sum(pg_column_size(sample)), 0), count(*) {sample}").one()
-    used, rows = (round(float(value) * 100 / percent) for value in found)
+    sums = connection.exec_driver_sql(f"SELECT coalesce(sum(pg_column_size(sample)), 0), count(*) {sample}").one()
+    used, rows = (round(float(value) * 100 / percent) for value in sums)
     return used, rows
 
 
@@ -173,7 +176,7 @@ def _too_many(connection: sql.Connection, max_bytes: int) -> int:
 
 def _oldest(connection: sql.Connection, count: int) -> float:
     """Return the time of the last of the `count` oldest rows of all tables."""
-    times = []
+    times: list[float] = []
     for time in AGED.values():
         times += connection.execute(sql.select(time).where(time.is_not(None)).order_by(time).limit(count)).scalars()
     return sorted(times)[:count][-1]
@@ -195,8 +198,8 @@ def _gave_back(connection: sql.Connection) -> bool:
     if connection.dialect.name != "sqlite" or not _pragma(connection, "freelist_count"):
         return False
     if _pragma(connection, "auto_vacuum") == INCREMENTAL:
-        driver = connection.connection.driver_connection  # each fetched row frees a page; SQLAlchemy would not fetch
-        driver.execute(f"PRAGMA incremental_vacuum({PAGES})").fetchall()
+        # each fetched row frees a page; SQLAlchemy would not fetch
+        driver(connection).execute(f"PRAGMA incremental_vacuum({PAGES})").fetchall()
     else:  # a file of an older version: it is rewritten once
         connection.exec_driver_sql(f"PRAGMA auto_vacuum={INCREMENTAL}")
         connection.exec_driver_sql("VACUUM")
@@ -211,7 +214,8 @@ def _empty_log(connection: sql.Connection) -> None:
 
 
 def _pragma(connection: sql.Connection, name: str) -> int:
-    return connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+    value: int = connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+    return value
 
 
 def _elapsed() -> float:

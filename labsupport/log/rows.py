@@ -10,7 +10,7 @@ from functools import cache
 from itertools import chain
 from numbers import Real
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import numpy as np
 import sqlalchemy as sql
@@ -22,6 +22,8 @@ from labsupport.log.tables import COLUMNS, FEEDBACK, KEPT, PREDICTIONS, SAID
 if TYPE_CHECKING:
     import pandas as pd
 
+    Query = sql.Select[*tuple[Any, ...]]  # with any number of columns
+
 YEAR_10000 = 253_402_300_800  # in seconds since the epoch: a larger number was probably meant in milliseconds
 AT_ONCE = (100, 10, 1)  # rows in one statement: fewer statements delay other threads less
 DTYPES = {float: "float64", int: "Int64", str: "string", list: "object", bool: "boolean"}  # of pandas, with nulls
@@ -31,6 +33,7 @@ TEXT = 1_000  # characters of a key, a version, a label and so on, at most
 LABELS, REMARK = 1_000, 200_000  # labels in a remark, and characters in all of them together, at most
 BROKEN = re.compile("[\0\ud800-\udfff]")  # not allowed in PostgreSQL, UTF-8 or Parquet: NUL, half a surrogate pair
 
+Text = TypeVar("Text", str, str | None)
 Moment = datetime | timedelta | np.datetime64 | np.timedelta64 | float | str | None
 HOW = 'give datetime.now(UTC), "2025-06-01T12:00+00:00", timedelta(minutes=5), or seconds since the epoch'
 
@@ -85,7 +88,7 @@ def _since_epoch(moment: Moment) -> float:
     return float(moment) if isinstance(moment, Real) and not isinstance(moment, bool) else math.nan
 
 
-def clean(text: str | None) -> str | None:
+def clean(text: Text) -> Text:
     """Return the text in a form that any database and any file can store, so that no row is lost because of its text.
 
     A text longer than `TEXT` characters is cut, and the rest is `mended`. Anything but text is returned unchanged.
@@ -98,14 +101,22 @@ def clean(text: str | None) -> str | None:
     return mended(text)
 
 
-def mended(text: str | None) -> str | None:
+def mended(text: Text) -> Text:
     """Return the text with U+FFFD for each NUL and each half of a surrogate pair. Return anything but text unchanged."""
     if not isinstance(text, str) or (text.isascii() and "\0" not in text):
         return text
     return BROKEN.sub("\ufffd", text)
 
 
-def remark(correct: bool | None, labels: Sequence[str] | None, retry: bool) -> dict:
+class Remark(TypedDict):
+    """A user's remark on an answer, with the columns `SAID`."""
+
+    correct: bool | None
+    labels: str | None  # JSON
+    retry: bool
+
+
+def remark(correct: bool | None, labels: Sequence[str] | None, retry: bool) -> Remark:
     """Return a user's remark as the columns `SAID`. Raises ValueError if it is empty or cannot be stored.
 
     Labels are a correction: at most 1,000 of 1,000 characters each, and 200,000 characters together.
@@ -113,7 +124,8 @@ def remark(correct: bool | None, labels: Sequence[str] | None, retry: bool) -> d
     >>> remark(None, ["dog"], False)
     {'correct': False, 'labels': '["dog"]', 'retry': False}
     """
-    correct, retry = (bool(value) if isinstance(value, np.bool_) else value for value in (correct, retry))
+    correct = bool(correct) if isinstance(correct, np.bool_) else correct
+    retry = bool(retry) if isinstance(retry, np.bool_) else retry
     arguments.choice("correct", correct, (None, True, False))
     arguments.choice("retry", retry, (True, False))
     if correct is None and labels is None and not retry:
@@ -143,10 +155,10 @@ def from_json(text: str) -> list[Detection]:
     >>> from_json('[{"label": "cat", "confidence": 0.9, "box": [10, 20, 110, 120]}]')
     [Detection(label='cat', confidence=0.9, box=Box(left=10, top=20, right=110, bottom=120))]
     """
-    return [Detection(found["label"], found["confidence"], Box(*found["box"])) for found in json.loads(text)]
+    return [Detection(one["label"], one["confidence"], Box(*one["box"])) for one in json.loads(text)]
 
 
-def to_frame(columns: Mapping[str, list], kinds: Mapping[str, type]) -> "pd.DataFrame":
+def to_frame(columns: Mapping[str, list[Any]], kinds: Mapping[str, type]) -> "pd.DataFrame":
     """Return columns from the database as a frame: times in UTC, detections as `Detection`, labels as lists."""
     import pandas as pd
 
@@ -159,47 +171,47 @@ def to_frame(columns: Mapping[str, list], kinds: Mapping[str, type]) -> "pd.Data
     return frame
 
 
-def note(connection: sql.Connection, id: str, said: dict) -> None:
+def note(connection: sql.Connection, id: str, said: Remark) -> None:
     """Insert a remark, and store its row number with the prediction. This is part of the caller's transaction."""
-    (number,) = connection.execute(sql.insert(FEEDBACK).values(time=clock.time(), id=id, **said)).inserted_primary_key
-    last = PREDICTIONS.c.said
+    key = connection.execute(sql.insert(FEEDBACK).values(time=clock.time(), id=id, **said)).inserted_primary_key
+    assert key is not None  # an insert of one row has one
+    number, last = key[0], PREDICTIONS.c.said
     later = sql.or_(last.is_(None), last < number)  # another process may be inserting a later remark
     connection.execute(sql.update(PREDICTIONS).where(PREDICTIONS.c.id == id, later).values(said=number))
 
 
-def insert(connection: sql.Connection, rows: list[dict]) -> None:
+def insert(connection: sql.Connection, rows: list[dict[str, Any]]) -> None:
     """Insert recorded rows. You may insert the same rows again if the result of a commit is not known.
 
     With SQLite the result is always known. With PostgreSQL it is not if the network fails during a commit. So rows get their
     numbers first, and a row whose number exists is not inserted again.
     """
-    done, dialect = 0, connection.dialect.name
+    inserted, dialect = 0, connection.dialect.name
     if dialect == "postgresql":
         _number(connection, [row for row in rows if "row" not in row])
-    while done < len(rows):
-        count = next(size for size in AT_ONCE if size <= len(rows) - done)
-        values = chain.from_iterable(map(VALUES[dialect], rows[done : done + count]))
+    while inserted < len(rows):
+        count = next(size for size in AT_ONCE if size <= len(rows) - inserted)
+        values = chain.from_iterable(map(VALUES[dialect], rows[inserted : inserted + count]))
         connection.exec_driver_sql(_statement(dialect, count), tuple(values))
-        done += count
+        inserted += count
 
 
-def query(names: Sequence[str], since: Moment, until: Moment) -> sql.Select:
+def query(names: Sequence[str], since: Moment, until: Moment) -> "Query":
     """Return the query for columns of the rows with since <= time < until, by time, each with its last remark."""
     if not names:
         raise ValueError(f"no column is named: give some of {', '.join((*COLUMNS, *SAID))}")
     for name in names:
         arguments.choice("column", name, (*COLUMNS, *SAID))
     table, each = PREDICTIONS.c, FEEDBACK.alias().c
-    last = sql.select(sql.func.max(each.row)).where(each.id == table.id).correlate(PREDICTIONS).scalar_subquery()
-    last = sql.case(
-        (table.shadow.is_(True), last), else_=table.said
-    )  # a candidate may answer after the user has spoken
+    newest = sql.select(sql.func.max(each.row)).where(each.id == table.id).correlate(PREDICTIONS).scalar_subquery()
+    # a candidate may answer after the user has spoken
+    last = sql.case((table.shadow.is_(True), newest), else_=table.said)
     chosen = sql.select(*(_column(name) for name in names))
     chosen = chosen.select_from(PREDICTIONS.outerjoin(FEEDBACK, FEEDBACK.c.row == last)).order_by(table.time, table.row)
     return within(chosen, table.time, since, until)
 
 
-def within(chosen: sql.Select, time: sql.Column, since: Moment, until: Moment) -> sql.Select:
+def within(chosen: "Query", time: sql.Column[Any], since: Moment, until: Moment) -> "Query":
     """Return the query limited to since <= time < until. None means no limit. Raises the errors of `seconds`."""
     if since is not None:
         chosen = chosen.where(time >= seconds(since, "since"))
@@ -208,13 +220,13 @@ def within(chosen: sql.Select, time: sql.Column, since: Moment, until: Moment) -
     return chosen
 
 
-def _column(name: str) -> sql.ColumnElement:
+def _column(name: str) -> sql.ColumnElement[Any]:
     if name in DERIVED:
         return DERIVED[name].label(name)
     return PREDICTIONS.c[name] if name in COLUMNS else FEEDBACK.c[name]
 
 
-def _number(connection: sql.Connection, rows: list[dict]) -> None:
+def _number(connection: sql.Connection, rows: list[dict[str, Any]]) -> None:
     """Give rows numbers from the table's sequence. No process gets a number twice, also after a rollback."""
     ask = "SELECT nextval(pg_get_serial_sequence('predictions', 'row')) FROM generate_series(1, %s)"
     for row, number in zip(rows, connection.exec_driver_sql(ask, (len(rows),)).scalars(), strict=True):
@@ -229,21 +241,21 @@ def _statement(dialect: str, count: int) -> str:
     return f"INSERT INTO predictions ({columns}) VALUES {', '.join([marks] * count)}{suffix}"
 
 
-def _numbered(row: dict) -> tuple:
+def _numbered(row: dict[str, Any]) -> tuple[Any, ...]:
     """Return `_values` with the row's number, and None in place of NaN. SQLite stores NaN as NULL anyway."""
     return row["row"], *(value if value == value else None for value in _values(row))
 
 
-def _values(row: dict) -> tuple:
+def _values(row: dict[str, Any]) -> tuple[Any, ...]:
     """Return the values of a row for the table: with the summary of its detections, and without NumPy scalars."""
-    found, row = row["detections"], {**EMPTY, **row, "time": seconds(row["time"])}
+    detections, row = row["detections"], {**EMPTY, **row, "time": seconds(row["time"])}
     row.update((name, clean(row[name])) for name in TEXTS)
-    if found is not None:
-        row.update(detections=to_json(found), n_detections=len(found))
-    if found:
-        sure = [detection.confidence for detection in found]
+    if detections is not None:
+        row.update(detections=to_json(detections), n_detections=len(detections))
+    if detections:
+        sure = [detection.confidence for detection in detections]
         row.update(mean_confidence=sum(sure) / len(sure), max_confidence=max(sure), min_confidence=min(sure))
-    values = _ordered(row)
+    values: tuple[Any, ...] = _ordered(row)
     if not _plain(tuple(map(type, values))):
         values = tuple(None if value is None else kind(value) for value, kind in zip(values, PLAIN, strict=True))
     return values
@@ -252,7 +264,7 @@ def _values(row: dict) -> tuple:
 @cache
 def _plain(kinds: tuple[type, ...]) -> bool:
     """Return whether the table accepts these types. The cache makes this one check for each combination of types."""
-    return all(kind in (wanted, type(None)) for kind, wanted in zip(kinds, PLAIN, strict=True))
+    return all(kind in (plain, type(None)) for kind, plain in zip(kinds, PLAIN, strict=True))
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=float).encode

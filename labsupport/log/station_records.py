@@ -6,7 +6,7 @@ so the second arrival changes nothing. The model's detections are stored as a pr
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sql
 
@@ -31,7 +31,7 @@ class RecordClash(ValueError):
     """A record has the id of a prediction that did not come from a station."""
 
 
-def checked(record: Mapping) -> dict:
+def checked(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of a record, and its `prediction`. Raises ValueError if `schemas.RecordIn` would refuse it.
 
     >>> checked({"id": "1", "station": "s", "product": "p", "verdict": "maybe"})
@@ -53,7 +53,7 @@ def checked(record: Mapping) -> dict:
     return {name: row[name] for name in (*DECIDED, "prediction")}
 
 
-def _check_prediction(seen: Mapping) -> None:
+def _check_prediction(seen: Mapping[str, Any]) -> None:
     arguments.text("version", _fields("prediction", seen).get("version"), rows.TEXT)
     arguments.number("latency", seen.get("latency"), 0)
     for name, value in _fields("features", seen.get("features")).items():
@@ -63,21 +63,21 @@ def _check_prediction(seen: Mapping) -> None:
         raise ValueError(
             f"detections={arguments.shown(seen.get('detections'))}: give a list, empty if nothing was found"
         )
-    for found in seen["detections"]:
-        arguments.text("label", _fields("a detection", found).get("label"), rows.TEXT)
-        arguments.number("confidence", found.get("confidence"), 0, 1)
-        for side in _fields("box", found.get("box")).keys() | {*Box._fields}:
+    for detection in seen["detections"]:
+        arguments.text("label", _fields("a detection", detection).get("label"), rows.TEXT)
+        arguments.number("confidence", detection.get("confidence"), 0, 1)
+        for side in _fields("box", detection.get("box")).keys() | {*Box._fields}:
             arguments.choice("a side of box", side, Box._fields)
-            arguments.number(side, found["box"].get(side), -(2**31), 2**31, whole=True)
+            arguments.number(side, detection["box"].get(side), -(2**31), 2**31, whole=True)
 
 
-def _fields(name: str, value: object) -> Mapping:
+def _fields(name: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{name}={arguments.shown(value)}: give a dictionary")
     return value
 
 
-def take(connection: sql.Connection, records: Sequence[Mapping]) -> int:
+def take(connection: sql.Connection, records: Sequence[Mapping[str, Any]]) -> int:
     """Insert the records whose ids are new, in their order, in the caller's transaction. Return how many were new.
 
     Raises `RecordClash` if a new one has the id of a prediction that did not come from a station.
@@ -102,9 +102,10 @@ def read(connection: sql.Connection, since: Moment, until: Moment) -> "pd.DataFr
     return frame
 
 
-def _prediction(record: dict) -> dict:
+def _prediction(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of `predictions` for a record: the model's detections, with the record's id and time."""
-    seen = record["prediction"]
-    found = [Detection(d["label"], d["confidence"], Box(**d["box"])) for d in seen["detections"]]
+    answer = record["prediction"]
+    detections = [Detection(d["label"], d["confidence"], Box(**d["box"])) for d in answer["detections"]]
     row = {"id": record["id"], "time": record["time"], "key": record["product"], "status": 200, "shadow": False}
-    return {**seen["features"], **row, "version": seen["version"], "latency": seen["latency"], "detections": found}
+    row |= {"version": answer["version"], "latency": answer["latency"], "detections": detections}
+    return {**answer["features"], **row}

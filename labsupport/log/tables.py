@@ -5,13 +5,17 @@ tables; `rows` converts their rows.
 """
 
 import re
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.types import TypeEngine
 
 from labsupport import sqlite
 
@@ -45,17 +49,13 @@ FOUND = {  # the version and the tables' names, in one statement so that they ar
         coalesce(substring(obj_description(to_regclass('predictions'), 'pg_class') from '^labsupport ([0-9]+)$'), '0'),
         concat_ws(',', to_regclass('predictions')::text, to_regclass('feedback')::text, to_regclass('decisions')::text)""",
 }
-ADDRESS = re.compile(  # of a server: user and password may not contain the characters that end them
-    r"[\w+]+://([^:/?#@]*(:[^/?#@]*)?@)?[^/?#@]*(/[^/?#@]*)?(\?[^#@]*)?"
-)
+# of a server: user and password may not contain the characters that end them
+ADDRESS = re.compile(r"[\w+]+://([^:/?#@]*(:[^/?#@]*)?@)?[^/?#@]*(/[^/?#@]*)?(\?[^#@]*)?")
 HINTS = {
     "sqlite": "is its folder writable, and is it a SQLite file?",
     "postgresql": "is the server running, and may we log in?",
 }
-MARK = {
-    "sqlite": "PRAGMA user_version={}",
-    "postgresql": "COMMENT ON TABLE predictions IS 'labsupport {}'",
-}
+MARK = {"sqlite": "PRAGMA user_version={}", "postgresql": "COMMENT ON TABLE predictions IS 'labsupport {}'"}
 # PostgreSQL's locks: numbers that no other program uses
 MIGRATING, PRUNING, TENDING = 7521948360, 7521948361, 7521948362
 
@@ -84,12 +84,12 @@ DECIDED = {  # the verdict of a station on one product
     "latency": float,
     "reason": str,
 }
-KEPT = {
-    name: kind for name, kind in COLUMNS.items() if name != "aspect"
-}  # `aspect` is width / height, computed at reading
+# `aspect` is width / height, computed at reading
+KEPT = {name: kind for name, kind in COLUMNS.items() if name != "aspect"}
 
 WHOLE = sql.BigInteger().with_variant(sql.Integer(), "sqlite")  # SQLite's integers have 64 bits anyway
-KINDS = {float: sql.Float, int: WHOLE, str: sql.String, list: sql.Text, bool: sql.Boolean}
+Kind = type[TypeEngine[Any]] | TypeEngine[Any]
+KINDS: dict[type, Kind] = {float: sql.Float, int: WHOLE, str: sql.String, list: sql.Text, bool: sql.Boolean}
 TABLES = sql.MetaData()
 PREDICTIONS = sql.Table(
     "predictions",
@@ -151,22 +151,18 @@ def prepare(engine: sql.Engine) -> None:
 
     Raises `LogUnavailable` and `UnknownSchema`.
     """
-    sqlite_file = engine.dialect.name == "sqlite"
-    name = engine.url.database if sqlite_file else shown(engine.url)
+    kind = engine.dialect.name
+    file = engine.url.database if kind == "sqlite" else None
+    name = file or shown(engine.url)
     try:
-        if sqlite_file:
-            sqlite.make(name)
+        if file:
+            sqlite.make(file)
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             _prepare(connection, name)
-        if sqlite_file:
-            sqlite.make_private(name)
+        if file:
+            sqlite.make_private(file)
     except DBAPIError as error:
-        hint = (
-            "is its folder writable, and is it a SQLite file?"
-            if sqlite_file
-            else "is the server running, and may we log in?"
-        )
-        raise LogUnavailable(f"{name}: {reason(error)}: {hint}") from error
+        raise LogUnavailable(f"{name}: {reason(error)}: {HINTS[kind]}") from error
     except OSError as error:
         raise LogUnavailable(f"{name}: unable to open it ({error.strerror}): {HINTS['sqlite']}") from error
 
@@ -195,6 +191,13 @@ def moved(connection: sql.Connection) -> bool:
     return file is not None and sqlite.identity(file) != identity
 
 
+def driver(connection: sql.Connection) -> sqlite3.Connection:
+    """Return the connection of the module sqlite3 that a connection to a SQLite file uses."""
+    driver: sqlite3.Connection | None = connection.connection.driver_connection
+    assert driver is not None
+    return driver
+
+
 @contextmanager
 def alone(connection: sql.Connection, lock: int = MIGRATING) -> Iterator[None]:
     """Run the block in a transaction on a connection in autocommit, with the lock. In SQLite no other process writes."""
@@ -215,18 +218,20 @@ def _file(url: str | Path | sql.URL) -> Path | None:
     """Return the SQLite file that a URL names, or None for another URL."""
     if isinstance(url, Path):
         return url.absolute()
-    path = url.removeprefix("sqlite:///") if isinstance(url, str) else url
-    return Path(path).absolute() if path not in (url, "", ":memory:") else None
+    if not isinstance(url, str) or not url.startswith("sqlite:///"):
+        return None
+    path = url.removeprefix("sqlite:///")
+    return Path(path).absolute() if path not in ("", ":memory:") else None
 
 
-def _parsed(url: str | sql.URL) -> sql.URL:
+def _parsed(url: str | Path | sql.URL) -> sql.URL:
     """Parse a URL. Raises ValueError for a password with special characters, because it would be split at them."""
     if isinstance(url, sql.URL):
         return url
     try:
         if isinstance(url, str) and ADDRESS.fullmatch(url):
             return sql.make_url(url)
-    except (ValueError, sql.exc.ArgumentError):  # their messages may contain the password, taken for a port
+    except (ValueError, ArgumentError):  # their messages may contain the password, taken for a port
         pass
     raise ValueError(
         "the log's address cannot be read: write sqlite:///file or postgresql+psycopg://user:password@host/database, "
@@ -246,7 +251,7 @@ def _sqlite(file: Path) -> sql.Engine:
     )
 
     @sql.event.listens_for(engine, "connect")
-    def connected(connection, record) -> None:
+    def connected(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
         connection.execute("PRAGMA synchronous=NORMAL")
         record.info["file"] = file, sqlite.identity(file)
 
@@ -267,7 +272,7 @@ def _prepare(connection: sql.Connection, name: str) -> None:
     if _older(connection):
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")  # works only for a new file; for `retention`
-            sqlite.write_ahead(connection.connection.driver_connection)  # a permanent setting of the file
+            sqlite.write_ahead(driver(connection))  # a permanent setting of the file
         with alone(connection):
             if _older(connection):
                 version, _ = _found(connection)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.exc import DataError, DBAPIError
@@ -44,12 +45,12 @@ class Trouble:
     def __init__(self, name: str) -> None:
         self.name, self.there = name, False
 
-    def met(self, message: str, *arguments) -> None:
+    def met(self, message: str, *arguments: object) -> None:
         if not self.there:
             self.there = True
             logger.warning(f"%s {message}", self.name, *arguments)
 
-    def over(self, message: str, *arguments) -> None:
+    def over(self, message: str, *arguments: object) -> None:
         if self.there:
             self.there = False
             logger.warning(f"%s {message}", self.name, *arguments)
@@ -76,7 +77,7 @@ class Writer:
         self,
         engine: sql.Engine,
         name: str,
-        insert: Callable[[sql.Connection, list[dict]], None],
+        insert: Callable[[sql.Connection, list[dict[str, Any]]], None],
         prepare: Callable[[], object] = lambda: None,
         tend: Callable[[], bool] | None = None,
         end: Callable[[], object] = lambda: None,
@@ -85,7 +86,9 @@ class Writer:
         self._engine, self._name, self._insert = engine, name, insert
         self._prepare, self._tend, self._end = prepare, tend, end
         self._changed = threading.Condition()  # guards the attributes below; never held while the database works
-        self._queue: deque = deque()  # (number, row), the oldest first; a row leaves it once it is written
+        self._queue: deque[tuple[int, dict[str, Any]]] = (
+            deque()
+        )  # (number, row), the oldest first; a row leaves it once it is written
         self._number = self._writing = self._flushing = 0  # rows so far; rows in the transaction; threads in flush
         self._lost = 0  # rows that were dropped since the queue was last short
         self._most, self._due, self._closing = BATCH, 0.0, False
@@ -94,7 +97,7 @@ class Writer:
         # rows that no database can store, since the last message; when the next message may come
         self._bad, self._bad_due = 0, 0.0
 
-    def put(self, row: dict) -> None:
+    def put(self, row: dict[str, Any]) -> None:
         """Queue a row. If too many rows wait, drop the oldest that is not in a transaction, and count it."""
         with self._changed:
             self._number += 1
@@ -162,7 +165,7 @@ class Writer:
             self._end()
         return closed
 
-    def _next(self) -> list[dict] | None:
+    def _next(self) -> list[dict[str, Any]] | None:
         """Wait for the next batch and return it. Return [] if it is time to tend, and None if the log closes."""
         with self._changed:
             pause = max(self._due - clock.monotonic(), 0) if self._tend else None
@@ -252,7 +255,8 @@ class Writer:
             more = self._tend()
             self._tending.over("is kept within its limits again")
         except Exception as error:
-            more = self._tending.met("is not kept within its limits, old rows stay: %s", tables.reason(error))
+            more = False
+            self._tending.met("is not kept within its limits, old rows stay: %s", tables.reason(error))
         self._due = 0.0 if more else clock.monotonic() + TEND
 
 
