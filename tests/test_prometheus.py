@@ -198,7 +198,7 @@ def _answer(metrics: Metrics, row: dict[str, float]) -> None:
     metrics.answered("/detect", "POST", status, 0.1)
     found = [Detection("car", row["max_confidence"], Box(0, 0, 1, 1))] * int(row["n_detections"]) if answered else None
     features = {"brightness": row["brightness"], "width": 640, "height": 480}
-    if status != 503:  # who is refused never gets to the desk
+    if status != 503:  # who is refused never gets to the predictor
         metrics.predicted("simulated", row["latency"], found, features if answered else None, status)
 
 

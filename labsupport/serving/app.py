@@ -26,7 +26,7 @@ from labsupport.protection import COPIES, LEAST, MOST_SLOTS, Admission, Budget, 
 from labsupport.rollout import Ramps, Router
 from labsupport.serving import access_log, errors, routes, strict_routes
 from labsupport.serving.kept_uploads import Uploads
-from labsupport.serving.predictor import Desk
+from labsupport.serving.predictor import Predictor
 from labsupport.serving.running import PortTaken, RunningServer, serve
 from labsupport.serving.schemas import ERRORS, GUARDED, NO_NUL, Problem
 from labsupport.serving.strict_routes import StrictRoute
@@ -117,23 +117,25 @@ def create_app(
     metrics, handlers = Metrics(), set()
     budget = Budget(memory if memory is None else arguments.number("memory", memory, least=LEAST, whole=True))
     slots = Slots(slots and slots + 1, budget=budget)
-    desk = Desk(routers, slots, log, Uploads() if keep_uploads else None, metrics)
+    predictor = Predictor(routers, slots, log, Uploads() if keep_uploads else None, metrics)
     metrics.places.set(slots.limit)
     app.state.root_path = root_path
     app.state.wrong_tokens = WrongTokens(lambda reason: metrics.unauthorised.labels(reason).inc())
     # the last one added is the first to see a request
-    app.add_middleware(Admission, slots=slots, rules=RULES, wrong_tokens=app.state.wrong_tokens, refused=desk.refused)
+    app.add_middleware(
+        Admission, slots=slots, rules=RULES, wrong_tokens=app.state.wrong_tokens, refused=predictor.refused
+    )
     app.add_middleware(access_log.AccessLog)
     app.add_middleware(Watch, metrics=metrics, handlers=handlers)
     if root_path:
         app.add_middleware(Prefix, root_path=root_path)
     _explain_errors(app)
-    routes.add_prediction_routes(app, desk)
+    routes.add_prediction_routes(app, predictor)
     routes.add_feedback_route(app, log, metrics)
     routes.add_records_route(app, log)
-    routes.add_rollout_routes(app, desk, ramps)
+    routes.add_rollout_routes(app, predictor, ramps)
     routes.add_status_routes(app, routers)
-    routes.add_metrics_route(app, desk)
+    routes.add_metrics_route(app, predictor)
     routes.add_dashboard_routes(app, Live(log, routers))
     routes.add_browser_routes(app)
     routes.add_head_routes(app)

@@ -48,7 +48,7 @@ class Prediction:
         return {"X-Prediction-Id": self.id, "X-Model-Version": self.version}
 
 
-class Desk:
+class Predictor:
     """Runs predictions: picks the version, works in a slot, shows the picture to a shadow candidate, and logs the result."""
 
     def __init__(

@@ -18,7 +18,7 @@ from labsupport.monitoring import CONTENT_TYPE, MINUTES, Live, Metrics
 from labsupport.protection import security
 from labsupport.rollout import Gate, Ramps, Router
 from labsupport.serving import browser_page, schemas
-from labsupport.serving.predictor import Asked, Desk, Prediction
+from labsupport.serving.predictor import Asked, Prediction, Predictor
 from labsupport.serving.schemas import (
     UPLOAD,
     CountOut,
@@ -72,7 +72,7 @@ def add_status_routes(app: FastAPI, routers: Mapping[str, Router]) -> None:
         return {"status": "ready", "versions": [router.version for router in routers.values()]}
 
 
-def add_metrics_route(app: FastAPI, desk: Desk) -> None:
+def add_metrics_route(app: FastAPI, predictor: Predictor) -> None:
     @app.get(
         "/metrics",
         tags=["status"],
@@ -81,11 +81,11 @@ def add_metrics_route(app: FastAPI, desk: Desk) -> None:
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     def metrics() -> Response:
-        if desk.log:
-            desk.metrics.dropped(desk.log.dropped)
-        answering = [(name, router.version) for name, router in desk.routers.items()]
-        unjudged = {name: router.unjudged for name, router in desk.routers.items()}
-        return Response(desk.metrics.text(answering, unjudged), media_type=CONTENT_TYPE)
+        if predictor.log:
+            predictor.metrics.dropped(predictor.log.dropped)
+        answering = [(name, router.version) for name, router in predictor.routers.items()]
+        unjudged = {name: router.unjudged for name, router in predictor.routers.items()}
+        return Response(predictor.metrics.text(answering, unjudged), media_type=CONTENT_TYPE)
 
 
 def add_dashboard_routes(app: FastAPI, live: Live) -> None:
@@ -156,7 +156,7 @@ def add_head_routes(app: FastAPI) -> None:
         app.router.routes.append(head)
 
 
-def add_prediction_routes(app: FastAPI, desk: Desk) -> None:
+def add_prediction_routes(app: FastAPI, predictor: Predictor) -> None:
     Question = Annotated[Asked, Depends(asked)]
 
     @app.post(
@@ -170,11 +170,11 @@ def add_prediction_routes(app: FastAPI, desk: Desk) -> None:
     async def predict(question: Question) -> Response:
         def render(prediction: Prediction) -> Response:
             content = images.encode(draw_boxes(prediction.image, prediction.detections))
-            if desk.uploads:  # under an id of the server's: that of a record comes from the client
-                desk.uploads.keep(f"{uuid.uuid4().hex if question.record else prediction.id}.jpg", content)
+            if predictor.uploads:  # under an id of the server's: that of a record comes from the client
+                predictor.uploads.keep(f"{uuid.uuid4().hex if question.record else prediction.id}.jpg", content)
             return Response(content, media_type="image/jpeg", headers=prediction.headers)
 
-        return await desk.answer(question, render)
+        return await predictor.answer(question, render)
 
     @app.post(
         "/detect",
@@ -189,13 +189,13 @@ def add_prediction_routes(app: FastAPI, desk: Desk) -> None:
             content = {"id": p.id, "version": p.version, "latency": p.latency, "detections": found}
             return JSONResponse(content, headers=p.headers)
 
-        return await desk.answer(question, render)
+        return await predictor.answer(question, render)
 
     for plural, label in COUNTED.items():
-        _add_counting_route(app, desk, plural, label)
+        _add_counting_route(app, predictor, plural, label)
 
 
-def _add_counting_route(app: FastAPI, desk: Desk, plural: str, label: str) -> None:
+def _add_counting_route(app: FastAPI, predictor: Predictor, plural: str, label: str) -> None:
     @app.post(
         f"/count-{plural}",
         tags=["predictions"],
@@ -210,7 +210,7 @@ def _add_counting_route(app: FastAPI, desk: Desk, plural: str, label: str) -> No
             content = {"label": label, "count": len(found), "detections": found}
             return JSONResponse(content, headers=prediction.headers)
 
-        return await desk.answer(question, render)
+        return await predictor.answer(question, render)
 
 
 def _as_json(detections: list[Detection]) -> list[dict]:
@@ -250,7 +250,7 @@ def add_records_route(app: FastAPI, log: PredictionLog | None) -> None:
         return RecordsOut(new=new, known=len(decided) - new)
 
 
-def add_rollout_routes(app: FastAPI, desk: Desk, ramps: Ramps) -> None:
+def add_rollout_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None:
     @app.get(
         "/rollout",
         tags=["rollout"],
@@ -258,7 +258,7 @@ def add_rollout_routes(app: FastAPI, desk: Desk, ramps: Ramps) -> None:
         responses=schemas.refusals(422, 503),
     )
     def show(model: ModelName = ModelName.yolov3_tiny) -> RolloutOut:
-        return RolloutOut(**desk.router(model.value).status())
+        return RolloutOut(**predictor.router(model.value).status())
 
     @app.put(
         "/rollout",
@@ -269,7 +269,7 @@ def add_rollout_routes(app: FastAPI, desk: Desk, ramps: Ramps) -> None:
         responses=schemas.refusals(400, 404, 409, 422, 503),
     )
     def change(wanted: RolloutIn, model: ModelName = ModelName.yolov3_tiny) -> RolloutOut:
-        router = desk.router(model.value)
+        router = predictor.router(model.value)
         name = wanted.candidate
         if wanted.action in ("shadow", "canary", "blue_green", "ramp") and not name:
             raise HTTPException(422, f"candidate: {wanted.action} needs one, by its version's name")
