@@ -1,7 +1,9 @@
 """What every test needs, the notebooks' cells included: fixtures never reach those, hooks do."""
 
+import copy
 import faulthandler
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,34 @@ def pytest_unconfigure():
     note("")
     if crash:
         faulthandler.enable(crash)  # for what still goes wrong while the process ends
+
+
+SOLVED = """import contextlib, io
+with contextlib.redirect_stdout(io.StringIO()) as printed:
+    {check}
+assert printed.getvalue().startswith({verdict!r}), printed.getvalue()
+"""
+
+
+def pytest_collection_modifyitems(items):
+    """Test an exercise behind its check cell: its `solution` is right, and each of its `wrong` answers gets its own words.
+
+    Both stand in the metadata of the check cell: a text, and a dict from each answer to a part of what the check prints.
+    """
+    items[:] = [part for item in items for part in (item, *_answers(item))]
+
+
+def _answers(item):
+    """Yield a test for each answer in the metadata of a notebook's cell."""
+    metadata = getattr(item, "cell", {}).get("metadata", {})
+    answers = {metadata["solution"]: "Right."} if "solution" in metadata else {}
+    for number, (answer, verdict) in enumerate((answers | metadata.get("wrong", {})).items()):
+        (check,) = re.findall(r"^\S*\.check\(.*\)", item.cell.source, re.MULTILINE)
+        cell = copy.deepcopy(item.cell)
+        verdict = verdict if number == 0 and answers else f"Not yet: {verdict}"
+        cell.source = answer + "\n" + SOLVED.format(check=check, verdict=verdict)
+        name = f"{item.name} {'wrong ' + str(number) if number else 'solution'}"
+        yield type(item).from_parent(item.parent, name=name, cell_num=item.cell_num, cell=cell, options=item.options)
 
 
 @pytest.hookimpl(wrapper=True)

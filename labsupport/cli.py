@@ -6,8 +6,10 @@ Each command imports what it needs when it runs, so that `labsupport check` can 
 import functools
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -104,6 +106,79 @@ def serve(
     for file in paths.root().glob("rollout-*.db"):
         journal.check(file)  # here, because a worker that fails to start is restarted without end
     running.run(options, port, workers)
+
+
+class Action(StrEnum):
+    """What `labsupport rollout` can do."""
+
+    status = "status"
+    shadow = "shadow"
+    canary = "canary"
+    blue_green = "blue_green"
+    ramp = "ramp"
+    switch = "switch"
+    promote = "promote"
+    pause = "pause"
+    resume = "resume"
+    rollback = "rollback"
+
+
+@command
+def rollout(
+    action: Annotated[
+        Action, typer.Argument(help="status only looks; every other action needs LAB_TOKEN")
+    ] = Action.status,
+    version: Annotated[
+        str | None,
+        typer.Argument(help="the candidate, or the version that a rollback returns to: see versions in status"),
+    ] = None,
+    model: str = "yolov3-tiny",
+    weight: Annotated[float | None, typer.Option(help="percent of the requests that a canary answers")] = None,
+    percent: Annotated[float | None, typer.Option(help="percent of the pictures that a shadow candidate sees")] = None,
+    steps: Annotated[str | None, typer.Option(help="the weights of a ramp, as in 5,25,50,100")] = None,
+    reason: Annotated[str, typer.Option(help="a note for the log of changes")] = "",
+    url: Annotated[str | None, typer.Option(help="of the server; by default the one on LAB_PORT, or 8000")] = None,
+) -> None:
+    """Show which version of a model a running server answers with, or change it."""
+    import requests
+
+    from labsupport import loopback
+    from labsupport.client import Client
+    from labsupport.protection import security
+
+    change = None
+    if action is not Action.status:
+        weights = [float(weight) for weight in steps.split(",")] if steps else None
+        target = "to" if action is Action.rollback else "candidate"
+        given = {target: version, "weight": weight, "percent": percent, "steps": weights, "reason": reason or None}
+        change = {"action": action.value, **{name: value for name, value in given.items() if value is not None}}
+    server = Client(url or f"http://127.0.0.1:{loopback.default_port()}", model)
+    try:
+        status = server.rollout(change, security.token())
+    except requests.ConnectionError as error:
+        raise OSError(f"no server answers at {server.url}: start one with labsupport serve, or give --url") from error
+    for line in _rollout_lines(status):
+        typer.echo(line)
+
+
+def _rollout_lines(status: dict[str, Any]) -> list[str]:
+    """Return a text with one line for each version that has a part in the rollout, and for what is wrong.
+
+    >>> status = {"phase": "Healthy", "action": "start", "stable": "v1", "candidate": None, "mode": "stable", "share": 0}
+    >>> _rollout_lines(status | {"paused": False, "time": 0, "reason": "", "figures": {}, "loadable": [], "trouble": ""})
+    ['Healthy: start, at 1970-01-01 00:00:00 UTC', '  stable     v1  answers 100 %']
+    """
+    since = datetime.fromtimestamp(status["time"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    reason = f" ({status['reason']})" if status["reason"] else ""
+    lines = [f"{status['phase']}: {status['action']}, at {since}{reason}"]
+    shadow, share = status["mode"] == "shadow", status["share"]
+    lines.append(f"  stable     {status['stable']}  answers {100 if shadow else 100 - share:g} %")
+    if status["candidate"]:
+        lines.append(f"  candidate  {status['candidate']}  {'sees' if shadow else 'answers'} {share:g} %")
+    lines += [f"  {name} {value:.4g}" for name, value in status["figures"].items()]
+    if others := [name for name in status["loadable"] if name not in (status["stable"], status["candidate"])]:
+        lines.append(f"  versions   {', '.join(others)}")
+    return [*lines, f"  trouble    {status['trouble']}"] if status["trouble"] else lines
 
 
 @command

@@ -60,6 +60,28 @@ class Client:
             raise ServerError(f"{self.url} is not the lab's server, it answered: {response.text[:200]}") from error
         return detections
 
+    def rollout(self, change: dict[str, Any] | None = None, token: str | None = None) -> dict[str, Any]:
+        """Return which version of the model answers, as `GET /rollout` says it. With a `change`, make it first.
+
+        A change is the body of `PUT /rollout`, as {"action": "canary", "candidate": "yolov3-tiny/opencv-f32"}, and needs the
+        server's `token`. Raises `ServerError` if the server refuses, and the errors of requests if there is no response.
+        """
+        response = self._session.request(
+            "GET" if change is None else "PUT",
+            f"{self.url}/rollout",
+            params={"model": self.model},
+            json=change,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=TIMEOUT,
+            allow_redirects=False,
+        )
+        if response.status_code != 200:
+            raise ServerError(f"{response.status_code}: {_detail(response)}")
+        try:
+            return dict(response.json())
+        except NOT_OURS as error:
+            raise ServerError(f"{self.url} is not the lab's server, it answered: {response.text[:200]}") from error
+
     def _post(self, url: str, **request: Any) -> requests.Response:
         """Send a request, with retries. `urllib3.util.Retry` may wait for a minute, and adds no jitter to `Retry-After`."""
         request = {"timeout": TIMEOUT, "allow_redirects": False, **request}

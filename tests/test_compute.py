@@ -308,13 +308,13 @@ TABLE = pd.DataFrame(COLUMNS, index=["a", "b", "c", "d"])
     ],
 )
 def test_enough_machines(answer, verdict, capsys):
-    compute_checks.enough_machines(answer, SERVER)
+    compute_checks.enough_machines.check(answer, SERVER)
     assert verdict in capsys.readouterr().out
 
 
 def test_too_few_machines_are_told_their_99th_percentile(capsys):
     slow = Server([0.09, 0.11], slots=3, cores=2, places=39)  # 20 requests/s: 11 machines have 18.2 each
-    compute_checks.enough_machines(11, slow)
+    compute_checks.enough_machines.check(11, slow)
     assert "18 requests/s each is a 99th percentile of" in capsys.readouterr().out
 
 
@@ -329,7 +329,7 @@ def test_too_few_machines_are_told_their_99th_percentile(capsys):
     ],
 )
 def test_half_load(answer, verdict, capsys):
-    compute_checks.half_load(answer, SERVER)
+    compute_checks.half_load.check(answer, SERVER)
     assert verdict in capsys.readouterr().out
 
 
@@ -344,5 +344,5 @@ def test_half_load(answer, verdict, capsys):
     ],
 )
 def test_cheapest(answer, verdict, capsys):
-    compute_checks.cheapest(answer, TABLE, {"memory MB": 250, "disk MB": 20})
+    compute_checks.cheapest.check(answer, TABLE, {"memory MB": 250, "disk MB": 20})
     assert verdict in capsys.readouterr().out

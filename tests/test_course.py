@@ -13,8 +13,8 @@ LAB = paths.root()
 LESSONS = re.findall(r"^\| \[(\w+)\.ipynb\]", (LAB / "README.md").read_text(), re.MULTILINE)  # in the order of the map
 NOTEBOOKS = {path.stem: nbformat.read(path, 4) for path in sorted((LAB / "notebooks").glob("*.ipynb"))}
 PAGES = [*LAB.glob("*.md"), *(LAB / "docs").glob("*.md"), *(LAB / "deploy").rglob("*.md"), LAB / "images" / "README.md"]
-CHECKS = {name: one for name, one in vars(exercises).items() if hasattr(one, "__wrapped__")}
-CALL = re.compile(r"^exercises\.(\w+)\(", re.MULTILINE)
+CHECKS = {name: one for name, one in vars(exercises).items() if isinstance(one, exercises.Exercise)}
+CALL = re.compile(r"^exercises\.(\w+)\.check\(", re.MULTILINE)
 every_lesson = pytest.mark.parametrize("lesson", LESSONS)
 
 
@@ -50,7 +50,7 @@ def test_every_exercise_has_a_check_which_the_unchanged_start_does_not_pass(less
     assert len(asked) == len(checked) >= 1
     for cell in checked:
         said = "".join(output.get("text", "") for output in cell.outputs)
-        assert said.startswith("Not yet: "), (cell.source, said)
+        assert said.startswith(("Not yet: ", "Not tried yet: ")), (cell.source, said)
 
 
 def used() -> list[str]:

@@ -900,5 +900,5 @@ def careful(found):
     ],
 )
 def test_a_check_cell_passes_what_is_right_and_says_what_is_wrong(question, answer, verdict, capsys):
-    question(answer)
+    question.check(answer)
     assert verdict in capsys.readouterr().out

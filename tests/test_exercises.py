@@ -33,7 +33,7 @@ from labsupport.serving import create_app, serve
     ],
 )
 def test_highest_confidence(answer, verdict, capsys):
-    exercises.highest_confidence(answer)
+    exercises.highest_confidence.check(answer)
     assert verdict in capsys.readouterr().out
 
 
@@ -54,7 +54,7 @@ def test_count_endpoint(count, verdict, detector, capsys):
         def answer(file: UploadFile, model: str = "yolov3-tiny"):
             return {"count": count(detector.detect(images.decode(file.file.read())))}
 
-    exercises.count_endpoint(app)
+    exercises.count_endpoint.check(app)
     assert verdict in capsys.readouterr().out
 
 
@@ -77,7 +77,7 @@ def test_alarm_endpoint(status, answer, verdict, detector, capsys):
         found = detector.detect(images.decode(file.file.read()))
         return {"alarm": answer(label in [d.label for d in found])}
 
-    exercises.alarm_endpoint(app)
+    exercises.alarm_endpoint.check(app)
     assert verdict in capsys.readouterr().out
 
 
@@ -112,7 +112,7 @@ LIMITED = Annotated[float, Query(ge=0, le=1)]
     ],
 )
 def test_confidence_challenge(takes, asks, verdict, detector, capsys):
-    exercises.confidence_challenge(lab_app(detector, takes), asks)
+    exercises.confidence_challenge.check(lab_app(detector, takes), asks)
     assert verdict in capsys.readouterr().out
 
 
@@ -121,7 +121,7 @@ def test_confidence_challenge(takes, asks, verdict, detector, capsys):
     [(1 / 30, "Right."), (0.033, "Right."), (None, "give a number"), (0.33, "of all answers"), (0.1, "is not it")],
 )
 def test_canary_risk(answer, verdict, capsys):
-    exercises.canary_risk(answer)
+    exercises.canary_risk.check(answer)
     assert verdict in capsys.readouterr().out
 
 
@@ -140,7 +140,7 @@ def test_canary_risk(answer, verdict, capsys):
     ],
 )
 def test_null_gate(gate, verdict, capsys):
-    exercises.null_gate(gate)
+    exercises.null_gate.check(gate)
     assert verdict in capsys.readouterr().out
 
 
@@ -149,7 +149,7 @@ def test_null_gate(gate, verdict, capsys):
     [(299, "Right."), (298, "may still hide an error rate of 1.0"), (300, "one less"), (None, "a whole number")],
 )
 def test_error_free_decisions(answer, verdict, capsys):
-    exercises.error_free_decisions(answer)
+    exercises.error_free_decisions.check(answer)
     assert verdict in capsys.readouterr().out
 
 
@@ -164,7 +164,7 @@ def test_error_free_decisions(answer, verdict, capsys):
     ],
 )
 def test_drifted_columns(answer, verdict, capsys):
-    exercises.drifted_columns(answer)
+    exercises.drifted_columns.check(answer)
     assert verdict in capsys.readouterr().out
 
 
@@ -173,7 +173,7 @@ def test_drifted_columns(answer, verdict, capsys):
     [(10.5, "Right."), (None, "between 0 and 20"), (2, "a higher limit costs less"), (15, "a lower limit costs less")],
 )
 def test_cheapest_limit(answer, verdict, capsys):
-    exercises.cheapest_limit(answer)
+    exercises.cheapest_limit.check(answer)
     assert verdict in capsys.readouterr().out
 
 
@@ -195,7 +195,7 @@ def uncorrected(reference, current):
     ],
 )
 def test_own_detector(is_drift, verdict, capsys):
-    exercises.own_detector(is_drift)
+    exercises.own_detector.check(is_drift)
     assert verdict in capsys.readouterr().out
 
 
@@ -212,7 +212,7 @@ BRIGHT = AlertRule("Bright", "brightness_mean", above=0.8, clear=0.7, window=600
     ],
 )
 def test_bright_rule(rule, verdict, capsys):
-    exercises.bright_rule(rule)
+    exercises.bright_rule.check(rule)
     assert verdict in capsys.readouterr().out
 
 
@@ -221,7 +221,7 @@ def test_bright_rule(rule, verdict, capsys):
     [("concept", "Right."), ("input", "compare brightness"), ("model", "compare objects"), (None, 'give "input"')],
 )
 def test_whose_fault(answer, verdict, capsys):
-    exercises.whose_fault(answer)
+    exercises.whose_fault.check(answer)
     assert verdict in capsys.readouterr().out
 
 
@@ -236,7 +236,7 @@ def test_only_what_users_say_differs_between_the_two_windows():
     [(0.005, "Right."), (0.05 / 9, "what else is tested?"), (0.05, "is not it"), (None, "give a share")],
 )
 def test_pipeline_level(answer, verdict, capsys):
-    exercises.pipeline_level(answer)
+    exercises.pipeline_level.check(answer)
     assert verdict in capsys.readouterr().out
 
 
@@ -253,7 +253,7 @@ def test_pipeline_level(answer, verdict, capsys):
     ],
 )
 def test_order_of_clicks(describe, verdict, capsys):
-    exercises.order_of_clicks(describe)
+    exercises.order_of_clicks.check(describe)
     assert verdict in capsys.readouterr().out
 
 
@@ -267,13 +267,13 @@ def test_order_of_clicks(describe, verdict, capsys):
     ],
 )
 def test_two_changes(answer, verdict, capsys):
-    exercises.two_changes(answer)
+    exercises.two_changes.check(answer)
     assert verdict in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("answer, verdict", [(5.56, "Right."), (20, "7,200,000 pictures"), (None, "a number of hours")])
 def test_night_hours(answer, verdict, capsys):
-    exercises.night_hours(answer)
+    exercises.night_hours.check(answer)
     assert verdict in capsys.readouterr().out
 
 
@@ -298,7 +298,7 @@ def fewest(arrivals, per_hour, patience):
     ],
 )
 def test_fewest_machines(machines, verdict, capsys):
-    exercises.fewest_machines(machines)
+    exercises.fewest_machines.check(machines)
     assert verdict in capsys.readouterr().out
 
 
@@ -318,7 +318,7 @@ def repeated(table, version):
     ],
 )
 def test_files_to_repeat(again, verdict, capsys):
-    exercises.files_to_repeat(again)
+    exercises.files_to_repeat.check(again)
     assert verdict in capsys.readouterr().out
 
 
@@ -331,7 +331,7 @@ OUTCOMES = pd.DataFrame({"degree": ["PARTIAL", "FULL"], "by_model": [0.6, 1.0], 
 )
 def test_price_of_a_look(answer, verdict, capsys):
     """0.4 looks cost as much as 0.03 errors at 5 each."""
-    exercises.price_of_a_look(answer, OUTCOMES)
+    exercises.price_of_a_look.check(answer, OUTCOMES)
     assert verdict in capsys.readouterr().out
 
 
@@ -351,7 +351,7 @@ def test_phones_saved(monkeypatch, capsys):
 
     assert looks("stable") > looks("better")
     for answer in (looks("stable") - looks("better"), looks("better") - looks("stable"), None):
-        exercises.phones_saved(answer)
+        exercises.phones_saved.check(answer)
     right, wrong, missing = capsys.readouterr().out.splitlines()
     assert right == "Right."
     assert f"with the better one it is not {2 * looks('stable') - looks('better')}" in wrong
@@ -364,14 +364,14 @@ def test_ramp_by_request(detector, monkeypatch, tmp_path, capsys):
     candidate = Detector.load(runtime="opencv")
     router.add(candidate)
     with PredictionLog(f"sqlite:///{tmp_path}/log.db") as log, serve(create_app(router, log=log), port=0) as running:
-        exercises.ramp_by_request(running.url)
+        exercises.ramp_by_request.check(running.url)
         change = {"action": "ramp", "candidate": candidate.version, "steps": [5, 100], "interval": 60}
         headers = {"Authorization": "Bearer 0123456789abcdef"}
         requests.put(f"{running.url}/rollout", json=change, headers=headers, timeout=30).raise_for_status()
-        exercises.ramp_by_request(running.url)
+        exercises.ramp_by_request.check(running.url)
         requests.put(f"{running.url}/rollout", json={"action": "rollback"}, headers=headers, timeout=30)
-    exercises.ramp_by_request(running.url)
-    exercises.ramp_by_request(None)
+    exercises.ramp_by_request.check(running.url)
+    exercises.ramp_by_request.check(None)
     before, after, gone, nothing = capsys.readouterr().out.splitlines()
     assert "no candidate answers anybody" in before
     assert after == "Right."
@@ -396,7 +396,7 @@ def calls(rule, traffic, event="fired"):
     ],
 )
 def test_firings(function, verdict, capsys):
-    exercises.firings(function)
+    exercises.firings.check(function)
     assert verdict in capsys.readouterr().out
 
 
@@ -405,7 +405,7 @@ def test_firings(function, verdict, capsys):
     [(0.8, "Right."), (0.6, "go to the others"), (0.75, "on three"), (None, "give a share"), (80, "give a share")],
 )
 def test_load_after_a_loss(answer, verdict, capsys):
-    exercises.load_after_a_loss(answer)
+    exercises.load_after_a_loss.check(answer)
     assert verdict in capsys.readouterr().out
 
 
@@ -420,7 +420,7 @@ def test_load_after_a_loss(answer, verdict, capsys):
     ],
 )
 def test_machines_with_spares(machines, verdict, capsys):
-    exercises.machines_with_spares(machines)
+    exercises.machines_with_spares.check(machines)
     assert verdict in capsys.readouterr().out
 
 
@@ -457,5 +457,5 @@ def asking_whatever_is_wrong(replicas, picture):
     ],
 )
 def test_asked_again(ask, verdict, capsys):
-    exercises.asked_again(ask)
+    exercises.asked_again.check(ask)
     assert verdict in capsys.readouterr().out

@@ -13,6 +13,7 @@ from labsupport.detection.detector import (
     draw_boxes,
     parse_version,
     resize_for_network,
+    versions,
 )
 from labsupport.detection.objects import Box, Detection, Version
 from labsupport.detection.server_answer import NOT_OURS, read_answer
@@ -32,5 +33,6 @@ __all__ = [
     "parse_version",
     "read_answer",
     "resize_for_network",
+    "versions",
     "videos",
 ]

@@ -5,6 +5,7 @@ A `Detector` holds one network. Any number of threads may call `detect(image, co
 """
 
 import glob
+import importlib.util
 import itertools
 import os
 import threading
@@ -136,6 +137,18 @@ def parse_version(version: str) -> tuple[str, str, str]:
     if name not in models.MODELS or precision not in runtimes.RUNTIMES.get(runtime, ()):
         raise UnknownVersion(f"no version is called {version!r}: one is yolov3-tiny/openvino-f32")
     return name, runtime, precision
+
+
+def versions(name: str) -> list[str]:
+    """Return the versions of a model that `Detector.named` can load here. There are none if it is not installed.
+
+    >>> "yolov3-tiny/openvino-f32" in versions("yolov3-tiny")
+    True
+    """
+    here = [] if models.missing(name) else [*runtimes.RUNTIMES]
+    if not importlib.util.find_spec("ai_edge_litert"):
+        here = [runtime for runtime in here if runtime != "litert"]
+    return [f"{name}/{runtime}-{precision}" for runtime in here for precision in runtimes.RUNTIMES[runtime]]
 
 
 def resize_for_network(image: np.ndarray) -> np.ndarray:

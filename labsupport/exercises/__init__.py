@@ -2,7 +2,6 @@
 
 from labsupport.exercises.automation_checks import error_free_decisions, phones_saved, price_of_a_look
 from labsupport.exercises.batch_checks import fewest_machines, files_to_repeat, night_hours
-from labsupport.exercises.checks import check
 from labsupport.exercises.compute_checks import cheapest, enough_machines, half_load
 from labsupport.exercises.drift_checks import (
     bright_rule,
@@ -17,6 +16,8 @@ from labsupport.exercises.drift_checks import (
     whose_fault,
 )
 from labsupport.exercises.edge_checks import backlog, careful_judge, receiver
+from labsupport.exercises.exercise import Exercise, Guess, exercise, predict
+from labsupport.exercises.questions import Question
 from labsupport.exercises.scale_checks import asked_again, load_after_a_loss, machines_with_spares
 from labsupport.exercises.serving_checks import (
     alarm_endpoint,
@@ -29,6 +30,9 @@ from labsupport.exercises.serving_checks import (
 )
 
 __all__ = [
+    "Exercise",
+    "Guess",
+    "Question",
     "alarm_endpoint",
     "asked_again",
     "backlog",
@@ -37,12 +41,12 @@ __all__ = [
     "careful_judge",
     "cheapest",
     "cheapest_limit",
-    "check",
     "confidence_challenge",
     "count_endpoint",
     "drifted_columns",
     "enough_machines",
     "error_free_decisions",
+    "exercise",
     "fewest_machines",
     "files_to_repeat",
     "firings",
@@ -56,6 +60,7 @@ __all__ = [
     "own_detector",
     "phones_saved",
     "pipeline_level",
+    "predict",
     "price_of_a_look",
     "ramp_by_request",
     "receiver",

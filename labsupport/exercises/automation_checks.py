@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labsupport.automation import error_bound
-from labsupport.exercises.checks import check
+from labsupport.exercises.exercise import exercise
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@check
+@exercise()
 def error_free_decisions(answer: int) -> str | None:
     """automation.ipynb: how many decisions without an error promise at most 1 % errors with 95 % confidence."""
     if not isinstance(answer, int):
@@ -22,7 +22,7 @@ def error_free_decisions(answer: int) -> str | None:
     return None if error_bound(0, answer - 1) > 0.01 else "that is enough, and so is one less"
 
 
-@check
+@exercise()
 def price_of_a_look(answer: float, table: "pd.DataFrame") -> str | None:
     """automation.ipynb: the price of a person's look from which on FULL is cheaper than PARTIAL; an error costs 5."""
     if not isinstance(answer, int | float) or not 0 < answer < 100:
@@ -37,7 +37,7 @@ def price_of_a_look(answer: float, table: "pd.DataFrame") -> str | None:
     return "FULL was cheaper before: go down" if cost("FULL", 0.98 * answer) < cost("PARTIAL", 0.98 * answer) else None
 
 
-@check
+@exercise()
 def phones_saved(answer: int) -> str | None:
     """automation.ipynb: of 4,000 phones in shadow, how many fewer does a person look at with the better model?"""
     if not isinstance(answer, int | np.integer):

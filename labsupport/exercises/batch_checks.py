@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labsupport.exercises.checks import check
+from labsupport.exercises.exercise import exercise
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@check
+@exercise()
 def night_hours(answer: float) -> str | None:
     """batch_or_realtime.ipynb: two million pictures at 100 a second, in hours."""
     if not isinstance(answer, int | float):
@@ -19,7 +19,7 @@ def night_hours(answer: float) -> str | None:
     return None if abs(answer - 50 / 9) < 0.1 else f"{answer} hours are {answer * 3600 * 100:,.0f} pictures"
 
 
-@check
+@exercise()
 def fewest_machines(machines: Callable[[list[int], int, int], int]) -> str | None:
     """batch_or_realtime.ipynb: the fewest machines with which no picture waits longer than it may."""
     random = np.random.default_rng(4)
@@ -49,7 +49,7 @@ def _in_time(arrivals: list[int], capacity: int, patience: int) -> bool:
     return True
 
 
-@check
+@exercise()
 def files_to_repeat(again: Callable[["pd.DataFrame", str], list[str]]) -> str | None:
     """batch_or_realtime.ipynb: the files of a table that the next batch must look at again."""
     import pandas as pd

@@ -3,13 +3,13 @@
 import pandas as pd
 
 from labsupport.compute import Server, machines_for
-from labsupport.exercises.checks import check
+from labsupport.exercises.exercise import exercise
 
 RATE, P99 = 200, 0.2  # requests a second; seconds
 CLOSE = 0.05  # an answer is right that is this close: a simulation has its noise
 
 
-@check
+@exercise()
 def enough_machines(answer: int, server: Server) -> str | None:
     """Check the number of such servers that answer `RATE` requests a second with a 99th percentile of at most `P99`
     seconds.
@@ -29,7 +29,7 @@ def enough_machines(answer: int, server: Server) -> str | None:
     return f"{each:.0f} requests/s each is a 99th percentile of {server.predict(each).p99 * 1000:.0f} ms"
 
 
-@check
+@exercise()
 def half_load(answer: float, server: Server) -> str | None:
     """Check the predicted 99th percentile, in seconds, at half of the capacity."""
     if not isinstance(answer, int | float) or isinstance(answer, bool):
@@ -46,7 +46,7 @@ def half_load(answer: float, server: Server) -> str | None:
     )
 
 
-@check
+@exercise()
 def cheapest(answer: str, table: pd.DataFrame, limits: dict[str, float]) -> str | None:
     """Check the runtime (a row of `table`) that costs least in dollars, of those within `limits`: column -> the most."""
     if answer not in table.index:

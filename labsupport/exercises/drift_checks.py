@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labsupport.drift import cusum_run_length
-from labsupport.exercises.checks import check
+from labsupport.exercises.exercise import exercise
 from labsupport.monitoring import AlertRule
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@check
+@exercise()
 def drifted_columns(answer: set[str]) -> str | None:
     """drift.ipynb: which columns of the shop have changed."""
     if not isinstance(answer, set | frozenset | list | tuple):
@@ -23,7 +23,7 @@ def drifted_columns(answer: set[str]) -> str | None:
     return None if answer else "one column has changed: drift.compare(last_week, today).features"
 
 
-@check
+@exercise()
 def cheapest_limit(answer: float) -> str | None:
     """drift.ipynb: the CUSUM's limit with the lowest cost in 10,000 samples, of false alarms and of one shift's delay."""
     if not isinstance(answer, int | float) or not 0 < answer <= 20:
@@ -39,7 +39,7 @@ def cheapest_limit(answer: float) -> str | None:
     return f"{answer} costs {cost(answer):.2f} hours in 10,000 samples: {wrong} limit costs less"
 
 
-@check
+@exercise()
 def own_detector(is_drift: Callable[[np.ndarray, np.ndarray], bool]) -> str | None:
     """drift.ipynb: at most 5 % false alarms on 10 columns, and 80 % of the shifts by half a standard deviation found."""
     random = np.random.default_rng(9)
@@ -54,7 +54,7 @@ def own_detector(is_drift: Callable[[np.ndarray, np.ndarray], bool]) -> str | No
     return None if found >= 160 else f"it finds {found} of 200 shifts: at least 160 are wanted"
 
 
-@check
+@exercise()
 def bright_rule(rule: AlertRule) -> str | None:
     """monitoring.ipynb: an alarm for a camera that looks into the sun."""
     if not isinstance(rule, AlertRule):
@@ -78,7 +78,7 @@ def two_windows() -> tuple["pd.DataFrame", "pd.DataFrame"]:
     return windows[0], windows[1]
 
 
-@check
+@exercise()
 def whose_fault(answer: str) -> str | None:
     """monitoring.ipynb: is it the pictures, the model, or what users expect of it?"""
     if answer not in ("input", "model", "concept"):
@@ -90,7 +90,7 @@ def whose_fault(answer: str) -> str | None:
     return hints.get(answer)
 
 
-@check
+@exercise()
 def firings(calls: Callable[..., int]) -> str | None:
     """monitoring.ipynb: how often a rule fires in an hour of traffic that is looked at every 15 seconds."""
     from labsupport.monitoring import Alarms
@@ -109,7 +109,7 @@ def firings(calls: Callable[..., int]) -> str | None:
     return None
 
 
-@check
+@exercise()
 def pipeline_level(answer: float) -> str | None:
     """pipeline_monitoring.ipynb: the level of each test in a pipeline of nine stages, of which one look in 20 may err."""
     if not isinstance(answer, float):
@@ -119,7 +119,7 @@ def pipeline_level(answer: float) -> str | None:
     return None if abs(answer - 0.005) < 1e-6 else f"{answer} is not it: the levels of all tests add up to 0.05"
 
 
-@check
+@exercise()
 def order_of_clicks(describe: Callable[[list[str]], dict]) -> str | None:
     """pipeline_monitoring.ipynb: figures of a visit that change if the logging sorts its clicks, and only then."""
     from labsupport import drift
@@ -135,7 +135,7 @@ def order_of_clicks(describe: Callable[[list[str]], dict]) -> str | None:
     return None
 
 
-@check
+@exercise()
 def two_changes(answer: list[str]) -> str | None:
     """pipeline_monitoring.ipynb: which stages changed, if the microphone is noisier and the recogniser is version 2."""
     if not isinstance(answer, (list, tuple)):

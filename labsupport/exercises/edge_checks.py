@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from labsupport.detection import Box, Detection
-from labsupport.exercises.checks import check
+from labsupport.exercises.exercise import exercise
 
 WAITING = 1_300  # bytes that a product takes in the outbox until the server has it
 
 
-@check
+@exercise()
 def backlog(answer: float) -> str | None:
     """Check how many megabytes wait after a weekend of 60 hours without a server, at two products a second."""
     if not isinstance(answer, int | float) or isinstance(answer, bool):
@@ -21,7 +21,7 @@ def backlog(answer: float) -> str | None:
     return f"{answer:,.0f} MB is not it: products in 60 hours, times bytes, in millions"
 
 
-@check
+@exercise()
 def receiver(receive: Callable[[dict, dict], None]) -> str | None:
     """Check `receive(kept, record)`, which puts a record into a dict of records, each id once, as it first arrived."""
     kept: dict = {}
@@ -39,7 +39,7 @@ def _clock(confidence: float, width: int) -> Detection:
     return Detection("clock", confidence, Box(0, 0, width, 100))
 
 
-@check
+@exercise()
 def careful_judge(judge: Callable[[list[Detection]], bool | None]) -> str | None:
     """Check a judge that accepts exactly one clock, at least 50 pixels wide.
 

@@ -3,10 +3,10 @@
 import contextlib
 from collections.abc import Callable
 
-from labsupport.exercises.checks import check
+from labsupport.exercises.exercise import exercise
 
 
-@check
+@exercise()
 def load_after_a_loss(answer: float) -> str | None:
     """scale.ipynb: the load of the remaining machines, if one of four machines at 60 % load is lost."""
     if answer is None or not 0 < answer < 2:
@@ -16,7 +16,7 @@ def load_after_a_loss(answer: float) -> str | None:
     return None if abs(answer - 0.8) < 1e-3 else f"{answer}: the load of four machines, on three"
 
 
-@check
+@exercise()
 def machines_with_spares(machines: Callable[[float, float, int], int]) -> str | None:
     """scale.ipynb: `machines(rate, each, lost)`: the fewest that answer `rate` at 80 % load when `lost` of them are gone."""
     for rate, each, lost in ((100, 50, 0), (100, 50, 1), (1_000, 90, 2), (40, 100, 1), (80, 100, 3)):
@@ -27,7 +27,7 @@ def machines_with_spares(machines: Callable[[float, float, int], int]) -> str | 
     return None
 
 
-@check
+@exercise()
 def asked_again(ask: Callable[[list[Callable], object], object]) -> str | None:
     """scale.ipynb: `ask(replicas, picture)`: the answer of the first living replica; ConnectionError if none is alive."""
     asked = []

@@ -7,12 +7,12 @@ import requests
 
 from labsupport import images, loopback, paths
 from labsupport.detection import Detector
-from labsupport.exercises.checks import check
+from labsupport.exercises.exercise import exercise
 from labsupport.rollout import Gate, Outcomes
 from labsupport.serving import serve
 
 
-@check
+@exercise()
 def highest_confidence(answer: float) -> str | None:
     """server.ipynb: the highest confidence, in steps of 0.1, at which two objects are found in fruits.jpg."""
     if answer not in [step / 10 for step in range(1, 10)]:
@@ -25,7 +25,7 @@ def highest_confidence(answer: float) -> str | None:
     return f"at {answer + 0.1:.1f} it still reports {above}: go higher" if above >= 2 else None
 
 
-@check
+@exercise()
 def count_endpoint(app) -> str | None:
     """server.ipynb: an app whose `POST /count` answers `{"count": number of objects}`."""
     with serve(app, port=0) as server:
@@ -38,7 +38,7 @@ def count_endpoint(app) -> str | None:
     return None
 
 
-@check
+@exercise()
 def alarm_endpoint(app) -> str | None:
     """server.ipynb: an app whose `POST /alarm?label=person` returns whether one is in the picture. It refuses unknown
     labels.
@@ -57,7 +57,7 @@ def alarm_endpoint(app) -> str | None:
     return None
 
 
-@check
+@exercise()
 def confidence_challenge(app, ask: Callable[[str, str, float], requests.Response]) -> str | None:
     """client.ipynb: `app` takes `?confidence=`, and `ask(url, filename, confidence)` sends it."""
     with serve(app, port=0) as server:
@@ -76,7 +76,7 @@ def confidence_challenge(app, ask: Callable[[str, str, float], requests.Response
     return None
 
 
-@check
+@exercise()
 def canary_risk(answer: float) -> str | None:
     """deployment_patterns.ipynb: the share of answers that are errors: a third of a canary's 10 %."""
     if answer is None:
@@ -86,7 +86,7 @@ def canary_risk(answer: float) -> str | None:
     return None if abs(answer - 1 / 30) < 0.002 else f"{answer} is not it: 10 % of the answers, a third of those"
 
 
-@check
+@exercise()
 def null_gate(gate: Gate) -> str | None:
     """deployment_patterns.ipynb: a gate that rolls back a candidate that finds nothing much more often than the stable
     version.
@@ -100,7 +100,7 @@ def null_gate(gate: Gate) -> str | None:
     return None
 
 
-@check
+@exercise()
 def ramp_by_request(url: str) -> str | None:
     """deployment_patterns.ipynb: a server of one's own, on which a ramp was begun with PUT /rollout."""
     if not isinstance(url, str):
