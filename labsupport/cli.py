@@ -109,7 +109,7 @@ def serve(
 
 
 class Action(StrEnum):
-    """What `labsupport rollout` can do."""
+    """Name an action of `labsupport rollout`."""
 
     status = "status"
     shadow = "shadow"
