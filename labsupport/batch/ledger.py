@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from labsupport.detection import NO_FRAME
 from labsupport.log import FEATURES
@@ -25,7 +26,7 @@ SEEN = {  # the columns about a picture, with types of Python, as in `tables.COL
     "max_confidence": float,
     "detections": list,
 }
-COLUMNS = {"file": str, "frame": int, **SEEN}
+COLUMNS: dict[str, type] = {"file": str, "frame": int, **SEEN}
 ROWS = 10_000  # in memory at a time, while the table is written
 PICTURE = NO_FRAME  # SQLite allows a NULL in a key twice
 LAYOUT = 1  # version of the ledger's rows: rows of another version are not used
@@ -37,6 +38,9 @@ CREATE TABLE IF NOT EXISTS ended (file BLOB, stamp TEXT, rows INTEGER NOT NULL, 
 CREATE TEMP TABLE wanted (file BLOB PRIMARY KEY, stamp TEXT NOT NULL);
 """
 TAKEN = "FROM seen JOIN wanted USING (file, stamp)"
+Chunks = Iterable[Sequence[tuple[Any, ...]]]  # rows of the table, in the order of `COLUMNS`
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class BatchRunning(RuntimeError):
@@ -57,11 +61,13 @@ class Source:
     video: bool = False
 
 
-def _named(method: Callable) -> Callable:
+def _named(
+    method: Callable[Concatenate["Ledger", Arguments], Result],
+) -> Callable[Concatenate["Ledger", Arguments], Result]:
     """Convert errors of the disk and of SQLite to `BatchUnwritable`, with what to do."""
 
     @functools.wraps(method)
-    def call(self, *args, **kwargs):
+    def call(self: "Ledger", /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         try:
             return method(self, *args, **kwargs)
         except (sqlite3.Error, OSError) as error:
@@ -114,7 +120,7 @@ class Ledger:
         return set(self._file.execute(f"SELECT file, frame {TAKEN}"))
 
     @_named
-    def add(self, source: Source, frame: int, seen: dict, then: Callable[[], object]) -> None:
+    def add(self, source: Source, frame: int, seen: dict[str, Any], then: Callable[[], object]) -> None:
         row = json.dumps([seen.get(name) for name in SEEN])
         with self._lock:
             values = (source.name, frame, source.stamp, row)
@@ -133,15 +139,16 @@ class Ledger:
         with self._lock:
             ended = self._file.execute("SELECT rows FROM ended WHERE file = ? AND stamp = ?", key).fetchone()
             seen = self._file.execute("SELECT count(*) FROM seen WHERE file = ? AND stamp = ?", key).fetchone()
-        return ended == seen
+        return bool(ended == seen)
 
     @_named
     def counts(self) -> tuple[int, int]:
         error = f"json_extract(row, '$[{list(SEEN).index('error')}]')"
-        return self._file.execute(f"SELECT count(*), count({error}) {TAKEN}").fetchone()
+        counts: tuple[int, int] = self._file.execute(f"SELECT count(*), count({error}) {TAKEN}").fetchone()
+        return counts
 
     @_named
-    def publish(self, write: Callable[[Path, Iterable], object]) -> None:
+    def publish(self, write: Callable[[Path, Chunks], object]) -> None:
         """Write the table, flush it to the disk, and rename it to `out`."""
         partial = self._folder / self.out.name
         write(partial, self._chunks())
@@ -150,7 +157,7 @@ class Ledger:
         os.replace(partial, self.out)
         to_disk(self.out.parent)
 
-    def _chunks(self) -> Iterator[list[tuple]]:
+    def _chunks(self) -> Iterator[list[tuple[Any, ...]]]:
         cursor = self._file.execute(f"SELECT file, frame, row {TAKEN} ORDER BY file, frame")
         while chunk := cursor.fetchmany(ROWS):
             yield [(as_text(file), None if frame == PICTURE else frame, *json.loads(row)) for file, frame, row in chunk]
@@ -158,7 +165,7 @@ class Ledger:
     def __enter__(self) -> "Ledger":
         return self
 
-    def __exit__(self, kind, *error) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """Close the ledger. After a batch without errors, delete it while we still hold its lock."""
         if kind is None:
             with suppress(sqlite3.Error, OSError):  # the table is complete; a ledger that stays does no harm

@@ -10,11 +10,12 @@ import functools
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +29,7 @@ from labsupport.batch.ledger import (
     PICTURE,
     BatchRunning,
     BatchUnwritable,
+    Chunks,
     Ledger,
     Source,
     as_text,
@@ -138,15 +140,23 @@ def _path(name: str, path: Path | str) -> Path:
     return Path(path)
 
 
-def _look_at_all(sources, done, ledger, detector, confidence, every, progress) -> None:
+def _look_at_all(
+    sources: list[Source],
+    done: set[tuple[bytes, int]],
+    ledger: Ledger,
+    detector: Detector,
+    confidence: float,
+    every: int,
+    progress: bool,
+) -> None:
     """Let each thread take items, detect objects and store the rows. The first error in storing stops all threads."""
     items = _Shared(_items(sources, done, ledger, every))
     bar = tqdm(desc="pictures", total=_total(sources, every), initial=len(done), unit="row", disable=not progress)
 
     def work() -> None:
         for item in items:
-            seen = _look(detector, confidence, item)
-            ledger.add(item.source, item.frame, seen, then=bar.update)
+            row = _look(detector, confidence, item)
+            ledger.add(item.source, item.frame, row, then=bar.update)
 
     with _one_thread_each(), bar, ThreadPoolExecutor(detector.slots) as pool:
         workers = [pool.submit(work) for _ in range(detector.slots)]
@@ -157,19 +167,19 @@ def _look_at_all(sources, done, ledger, detector, confidence, every, progress) -
             items.stop()
 
 
-def _look(detector: Detector, confidence: float, item: _Item) -> dict:
+def _look(detector: Detector, confidence: float, item: _Item) -> dict[str, Any]:
     """Return one row. An error with a picture becomes a row with that error."""
-    seen = {"version": detector.version}
+    row: dict[str, Any] = {"version": detector.version}
     try:
         image = item.read()
-        found = detector.detect(image, confidence)
-        sure = max((float(detection.confidence) for detection in found), default=None)
-        answer = {"n_detections": len(found), "max_confidence": sure, "detections": rows.to_json(found)}
-        return seen | images.features(image) | answer
+        detections = detector.detect(image, confidence)
+        sure = max((float(detection.confidence) for detection in detections), default=None)
+        answer = {"n_detections": len(detections), "max_confidence": sure, "detections": rows.to_json(detections)}
+        return row | images.features(image) | answer
     except Exception as error:
         # messages of the system contain the whole path, which differs between machines
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return seen | {"error": as_text(f"{type(error).__name__}: {text}".encode("utf-8", "backslashreplace"))}
+        return row | {"error": as_text(f"{type(error).__name__}: {text}".encode("utf-8", "backslashreplace"))}
 
 
 def _source(path: Path, folder: Path, question: str, video: bool = False) -> Source:
@@ -182,7 +192,7 @@ def _source(path: Path, folder: Path, question: str, video: bool = False) -> Sou
     return Source(path, os.fsencode(name), f"{content} {question}", video)
 
 
-def _items(sources: Iterable[Source], done: set, ledger: Ledger, every: int) -> Iterator[_Item]:
+def _items(sources: Iterable[Source], done: set[tuple[bytes, int]], ledger: Ledger, every: int) -> Iterator[_Item]:
     """Yield the items without a row. A picture is read by the thread that takes it; a video's frames come one by one."""
     for source in sources:
         if source.video:
@@ -192,15 +202,15 @@ def _items(sources: Iterable[Source], done: set, ledger: Ledger, every: int) -> 
             yield _Item(source, PICTURE, functools.partial(images.read, source.path))
 
 
-def _frames(source: Source, done: set, ledger: Ledger, every: int) -> Iterator[_Item]:
+def _frames(source: Source, done: set[tuple[bytes, int]], ledger: Ledger, every: int) -> Iterator[_Item]:
     """Yield every `every`-th frame without a row. Finished frames are still decoded, because seeking in a video is not
     exact. At the end, store the number of rows, so that a finished video is not opened again."""
-    asked = 0
+    count = 0
     for frame, read in videos.frames(source.path, every, lambda frame: (source.name, frame) in done):
-        asked += 1
+        count += 1
         if read:
             yield _Item(source, frame, read)
-    ledger.ended(source, asked)
+    ledger.ended(source, count)
 
 
 def _total(sources: Iterable[Source], every: int) -> int:
@@ -214,7 +224,7 @@ def _total(sources: Iterable[Source], every: int) -> int:
 class _Shared:
     """Share an iterator between threads, until it ends or is stopped."""
 
-    def __init__(self, items: Iterator) -> None:
+    def __init__(self, items: Iterator[_Item]) -> None:
         self._items, self._lock, self._stopped = items, threading.Lock(), False
 
     def __iter__(self) -> "_Shared":
@@ -241,7 +251,7 @@ def _one_thread_each() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def _writer(out: Path) -> Callable[[Path, Iterable], object]:
+def _writer(out: Path) -> Callable[[Path, Chunks], object]:
     """Return the function that writes the table. Raise before the batch begins if pyarrow is missing."""
     if out.suffix.lower() == ".csv":
         return _write_csv
@@ -252,7 +262,7 @@ def _writer(out: Path) -> Callable[[Path, Iterable], object]:
     return lambda path, chunks: parquet.write(path, COLUMNS, chunks)
 
 
-def _write_csv(path: Path, chunks: Iterable[Sequence[tuple]]) -> None:
+def _write_csv(path: Path, chunks: Chunks) -> None:
     with paths.whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)

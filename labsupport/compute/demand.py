@@ -67,7 +67,7 @@ def needs(
         "cores": math.ceil(rate * cost.cpu / (machine.cores * utilisation)),
         "network": math.ceil(bits / (link * utilisation)),
     }
-    limit = max(count, key=count.get)
+    limit = max(count, key=lambda name: count[name])
     dollars = count[limit] * machine.dollars_per_hour
     databases = math.ceil(cost.rows * rate / (rows * utilisation))
     return Needs(rate, count[limit], limit, bits / 1e9, databases, dollars, dollars / 3600 / rate * 1e6)

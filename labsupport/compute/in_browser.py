@@ -9,12 +9,16 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labsupport import models
 from labsupport.compute import measurement
 from labsupport.serving import browser_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 READY = 60_000  # milliseconds: to fetch the model and to build the network, on a slow machine
@@ -31,7 +35,7 @@ class NoBrowser(RuntimeError):
     """Raised if Chromium or TensorFlow.js is missing; the message says how to install it."""
 
 
-def measure(seconds: float = 4) -> dict:
+def measure(seconds: float = 4) -> dict[str, Any]:
     """Return a row as `compute.measure` does, for the page's detector: WebAssembly, f32, one picture at a time.
 
     `one` and `p95` are the milliseconds that the page shows, `memory` is the memory of the page's process, and `disk`
@@ -60,22 +64,22 @@ def program() -> str:
 
 
 @contextmanager
-def page_at(url: str) -> Iterator:
+def page_at(url: str) -> Iterator["Page"]:
     """Yield a page of a headless Chromium, which is closed at the end of the block. Raises `NoBrowser`."""
-    found = program()
+    chromium = program()
     if browser_page.missing():
         raise NoBrowser("no TensorFlow.js: make browser")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=["--disable-gpu"])
+        running = playwright.chromium.launch(executable_path=chromium, args=["--disable-gpu"])
         page = running.new_page(service_workers="block")
         page.goto(url)
         yield page
         running.close()
 
 
-def answer(row: dict[str, str]) -> tuple:
+def answer(row: dict[str, str]) -> tuple[Any, ...]:
     """Return a row of the page's list in the form of `compute.measure`.
 
     >>> answer({"label": "cat", "confidence": "0.9", "box": '{"left": 1, "top": 2, "right": 3, "bottom": 4}'})
@@ -90,7 +94,7 @@ def memory() -> float:
     import psutil
 
     drawing = (one for one in psutil.Process().children(recursive=True) if "--type=renderer" in one.cmdline())
-    return max(one.memory_full_info().uss for one in drawing) / 1e6
+    return float(max(one.memory_full_info().uss for one in drawing)) / 1e6
 
 
 def size_on_disk() -> float:

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,8 @@ class Run:
     @property
     def answered(self) -> np.ndarray:
         """Return the latencies of the answered requests, in seconds."""
-        return self.latencies[self.outcomes == ANSWERED]
+        latencies: np.ndarray = self.latencies[self.outcomes == ANSWERED]
+        return latencies
 
     @property
     def rate(self) -> float:
@@ -148,7 +150,8 @@ async def _ended(target: Target, seconds: float, seen: list[tuple[float, str]]) 
     return Run(seconds, np.array(latencies, float), np.array(outcomes, str))
 
 
-def _run(run: Coroutine) -> Run:
+def _run(run: Coroutine[Any, Any, Run]) -> Run:
     """Run the coroutine on a new thread, because in a notebook an event loop runs already."""
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, run).result()
+        result: Run = pool.submit(asyncio.run, run).result()
+        return result

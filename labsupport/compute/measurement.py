@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -66,10 +67,7 @@ class Machine:
         return self.dollars_per_hour / 3600 / (rate * utilisation) * 1e6
 
 
-# runtimes
-
-
-def weigh(runtime: str, precision: str, seconds: float = 1) -> dict:
+def weigh(runtime: str, precision: str, seconds: float = 1) -> dict[str, Any]:
     """Return the result of `measure` from a new process, or of `in_browser.measure` for the runtime "browser".
 
     Raises `MeasurementFailed` if the process fails, prints something else, or takes over `LIMIT` seconds longer than
@@ -79,26 +77,29 @@ def weigh(runtime: str, precision: str, seconds: float = 1) -> dict:
     command = [sys.executable, "-m", *what, str(seconds)]
     limit = LIMIT + arguments.number("seconds", seconds, 0, ends=False)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
         raise MeasurementFailed(
             f"{runtime} {precision}: not measured within {limit:g} s: is the machine busy?"
         ) from None
     except (OSError, ValueError) as error:  # no process to be had, or a name that none can be given
         raise MeasurementFailed(f"{runtime} {precision}: no process was started: {error}") from error
-    if done.returncode:
-        raise MeasurementFailed(f"{runtime} {precision}: {_last_line(done.stderr) or f'exit status {done.returncode}'}")
+    if ended.returncode:
+        raise MeasurementFailed(
+            f"{runtime} {precision}: {_last_line(ended.stderr) or f'exit status {ended.returncode}'}"
+        )
     try:
-        return json.loads(_last_line(done.stdout))
+        row: dict[str, Any] = json.loads(_last_line(ended.stdout))
     except ValueError:
-        raise MeasurementFailed(f"{runtime} {precision}: it printed no figures: {done.stdout[-200:]!r}") from None
+        raise MeasurementFailed(f"{runtime} {precision}: it printed no figures: {ended.stdout[-200:]!r}") from None
+    return row
 
 
 def _last_line(printed: str) -> str:
     return printed.strip().rpartition("\n")[2]
 
 
-def measure(runtime: str, precision: str, seconds: float = 4) -> dict:
+def measure(runtime: str, precision: str, seconds: float = 4) -> dict[str, Any]:
     """Measure one runtime in this process, on all pictures of `images` and every second frame of `images/street`.
 
     - `version`: the name in the log and the headers
@@ -118,9 +119,9 @@ def measure(runtime: str, precision: str, seconds: float = 4) -> dict:
     answers, times = [], []
     for picture in shown:
         started = time.perf_counter()
-        found = detector.detect(picture)
+        detections = detector.detect(picture)
         times.append(time.perf_counter() - started)
-        answers.append([(d.label, d.confidence, *d.box) for d in found])
+        answers.append([(d.label, d.confidence, *d.box) for d in detections])
     one, p95 = (np.quantile(times, [0.5, 0.95]) * 1000).tolist()
     row = {"version": detector.version, "one": one, "p95": p95, "disk": size_on_disk(runtime), "answers": answers}
     row["all"] = 1000 / throughput(lambda turn: detector.detect(shown[turn % len(shown)]), detector.slots, seconds)
@@ -163,7 +164,7 @@ def throughput(work: Callable[[int], object], threads: int, seconds: float) -> f
         return sum(counts) / (time.perf_counter() - started)
 
 
-def found(answers: list, reference: list, overlap: float) -> float:
+def found(answers: list[Any], reference: list[Any], overlap: float) -> float:
     """Return the share of the reference's objects, 0 to 1, that the answers contain; both as `measure` returns them.
 
     An object is contained if one with the same label has a box that overlaps its box by more than `overlap` (IoU).
@@ -173,23 +174,19 @@ def found(answers: list, reference: list, overlap: float) -> float:
     0.5
     """
     pairs = zip(map(_detections, answers), map(_detections, reference), strict=True)
-    matched = sum(agreement.compare(answer, wanted, overlap).matched for answer, wanted in pairs)
+    matched = sum(agreement.compare(answer, right, overlap).matched for answer, right in pairs)
     return matched / sum(map(len, reference))
 
 
-def _detections(rows: list) -> list[Detection]:
+def _detections(rows: list[Any]) -> list[Detection]:
     return [Detection(label, confidence, Box(*box)) for label, confidence, *box in rows]
 
 
 def size_on_disk(runtime: str) -> float:
     """Return the MB of the files that the runtime reads."""
-    files = (
-        models.locate("yolov3-tiny") if runtime == "opencv" else models.network("yolov3-tiny", runtime).parent.iterdir()
-    )
+    name = "yolov3-tiny"
+    files = models.locate(name) if runtime == "opencv" else models.network(name, runtime).parent.iterdir()
     return sum(file.stat().st_size for file in files) / 1e6
-
-
-# a guess
 
 
 def flops(cfg: str) -> int:
@@ -200,7 +197,8 @@ def flops(cfg: str) -> int:
     >>> flops("[net]\\n[convolutional]\\nfilters=16\\nsize=3\\nstride=1")  # 2 x 3 x 3 x 3 colours x 16 x 416 x 416
     149520384
     """
-    total, shapes, shape = 0, [], (3, darknet.SIZE)  # channels, and pixels either way
+    total, shape = 0, (3, darknet.SIZE)  # channels, and pixels either way
+    shapes: list[tuple[int, int]] = []
     for kind, options in darknet.parse(cfg)[1:]:
         channels, side = shape
         if kind == "convolutional":
@@ -259,14 +257,14 @@ def server_process(precision: str | None = None) -> Iterator[str]:
                 process.wait()
 
 
-def _address(console: Path, process: subprocess.Popen) -> str:
+def _address(console: Path, process: subprocess.Popen[str]) -> str:
     """Wait until the server's models are loaded, and return its address. Raises `MeasurementFailed`."""
     until = time.monotonic() + LIMIT
     while process.poll() is None and time.monotonic() < until:
-        if said := re.search(r"serving on (http://\S+)", console.read_text()):
+        if address := re.search(r"serving on (http://\S+)", console.read_text()):
             with contextlib.suppress(NoAnswer):
-                if exchange("GET", f"{said[1]}/ready", until - time.monotonic()).status == 200:
-                    return said[1]
+                if exchange("GET", f"{address[1]}/ready", until - time.monotonic()).status == 200:
+                    return address[1]
         time.sleep(0.05)
     ended = f"exit status {process.returncode}" if process.returncode is not None else f"not ready after {LIMIT} s"
     raise MeasurementFailed(f"the server did not start ({ended}): {console.read_text().strip()[-300:]}")
@@ -296,4 +294,5 @@ def calibrated(target: targets.Target, light: int = 80, seconds: float = 3, core
 
 def main() -> None:
     """Measure what the command line names, and print it as JSON: RUNTIME PRECISION [SECONDS]."""
-    print(json.dumps(measure(*sys.argv[1:3], *map(float, sys.argv[3:]))))
+    runtime, precision, *seconds = sys.argv[1:]
+    print(json.dumps(measure(runtime, precision, *map(float, seconds))))

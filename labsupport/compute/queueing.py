@@ -69,7 +69,7 @@ def erlang_c(slots: int, load: float) -> float:
     return blocked / (1 - load / slots * (1 - blocked))
 
 
-def mean_wait(rate: float, service: Sequence[float], slots: int) -> float:
+def mean_wait(rate: float, service: Sequence[float] | np.ndarray, slots: int) -> float:
     """Return the mean time in the queue, in seconds, of an M/G/c queue, after Kimura (1986).
 
     `service` (N,) are service times in seconds. The waits of M/M/c (Erlang) and of M/D/c (Cosmetatos, 1976, no more
@@ -112,7 +112,7 @@ class Server:
     """
 
     def __init__(
-        self, service: Sequence[float], slots: int, cores: float | None = None, places: int | None = None
+        self, service: Sequence[float] | np.ndarray, slots: int, cores: float | None = None, places: int | None = None
     ) -> None:
         self.service = _checked(service)
         self.slots = number("slots", slots, 1, MOST_SLOTS, whole=True)
@@ -195,11 +195,13 @@ def responses(
     limit = math.inf if places is None else places
     came, takes = np.asarray(arrivals, float).tolist(), np.asarray(work, float).tolist()
     speed = [1.0] + [min(1.0, cores / busy) for busy in range(1, slots + 1)]
-    taken, busy, waiting = [math.inf] * len(came), [], deque()
+    taken = [math.inf] * len(came)
+    busy: list[tuple[float, int]] = []  # a heap: (progress at which it ends, index)
+    waiting: deque[int] = deque()
     now, progress = 0.0, 0.0
     for index, arrival in enumerate([*came, math.inf]):
-        while busy and (done := now + (busy[0][0] - progress) / speed[len(busy)]) <= arrival:
-            now, (progress, ready) = done, heapq.heappop(busy)
+        while busy and (end := now + (busy[0][0] - progress) / speed[len(busy)]) <= arrival:
+            now, (progress, ready) = end, heapq.heappop(busy)
             taken[ready] = now - came[ready]
             if waiting:
                 heapq.heappush(busy, (progress + takes[waiting[0]], waiting.popleft()))
@@ -265,7 +267,7 @@ def machines_for(server: Server, rate: float, p99: float) -> int:
     return high
 
 
-def _checked(service: Sequence[float]) -> np.ndarray:
+def _checked(service: Sequence[float] | np.ndarray) -> np.ndarray:
     try:
         times = float_column("service", service).astype(float)
     except ValueError as error:

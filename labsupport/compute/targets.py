@@ -141,7 +141,9 @@ def upload(picture: bytes, filename: str, path: str) -> bytes:
     return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 
-async def exchange(reader, writer, message: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+async def exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, message: bytes
+) -> tuple[int, dict[bytes, bytes], bytes]:
     """Send a request and read its answer: the status, the headers (names and values in small letters), the body.
 
     A body without a length and without chunks ends with the connection (RFC 9112, section 6.3). Raises ValueError for
@@ -168,7 +170,7 @@ def stays_open(headers: dict[bytes, bytes]) -> bool:
     return delimited and headers.get(b"connection") != b"close"
 
 
-async def _chunks(reader) -> bytes:
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
     body = b""
     while size := int((await reader.readline()).partition(b";")[0], 16):
         body += (await reader.readexactly(size + 2))[:-2]

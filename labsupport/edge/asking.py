@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 import numpy as np
@@ -11,7 +11,7 @@ import requests
 
 from labsupport import images
 from labsupport.arguments import number, text
-from labsupport.detection import NOT_OURS, Detection, Detector, read_answer
+from labsupport.detection import NOT_OURS, Detection, Version, read_answer
 from labsupport.edge.deadline import NoAnswer, exchange
 
 PICTURES_FAULT = (413, 415, 422)  # the server is well, and says no to this picture
@@ -29,7 +29,7 @@ class Prediction(NamedTuple):
     detections: list[Detection]
     features: dict[str, float]
 
-    def as_json(self) -> dict:
+    def as_json(self) -> dict[str, Any]:
         """Return the prediction in the form that `POST /records` takes.
 
         >>> from labsupport.detection import Box
@@ -37,21 +37,21 @@ class Prediction(NamedTuple):
         >>> seen.as_json()["detections"]
         [{'label': 'cat', 'confidence': 0.5, 'box': {'left': 1, 'top': 2, 'right': 3, 'bottom': 4}}]
         """
-        found = [{"label": d.label, "confidence": float(d.confidence), "box": d.box._asdict()} for d in self.detections]
-        return {**self._asdict(), "detections": found}
+        rows = [{"label": d.label, "confidence": float(d.confidence), "box": d.box._asdict()} for d in self.detections]
+        return {**self._asdict(), "detections": rows}
 
 
-def look_here(device: Detector, picture: np.ndarray, confidence: float) -> Prediction:
+def look_here(device: Version, picture: np.ndarray, confidence: float) -> Prediction:
     """Return the device's prediction for a picture (uint8, (H, W, 3), BGR), with objects above `confidence`.
 
     Raises what the device raises, and ValueError for an invalid confidence.
     """
     started = time.perf_counter()
-    found = device.detect(picture, confidence)
+    detections = device.detect(picture, confidence)
     latency = time.perf_counter() - started
-    for one in found:
+    for one in detections:
         number("confidence", one.confidence, 0, 1)
-    return Prediction(device.version, latency, found, images.features(picture))
+    return Prediction(device.version, latency, detections, images.features(picture))
 
 
 def look_there(
@@ -72,15 +72,16 @@ def look_there(
     file = ("picture.png", images.encode(picture, "png"), "image/png")
     form = requests.Request("POST", server, files={"file": file}).prepare()
     own = {"Content-Type": form.headers["Content-Type"], "X-Record-Id": id, "X-Client-Key": quote(product)[:200]}
+    assert isinstance(form.body, bytes)  # as of each form with a file
     url = f"{server}/detect?{urlencode(query)}"
     status, body = exchange("POST", url, until - time.monotonic(), form.body, {**headers, **own})
     try:
-        said = json.loads(body) if status in (200, *PICTURES_FAULT) else None
+        answer: Any = json.loads(body) if status in (200, *PICTURES_FAULT) else None
         if status in PICTURES_FAULT:
-            raise NotTaken(f"{status}: {text('detail', said['detail'], 10_000)}")
+            raise NotTaken(f"{status}: {text('detail', answer['detail'], 10_000)}")
         if status == 200:
-            version, found = read_answer(said)
-            return Prediction(version, number("latency", said["latency"], 0), found, images.features(picture))
+            version, detections = read_answer(answer)
+            return Prediction(version, number("latency", answer["latency"], 0), detections, images.features(picture))
     except NotTaken:
         raise
     except NOT_OURS as error:

@@ -47,9 +47,9 @@ class Camera:
         number = isinstance(source, int) and not isinstance(source, bool) and source >= 0
         if not number and (not isinstance(source, str | Path) or not str(source) or "\0" in str(source)):
             raise ValueError(f"source={shown(source)}: give a folder, a video file, or the number of a device")
-        self.source = source if number else Path(source)
-        if number:
-            _opened(source).release()
+        self.source: int | Path = source if isinstance(source, int) else Path(source)
+        if isinstance(self.source, int):
+            _opened(self.source).release()
         elif not self.source.exists():
             raise CameraUnavailable(f"{source}: there is no such folder or video")
         elif self.source.is_file():

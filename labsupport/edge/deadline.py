@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from labsupport import arguments, background
@@ -22,6 +22,7 @@ from labsupport import arguments, background
 MOST_BYTES = 10_000_000  # of an answer: longer ones are none
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 class NoAnswer(OSError):
@@ -47,17 +48,18 @@ class Worker:
     """
 
     def __init__(self, name: str) -> None:
-        self.name, self._orders, self._free = name, SimpleQueue(), threading.Semaphore()
+        self.name, self._free = name, threading.Semaphore()
+        self._orders: SimpleQueue[tuple[Callable[[], object], Future[Any]] | None] = SimpleQueue()
         background.start(self._work, name)
 
-    def do(self, work: Callable, until: float):
+    def do(self, work: Callable[[], Result], until: float) -> Result:
         """Return what `work()` returns, if it does so before `until` (of `time.monotonic`).
 
         Raises what `work` raises, `NoAnswer` if that would end a program (SystemExit), and TimeoutError after `until`.
         """
         if not self._free.acquire(timeout=max(0.0, until - time.monotonic())):
             raise TimeoutError("still busy with what came before")
-        answer: Future = Future()
+        answer: Future[Result] = Future()
         self._orders.put((work, answer))
         try:
             return answer.result(max(0.0, until - time.monotonic()))

@@ -3,6 +3,7 @@
 import json
 import logging
 import threading
+from typing import Any
 
 from labsupport import arguments, background
 from labsupport.edge.breaker import Backoff
@@ -29,7 +30,8 @@ class Forwarder:
         self.outbox, self.url = outbox, f"{arguments.address('url', url)}/records"
         self.headers = {**headers, "Content-Type": "application/json"}
         self._sending, self._wake, self._closing = threading.Lock(), threading.Event(), threading.Event()
-        self._backoff, self._pause, self._troubled = Backoff(), None, False
+        self._backoff, self._troubled = Backoff(), False
+        self._pause: float | None = None  # seconds; None: until there is something to send
         self._thread = background.repeat(self._sent, "forward", self._closing, after_error=0)
 
     def wake(self) -> None:
@@ -58,14 +60,14 @@ class Forwarder:
         self._wake.set()
         self._thread.join(2 * PATIENCE)
 
-    def _refusal(self, records: list[dict]) -> str | None:
+    def _refusal(self, records: list[dict[str, Any]]) -> str | None:
         """Return the server's reason for refusing these records, or None if it has them now. Raises `NoAnswer` otherwise."""
         status, body = exchange("POST", self.url, PATIENCE, json.dumps(records).encode(), self.headers)
         try:
-            said = json.loads(body)
+            answer = json.loads(body)
             if status in POISON:
-                return str(said["detail"])
-            if status == 200 and said["new"] + said["known"] == len(records):
+                return str(answer["detail"])
+            if status == 200 and answer["new"] + answer["known"] == len(records):
                 return None
         except (
             ValueError,

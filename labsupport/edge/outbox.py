@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from labsupport import sqlite
 from labsupport.arguments import shown, text
@@ -88,13 +89,16 @@ class Outbox:
         """Return the id of a product's record, the same after a restart: 32 hexadecimal digits (RFC 9562, version 5)."""
         return uuid.uuid5(uuid.UUID(self.station), product).hex
 
-    def get(self, product: str) -> dict | None:
+    def get(self, product: str) -> dict[str, Any] | None:
         """Return the decision about a product, or None. Raises `OutboxUnavailable`."""
         with self._used() as connection:
             row = connection.execute("SELECT decision FROM outbox_decisions WHERE product = ?", [product]).fetchone()
-        return row and json.loads(row[0])
+        decision: dict[str, Any] | None = row and json.loads(row[0])
+        return decision
 
-    def put(self, product: str, decision: Mapping, prediction: Mapping | None = None) -> dict:
+    def put(
+        self, product: str, decision: Mapping[str, Any], prediction: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Store a decision until the server has it. Return the decision that counts: this one, or an earlier one.
 
         `decision` and `prediction` must be JSON values; `prediction` is deleted once it was sent. Raises
@@ -103,14 +107,16 @@ class Outbox:
         text("product", product, least=1)
         if not isinstance(decision, Mapping) or not isinstance(prediction, Mapping | None):
             raise ValueError(f"decision={shown(decision)}, prediction={shown(prediction)}: give a dict of each")
-        texts = [given and json.dumps(given) for given in (decision, prediction)]
+        texts = [value and json.dumps(value) for value in (decision, prediction)]
         with self._transaction("FULL") as connection:
             if (added := connection.execute(ADD, [product, texts[0]])).rowcount:
                 wait = "INSERT INTO outbox_waiting (number, prediction) VALUES (?, ?)"
                 connection.execute(wait, [added.lastrowid, texts[1]])
-        return self.get(product)
+        kept = self.get(product)
+        assert kept is not None  # decisions are never removed
+        return kept
 
-    def batch(self, most: int) -> list[tuple[int, dict]]:
+    def batch(self, most: int) -> list[tuple[int, dict[str, Any]]]:
         """Return the oldest waiting records, `most` at most. Each is a number for `sent` or `refuse`, and the record to
         send.
         """
@@ -129,7 +135,7 @@ class Outbox:
         with self._transaction("NORMAL") as connection:
             connection.execute("UPDATE outbox_waiting SET refused = ? WHERE number = ?", [reason, number])
 
-    def refused(self) -> list[tuple[dict, str]]:
+    def refused(self) -> list[tuple[dict[str, Any], str]]:
         """Return the records that were kept aside, each with the server's message."""
         with self._used() as connection:
             rows = connection.execute(f"{READ} WHERE refused NOTNULL ORDER BY number").fetchall()
@@ -138,20 +144,21 @@ class Outbox:
     def waiting(self) -> int:
         """Return the number of records that the server does not have yet."""
         with self._used() as connection:
-            return connection.execute("SELECT count(*) FROM outbox_waiting WHERE refused IS NULL").fetchone()[0]
+            (count,) = connection.execute("SELECT count(*) FROM outbox_waiting WHERE refused IS NULL").fetchone()
+        return int(count)
 
     def __enter__(self) -> "Outbox":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
         return f"<Outbox {self.path}>"
 
-    def _record(self, product: str, decision: str, prediction: str | None) -> dict:
-        told = {"id": self.id_of(product), "station": self.station, "product": product, **json.loads(decision)}
-        return {**told, "prediction": prediction and json.loads(prediction)}
+    def _record(self, product: str, decision: str, prediction: str | None) -> dict[str, Any]:
+        record = {"id": self.id_of(product), "station": self.station, "product": product, **json.loads(decision)}
+        return {**record, "prediction": prediction and json.loads(prediction)}
 
     def _prepare(self) -> None:
         """Make the tables and the permanent name if the file is new. Refuse another program's file, or a damaged one."""

@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from labsupport import arguments
-from labsupport.detection import Detection, Detector
+from labsupport.detection import Detection, Version
 from labsupport.edge.asking import NotTaken, Prediction, look_here, look_there
 from labsupport.edge.breaker import CircuitBreaker
 from labsupport.edge.camera import Camera, CameraUnavailable
@@ -32,6 +33,7 @@ REMEMBERED = 50  # durations that the reserves are taken from
 PROBE = 2.0  # seconds for the server to say that it is ready
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class InspectionStation:
     def __init__(
         self,
         server: str,
-        device: Detector | None,
+        device: Version | None,
         judge: Judge,
         outbox: Outbox,
         deadline: float,
@@ -122,7 +124,9 @@ class InspectionStation:
         token = security.token()
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._asker, self._looker = Worker("ask the server"), Worker("ask the device")
-        self._looks, self._stores, self._failing = deque(maxlen=REMEMBERED), deque(maxlen=REMEMBERED), False
+        self._looks: deque[float] = deque(maxlen=REMEMBERED)  # seconds
+        self._stores: deque[float] = deque(maxlen=REMEMBERED)
+        self._failing = False
         self.breaker = CircuitBreaker(self._ready)
         try:
             self._warm_up()
@@ -141,6 +145,7 @@ class InspectionStation:
 
         >>> import tempfile
         >>> from labsupport import images, paths
+        >>> from labsupport.detection import Detector
         >>> folder = tempfile.TemporaryDirectory()
         >>> clock = images.decode((paths.IMAGES / "clock.png").read_bytes())
         >>> outbox = Outbox(f"{folder.name}/outbox.db")
@@ -154,8 +159,8 @@ class InspectionStation:
             raise ValueError(f"product={product!r}: give a printable name of 1 to {LONGEST_NAME} characters")
         started = time.monotonic()
         try:
-            if known := self.outbox.get(product):
-                return Decision(product=product, **known)
+            if kept := self.outbox.get(product):
+                return Decision(product=product, **kept)
         except OutboxUnavailable as error:
             return self._undecided(product, started, f"outbox: {error}")
         prediction, by, reason = self._look(product, picture, started + self.deadline - self._reserve(self._stores))
@@ -181,7 +186,7 @@ class InspectionStation:
     def __enter__(self) -> "InspectionStation":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _warm_up(self) -> None:
@@ -200,8 +205,9 @@ class InspectionStation:
         """
         if picture is None:
             return None, "nobody", "no picture"
-        reasons = []
-        for by, ask in (("server", partial(self._ask_server, product)), ("device", self._ask_device)):
+        reasons: list[str] = []
+        server: Callable[[np.ndarray, float], Prediction] = partial(self._ask_server, product)
+        for by, ask in (("server", server), ("device", self._ask_device)):
             try:
                 return ask(picture, until), by, "; ".join(reasons)
             except Exception as error:
@@ -212,10 +218,11 @@ class InspectionStation:
         if not self.breaker.closed:
             raise NoAnswer("not asked, it failed before")
         until -= self._reserve(self._looks) if self.device else 0.0
-        query = {"model": self.model, "confidence": self.confidence}
-        asked = (self.server, self._headers, product, self.outbox.id_of(product), picture, until - time.monotonic())
+        id, seconds = self.outbox.id_of(product), until - time.monotonic()
+        query: dict[str, str | float] = {"model": self.model, "confidence": self.confidence}
+        ask = partial(look_there, self.server, self._headers, product, id, picture, seconds, **query)
         try:
-            seen = self._asker.do(partial(look_there, *asked, **query), until)
+            prediction = self._asker.do(ask, until)
         except NotTaken:  # the server is well
             self.breaker.succeeded()
             raise
@@ -223,7 +230,7 @@ class InspectionStation:
             self.breaker.failed()
             raise
         self.breaker.succeeded()
-        return seen
+        return prediction
 
     def _ask_device(self, picture: np.ndarray, until: float) -> Prediction:
         if not self.device:
@@ -253,14 +260,14 @@ class InspectionStation:
         """
         fields = {name: value for name, value in asdict(decision).items() if name != "product"}
         try:
-            seen = prediction and prediction.as_json()
-            known = self._timed(self._stores, partial(self.outbox.put, decision.product, fields, seen))
+            put = partial(self.outbox.put, decision.product, fields, prediction and prediction.as_json())
+            kept = self._timed(self._stores, put)
         except (OutboxUnavailable, ValueError, TypeError) as error:
             self._complain(error)
             return replace(decision, verdict="undecided", decided_by="nobody", reason=f"outbox: {error}")
         self._failing = False
         self._forwarder.wake()
-        return Decision(product=decision.product, **known)
+        return Decision(product=decision.product, **kept)
 
     def _complain(self, error: Exception) -> None:
         if not self._failing:  # once, not with every product
@@ -280,7 +287,7 @@ class InspectionStation:
         """Return four times the worst recent duration: at least a tenth and at most a third of the deadline."""
         return min(max(4 * max(durations, default=0.0), self.deadline / 10), self.deadline / 3)
 
-    def _timed(self, durations: deque, work: Callable):
+    def _timed(self, durations: deque[float], work: Callable[[], Result]) -> Result:
         started = time.monotonic()
         result = work()
         durations.append(time.monotonic() - started)

@@ -15,10 +15,12 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import Any, TypeVar, TypeVarTuple
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labsupport import arguments, background
 from labsupport.protection import security
@@ -33,6 +35,10 @@ MAX_QUERY = 2_000  # bytes
 PIECE = 65_536  # bytes of an answer that are sent at a time: the next ones follow when the client has read these
 
 
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+
 class Overloaded(RuntimeError):
     """The queue is full."""
 
@@ -41,12 +47,12 @@ class Overloaded(RuntimeError):
 class _Order:
     """Hold one piece of work that waits for a slot, and the future for its result."""
 
-    work: Callable
-    arguments: tuple
+    work: Callable[..., object]
+    arguments: tuple[object, ...]
     need: int
     large: bool
     loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future
+    answer: asyncio.Future[Any]
 
 
 class _Line:
@@ -57,7 +63,7 @@ class _Line:
         self.waiting: list[_Order] = []
         self.at_work = 0
         self.large = 0  # large orders, waiting or at work
-        self.ready: SimpleQueue = SimpleQueue()  # orders for the threads; None ends a thread
+        self.ready: SimpleQueue[_Order | None] = SimpleQueue()  # orders for the threads; None ends a thread
         budget.given_back = self.move_up
 
     @property
@@ -110,7 +116,7 @@ class _Line:
         return False
 
 
-def _settle(answer: asyncio.Future, result, error: BaseException | None) -> None:
+def _settle(answer: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
     """Set the result or the error of the future that a request waits for. Runs in the thread of the loop."""
     if answer.cancelled():
         return
@@ -159,7 +165,9 @@ class Slots:
         """Return whether large uploads have taken all their places, which are half of all places."""
         return self._line.large >= max(1, self.limit // 2)
 
-    async def run(self, work: Callable, *arguments, need: int = 0, large: bool = False):
+    async def run(
+        self, work: Callable[[*Arguments], Result], *arguments: *Arguments, need: int = 0, large: bool = False
+    ) -> Result:
         """Return `work(*arguments)`, run in a slot as soon as one and `need` bytes of memory are free.
 
         Raises `Overloaded` if the queue is full, the errors of `work`, and RuntimeError in place of SystemExit and similar.
@@ -171,10 +179,11 @@ class Slots:
                 raise Overloaded(OVERLOADED)
             order = _Order(work, arguments, need, large, loop, loop.create_future())
             self._line.join(order)
-        return await order.answer
+        result: Result = await order.answer
+        return result
 
 
-def _dismiss(ready: SimpleQueue, count: int) -> None:
+def _dismiss(ready: SimpleQueue[_Order | None], count: int) -> None:
     for _ in range(count):
         ready.put(None)
 
@@ -203,7 +212,7 @@ class Admission:
 
     def __init__(
         self,
-        app,
+        app: ASGIApp,
         slots: Slots,
         rules: Mapping[str, Rule],
         wrong_tokens: security.WrongTokens,
@@ -212,7 +221,7 @@ class Admission:
         """Wrap `app`. `rules` maps paths to rules. `refused` is called for each prediction without a place or memory."""
         self.app, self.slots, self.rules, self.wrong_tokens, self.refused = app, slots, rules, wrong_tokens, refused
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         rule = self.rules.get(scope["path"].removeprefix(scope.get("root_path", "")), OTHER)
@@ -242,11 +251,11 @@ class Admission:
             self.refused()
         return JSONResponse({"detail": OVERLOADED}, 503, RETRY_AFTER)
 
-    def _bounded(self, receive, rule: Rule, hold: Hold, predicts: bool):
+    def _bounded(self, receive: Receive, rule: Rule, hold: Hold, predicts: bool) -> Receive:
         """Return `receive` with limits on bytes and seconds."""
         received, values, deadline = 0, 0, time.monotonic() + BODY_SECONDS
 
-        async def bounded():
+        async def bounded() -> Message:
             nonlocal received, values
             try:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
@@ -271,10 +280,10 @@ def _too_large(rule: Rule) -> str:
     return rule.too_large or f"send at most {rule.most:,} bytes"
 
 
-def _in_pieces(send, hold: Hold):
+def _in_pieces(send: Send, hold: Hold) -> Send:
     """Return a `send` that waits until the client has read each piece of a long answer. Until then it counts as memory."""
 
-    async def piecewise(message) -> None:
+    async def piecewise(message: Message) -> None:
         body = message.get("body", b"")
         if len(body) <= PIECE:
             return await send(message)

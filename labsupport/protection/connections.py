@@ -4,12 +4,14 @@ uvicorn waits without limit for the rest of a request's head, for a body and for
 also accepts any number of connections. `Connection` is uvicorn's HTTP/1.1 connection with a limit for each of these.
 """
 
+import asyncio
 import json
 import logging
 import math
 import re
 import resource
 import time
+from typing import cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -66,14 +68,16 @@ class Connection(H11Protocol):
     """Handle one connection. Close it if the client is too slow. If there are too many connections, close the one that has
     waited longest. If a client sends several requests without waiting for answers, answer only the first."""
 
-    def connection_made(self, transport) -> None:
-        super().connection_made(transport)
-        self._timer, self._since, self._phase = None, 0.0, None
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast(asyncio.Transport, transport))
+        self._timer: asyncio.TimerHandle | None = None
+        self._since = 0.0
+        self._phase: tuple[object, object] | None = None  # the request, and what of it the client sends
         self._closing, self._stalled = False, False
         self._new_head()
         if len(self.connections) > (limit := most()):
             logger.warning("more than %d connections: those that keep us waiting for longest are closed", limit)
-            waiting = [one for one in self.connections if one._timer]
+            waiting = [one for one in self.connections if isinstance(one, Connection) and one._timer]
             last = min(waiting, key=lambda one: one._since, default=self)
             last.transport.abort()
             last._expect(None)  # it will be closed soon: the next new connection must not choose it again

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HOW = "start the server with LAB_TOKEN, and send that token in the header Authorization: Bearer ..."
 OPEN = ("/health",)  # reports only that the process is alive
@@ -125,8 +126,8 @@ def required_token(host: str) -> str | None:
 
 def carries(headers: Headers, token: str | None) -> bool:
     """Return whether the headers carry this token, compared in constant time. Return False for None."""
-    scheme, _, given = headers.get("authorization", "").partition(" ")
-    right = token is not None and hmac.compare_digest(given.strip(" ").encode(), token.encode())
+    scheme, _, secret = headers.get("authorization", "").partition(" ")
+    right = token is not None and hmac.compare_digest(secret.strip(" ").encode(), token.encode())
     return right and scheme.lower() == "bearer"
 
 
@@ -142,7 +143,7 @@ class WrongTokens:
         # address -> time of the first wrong token, number of wrong tokens
         self._seen: dict[str, tuple[float, int]] = {}
 
-    async def refuse(self, scope, receive, send) -> None:
+    async def refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         if "authorization" not in Headers(scope=scope):
             self.count("missing")
         else:
@@ -171,17 +172,17 @@ class WrongTokens:
 class TokenGuard:
     """Pass a request that carries the token, or the read-only token and only reads. Check before the body is read."""
 
-    def __init__(self, app, token: str, read_token: str | None = None) -> None:
+    def __init__(self, app: ASGIApp, token: str, read_token: str | None = None) -> None:
         self.app, self.token, self.read_token = app, token, read_token
         self.state = getattr(app, "state", None)
-        self.wrong_tokens = getattr(self.state, "wrong_tokens", None) or WrongTokens()
+        self.wrong_tokens: WrongTokens = getattr(self.state, "wrong_tokens", None) or WrongTokens()
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN and not self._may(scope):
             return await self.wrong_tokens.refuse(scope, receive, send)
         await self.app(scope, receive, send)
 
-    def _may(self, scope) -> bool:
+    def _may(self, scope: Scope) -> bool:
         headers = Headers(scope=scope)
         return carries(headers, self.token) or (scope["method"] in READS and carries(headers, self.read_token))
 
@@ -193,14 +194,14 @@ class SiteGuard:
     rebinding). A request with the token in `LAB_TOKEN` may use any name.
     """
 
-    def __init__(self, app, local: bool) -> None:
+    def __init__(self, app: ASGIApp, local: bool) -> None:
         self.app, self.local, self.token = app, local, token() if local else None
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
 
-        async def protected(message) -> None:
+        async def protected(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message.setdefault("headers", [])
                 _protect(MutableHeaders(scope=message))

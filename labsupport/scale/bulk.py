@@ -8,7 +8,9 @@ import functools
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from labsupport import batch
 from labsupport.detection import Detector, parse_version
@@ -51,14 +53,14 @@ def predict_folder(
     ray = local_cluster.imported()
     if not ray.is_initialized():
         raise RuntimeError("this process is in no cluster: ray.init(address=...), or scale.LocalCluster()")
-    found = folders.found(folder, but=out)
-    names = _names([*found.pictures, *found.videos], folder)
+    files = folders.found(folder, but=out)
+    names = _names([*files.pictures, *files.videos], folder)
     workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     results = _looked_at(names, (folder, out.suffix.lower(), version, confidence, every), workers)
     with whole(out) as partial:
         JOIN[out.suffix.lower()](partial, [result["table"] for result in results])
-    counts = (int(sum(result[name] for result in results)) for name in ("rows", "errors"))
-    return batch.Summary(*counts, resumed=0, left_out=found.left_out)
+    rows, errors = (int(sum(result[name] for result in results)) for name in ("rows", "errors"))
+    return batch.Summary(rows, errors, resumed=0, left_out=files.left_out)
 
 
 def _names(files: list[Path], folder: Path) -> list[bytes]:
@@ -66,8 +68,9 @@ def _names(files: list[Path], folder: Path) -> list[bytes]:
     return sorted(os.fsencode(path.name if path == folder else path.relative_to(folder)) for path in files)
 
 
-def _looked_at(names: list[bytes], question: tuple, workers: int) -> list[dict]:
+def _looked_at(names: list[bytes], question: tuple[Any, ...], workers: int) -> list[dict[str, Any]]:
     """Return the result of each share, in order."""
+    look: Callable[..., dict[str, Any]] = _look
     with local_cluster.quiet():
         from ray import data
 
@@ -79,10 +82,12 @@ def _looked_at(names: list[bytes], question: tuple, workers: int) -> list[dict]:
         with data.DataContext.current(context):
             pool = data.TaskPoolStrategy(size=workers)
             source = data.from_items(shares, override_num_blocks=len(shares))
-            return source.map(_look, fn_args=question, compute=pool, num_cpus=1).take_all()
+            return source.map(look, fn_args=question, compute=pool, num_cpus=1).take_all()
 
 
-def _look(share: dict, folder: Path, suffix: str, version: str, confidence: float, every: int) -> dict:
+def _look(
+    share: dict[str, Any], folder: Path, suffix: str, version: str, confidence: float, every: int
+) -> dict[str, Any]:
     """Process the files of a share on one core. They are linked into a new folder, which is an ordinary batch."""
     with tempfile.TemporaryDirectory() as scratch:
         here, out = Path(scratch, "files"), Path(scratch, f"table{suffix}")
@@ -90,8 +95,8 @@ def _look(share: dict, folder: Path, suffix: str, version: str, confidence: floa
             link = here / os.fsdecode(name)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(folder if folder.is_file() else folder / os.fsdecode(name))
-        done = batch.predict_folder(here, out, _detector(version), confidence, every, progress=False)
-        return {"rows": done.rows, "errors": done.errors, "table": out.read_bytes()}
+        summary = batch.predict_folder(here, out, _detector(version), confidence, every, progress=False)
+        return {"rows": summary.rows, "errors": summary.errors, "table": out.read_bytes()}
 
 
 @functools.cache

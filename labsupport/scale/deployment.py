@@ -23,16 +23,19 @@ import errno
 import functools
 import math
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import cv2
+from starlette.types import ASGIApp
 
 from labsupport import loopback
 from labsupport.detection import parse_version
 from labsupport.log import PredictionLog
 from labsupport.models import best_precision
 from labsupport.protection import required_token
-from labsupport.rollout import Router, State
+from labsupport.rollout import Journal, Router, State
 from labsupport.scale import local_cluster
 from labsupport.scale.bulk import predict_folder
 from labsupport.scale.remote import Keeper, Remote, Replica, SharedJournal
@@ -46,7 +49,7 @@ ONGOING = 2  # pictures at a replica: one is looked at, the next is on its way
 HEALTH_SECONDS = 2
 GONE = ("DEPLOY_FAILED", "DELETING")
 AT_ONCE = 10_000  # requests at a front, of which `admission` lets in as many as can wait
-QUIET = {
+QUIET: dict[str, Any] = {
     "log_level": "WARNING",
     "enable_access_log": False,
 }  # a line for each request would cost as much as the request
@@ -55,7 +58,7 @@ QUIET = {
 class Deployed:
     """The app on a cluster. Made by `deploy`. It ends with `stop()`, a `with` block, or the cluster."""
 
-    def __init__(self, url: str, keeper) -> None:
+    def __init__(self, url: str, keeper: Any) -> None:
         self.url, self._keeper = url, keeper
         loopback.ask_directly()
 
@@ -73,7 +76,7 @@ class Deployed:
     def __enter__(self) -> "Deployed":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def __repr__(self) -> str:
@@ -160,21 +163,21 @@ def version(name: str, replicas: tuple[int, int]) -> Remote:
     return Remote(name, serve.get_app_handle(name), slots=replicas[1])
 
 
-def _app(model: str, replicas: tuple[int, int], fronts: int, log: str | None, host: str):
+def _app(model: str, replicas: tuple[int, int], fronts: int, log: str | None, host: str) -> Callable[[], ASGIApp]:
     """Return the function that makes the app in a front's process."""
 
-    def make():
+    def make() -> ASGIApp:
         cv2.setNumThreads(1)
         journal = SharedJournal(_keeper(model))
         load = functools.partial(version, replicas=replicas)
-        router = Router(load(journal.state.stable), load=load, journal=journal)
+        router = Router(load(journal.state.stable), load=load, journal=cast(Journal, journal))  # it has its methods
         slots = math.ceil(ONGOING * replicas[1] / fronts)  # who waits for a replica takes no core here
         return guarded(create_app({model: router}, log=PredictionLog(log) if log else None, slots=slots), host)
 
     return make
 
 
-def _keeper(model: str, journal: Path | str | None = None, first: State | None = None):
+def _keeper(model: str, journal: Path | str | None = None, first: State | None = None) -> Any:
     """Return the actor that keeps the journal of a model, on the head node. Starts it if there is none."""
     ray = local_cluster.imported()
     if first is None:
@@ -185,15 +188,15 @@ def _keeper(model: str, journal: Path | str | None = None, first: State | None =
     return actor.remote(path, first)
 
 
-def _running(status) -> int:
+def _running(status: Any) -> int:
     (deployment,) = status.deployments.values()
-    return deployment.replica_states.get("RUNNING", 0)
+    return int(deployment.replica_states.get("RUNNING", 0))
 
 
 def _free(host: str, port: int) -> int:
     try:
         with socket.create_server((host, port)) as probe:
-            return probe.getsockname()[1]
+            return int(probe.getsockname()[1])
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise

@@ -13,12 +13,17 @@ import shutil
 import socket
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from labsupport.arguments import number
 
+if TYPE_CHECKING:
+    import psutil
+
 ADDRESS = "127.0.0.1"  # of every node: they differ by their ports
-NODE = {
+NODE: dict[str, Any] = {
     "node_ip_address": ADDRESS,
     "object_store_memory": 100 << 20,  # bytes of shared memory
     "include_dashboard": False,  # a node starts quicker without what we do not use
@@ -51,14 +56,15 @@ class LocalCluster:
             raise RuntimeError("this process is in a Ray cluster already: ray.shutdown() leaves it")
         from ray.cluster_utils import Cluster
 
-        self.cores, self._others, self._undo = cores, [], contextlib.ExitStack()
+        self.cores, self._undo = cores, contextlib.ExitStack()
+        self._others: list[Any] = []  # the nodes beside the head, as Ray has them
         # in /tmp, because a socket's path has 107 bytes at most; Ray makes its own folders inside, open to everybody
         self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         self._undo.callback(shutil.rmtree, self._folder, ignore_errors=True)
         atexit.register(self.stop)
         try:
             self._undo.enter_context(_private(self._folder))
-            self._cluster = Cluster()
+            self._cluster: Any = Cluster()
             self._undo.callback(self._end)
             for _ in range(nodes):
                 self.add()
@@ -72,11 +78,11 @@ class LocalCluster:
         """Return the number of nodes that the head reports as alive."""
         return sum(node["Alive"] for node in imported().nodes())
 
-    def add(self):
-        """Add a node. Returns when the head knows it."""
+    def add(self) -> Any:
+        """Add a node, and return it as Ray has it, when the head knows it."""
         first = self._cluster.head_node is None
         with quiet(), _ports() as ports:
-            node = self._cluster.add_node(num_cpus=self.cores, **NODE, **ports)
+            node = self._cluster.add_node(num_cpus=self.cores, **(NODE | ports))
         if not first:
             self._others.append(node)
         return node
@@ -112,11 +118,11 @@ class LocalCluster:
     def __enter__(self) -> "LocalCluster":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
 
-def _kill(process) -> None:
+def _kill(process: "psutil.Process") -> None:
     """Kill a process and all processes below it with `kill -9`."""
     import psutil
 
@@ -144,7 +150,7 @@ def _ports() -> Iterator[dict[str, int]]:
         ports = {name: probe.getsockname()[1] for name, probe in zip(names, listening, strict=True)}
     start = services.start_ray_process
 
-    def start_with_all_ports(command, process_type, *args, **options):
+    def start_with_all_ports(command: list[str], process_type: str, *args: Any, **options: Any) -> Any:
         if process_type == ray_constants.PROCESS_TYPE_RAYLET:
             command = [*command, f"--{forgotten}={ports[forgotten]}"]
         return start(command, process_type, *args, **options)
@@ -164,7 +170,7 @@ def _private(folder: str) -> Iterator[None]:
     again.
     """
     from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled: not in Ray's types
 
     own = {
         "RAY_TMPDIR": folder,
@@ -175,7 +181,7 @@ def _private(folder: str) -> Iterator[None]:
     }
     before, clusters = {name: os.environ.get(name) for name in own}, ray_constants.ENABLE_RAY_CLUSTER
 
-    def use(environment: dict[str, str | None], enabled: bool) -> None:
+    def use(environment: Mapping[str, str | None], enabled: bool) -> None:
         for name, value in environment.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -192,7 +198,7 @@ def _private(folder: str) -> Iterator[None]:
         use(before, clusters)
 
 
-def imported():
+def imported() -> ModuleType:
     """Return the module `ray`, with its usage reports switched off. Raises an ImportError that says what to install."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray.widgets").setLevel(logging.WARNING)  # which misses, on import, what we do not use
@@ -204,7 +210,7 @@ def imported():
     return ray
 
 
-def imported_serve():
+def imported_serve() -> ModuleType:
     """Return the module `ray.serve`. Raises as `imported` does."""
     imported()
     with quiet():
@@ -214,7 +220,7 @@ def imported_serve():
 
 
 @contextlib.contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Suppress warnings about deprecated functions that Ray itself uses."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

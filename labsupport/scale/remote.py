@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -18,6 +19,9 @@ from labsupport import background, models
 from labsupport.detection import Detection, Detector, parse_version, resize_for_network
 from labsupport.rollout import Journal, JournalUnavailable, State
 from labsupport.scale import local_cluster
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
 
 PATIENCE = 15  # seconds for one picture, asked again as often as it takes
 PAUSE = 0.02  # seconds before we ask again
@@ -47,7 +51,7 @@ class Remote:
     answered within `PATIENCE` seconds.
     """
 
-    def __init__(self, version: str, handle, slots: int) -> None:
+    def __init__(self, version: str, handle: "DeploymentHandle[Any]", slots: int) -> None:
         self.version, self.slots, self._handle = version, slots, handle
         self._errors = local_cluster.imported().exceptions
         unavailable = local_cluster.imported_serve().exceptions
@@ -63,7 +67,9 @@ class Remote:
         small, end = resize_for_network(image), time.monotonic() + PATIENCE
         while (left := end - time.monotonic()) > 0:
             try:
-                return self._handle.detect.remote(small, image.shape[:2], confidence).result(timeout_s=left)
+                answer = self._handle.detect.remote(small, image.shape[:2], confidence)
+                detections: list[Detection] = answer.result(timeout_s=left)
+                return detections
             except self._errors.RayTaskError as error:  # what the detector raised, as it raised it
                 raise error.cause from None
             except self._died:
@@ -104,7 +110,7 @@ class Keeper:
                 self._news.notify_all()
         return *await self.read(), taken
 
-    async def call(self, name: str, *arguments):
+    async def call(self, name: str, *arguments: Any) -> Any:
         """Call a method of the journal that changes no state: `history`, `claim`, `looked`, `judged`."""
         return getattr(self._journal, name)(*arguments)
 
@@ -117,11 +123,12 @@ class SharedJournal:
     state stays.
     """
 
-    def __init__(self, keeper) -> None:
+    def __init__(self, keeper: Any) -> None:
         self._keeper, self._ray = keeper, local_cluster.imported()
         self._lock, self._closed = threading.Lock(), threading.Event()
-        self._number, self._state = 0, None
-        self._learn(*self._ask(keeper.read.remote(), KEEPER_START_SECONDS))
+        self._number: int
+        self._state: State
+        self._number, self._state = self._ask(keeper.read.remote(), KEEPER_START_SECONDS)
         background.repeat(self._hear, "journal", self._closed)
 
     @property
@@ -137,17 +144,18 @@ class SharedJournal:
             if after is before:
                 return before
             number, state, taken = self._ask(self._keeper.write.remote(before, after))
-            self._learn(number, state)
+            learnt = self._learn(number, state)
             if taken:
-                return state
+                return learnt
 
     def history(self, most: int | None = None) -> list[State]:
         """Return the same as `Journal.history`."""
-        return self._call("history", most)
+        states: list[State] = self._call("history", most)
+        return states
 
     def claim(self, ramp: str, interval: float, began: float) -> float:
         """Do the same as `Journal.claim`."""
-        return self._call("claim", ramp, interval, began)
+        return float(self._call("claim", ramp, interval, began))
 
     def looked(self, ramp: str) -> None:
         """Do the same as `Journal.looked`."""
@@ -155,7 +163,7 @@ class SharedJournal:
 
     def judged(self, ramp: str) -> float:
         """Do the same as `Journal.judged`."""
-        return self._call("judged", ramp)
+        return float(self._call("judged", ramp))
 
     def close(self) -> None:
         """Stop listening for changes."""
@@ -167,12 +175,12 @@ class SharedJournal:
                 self._number, self._state = number, state
         return state
 
-    def _call(self, name: str, *arguments):
+    def _call(self, name: str, *arguments: Any) -> Any:
         if not self._ray.is_initialized():  # to ask would start a Ray of its own
             raise JournalUnavailable("who answers is kept by an actor, and this process has left its cluster")
         return self._ask(self._keeper.call.remote(name, *arguments))
 
-    def _ask(self, question, seconds: float = KEEPER_SECONDS):
+    def _ask(self, question: Any, seconds: float = KEEPER_SECONDS) -> Any:
         try:
             return self._ray.get(question, timeout=seconds)
         except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as error:

@@ -8,6 +8,9 @@ import json
 import logging
 import sys
 import time
+from typing import Any, TextIO
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger("labsupport.access")
 FIELDS = ("client", "id", "method", "route", "status", "latency", "version")
@@ -16,20 +19,21 @@ FIELDS = ("client", "id", "method", "route", "status", "latency", "version")
 class AccessLog:
     """Logs each request after it was answered. `route` is the template of the route, never the path that the client sent."""
 
-    def __init__(self, app) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not logger.isEnabledFor(logging.INFO):
             return await self.app(scope, receive, send)
-        started, seen = time.perf_counter(), {"status": 500}
+        started = time.perf_counter()
+        answered: dict[str, Any] = {"status": 500}
 
-        async def watched(message) -> None:
+        async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = dict(message.get("headers", ()))
-                seen["status"] = message["status"]
-                seen["id"] = headers.get(b"x-prediction-id", b"").decode() or None
-                seen["version"] = headers.get(b"x-model-version", b"").decode() or None
+                answered["status"] = message["status"]
+                answered["id"] = headers.get(b"x-prediction-id", b"").decode() or None
+                answered["version"] = headers.get(b"x-model-version", b"").decode() or None
             await send(message)
 
         try:
@@ -38,7 +42,7 @@ class AccessLog:
             route = getattr(scope.get("route"), "path", None)
             latency = round(time.perf_counter() - started, 6)
             client = (scope.get("client") or [None])[0]  # behind a proxy, whom the proxy names
-            fields = {**seen, "client": client, "method": scope["method"], "route": route, "latency": latency}
+            fields = {**answered, "client": client, "method": scope["method"], "route": route, "latency": latency}
             logger.info("request", extra={"fields": {name: fields.get(name) for name in FIELDS}})
 
 
@@ -67,7 +71,7 @@ class JsonLines(logging.Formatter):
         return json.dumps({"time": round(record.created, 3), **fields})
 
 
-def show(stream=None) -> None:
+def show(stream: TextIO | None = None) -> None:
     """Print a line for each request from now on to `stream`: plain text if it is a terminal, otherwise JSON."""
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)

@@ -10,16 +10,20 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
-from starlette.routing import Match
+from starlette.exceptions import HTTPException
+from starlette.routing import Match, Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from labsupport import arguments, images, models
-from labsupport.detection import Detector
+from labsupport.detection import Detector, Version
 from labsupport.log import PredictionLog
 from labsupport.monitoring import Live, Metrics, Watch
 from labsupport.protection import COPIES, LEAST, MOST_SLOTS, Admission, Budget, Rule, Slots, WrongTokens
@@ -28,7 +32,7 @@ from labsupport.serving import access_log, errors, routes, strict_routes
 from labsupport.serving.kept_uploads import Uploads
 from labsupport.serving.predictor import Predictor
 from labsupport.serving.running import PortTaken, RunningServer, serve
-from labsupport.serving.schemas import ERRORS, GUARDED, NO_NUL, Problem
+from labsupport.serving.schemas import ERRORS, GUARDED, NO_NUL, Problem, Responses
 from labsupport.serving.strict_routes import StrictRoute
 
 __all__ = ["PortTaken", "RunningServer", "create_app", "serve"]
@@ -42,7 +46,7 @@ RULES = {
     "/records": Rule(2_000_000, copies=30, values=100_000, guarded=("POST",), too_large="send fewer records at a time"),
     "/rollout": Rule(16_000, copies=30, guarded=("PUT",)),
 }
-ANYWHERE = {  # what every route may answer besides what it says of itself
+ANYWHERE: Responses = {  # what every route may answer besides what it says of itself
     **GUARDED,
     **{status: ERRORS[status] for status in (408, 413, 503)},
     414: {"model": Problem, "description": "the address is too long"},
@@ -64,7 +68,7 @@ logger = logging.getLogger(__name__)
 
 
 def create_app(
-    detectors: Mapping[str, Detector | Router] | Detector | Router | None = None,
+    detectors: Mapping[str, Version] | Version | None = None,
     root_path: str = "",
     keep_uploads: bool = False,
     log: PredictionLog | None = None,
@@ -86,24 +90,8 @@ def create_app(
     `root_path` that is not a path, or too little `memory`.
     """
     root_path = _prefix(root_path)
-    if detectors is None:
-        detectors = load_installed(slots)
-    elif not isinstance(detectors, Mapping):
-        detectors = {"yolov3-tiny": detectors}
-    for name, one in detectors.items():
-        arguments.choice("the name of a model in detectors", name, models.MODELS)
-        if isinstance(one, type) or not callable(getattr(one, "detect", None)):
-            raise ValueError(
-                f"detectors={arguments.shown(one)}: give a Detector, a Router, or one for each model's name"
-            )
-    arguments.choice("keep_uploads", keep_uploads, (False, True))
-    if log is not None and not hasattr(log, "record"):
-        raise ValueError(f'log={arguments.shown(log)}: give a PredictionLog, as in PredictionLog("sqlite:///log.db")')
-    slots = slots if slots is None else arguments.number("slots", slots, 1, MOST_SLOTS - 1, whole=True)
-    routers = {name: one if isinstance(one, Router) else Router(one) for name, one in detectors.items()}
-    for router in routers.values():
-        router.log = router.log or log
-    ramps = Ramps(routers)
+    routers = _routers(detectors, keep_uploads, log, slots)
+    ramps, metrics = Ramps(routers), Metrics()
     app = FastAPIOffline(
         title="Object detection, deployed",
         description="Send a picture, get back what is in it. Everything on this page works without the internet.",
@@ -114,43 +102,73 @@ def create_app(
         lifespan=_life(log, ramps),
     )
     app.router.route_class = StrictRoute
-    metrics, handlers = Metrics(), set()
     budget = Budget(memory if memory is None else arguments.number("memory", memory, least=LEAST, whole=True))
-    slots = Slots(slots and slots + 1, budget=budget)
-    predictor = Predictor(routers, slots, log, Uploads() if keep_uploads else None, metrics)
-    metrics.places.set(slots.limit)
+    places = Slots(slots and slots + 1, budget=budget)
+    metrics.places.set(places.limit)
+    predictor = Predictor(routers, places, log, Uploads() if keep_uploads else None, metrics)
     app.state.root_path = root_path
     app.state.wrong_tokens = WrongTokens(lambda reason: metrics.unauthorised.labels(reason).inc())
+    handlers: set[str] = set()
     # the last one added is the first to see a request
     app.add_middleware(
-        Admission, slots=slots, rules=RULES, wrong_tokens=app.state.wrong_tokens, refused=predictor.refused
+        Admission, slots=places, rules=RULES, wrong_tokens=app.state.wrong_tokens, refused=predictor.refused
     )
     app.add_middleware(access_log.AccessLog)
     app.add_middleware(Watch, metrics=metrics, handlers=handlers)
     if root_path:
         app.add_middleware(Prefix, root_path=root_path)
     _explain_errors(app)
-    routes.add_prediction_routes(app, predictor)
-    routes.add_feedback_route(app, log, metrics)
-    routes.add_records_route(app, log)
-    routes.add_rollout_routes(app, predictor, ramps)
-    routes.add_status_routes(app, routers)
-    routes.add_metrics_route(app, predictor)
-    routes.add_dashboard_routes(app, Live(log, routers))
-    routes.add_browser_routes(app)
-    routes.add_head_routes(app)
-    handlers.update(route.path for route in app.routes)
+    _add_routes(app, predictor, ramps)
+    handlers.update(route.path for route in app.routes if isinstance(route, Route | Mount))
     return app
 
 
-def _life(log: PredictionLog | None, ramps: Ramps):
+def _routers(
+    detectors: Mapping[str, Version] | Version | None, keep_uploads: bool, log: PredictionLog | None, slots: int | None
+) -> dict[str, Router]:
+    """Check the arguments of `create_app`, and return a router for each model, which writes to `log`."""
+    named: Mapping[str, Version]
+    if detectors is None:
+        named = load_installed(slots)
+    else:
+        named = detectors if isinstance(detectors, Mapping) else {"yolov3-tiny": detectors}
+    for name, one in named.items():
+        arguments.choice("the name of a model in detectors", name, models.MODELS)
+        if isinstance(one, type) or not callable(getattr(one, "detect", None)):
+            raise ValueError(
+                f"detectors={arguments.shown(one)}: give a Detector, a Router, or one for each model's name"
+            )
+    arguments.choice("keep_uploads", keep_uploads, (False, True))
+    if log is not None and not hasattr(log, "record"):
+        raise ValueError(f'log={arguments.shown(log)}: give a PredictionLog, as in PredictionLog("sqlite:///log.db")')
+    if slots is not None:
+        arguments.number("slots", slots, 1, MOST_SLOTS - 1, whole=True)
+    routers = {name: one if isinstance(one, Router) else Router(one) for name, one in named.items()}
+    for router in routers.values():
+        router.log = router.log or log
+    return routers
+
+
+def _add_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None:
+    routes.add_prediction_routes(app, predictor)
+    routes.add_feedback_route(app, predictor.log, predictor.metrics)
+    routes.add_records_route(app, predictor.log)
+    routes.add_rollout_routes(app, predictor, ramps)
+    routes.add_status_routes(app, predictor.routers)
+    routes.add_metrics_route(app, predictor)
+    routes.add_dashboard_routes(app, Live(predictor.log, predictor.routers))
+    routes.add_browser_routes(app)
+    routes.add_head_routes(app)
+
+
+def _life(log: PredictionLog | None, ramps: Ramps) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Return the app's lifespan: continue unfinished ramps at the start, and flush the log at the end.
 
     A worker process exits without further notice, so unwritten rows would be lost.
     """
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI):
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         ramps.go_on()
         yield
         await asyncio.to_thread(ramps.stop)
@@ -165,10 +183,10 @@ class Prefix:
     a proxy.
     """
 
-    def __init__(self, app, root_path: str) -> None:
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
         self.app, self.root_path = app, root_path
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             prefix, path = self.root_path, scope["path"]
             if path == prefix:
@@ -208,16 +226,18 @@ def _explain_errors(app: FastAPI) -> None:
             logger.warning("%s %s: %s", request.method, request.url.path, error)
         return JSONResponse({"detail": text}, errors.status(error), errors.headers(error))
 
-    async def refuse_method(request: Request, error: HTTPException) -> JSONResponse:
+    async def refuse_method(request: Request, error: Exception) -> JSONResponse:
         fitting = [route for route in app.routes if route.matches(request.scope)[0] != Match.NONE]
         methods = sorted({method for route in fitting for method in getattr(route, "methods", ())}) or ["GET", "HEAD"]
         return JSONResponse({"detail": f"ask with {' or '.join(methods)}"}, 405, {"Allow": ", ".join(methods)})
 
-    async def refuse_path(request: Request, error: HTTPException) -> JSONResponse:
+    async def refuse_path(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
         detail = f"{NO_PATH} {app.state.root_path}/docs" if error.detail == "Not Found" else error.detail
         return JSONResponse({"detail": detail}, 404, error.headers)
 
-    async def refuse_parameters(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def refuse_parameters(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
         problems = error.errors()
         named = [f"{_place(problem['loc'])}: {_words(problem)}" for problem in problems[:PROBLEMS]]
         named = [text if len(text) <= PROBLEM else text[: PROBLEM - 3] + "..." for text in named]
@@ -247,9 +267,10 @@ def _place(location: tuple[str | int, ...]) -> str:
     return place.removeprefix(".") or str(location[0])
 
 
-def _words(problem: Mapping) -> str:
+def _words(problem: Mapping[str, Any]) -> str:
     """Return a text that says what is wrong and what to send."""
-    kind, message = problem["type"], problem["msg"]
+    kind: str = problem["type"]
+    message: str = problem["msg"]
     if kind == "missing" and problem["loc"] == ("body",):
         return f"it is missing: {strict_routes.JSON}"
     if kind == "string_pattern_mismatch" and problem["ctx"]["pattern"] == NO_NUL:

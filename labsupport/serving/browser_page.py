@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from labsupport import images, models, paths
 
@@ -76,7 +76,7 @@ def page() -> str:
     """
     text = (FOLDER / ("missing.html" if missing() else "index.html")).read_text(encoding="utf-8")
     text = re.sub(r'(?<=")browser/([^"?]+)', lambda found: f"browser/{_address(found[1])}", text)
-    return text.replace("{{lab}}", "" if missing() else json.dumps(_given()))
+    return text.replace("{{lab}}", "" if missing() else json.dumps(_settings()))
 
 
 def file(name: str, version: str | None = None) -> File:
@@ -114,6 +114,11 @@ def _content(name: str) -> bytes | Path:
     if name in _model_files():
         files = models.locate(MODEL)  # checks them, each time
         return files.cfg if name.endswith(".cfg") else files.weights
+    return _read(name)
+
+
+def _read(name: str) -> bytes:
+    """Return a file that does not belong to the model. Raises `UnknownFile`."""
     folder, _, picture = name.partition("/")
     if folder == "images" and picture in _pictures():
         return (paths.IMAGES / picture).read_bytes()
@@ -123,9 +128,9 @@ def _content(name: str) -> bytes | Path:
 
 
 def _checksum(name: str) -> str:
-    if name in (known := _model_files()):
-        return known[name].sha256
-    return hashlib.sha256(_content(name)).hexdigest()
+    if name in (files := _model_files()):
+        return files[name].sha256
+    return hashlib.sha256(_read(name)).hexdigest()
 
 
 def _address(name: str) -> str:
@@ -133,7 +138,7 @@ def _address(name: str) -> str:
     return f"{name}?v={_checksum(name)[:DIGITS]}"
 
 
-def _given() -> dict:
+def _settings() -> dict[str, Any]:
     """Return the settings that the page's script reads."""
     kinds = zip(("cfg", "weights"), _model_files().items(), strict=True)
     return {
@@ -154,5 +159,5 @@ def _worker() -> bytes:
     """
     names = [*OURS, *([] if missing() else TENSORFLOW), *(f"images/{name}" for name in _pictures())]
     version = hashlib.sha256(page().encode()).hexdigest()[:DIGITS]
-    given = {"version": version, "files": [_address(name) for name in names]}
-    return f"const LAB = {json.dumps(given)};\n".encode() + (FOLDER / "worker.js").read_bytes()
+    cached = {"version": version, "files": [_address(name) for name in names]}
+    return f"const LAB = {json.dumps(cached)};\n".encode() + (FOLDER / "worker.js").read_bytes()

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from labsupport import paths
@@ -51,7 +52,7 @@ class Uploads:
         self._open_folder()
         self._kept = deque(sorted(_kept_before(self.folder)))
         for half in self.folder.glob(".partial-*"):  # of a server that was killed while it wrote
-            self._attempt("leftovers", "removed", lambda half=half: _clear(half))
+            self._attempt("leftovers", "removed", partial(_clear, half))
 
     def keep(self, name: str, content: bytes) -> Path | None:
         """Write a picture and return its path. Then remove pictures that are too old or too many.
@@ -68,7 +69,7 @@ class Uploads:
                 self._kept.append((time.time(), path))
             while self._kept and (len(self._kept) > self.most or time.time() - self._kept[0][0] > self.oldest):
                 old = self._kept.popleft()[1]
-                self._attempt("old pictures", "removed", lambda old=old: old.unlink(missing_ok=True))
+                self._attempt("old pictures", "removed", partial(old.unlink, missing_ok=True))
         return path if written else None
 
     def _open_folder(self) -> None:

@@ -9,6 +9,7 @@ import functools
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from labsupport.protection import LARGE_BODY, LARGE_PICTURE, Overloaded, Slots, 
 from labsupport.rollout import Router, answering
 from labsupport.serving import errors
 from labsupport.serving.kept_uploads import Uploads
+
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -61,7 +64,7 @@ class Predictor:
     ) -> None:
         self.routers, self.slots, self.log, self.uploads, self.metrics = routers, slots, log, uploads, metrics
 
-    async def answer(self, asked: Asked, render: Callable):
+    async def answer(self, asked: Asked, render: Callable[[Prediction], Answer]) -> Answer:
         """Predict, and return `render(prediction)`. Raises `Overloaded` if the queue is full, and the prediction's own
         errors.
         """
@@ -74,16 +77,17 @@ class Predictor:
             self.refused()
             raise
 
-    def _work(self, asked: Asked, render: Callable):
+    def _work(self, asked: Asked, render: Callable[[Prediction], Answer]) -> Answer:
         """Decode, detect, render and log. Runs in a slot's thread."""
-        id, features = asked.record or uuid.uuid4().hex, None
+        id = asked.record or uuid.uuid4().hex
+        features: dict[str, float] | None = None
 
-        def write(**row) -> None:
+        def write(**row: Any) -> None:
             self._record(asked, features=features if row["status"] == 200 else None, **row)
 
-        def drawn(version: str, latency: float, image: np.ndarray, found: list[Detection]):
+        def drawn(version: str, latency: float, image: np.ndarray, detections: list[Detection]) -> Answer:
             nonlocal features
-            content, features = render(Prediction(id, version, latency, image, found)), images.features(image)
+            content, features = render(Prediction(id, version, latency, image, detections)), images.features(image)
             return content
 
         try:
@@ -93,15 +97,23 @@ class Predictor:
             write(id=uuid.uuid4().hex, version=None, latency=0.0, **failed)
             raise
         see = functools.partial(images.decode, asked.upload)
-        return answering.answer(router, see, asked.confidence, asked.key, id, write, drawn, errors.status)
+        answer: Answer = answering.answer(router, see, asked.confidence, asked.key, id, write, drawn, errors.status)
+        return answer
 
     def refused(self) -> None:
         """Log that an upload found the queue full. Without these rows the log would look best when the server is
         overloaded.
         """
         if self.log:
-            unseen = {"version": None, "latency": None, "detections": None, "features": None}
-            self.log.record(id=uuid.uuid4().hex, status=503, error=Overloaded.__name__, **unseen)
+            self.log.record(
+                id=uuid.uuid4().hex,
+                version=None,
+                latency=None,
+                detections=None,
+                features=None,
+                status=503,
+                error=Overloaded.__name__,
+            )
 
     def router(self, model: str) -> Router:
         """Return the router of a model. Raises `models.ModelUnavailable`."""
@@ -110,9 +122,9 @@ class Predictor:
         models.locate(model)  # raises if it is not installed
         raise models.NotInstalled(f"{model} was installed after this server started: start the server again")
 
-    def _record(self, asked: Asked, *, version: str | None, latency: float, status: int, **seen) -> None:
-        self.metrics.predicted(version, latency, seen["detections"], seen["features"], status)
+    def _record(self, asked: Asked, *, version: str | None, latency: float, status: int, **row: Any) -> None:
+        self.metrics.predicted(version, latency, row["detections"], row["features"], status)
         if self.log and not (asked.record and status == 200):  # who reports it writes the one row: `records`
             size = len(asked.upload)
-            self.log.record(version=version, latency=latency, key=asked.key, bytes=size, status=status, **seen)
+            self.log.record(version=version, latency=latency, key=asked.key, bytes=size, status=status, **row)
             self.metrics.dropped(self.log.dropped)

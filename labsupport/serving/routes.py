@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Form, Header, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
@@ -15,9 +15,8 @@ from labsupport import images, models
 from labsupport.detection import Detection, draw_boxes
 from labsupport.log import PredictionLog
 from labsupport.monitoring import CONTENT_TYPE, MINUTES, Live, Metrics
-from labsupport.protection import security
 from labsupport.rollout import Gate, Ramps, Router
-from labsupport.serving import browser_page, schemas
+from labsupport.serving import browser_page, schemas, strict_routes
 from labsupport.serving.predictor import Asked, Prediction, Predictor
 from labsupport.serving.schemas import (
     UPLOAD,
@@ -45,8 +44,17 @@ PAGE_HEADERS = {  # whatever a version's name may hold, the page talks to this s
     "Cache-Control": "no-cache",
 }
 
-ModelName = StrEnum("ModelName", {name.replace("-", "_"): name for name in models.MODELS})
-Minutes = IntEnum("Minutes", {f"last_{minutes}": minutes for minutes in MINUTES})
+if TYPE_CHECKING:  # the defaults below
+
+    class ModelName(StrEnum):
+        yolov3_tiny = "yolov3-tiny"
+
+    class Minutes(IntEnum):
+        last_15 = 15
+
+else:
+    ModelName = StrEnum("ModelName", {name.replace("-", "_"): name for name in models.MODELS})
+    Minutes = IntEnum("Minutes", {f"last_{minutes}": minutes for minutes in MINUTES})
 
 
 def add_status_routes(app: FastAPI, routers: Mapping[str, Router]) -> None:
@@ -128,8 +136,9 @@ def add_browser_routes(app: FastAPI) -> None:
     @app.get("/browser/{name:path}", include_in_schema=False)  # what that page is made of
     def file(name: str, v: str | None = None) -> Response:
         content, media_type, headers = browser_page.file(name, v)
-        kind = FileResponse if isinstance(content, Path) else Response
-        return kind(content, media_type=media_type, headers=headers)
+        if isinstance(content, Path):
+            return FileResponse(content, media_type=media_type, headers=headers)
+        return Response(content, media_type=media_type, headers=headers)
 
 
 async def asked(
@@ -144,13 +153,13 @@ async def asked(
 ) -> Asked:
     """Return the one picture in the form, and the parameters. The file name that the client sends is ignored."""
     if x_record_id is not None:
-        token_shown(request)
+        strict_routes.token_shown(request)
     return Asked(await form.file.read(), model.value, confidence, x_client_key, x_record_id)
 
 
 def add_head_routes(app: FastAPI) -> None:
     """Answer HEAD wherever the app answers GET: the same headers, and uvicorn leaves out the body. Call this last."""
-    for route in [route for route in app.routes if isinstance(route, APIRoute) and "GET" in route.methods]:
+    for route in [route for route in app.routes if isinstance(route, APIRoute) and "GET" in (route.methods or ())]:
         head = copy.copy(route)
         head.methods, head.include_in_schema = {"HEAD"}, False
         app.router.routes.append(head)
@@ -185,8 +194,7 @@ def add_prediction_routes(app: FastAPI, predictor: Predictor) -> None:
     )
     async def detect(question: Question) -> Response:
         def render(p: Prediction) -> Response:
-            found = _as_json(p.detections)
-            content = {"id": p.id, "version": p.version, "latency": p.latency, "detections": found}
+            content = {"id": p.id, "version": p.version, "latency": p.latency, "detections": _as_json(p.detections)}
             return JSONResponse(content, headers=p.headers)
 
         return await predictor.answer(question, render)
@@ -206,14 +214,14 @@ def _add_counting_route(app: FastAPI, predictor: Predictor, plural: str, label: 
     )
     async def count(question: Annotated[Asked, Depends(asked)]) -> Response:
         def render(prediction: Prediction) -> Response:
-            found = _as_json([found for found in prediction.detections if found.label == label])
-            content = {"label": label, "count": len(found), "detections": found}
+            counted = _as_json([one for one in prediction.detections if one.label == label])
+            content = {"label": label, "count": len(counted), "detections": counted}
             return JSONResponse(content, headers=prediction.headers)
 
         return await predictor.answer(question, render)
 
 
-def _as_json(detections: list[Detection]) -> list[dict]:
+def _as_json(detections: list[Detection]) -> list[dict[str, Any]]:
     return [{"label": d.label, "confidence": d.confidence, "box": d.box._asdict()} for d in detections]
 
 
@@ -240,7 +248,7 @@ def add_records_route(app: FastAPI, log: PredictionLog | None) -> None:
         description="Only with the server's token. Each id is taken once: to send again what may have arrived is safe. "
         "The answer comes when the disk has all of it. A station that asks for a prediction sends the id of the record to "
         "come as X-Record-Id, with the token: then the record is what is logged, and not the answer beside it.",
-        dependencies=[Depends(token_shown)],
+        dependencies=[Depends(strict_routes.token_shown)],
         responses=schemas.refusals(400, 404, 422, 503),
     )
     def receive(decided: Records) -> RecordsOut:
@@ -265,7 +273,7 @@ def add_rollout_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None
         tags=["rollout"],
         summary="Change who answers",
         description="Only with the server's token, wherever it is bound.",
-        dependencies=[Depends(token_shown)],
+        dependencies=[Depends(strict_routes.token_shown)],
         responses=schemas.refusals(400, 404, 409, 422, 503),
     )
     def change(wanted: RolloutIn, model: ModelName = ModelName.yolov3_tiny) -> RolloutOut:
@@ -287,11 +295,3 @@ def add_rollout_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None
             case action:
                 getattr(router, action)(wanted.reason)
         return RolloutOut(**router.status())
-
-
-def token_shown(request: Request) -> None:
-    """Raise a 401 unless the request carries the server's token. A server without a token refuses every change of its
-    state.
-    """
-    if not security.carries(request.headers, security.token()):
-        raise HTTPException(401, security.HOW, {"WWW-Authenticate": "Bearer"})

@@ -17,8 +17,10 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal, overload
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
@@ -42,7 +44,7 @@ class RunningServer:
     {'status': 'alive'}
     """
 
-    def __init__(self, app, listening: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
         self.host, self.port = listening.getsockname()[:2]
         self.url = _url(listening)
         self._server = uvicorn.Server(_config(app, workers=1))
@@ -75,7 +77,7 @@ class RunningServer:
     def __enter__(self) -> "RunningServer":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def __repr__(self) -> str:
@@ -85,7 +87,15 @@ class RunningServer:
 _running: set[RunningServer] = set()  # those that `serve` started, so that a cell can be run again
 
 
-def serve(app, host: str = "127.0.0.1", port: int | None = None, block: bool = False) -> RunningServer | None:
+@overload
+def serve(app: ASGIApp, host: str = ..., port: int | None = ..., block: Literal[False] = ...) -> RunningServer: ...
+
+
+@overload
+def serve(app: ASGIApp, host: str = ..., port: int | None = ..., *, block: Literal[True]) -> None: ...
+
+
+def serve(app: ASGIApp, host: str = "127.0.0.1", port: int | None = None, block: bool = False) -> RunningServer | None:
     """Run an app: in the background, or with `block=True` until the kernel is interrupted.
 
     `port=None` is 8000, or the port in `LAB_PORT`; `port=0` is any free port. If a server that this process started has
@@ -102,19 +112,20 @@ def serve(app, host: str = "127.0.0.1", port: int | None = None, block: bool = F
     try:
         listening = _listen(host, port)
     except PortTaken:
-        if not (ours := _ours(host, port)):
+        if not (servers := _ours(host, port)):
             raise
-        for server in ours:
+        for server in servers:
             server.stop()
         listening = _listen(host, port)
     if block:
-        return _serve_here(app, listening)
+        _serve_here(app, listening)
+        return None
     server = RunningServer(app, listening)
     _running.add(server)
     return server
 
 
-def guarded(app, host: str):
+def guarded(app: ASGIApp, host: str) -> ASGIApp:
     """Return the app behind a guard that refuses pages of other sites. Beyond loopback it also requires the token.
 
     Raises `security.TokenMissing`. Without a token the request's `Host` must be this machine, unless the app was made
@@ -150,20 +161,20 @@ def _listen(host: str, port: int) -> socket.socket:
                 "labsupport serve --port 0 in a shell, or with serve(app, port=0) in Python"
             ) from None
         raise OSError(
-            f"cannot listen on port {port} of {host} ({os.strerror(error.errno)}): give an address of this machine, such as "
-            "127.0.0.1, ::1 or 0.0.0.0, and a port above 1,023"
+            f"cannot listen on port {port} of {host} ({os.strerror(error.errno or 0)}): give an address of this machine, "
+            "such as 127.0.0.1, ::1 or 0.0.0.0, and a port above 1,023"
         ) from None
 
 
-def resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple]:
+def resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
     """Return the address family and the socket address of a host, IPv4 if it has both. Raises ValueError."""
     try:
-        found = socket.getaddrinfo(arguments.text("host", host, 255), port, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(arguments.text("host", host, 255), port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise ValueError(
             f"host={arguments.shown(host)}: give an address of this machine, such as 127.0.0.1, ::1 or 0.0.0.0"
         ) from None
-    family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    family, _, _, _, address = min(addresses, key=lambda one: one[0] != socket.AF_INET)
     return family, address
 
 
@@ -172,7 +183,7 @@ def _url(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _config(app, **options) -> uvicorn.Config:
+def _config(app: ASGIApp | str, workers: int, factory: bool = False) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         log_level="warning",  # at "info" every request would be printed into whichever cell is running
@@ -184,7 +195,8 @@ def _config(app, **options) -> uvicorn.Config:
         backlog=connections.most(),
         server_header=False,
         timeout_graceful_shutdown=10,
-        **options,
+        workers=workers,
+        factory=factory,
     )
 
 
@@ -228,7 +240,7 @@ class _Workers(Multiprocess):
             self.processes.append(process)
 
 
-def _serve_here(app, listening: socket.socket) -> None:
+def _serve_here(app: ASGIApp, listening: socket.socket) -> None:
     """Run the server and block until it is interrupted.
 
     In a notebook the cell waits for a server on a thread, because an event loop already runs there. A nested loop
@@ -247,7 +259,7 @@ def _serve_here(app, listening: socket.socket) -> None:
     print("stopped")
 
 
-def run(options: dict, port: int, workers: int) -> None:
+def run(options: dict[str, Any], port: int, workers: int) -> None:
     """Run `labsupport serve`: the app of `serving.worker` in this process, or in `workers` processes, until it is stopped.
 
     The cores are divided among the workers. Prints its address once it answers. Raises the errors of `_listen` and of

@@ -1,9 +1,10 @@
 """Define the bodies of the API's requests and answers. Their docstrings and descriptions appear in `/docs`."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict, JsonValue
 
 from labsupport.log import FEATURES, YEAR_10000, station_records
 from labsupport.rollout import METRICS, Gate
@@ -13,6 +14,12 @@ NO_NUL = r"^[^\x00]*$"
 Name = Annotated[str, Field(max_length=200, pattern=NO_NUL)]
 Text = Annotated[str, Field(max_length=1_000, pattern=NO_NUL)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Responses = dict[int | str, dict[str, Any]]  # of a route, as FastAPI takes them
+if TYPE_CHECKING:
+    Metric = str
+    Feature = str
+else:
+    Metric, Feature = Literal[METRICS], Literal[FEATURES]
 
 
 class UploadIn(BaseModel):
@@ -51,13 +58,16 @@ class CountOut(BaseModel):
     detections: list[DetectionOut]
 
 
-_SAID = [
+_SAID: list[JsonValue] = [
     {"required": ["correct"], "properties": {"correct": {"type": "boolean"}}},
     {"required": ["labels"], "properties": {"labels": {"type": "array"}}},
     {"required": ["retry"], "properties": {"retry": {"const": True}}},
 ]
-_BOTH = {"required": ["correct", "labels"], "properties": {"correct": {"const": True}, "labels": {"type": "array"}}}
-_WRONG = {"prediction_id": "0" * 32, "correct": False}  # what /docs offers to try
+_BOTH: JsonDict = {
+    "required": ["correct", "labels"],
+    "properties": {"correct": {"const": True}, "labels": {"type": "array"}},
+}
+_WRONG: JsonDict = {"prediction_id": "0" * 32, "correct": False}  # what /docs offers to try
 
 
 class FeedbackIn(BaseModel):
@@ -69,8 +79,8 @@ class FeedbackIn(BaseModel):
 
     prediction_id: Annotated[Name, Field(max_length=64, description="from the answer's X-Prediction-Id")]
     correct: bool | None = None
-    labels: list[Name] | None = Field(None, max_length=1_000, description="what is in the picture instead")
-    retry: bool = Field(False, description="the user asked again")
+    labels: list[Name] | None = Field(default=None, max_length=1_000, description="what is in the picture instead")
+    retry: bool = Field(default=False, description="the user asked again")
 
     @model_validator(mode="after")
     def _says_something(self) -> "FeedbackIn":
@@ -90,13 +100,13 @@ class GateIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    thresholds: dict[Literal[METRICS], Limit] = Field(default_factory=dict, description="metric -> least, most")
-    ratios: dict[Literal[METRICS], Annotated[Finite, Field(gt=0)]] = Field(
+    thresholds: dict[Metric, Limit] = Field(default_factory=dict, description="metric -> least, most")
+    ratios: dict[Metric, Annotated[Finite, Field(gt=0)]] = Field(
         default_factory=dict, description="metric -> at most so many times the stable version's"
     )
-    min_requests: int = Field(200, ge=1, le=1_000_000_000)
-    alpha: float = Field(0.05, gt=0, lt=1)
-    failure_limit: int = Field(3, ge=0, le=1_000_000_000)
+    min_requests: int = Field(default=200, ge=1, le=1_000_000_000)
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    failure_limit: int = Field(default=3, ge=0, le=1_000_000_000)
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "GateIn":
@@ -112,7 +122,8 @@ READS = {  # what each action reads; the gate gives the reasons of a ramp
     "rollback": ("to", "reason"),
     **dict.fromkeys(("switch", "promote", "pause", "resume"), ("reason",)),
 }
-_CANARY = {"action": "canary", "candidate": "yolov3-tiny/openvino-f32", "weight": 5}  # what /docs offers to try
+# what /docs offers to try
+_CANARY: JsonDict = {"action": "canary", "candidate": "yolov3-tiny/openvino-f32", "weight": 5}
 
 
 class RolloutIn(BaseModel):
@@ -123,13 +134,15 @@ class RolloutIn(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_CANARY]})
 
     action: Literal["shadow", "canary", "blue_green", "ramp", "switch", "promote", "pause", "resume", "rollback"]
-    candidate: Name | None = Field(None, examples=["yolov3-tiny/openvino-f32"])
-    percent: Percent = Field(100, description="of pictures that a candidate in shadow sees")
-    weight: Percent = Field(5, description="percent of requests that a canary answers")
-    steps: list[Percent] = Field([5, 25, 50, 100], description="the ramp's weights", min_length=1, max_length=100)
+    candidate: Name | None = Field(default=None, examples=["yolov3-tiny/openvino-f32"])
+    percent: Percent = Field(default=100, description="of pictures that a candidate in shadow sees")
+    weight: Percent = Field(default=5, description="percent of requests that a canary answers")
+    steps: list[Percent] = Field(
+        default=[5, 25, 50, 100], description="the ramp's weights", min_length=1, max_length=100
+    )
     gate: GateIn = Field(default_factory=GateIn)
-    interval: float = Field(1, ge=0.01, le=86_400, description="seconds between two looks of the ramp's gate")
-    to: Name | None = Field(None, description="the version that a rollback returns to, if nothing is on trial")
+    interval: float = Field(default=1, ge=0.01, le=86_400, description="seconds between two looks of the ramp's gate")
+    to: Name | None = Field(default=None, description="the version that a rollback returns to, if nothing is on trial")
     reason: Text = ""
 
     @model_validator(mode="after")
@@ -190,7 +203,7 @@ class PredictionIn(BaseModel):
     version: Name
     latency: Seconds = Field(description="seconds that the model took")
     detections: list[DetectionIn] = Field(max_length=10_000, fail_fast=True)  # one error is enough of 10,000
-    features: dict[Literal[FEATURES], Finite]
+    features: dict[Feature, Finite]
 
 
 class RecordIn(BaseModel):
@@ -204,10 +217,10 @@ class RecordIn(BaseModel):
     product: Name
     verdict: Literal["accept", "reject", "undecided"]
     decided_by: Literal["server", "device", "nobody"]
-    version: Name | None = Field(None, description="the model version that looked")
+    version: Name | None = Field(default=None, description="the model version that looked")
     latency: Seconds = Field(description="seconds from the picture to the decision")
     reason: Text = ""
-    prediction: PredictionIn | None = Field(None, description="null if no model looked")
+    prediction: PredictionIn | None = Field(default=None, description="null if no model looked")
 
 
 Records = Annotated[list[RecordIn], Field(min_length=1, max_length=station_records.MOST, fail_fast=True)]
@@ -226,11 +239,11 @@ class Problem(BaseModel):
     detail: str = Field(description="what is wrong, and what to do")
 
 
-def _header(description: str, kind: str = "string") -> dict:
+def _header(description: str, kind: str = "string") -> dict[str, Any]:
     return {"description": description, "required": True, "schema": {"type": kind}}
 
 
-def _refusal(description: str, **headers: dict) -> dict:
+def _refusal(description: str, **headers: dict[str, Any]) -> dict[str, Any]:
     return {"model": Problem, "description": description, "headers": headers}
 
 
@@ -242,13 +255,13 @@ PREDICTED = {
 }
 
 # what every route may answer, and what some may answer besides
-GUARDED = {
+GUARDED: Responses = {
     401: _refusal("the token is missing or wrong, where the server demands one", **{"WWW-Authenticate": TOKEN}),
     422: _refusal(
         "a parameter, field or key is missing, out of range, unknown or given twice; or a body is not expected"
     ),
 }
-ERRORS = {
+ERRORS: Responses = {
     400: _refusal("the body is no form that can be read, or one of too many fields"),
     408: _refusal("the upload took too long"),
     413: _refusal("too many bytes or pixels"),
@@ -262,15 +275,15 @@ PICTURE = {"encoding": {"file": {"contentType": "image/jpeg, image/png"}}}
 UPLOAD = {"requestBody": {"content": {"multipart/form-data": PICTURE}}}
 
 
-def refusals(*statuses: int) -> dict:
+def refusals(*statuses: int) -> Responses:
     """Return the OpenAPI entries of these error statuses; 404 and 409 are those of rollouts and feedback."""
-    more = {
+    more: Responses = {
         404: _refusal("no prediction or version of that name is known"),
         409: _refusal("not possible in the present state"),
     }
     return {status: {**ERRORS, **more}[status] for status in statuses}
 
 
-def answers(**prediction) -> dict:
+def answers(**prediction: Any) -> Responses:
     """Return the OpenAPI entries of a route that takes an upload: its prediction, in FastAPI's format, and its errors."""
     return {200: {**prediction, "headers": PREDICTED}, **ERRORS}

@@ -1,4 +1,4 @@
-"""Refuse unknown or repeated parameters, fields and keys, and bodies that the route does not read.
+"""Refuse unknown or repeated parameters, fields and keys, bodies that the route does not read, and changes without token.
 
 If the server ignored a misspelt `?conf=0.9`, it would answer for another confidence than the client asked for. So every
 route of the app is a `StrictRoute`. Unknown headers are exempt, because proxies and browsers add their own.
@@ -7,9 +7,10 @@ route of the app is a `StrictRoute`. Unknown headers are exempt, because proxies
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from typing import Any
 
-from fastapi import HTTPException, Request
+from fastapi import HTTPException, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from python_multipart.multipart import parse_options_header
@@ -17,6 +18,7 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException as Refusal  # what Starlette raises; FastAPI's own is a subclass
 
 from labsupport.arguments import shown
+from labsupport.protection import security
 
 logging.getLogger("python_multipart").setLevel(
     logging.ERROR
@@ -31,11 +33,11 @@ EMPTY_BODY = "this call takes no body: send its parameters in the address"
 class StrictRoute(APIRoute):
     """A route that answers 422 to input that it does not read. The error names the input that it does read."""
 
-    def get_route_handler(self) -> Callable:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle, names = super().get_route_handler(), sorted(_names(self.dependant, "query_params"))
         headers = sorted(_names(self.dependant, "header_params"))
 
-        async def handle_strictly(request: Request):
+        async def handle_strictly(request: Request) -> Response:
             _check_names([name for name, _ in request.query_params.multi_items()], names)
             _check_names([name for name in request.headers if name in headers], headers)
             if self.body_field is None and _has_body(request):
@@ -55,7 +57,7 @@ class StrictRequest(Request):
             raise HTTPException(422, JSON)
         return await super().body()
 
-    async def json(self):
+    async def json(self) -> Any:
         try:
             return json.loads(await self.body(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
         except json.JSONDecodeError as error:
@@ -66,7 +68,7 @@ class StrictRequest(Request):
             problem = "a number in it is too long, or it is nested too deeply"
         raise HTTPException(422, f"{NOT_JSON}: {problem}")
 
-    async def stream(self):
+    async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yield the body. Raises HTTPException if a form lacks its end, because the parser would accept it as complete."""
         _, options = parse_options_header(self.headers.get("content-type"))
         end, last, ended = b"--" + options.get(b"boundary", b"") + b"--", b"", not self.is_form
@@ -77,7 +79,7 @@ class StrictRequest(Request):
         if not ended:
             raise HTTPException(400, CUT_OFF)
 
-    async def form(self, **limits) -> FormData:
+    async def form(self, **limits: int) -> FormData:  # type: ignore[override]  # FastAPI only awaits it
         """Return the form with its one file. Raises an HTTPException that says what to send."""
         address = f"http://HOST:PORT{self.scope['path']}"
         cure = f"Send a multipart form with the picture in the field '{FILE}': curl -F {FILE}=@picture.jpg {address}"
@@ -94,6 +96,14 @@ class StrictRequest(Request):
             await form.close()
             raise HTTPException(422, f"{problem}. {cure}")
         return form
+
+
+def token_shown(request: Request) -> None:
+    """Raise a 401 unless the request carries the server's token. A server without a token refuses every change of its
+    state.
+    """
+    if not security.carries(request.headers, security.token()):
+        raise HTTPException(401, security.HOW, {"WWW-Authenticate": "Bearer"})
 
 
 def _names(dependant: Dependant, kind: str) -> Iterator[str]:
@@ -120,7 +130,7 @@ def _is_json(content_type: str) -> bool:
     return kind.startswith("application/") and (kind.endswith(("/json", "+json")))
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict:
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Return the pairs of a JSON object as a dictionary. Raises HTTPException for a key that comes twice."""
     keys = dict(pairs)
     if len(keys) < len(pairs):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import cv2
+from starlette.types import ASGIApp
 
 from labsupport import arguments, background, paths
 from labsupport.detection import Detector
@@ -23,7 +24,7 @@ from labsupport.serving.running import MADE, guarded
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # glibc's malloc.h
 
 
-def app_from_environment():
+def app_from_environment() -> ASGIApp:
     """Return the app of one worker process, made from the options that `labsupport serve` leaves in `LAB_APP_OPTIONS`."""
     options = arguments.variable("LAB_APP_OPTIONS", json.loads, "what labsupport serve gives")
     if options is None:
@@ -46,7 +47,7 @@ def app_from_environment():
     return app
 
 
-def worker_app():
+def worker_app() -> ASGIApp:
     """Return the app of one of several worker processes. If it cannot be made, print the reason and end the process."""
     try:
         app = app_from_environment()
