@@ -28,7 +28,7 @@ from labsupport.log import PredictionLog
 from labsupport.monitoring import Live, Metrics, Watch
 from labsupport.protection import COPIES, LEAST, MOST_SLOTS, Admission, Budget, Rule, Slots, WrongTokens
 from labsupport.rollout import Ramps, Router
-from labsupport.serving import access_log, errors, routes, strict_routes
+from labsupport.serving import access_log, errors, pages, routes, strict_routes
 from labsupport.serving.kept_uploads import Uploads
 from labsupport.serving.predictor import Predictor
 from labsupport.serving.running import PortTaken, RunningServer, serve
@@ -156,8 +156,9 @@ def _add_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None:
     routes.add_rollout_routes(app, predictor, ramps)
     routes.add_status_routes(app, predictor.routers)
     routes.add_metrics_route(app, predictor)
-    routes.add_dashboard_routes(app, Live(predictor.log, predictor.routers))
-    routes.add_browser_routes(app)
+    pages.add_start_route(app)
+    pages.add_dashboard_routes(app, Live(predictor.log, predictor.routers))
+    pages.add_browser_routes(app)
     routes.add_head_routes(app)
 
 

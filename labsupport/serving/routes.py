@@ -3,20 +3,19 @@
 import copy
 import uuid
 from collections.abc import Mapping
-from enum import IntEnum, StrEnum
-from pathlib import Path
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Form, Header, HTTPException, Query, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from labsupport import images, models
 from labsupport.detection import Detection, draw_boxes
 from labsupport.log import PredictionLog
-from labsupport.monitoring import CONTENT_TYPE, MINUTES, Live, Metrics
+from labsupport.monitoring import CONTENT_TYPE, Metrics
 from labsupport.rollout import Gate, Ramps, Router
-from labsupport.serving import browser_page, schemas, strict_routes
+from labsupport.serving import schemas, strict_routes
 from labsupport.serving.predictor import Asked, Prediction, Predictor
 from labsupport.serving.schemas import (
     UPLOAD,
@@ -33,37 +32,17 @@ from labsupport.serving.schemas import (
 
 COUNTED = {"cars": "car", "apples": "apple", "plants": "pottedplant"}  # endpoint -> label
 
-DASHBOARD = {
-    "type": "object",
-    "required": ["now", "since", "versions", "message", "rows", "alarms", "spans", "rollouts"],
-}
-PAGE = Path(__file__).parent / "static" / "dashboard.html"
-PAGE_HEADERS = {  # whatever a version's name may hold, the page talks to this server only
-    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; "
-    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
-    "Cache-Control": "no-cache",
-}
-
-if TYPE_CHECKING:  # the defaults below
+if TYPE_CHECKING:  # the default below
 
     class ModelName(StrEnum):
         yolov3_tiny = "yolov3-tiny"
 
-    class Minutes(IntEnum):
-        last_15 = 15
-
 else:
     ModelName = StrEnum("ModelName", {name.replace("-", "_"): name for name in models.MODELS})
-    Minutes = IntEnum("Minutes", {f"last_{minutes}": minutes for minutes in MINUTES})
 
 
 def add_status_routes(app: FastAPI, routers: Mapping[str, Router]) -> None:
-    @app.get("/", tags=["status"], summary="Say hello")
-    async def hello(request: Request) -> dict[str, str]:
-        docs = request.scope.get("root_path", "") + "/docs"
-        return {"message": f"The detector is up. Try it in the browser: {docs}", "docs": docs}
-
-    @app.get("/models", tags=["status"], summary="Which models are installed, and which answer")
+    @app.get("/models", tags=["status"], summary="List the models", response_description="all models")
     def list_models() -> list[dict[str, str | bool | None]]:
         versions = {name: router.version for name, router in routers.items()}
         return [
@@ -71,11 +50,11 @@ def add_status_routes(app: FastAPI, routers: Mapping[str, Router]) -> None:
             for name, model in models.MODELS.items()
         ]
 
-    @app.get("/health", tags=["status"], summary="Is the process alive?")
+    @app.get("/health", tags=["status"], summary="Check that the process is alive", response_description="it is alive")
     async def health() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/ready", tags=["status"], summary="Are the models loaded?")
+    @app.get("/ready", tags=["status"], summary="Check that the models are loaded", response_description="they are")
     async def ready() -> dict[str, str | list[str]]:
         return {"status": "ready", "versions": [router.version for router in routers.values()]}
 
@@ -84,7 +63,8 @@ def add_metrics_route(app: FastAPI, predictor: Predictor) -> None:
     @app.get(
         "/metrics",
         tags=["status"],
-        summary="What Prometheus reads",
+        summary="Get the metrics for Prometheus",
+        response_description="the metrics, in the text format",
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
@@ -96,58 +76,19 @@ def add_metrics_route(app: FastAPI, predictor: Predictor) -> None:
         return Response(predictor.metrics.text(answering, unjudged), media_type=CONTENT_TYPE)
 
 
-def add_dashboard_routes(app: FastAPI, live: Live) -> None:
-    @app.get(
-        "/dashboard",
-        tags=["status"],
-        summary="What happens here, in the browser",
-        description="One page, which needs no internet. Beyond loopback it needs the token as everything does, and a "
-        "browser sends none by itself: a proxy in front has to add the header.",
-        response_class=Response,
-        responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
-    )
-    def dashboard() -> HTMLResponse:
-        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=PAGE_HEADERS)
-
-    @app.get(
-        "/dashboard/data",
-        tags=["status"],
-        summary="What the dashboard shows",
-        response_class=Response,
-        responses={200: {"content": {"application/json": {"schema": DASHBOARD}}}, **schemas.refusals(422, 503)},
-    )
-    def data(minutes: Minutes = Minutes.last_15) -> Response:
-        return Response(live.text(minutes), media_type="application/json", headers={"Cache-Control": "no-store"})
-
-
-def add_browser_routes(app: FastAPI) -> None:
-    @app.get(
-        "/browser",
-        tags=["predictions"],
-        summary="The detector in the browser",
-        description="One page that detects in the browser itself: no picture is sent. After the first visit it works with "
-        "the server stopped. Needs `make browser`, and says so without it.",
-        response_class=Response,
-        responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
-    )
-    def page() -> HTMLResponse:
-        return HTMLResponse(browser_page.page(), headers=browser_page.PAGE_HEADERS)
-
-    @app.get("/browser/{name:path}", include_in_schema=False)  # what that page is made of
-    def file(name: str, v: str | None = None) -> Response:
-        content, media_type, headers = browser_page.file(name, v)
-        if isinstance(content, Path):
-            return FileResponse(content, media_type=media_type, headers=headers)
-        return Response(content, media_type=media_type, headers=headers)
-
-
 async def asked(
     request: Request,
     form: Annotated[UploadIn, Form(media_type="multipart/form-data")],
     model: ModelName = ModelName.yolov3_tiny,
-    confidence: Annotated[float, Query(ge=0, le=1, description="report what the model is surer of than this")] = 0.5,
+    confidence: Annotated[
+        float, Query(ge=0, le=1, description="report the objects with a confidence above this, from 0 to 1")
+    ] = 0.5,
     x_client_key: Annotated[
-        str | None, Header(max_length=200, description="who asks, for the log and the router")
+        str | None,
+        Header(
+            max_length=200,
+            description="a name for the user or the session; in a canary, the same key gets the same version",
+        ),
     ] = None,
     x_record_id: Annotated[str | None, Header(pattern=schemas.RECORD_ID, include_in_schema=False)] = None,
 ) -> Asked:
@@ -171,7 +112,8 @@ def add_prediction_routes(app: FastAPI, predictor: Predictor) -> None:
     @app.post(
         "/predict",
         tags=["predictions"],
-        summary="The picture with boxes drawn",
+        summary="Get the picture with boxes drawn",
+        response_description="the picture, a JPEG",
         response_class=Response,
         responses=answers(content={"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}),
         openapi_extra=UPLOAD,
@@ -188,7 +130,8 @@ def add_prediction_routes(app: FastAPI, predictor: Predictor) -> None:
     @app.post(
         "/detect",
         tags=["predictions"],
-        summary="The objects as JSON",
+        summary="Get the objects as JSON",
+        response_description="the objects that were found",
         responses=answers(model=PredictionOut),
         openapi_extra=UPLOAD,
     )
@@ -207,7 +150,8 @@ def _add_counting_route(app: FastAPI, predictor: Predictor, plural: str, label: 
     @app.post(
         f"/count-{plural}",
         tags=["predictions"],
-        summary=f"How many {plural}?",
+        summary=f"Count {plural}",
+        response_description=f"the number of {plural}, and where they are",
         responses=answers(model=CountOut),
         openapi_extra=UPLOAD,
         name=f"count_{plural}",
@@ -230,6 +174,7 @@ def add_feedback_route(app: FastAPI, log: PredictionLog | None, metrics: Metrics
         "/feedback",
         tags=["predictions"],
         summary="Say whether an answer was right",
+        response_description="the feedback is stored",
         status_code=204,
         responses=schemas.refusals(400, 404, 422, 503),
     )
@@ -244,10 +189,11 @@ def add_records_route(app: FastAPI, log: PredictionLog | None) -> None:
     @app.post(
         "/records",
         tags=["stations"],
-        summary="Hand in what a station decided",
-        description="Only with the server's token. Each id is taken once: to send again what may have arrived is safe. "
-        "The answer comes when the disk has all of it. A station that asks for a prediction sends the id of the record to "
-        "come as X-Record-Id, with the token: then the record is what is logged, and not the answer beside it.",
+        summary="Hand in the decisions of a station",
+        response_description="all records are stored",
+        description="Needs the server's token. Each id is stored once, so a station can safely send records again. "
+        "The answer comes when all of it is on the disk. A station that asks for a prediction sends the id of its later "
+        "record in the header X-Record-Id, with the token. Then only the record is logged.",
         dependencies=[Depends(strict_routes.token_shown)],
         responses=schemas.refusals(400, 404, 422, 503),
     )
@@ -262,7 +208,8 @@ def add_rollout_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None
     @app.get(
         "/rollout",
         tags=["rollout"],
-        summary="Who answers, and since when",
+        summary="Show which version answers",
+        response_description="the state of the rollout",
         responses=schemas.refusals(422, 503),
     )
     def show(model: ModelName = ModelName.yolov3_tiny) -> RolloutOut:
@@ -271,8 +218,9 @@ def add_rollout_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None
     @app.put(
         "/rollout",
         tags=["rollout"],
-        summary="Change who answers",
-        description="Only with the server's token, wherever it is bound.",
+        summary="Change which version answers",
+        response_description="the state after the change",
+        description="Needs the server's token, also on this machine: start the server with LAB_TOKEN, and press Authorize.",
         dependencies=[Depends(strict_routes.token_shown)],
         responses=schemas.refusals(400, 404, 409, 422, 503),
     )

@@ -123,7 +123,7 @@ READS = {  # what each action reads; the gate gives the reasons of a ramp
     **dict.fromkeys(("switch", "promote", "pause", "resume"), ("reason",)),
 }
 # what /docs offers to try
-_CANARY: JsonDict = {"action": "canary", "candidate": "yolov3-tiny/openvino-f32", "weight": 5}
+_CANARY: JsonDict = {"action": "canary", "candidate": "yolov3-tiny/opencv-f32", "weight": 5}
 
 
 class RolloutIn(BaseModel):
@@ -134,7 +134,7 @@ class RolloutIn(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_CANARY]})
 
     action: Literal["shadow", "canary", "blue_green", "ramp", "switch", "promote", "pause", "resume", "rollback"]
-    candidate: Name | None = Field(default=None, examples=["yolov3-tiny/openvino-f32"])
+    candidate: Name | None = Field(default=None, examples=["yolov3-tiny/opencv-f32"])
     percent: Percent = Field(default=100, description="of pictures that a candidate in shadow sees")
     weight: Percent = Field(default=5, description="percent of requests that a canary answers")
     steps: list[Percent] = Field(

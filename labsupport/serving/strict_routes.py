@@ -8,11 +8,12 @@ import json
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import HTTPException, Request, Response
+from fastapi import Depends, HTTPException, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException as Refusal  # what Starlette raises; FastAPI's own is a subclass
@@ -98,7 +99,10 @@ class StrictRequest(Request):
         return form
 
 
-def token_shown(request: Request) -> None:
+BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="the server's token, from LAB_TOKEN")
+
+
+def token_shown(request: Request, _: Annotated[object, Depends(BEARER)] = None) -> None:
     """Raise a 401 unless the request carries the server's token. A server without a token refuses every change of its
     state.
     """
