@@ -38,7 +38,7 @@ CREATE INDEX IF NOT EXISTS review_waiting ON review_items (row) WHERE waiting;
 CREATE INDEX IF NOT EXISTS review_answered ON review_answers (id);
 PRAGMA user_version = 1;
 """
-FOUND = """
+CONTENT = """
 SELECT user_version, (SELECT group_concat(name) FROM sqlite_master WHERE type = 'table') FROM pragma_user_version
 """
 ADD = """
@@ -181,7 +181,8 @@ class ReviewQueue:
     def waiting(self) -> int:
         """Return how many items have no answer yet, reserved or not."""
         with self._reading() as connection:
-            return connection.execute("SELECT count(*) FROM review_items WHERE waiting").fetchone()[0]
+            count: int = connection.execute("SELECT count(*) FROM review_items WHERE waiting").fetchone()[0]
+        return count
 
     def picture(self, id: str) -> bytes | None:
         """Return the picture of an item, for training; None if it was not given. Raises `UnknownItem`."""
@@ -190,7 +191,8 @@ class ReviewQueue:
             row = connection.execute("SELECT picture FROM review_items WHERE id = ?", [id]).fetchone()
         if row is None:
             raise UnknownItem(f"{id} is not in {self.path}: was it added, or forgotten?")
-        return row[0]
+        picture: bytes | None = row[0]
+        return picture
 
     def forget(self, id: str) -> None:
         """Remove and overwrite an item, its picture and its answers; in the log at the latest when all close it."""
@@ -228,7 +230,7 @@ class ReviewQueue:
     def __enter__(self) -> "ReviewQueue":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -237,10 +239,10 @@ class ReviewQueue:
     def _prepare(self) -> None:
         """Create the tables in a new file, once even if several processes open it. Refuse files of other programs."""
         with self._used() as connection:
-            if (found := connection.execute(FOUND).fetchone()) not in (NEW, OURS):
+            if (content := connection.execute(CONTENT).fetchone()) not in (NEW, OURS):
                 raise QueueUnavailable(f"{self.path} is of another program or of a newer version: name another file")
             connection.execute("PRAGMA secure_delete=ON")
-            if found == NEW:
+            if content == NEW:
                 sqlite.write_ahead(connection)
                 connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
         sqlite.make_private(self.path)
@@ -280,9 +282,9 @@ def _bare(picture: bytes) -> bytes:
     return images.encode(images.decode(picture), "png" if picture.startswith(PNG) else "jpeg")
 
 
-def _to_json(found: tuple[Detection, ...]) -> str:
-    return json.dumps([vars(detection) for detection in found], default=float)
+def _to_json(detections: tuple[Detection, ...]) -> str:
+    return json.dumps([vars(detection) for detection in detections], default=float)
 
 
 def _from_json(text: str) -> tuple[Detection, ...]:
-    return tuple(Detection(found["label"], found["confidence"], Box(*found["box"])) for found in json.loads(text))
+    return tuple(Detection(one["label"], one["confidence"], Box(*one["box"])) for one in json.loads(text))

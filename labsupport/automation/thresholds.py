@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, overload
 
 import numpy as np
 
@@ -42,17 +43,31 @@ class Thresholds:
         object.__setattr__(self, "low", float(low))
         object.__setattr__(self, "high", float(high))
 
-    def sure(self, confidence):
+    @overload
+    def sure(self, confidence: float) -> bool: ...
+
+    @overload
+    def sure(self, confidence: np.ndarray) -> np.ndarray: ...
+
+    def sure(self, confidence: float | np.ndarray) -> bool | np.ndarray:
         """Return whether the model is sure, for a float or an array."""
         confidence = _in_full(confidence)
-        return (confidence < self.low) | (confidence >= self.high)
+        sure: bool | np.ndarray = (confidence < self.low) | (confidence >= self.high)
+        return sure
 
-    def defect(self, confidence):
+    @overload
+    def defect(self, confidence: float) -> bool: ...
+
+    @overload
+    def defect(self, confidence: np.ndarray) -> np.ndarray: ...
+
+    def defect(self, confidence: float | np.ndarray) -> bool | np.ndarray:
         """Return whether the model's opinion is "defect", sure or not, for a float or an array."""
-        return _in_full(confidence) >= (self.low + min(self.high, 1)) / 2
+        defect: bool | np.ndarray = _in_full(confidence) >= (self.low + min(self.high, 1)) / 2
+        return defect
 
 
-def _in_full(confidence):
+def _in_full(confidence: Any) -> Any:
     """Return as float64, because NumPy would round a threshold to float32 in a comparison with a float32."""
     return confidence.astype(float) if getattr(confidence, "ndim", 0) else as_float(confidence)
 
@@ -138,8 +153,8 @@ def choose_thresholds(
             f"{len(labels)} examples. It takes at least {_error_free(max_error, level / 2)} sure decisions without an "
             "error, or more with some: collect more examples, allow more errors, or let people decide (NEVER_SURE)"
         )
-    chosen = candidates[int(decided.argmax())]
-    return Thresholds(_between(chosen.low, held), _between(chosen.high, held)) if held in NARROW else chosen
+    best = candidates[int(decided.argmax())]
+    return Thresholds(_between(best.low, held), _between(best.high, held)) if held in NARROW else best
 
 
 def _passed(

@@ -82,14 +82,14 @@ def given_input(
     >>> given_input(before, now.assign(y=now["y"] - 1), ["x"], ["y"]).p_value
     0.0005
     """
-    draws, seed = int(number("draws", draws, 1, whole=True)), number("seed", seed, 0, whole=True)
+    draws, seed = number("draws", draws, 1, whole=True), number("seed", seed, 0, whole=True)
     reference, current = tabular.to_frame(reference, "reference"), tabular.to_frame(current, "current")
     tabular.check_rows(reference, current)
     inputs, outputs = _names("inputs", inputs, reference, current), _names("outputs", outputs, reference, current)
-    windows = [frame.iloc[multivariate.evenly(np.arange(len(frame)), ROWS)] for frame in (reference, current)]
-    _, x = columns(*windows, inputs)
-    whose, y = columns(*windows, outputs)
-    window = np.repeat([0.0, 1.0], [len(frame) for frame in windows])[:, np.newaxis]
+    before, now = (frame.iloc[multivariate.evenly(np.arange(len(frame)), ROWS)] for frame in (reference, current))
+    _, x = columns(before, now, inputs)
+    whose, y = columns(before, now, outputs)
+    window = np.repeat([0.0, 1.0], [len(before), len(now)])[:, np.newaxis]
     predict = Ridge(x)
     rest = predict.residuals(window)  # of the window, given the input
     overlap = float(min(1.0, (rest**2).sum() / ((window - window.mean()) ** 2).sum()))
@@ -136,7 +136,8 @@ def columns(
     neither the unit nor outliers matter; missing numbers get the middle score. Classes and missing values become zeros
     and ones.
     """
-    found, whose = [], []
+    matrix: list[np.ndarray] = []
+    whose: list[str] = []
     both = (reference, current) if names is None else (reference[list(names)], current[list(names)])
     for feature in tabular.features(*both) if len(both[0].columns) else []:
         gone = np.concatenate(feature.missing)
@@ -149,8 +150,8 @@ def columns(
             mine.append(np.concatenate(multivariate.scores(*np.split(values, [len(feature.missing[0])]))))
         mine = [column / column.std() for column in mine if column.std() > 1e-9]
         mine = mine[:1] if feature.kind in ("category", "boolean") and len(mine) == 2 else mine  # each tells the other
-        found, whose = found + mine, whose + [feature.name] * len(mine)
-    return whose, np.column_stack(found) if found else np.empty((len(reference) + len(current), 0))
+        matrix, whose = matrix + mine, whose + [feature.name] * len(mine)
+    return whose, np.column_stack(matrix) if matrix else np.empty((len(reference) + len(current), 0))
 
 
 class Ridge:
@@ -196,4 +197,5 @@ def largest(products: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
     signs = np.random.default_rng(seed).integers(0, 2, (draws, len(unit)), np.int8) * 2.0 - 1
     drawn = np.sort(np.abs(signs @ unit).max(axis=1))
     beyond = draws - np.searchsorted(drawn, np.abs(unit.sum(axis=0)) / np.sqrt(alike) - 1e-12)
-    return (1 + beyond) / (draws + 1)
+    p_values: np.ndarray = (1 + beyond) / (draws + 1)
+    return p_values

@@ -74,7 +74,7 @@ class DataDriftMonitor:
     """
 
     def __init__(self, reference: Any, window: int, false_alarm_rate: float = 0.01) -> None:
-        self.window = int(number("window", window, FEWEST, whole=True))
+        self.window = number("window", window, FEWEST, whole=True)
         self.false_alarm_rate = number("false_alarm_rate", false_alarm_rate, 0, 1, ends=False)
         frame = table(reference, "reference")
         if not len(frame.columns):
@@ -144,7 +144,7 @@ class DataDriftMonitor:
         return [feature.read(value) for value, feature in zip(values, features.values(), strict=True)]
 
 
-def _of_tuple(values: dict, features: dict) -> dict | list:
+def _of_tuple(values: dict[Any, Any], features: dict[Hashable, Any]) -> dict[Any, Any] | list[Any]:
     """Return a namedtuple by name, without the index that pandas' `itertuples` puts first; by place if the names differ."""
     if "Index" not in features:
         values.pop("Index", None)
@@ -154,7 +154,7 @@ def _of_tuple(values: dict, features: dict) -> dict | list:
 class _Numbers:
     """A feature of many numbers: its distribution function, and how far that may be from the true one."""
 
-    def __init__(self, name: Hashable, rest: list, held: type, unlucky: float) -> None:
+    def __init__(self, name: Hashable, rest: list[Any], held: type, unlucky: float) -> None:
         self.name, self.held = name, held
         self.sorted = np.sort([self.read(value) for value in rest])
         self.margin = math.sqrt(math.log(2 / unlucky) / (2 * len(rest)))
@@ -165,7 +165,7 @@ class _Numbers:
         self.held = narrowest([self.held, type(value)])
         return -math.inf if is_missing(value) else float(value)
 
-    def order(self, values: list) -> np.ndarray:
+    def order(self, values: list[Any]) -> np.ndarray:
         return np.array([self.read(value) for value in values])
 
     def p_value(self, window: np.ndarray) -> float:
@@ -179,12 +179,14 @@ class _Numbers:
 class _Classes:
     """A feature of few values: the share of each, and the interval in which the true one lies."""
 
-    def __init__(self, name: Hashable, scouts: list, rest: list, kind: str, held: type, unlucky: float) -> None:
+    def __init__(
+        self, name: Hashable, scouts: list[Any], rest: list[Any], kind: str, held: type, unlucky: float
+    ) -> None:
         from scipy import special
 
         self.name, self.kind, self.held = name, kind, held
         frequent = Counter(None if is_missing(value) else value for value in scouts).most_common(CLASSES)
-        self.codes = {np.float64: {value: code for code, (value, _) in enumerate(frequent)}}
+        self.codes: dict[type, dict[Any, int]] = {np.float64: {value: code for code, (value, _) in enumerate(frequent)}}
         count = self._count(np.array([self.read(value) for value in rest]))
         tail, some, most = unlucky / len(count) / 2, count > 0, count < len(rest)
         self.low, self.high = np.zeros(len(count)), np.ones(len(count))
@@ -206,16 +208,16 @@ class _Classes:
     def _codes(self, held: type) -> dict[Any, int]:
         """Return the code of each value, rounded to this number type: 9.99 as float32 is another number than as float64."""
         if held not in self.codes:
-            known = {value: code for value, code in self.codes[np.float64].items() if value is not None}
-            self.codes[held] = {float(held(value)): code for value, code in known.items()}
-            if len(self.codes[held]) < len(known):
+            exact = {value: code for value, code in self.codes[np.float64].items() if value is not None}
+            self.codes[held] = {float(held(value)): code for value, code in exact.items()}
+            if len(self.codes[held]) < len(exact):
                 del self.codes[held]
                 raise ValueError(
                     f"{self.name}: {held.__name__} cannot tell the reference's values apart: give more digits"
                 )
         return self.codes[held]
 
-    def order(self, values: list) -> np.ndarray:
+    def order(self, values: list[Any]) -> np.ndarray:
         return np.array([self.read(value) == 0 for value in values])  # is it the most frequent one?
 
     def p_value(self, window: np.ndarray) -> float:
@@ -236,7 +238,7 @@ def _feature(name: Hashable, column: "pd.Series", unlucky: float) -> _Numbers | 
     The scouts are not used again. Otherwise the choice would be tested on the rows that led to it.
     """
     values, held = column.to_list(), precision(column)
-    kinds = {_kind(name, value) for value in values} - {None}
+    kinds = {kind for value in values if (kind := _kind(name, value)) is not None}
     if len(kinds) != 1:
         raise ValueError(f"{name}: {' and '.join(sorted(kinds)) or 'nothing'} in the reference; give numbers or texts")
     (kind,), scouts, rest = kinds, values[::SCOUTS], [value for row, value in enumerate(values) if row % SCOUTS]

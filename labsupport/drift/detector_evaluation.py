@@ -67,16 +67,16 @@ def evaluate(alarms: Sequence[int], drifts: Sequence[int], n_samples: int, max_d
     {'detected': 1, 'missed': 0, 'mean_delay': 30.0, 'false_alarms': 2, 'false_alarms_per_10000': 22.246941045606228}
     """
     n_samples, max_delay = number("n_samples", n_samples, 1, whole=True), number("max_delay", max_delay, 0, whole=True)
-    alarms, drifts = _indices("alarms", alarms, n_samples), _indices("drifts", drifts, n_samples)
-    ends = np.minimum(drifts + max_delay + 1, np.append(drifts[1:], n_samples))  # the first sample after each stretch
-    first = np.searchsorted(alarms, drifts)
-    inside = np.searchsorted(alarms, ends) - first
-    delays = alarms[first[inside > 0]] - drifts[inside > 0]
+    fired, starts = _indices("alarms", alarms, n_samples), _indices("drifts", drifts, n_samples)
+    ends = np.minimum(starts + max_delay + 1, np.append(starts[1:], n_samples))  # the first sample after each stretch
+    first = np.searchsorted(fired, starts)
+    inside = np.searchsorted(fired, ends) - first
+    delays = fired[first[inside > 0]] - starts[inside > 0]
     return Evaluation(
         delays=tuple(delays.tolist()),
         missed=int((inside == 0).sum()),
-        false_alarms=len(alarms) - int(inside.sum()),
-        clean_samples=n_samples - int((ends - drifts).sum()),
+        false_alarms=len(fired) - int(inside.sum()),
+        clean_samples=n_samples - int((ends - starts).sum()),
     )
 
 
@@ -109,20 +109,20 @@ def compare_detectors(
             f"{', '.join(made)}: give what makes one, a class or a lambda; a used one remembers the last stream"
         )
     max_delay = number("max_delay", max_delay, 0, whole=True)
-    if not (streams := [_stream(place, stream) for place, stream in enumerate(streams)]):
+    if not (checked := [_stream(place, stream) for place, stream in enumerate(streams)]):
         raise ValueError("no stream: give (values, drifts) for each")
     everyone = {**detectors, f"fires every {EVERY}": _Always}
-    rows = {name: _total(make, streams, max_delay) for name, make in everyone.items()}
+    rows = {name: _total(make, checked, max_delay) for name, make in everyone.items()}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _stream(place: int, stream: tuple[Sequence[float], Sequence[int]]) -> tuple[np.ndarray, Sequence[int]]:
     """Return values and drifts. Raises ValueError for missing values, because detectors treat them differently."""
     try:
-        values, drifts = stream
+        samples, drifts = stream
     except (TypeError, ValueError):
         raise ValueError(f"streams[{place}]: give a pair, the values and the indices of the drifts") from None
-    values = float_column(f"streams[{place}]: values", values)
+    values = float_column(f"streams[{place}]: values", samples)
     if not np.isfinite(values).all():
         raise ValueError(
             f"streams[{place}]: {int((~np.isfinite(values)).sum())} values are missing or infinite: leave them out"
@@ -144,19 +144,21 @@ class _Always:
         return self.n % EVERY == 0
 
 
-def _total(make: Callable[[], Any], streams: list, max_delay: int) -> dict[str, float]:
+def _total(
+    make: Callable[[], Any], streams: list[tuple[np.ndarray, Sequence[int]]], max_delay: int
+) -> dict[str, float]:
     total = Evaluation((), 0, 0, 0)
     for values, drifts in streams:
         total += evaluate(_run(make(), values), drifts, len(values), max_delay)
-    drifts = total.detected + total.missed
+    count = total.detected + total.missed
     return {
         "mean_delay": total.mean_delay,
-        "missed_percent": 100 * total.missed / drifts if drifts else math.nan,
+        "missed_percent": 100 * total.missed / count if count else math.nan,
         "false_alarms_per_10000": total.false_alarms_per_10000,
     }
 
 
-def _run(detector: Any, values: Sequence[float]) -> list[int]:
+def _run(detector: Any, values: np.ndarray) -> list[int]:
     alarms = []
     for index, value in enumerate(values):
         detector.update(value)

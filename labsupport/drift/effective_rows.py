@@ -29,8 +29,9 @@ def _checked(alike: Sequence[float]) -> Alike:
         return alike
     if not isinstance(alike, Sequence) or not 2 <= len(alike) <= 3 or isinstance(alike, str):
         raise ValueError(f"alike={shown(alike)}: give two numbers: how many rows of each window count as one")
-    rows, freedom = [number("alike", value, 1) for value in alike[:2]], [*alike[2:], np.inf][0]
-    return Alike(*rows, freedom if freedom == np.inf else number("alike", freedom, 0, ends=False))
+    before, now = (number("alike", value, 1) for value in alike[:2])
+    freedom = [*alike[2:], np.inf][0]
+    return Alike(before, now, freedom if freedom == np.inf else number("alike", freedom, 0, ends=False))
 
 
 def resemblance(indicators: np.ndarray) -> float:
@@ -41,16 +42,18 @@ def resemblance(indicators: np.ndarray) -> float:
     >>> resemblance(np.tile([True, False], 50)) < -9
     True
     """
-    seen = _centred(indicators)
-    spread = np.linalg.norm(seen.T @ seen)  # the sum of the lagged products of independent rows has this / sqrt(N)
-    return float((seen[1:] * seen[:-1]).sum() / spread * np.sqrt(len(seen))) if len(seen) > 2 and spread else 0.0
+    rows = _centred(indicators)
+    spread = np.linalg.norm(rows.T @ rows)  # the sum of the lagged products of independent rows has this / sqrt(N)
+    return float((rows[1:] * rows[:-1]).sum() / spread * np.sqrt(len(rows))) if len(rows) > 2 and spread else 0.0
 
 
 def _centred(indicators: np.ndarray) -> np.ndarray:
     """Return the last rows as numbers (N, K) of mean 0."""
-    seen = indicators[-LOOKED_AT:].astype(float)
-    seen = seen[:, np.newaxis] if seen.ndim == 1 else seen
-    return seen - seen.mean(axis=0) if len(seen) else seen
+    rows: np.ndarray = indicators[-LOOKED_AT:].astype(float)
+    rows = rows[:, np.newaxis] if rows.ndim == 1 else rows
+    if len(rows):
+        rows = rows - rows.mean(axis=0)
+    return rows
 
 
 def inefficiency(indicators: np.ndarray) -> float:
@@ -75,14 +78,14 @@ def dependence(indicators: np.ndarray) -> tuple[float, float]:
     """
     if resemblance(indicators) < stats.norm.isf(0.01):
         return 1.0, np.inf
-    seen = _centred(indicators)
-    padded = np.fft.rfft(seen, 2 * len(seen), axis=0)
-    correlation = np.fft.irfft((np.abs(padded) ** 2).sum(axis=1))[: len(seen)] / (seen**2).sum()
-    pairs = correlation[: len(seen) // 2 * 2].reshape(-1, 2).sum(axis=1)  # of lags 0 and 1, 2 and 3, ...
+    rows = _centred(indicators)
+    padded = np.fft.rfft(rows, 2 * len(rows), axis=0)
+    correlation = np.fft.irfft((np.abs(padded) ** 2).sum(axis=1))[: len(rows)] / (rows**2).sum()
+    pairs = correlation[: len(rows) // 2 * 2].reshape(-1, 2).sum(axis=1)  # of lags 0 and 1, 2 and 3, ...
     ends = np.flatnonzero(pairs <= 0)
     count = int(ends[0]) if len(ends) else len(pairs)
-    found = float(max(1.0, 2 * pairs[:count].sum() - 1))
-    return (found, max(1.0, len(seen) / (4 * count - 1))) if found > 1 else (1.0, np.inf)
+    estimate = float(max(1.0, 2 * pairs[:count].sum() - 1))
+    return (estimate, max(1.0, len(rows) / (4 * count - 1))) if estimate > 1 else (1.0, np.inf)
 
 
 def welch(spreads: np.ndarray, freedoms: Sequence[float]) -> float:
@@ -97,7 +100,8 @@ def welch(spreads: np.ndarray, freedoms: Sequence[float]) -> float:
 
 def below(values: np.ndarray) -> np.ndarray:
     """Return truth values, (N, 3): is each number at or below each quartile? KS compares such shares."""
-    return values[:, np.newaxis] <= np.quantile(values, (0.25, 0.5, 0.75))
+    truth: np.ndarray = values[:, np.newaxis] <= np.quantile(values, (0.25, 0.5, 0.75))
+    return truth
 
 
 def repeats(values: np.ndarray) -> float:

@@ -1,6 +1,6 @@
 """Test one feature, and all features together, for `drift.compare`: choose the test, the effect size and the plot."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,12 +18,12 @@ from labsupport.tabular import CLASSES, MIN_ROWS, Feature
 FEWEST = 5  # known values in each window, below which a column's values are not compared
 MISSING = "missing"  # the test of whether values are missing as often as before
 LABEL = 16  # characters of a class's name that a plot shows
-TESTS = {
+TESTS: dict[str, Callable[..., Together]] = {
     "correlations": multivariate.correlations,
     "mmd": multivariate.mmd,
     "classifier": multivariate.domain_classifier,
 }
-Shape = tuple[list, np.ndarray, np.ndarray]  # bins' edges or classes, shares before, shares now
+Shape = tuple[list[Any], np.ndarray, np.ndarray]  # bins' edges or classes, shares before, shares now
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ def look(
         else 0.0,
     }
     row.update(zip(("missing_reference", "missing_current"), feature.missing_shares, strict=True))
-    tests, shape = [], None
+    tests: list[_Tested] = []
+    shape: Shape | None = None
     if min(len(feature.reference), len(feature.current)) >= FEWEST:
         tested, sizes, shape = _values(feature, alpha, seed, groups)
         tests.append(tested)
@@ -64,35 +65,38 @@ def look(
         row["note"] = row["note"] or f"fewer than {FEWEST} known values"
     if not feature.changed and 0 < sum(feature.missing_shares) < 2:
         tests.append(_missing(feature, groups))
-        shape = shape or (["known", "missing"], *(np.array([1 - share, share]) for share in feature.missing_shares))
+        before, now = (np.array([1 - share, share]) for share in feature.missing_shares)
+        shape = shape or (["known", "missing"], before, now)
     return {**row, **_verdict(tests, features)}, shape
 
 
 def _verdict(tests: list[_Tested], features: int) -> dict[str, Any]:
     """Combine the tests of one feature. `step`: keep every `step`-th row, so that the kept rows are roughly independent."""
     # with many features some resemble themselves by chance: of that we neither speak nor leave out rows
-    told = stats.norm.isf(0.01 / (2 * features))
-    alike = {"inefficiency": max([1.0, *(max(found.alike[:2]) for found in tests)])}
-    alike["step"] = max([1.0, *(max(found.alike[:2]) for found in tests if found.resemblance > told)])
+    significant = stats.norm.isf(0.01 / (2 * features))
+    alike = {"inefficiency": max([1.0, *(max(tested.alike[:2]) for tested in tests)])}
+    alike["step"] = max([1.0, *(max(tested.alike[:2]) for tested in tests if tested.resemblance > significant)])
     if not tests:
         return alike
-    smallest = min(tests, key=lambda found: found.test.p_value).test
-    names = ", ".join(found.test.name for found in tests)
+    smallest = min(tests, key=lambda tested: tested.test.p_value).test
+    names = ", ".join(tested.test.name for tested in tests)
     p_value = min(1.0, len(tests) * smallest.p_value)
-    found = {"test": names, "statistic": tests[0].test.statistic, "p_value": p_value}
-    return {**alike, **found, "of_missing": smallest.name == MISSING}
+    result = {"test": names, "statistic": tests[0].test.statistic, "p_value": p_value}
+    return {**alike, **result, "of_missing": smallest.name == MISSING}
 
 
 def _values(feature: Feature, alpha: float, seed: int, groups: Codes | None) -> tuple[_Tested, dict[str, float], Shape]:
     """Return the test of the known values, the effect sizes, and the shape."""
     windows = np.sort(feature.reference), np.sort(feature.current)  # once, for all that follows
     bins = counts(feature, windows)
+    classes: Callable[[], tuple[TwoSampleTest, Alike]]
     if groups is None:
         alike, resemblance = _neighbours(feature)
         size = univariate.population_stability(bins, alpha, alike, seed)
         classes = partial(_classes, feature, alike)
     else:
-        groups = tuple(codes[~gone] for codes, gone in zip(groups, feature.missing, strict=True))
+        before, now = (codes[~gone] for codes, gone in zip(groups, feature.missing, strict=True))
+        groups = before, now
         alike, resemblance = grouped.design_effect(_indicators(feature), groups), 0.0
         size = univariate.population_stability(bins, alpha, noise=grouped.noise(_in_bins(feature, windows[0]), groups))
         classes = partial(grouped.class_test, (feature.reference, feature.current), groups, len(feature.labels))
@@ -108,8 +112,11 @@ def _values(feature: Feature, alpha: float, seed: int, groups: Codes | None) -> 
 
 
 def _classes(feature: Feature, alike: Alike) -> tuple[TwoSampleTest, Alike]:
-    windows = (np.bincount(values, minlength=len(feature.labels)) for values in (feature.reference, feature.current))
-    return univariate.chi_square(Counts(*windows), alike), alike
+    return univariate.chi_square(_counted(feature.reference, feature.current, len(feature.labels)), alike), alike
+
+
+def _counted(before: np.ndarray, now: np.ndarray, classes: int) -> Counts:
+    return Counts(np.bincount(before, minlength=classes), np.bincount(now, minlength=classes))
 
 
 def _in_bins(feature: Feature, ordered: np.ndarray) -> list[np.ndarray]:
@@ -125,7 +132,7 @@ def _in_bins(feature: Feature, ordered: np.ndarray) -> list[np.ndarray]:
 def _missing(feature: Feature, groups: Codes | None) -> _Tested:
     if groups is None:
         alike, resemblance = _serial(feature.missing)
-        test = univariate.chi_square(Counts(*(np.bincount(gone, minlength=2) for gone in feature.missing)), alike)
+        test = univariate.chi_square(_counted(*feature.missing, 2), alike)
     else:
         test, alike = grouped.class_test([gone.astype(int) for gone in feature.missing], groups, 2)
         resemblance = 0.0
@@ -150,15 +157,15 @@ def _indicators(feature: Feature, last: int = 0) -> list[np.ndarray]:
 
 def _serial(indicators: Sequence[np.ndarray]) -> tuple[Alike, float]:
     """Return how much neighbours resemble each other in both windows, and their resemblance in standard errors."""
-    found, sizes = [effective_rows.dependence(window) for window in indicators], list(map(len, indicators))
+    estimates, sizes = [effective_rows.dependence(window) for window in indicators], list(map(len, indicators))
     longer, shorter = (1, 0) if sizes[1] > sizes[0] else (0, 1)
     # what the longer window shows of neighbours holds for the shorter one, too, which may not show it
-    if taken := found[shorter][0] < found[longer][0]:
-        found[shorter] = found[longer]
-    spreads = np.array([alike / max(1, size) for (alike, _), size in zip(found, sizes, strict=True)])
-    freedom = found[longer][1] if taken else effective_rows.welch(spreads, [degrees for _, degrees in found])
+    if taken := estimates[shorter][0] < estimates[longer][0]:
+        estimates[shorter] = estimates[longer]
+    spreads = np.array([alike / max(1, size) for (alike, _), size in zip(estimates, sizes, strict=True)])
+    freedom = estimates[longer][1] if taken else effective_rows.welch(spreads, [degrees for _, degrees in estimates])
     resemblance = max(effective_rows.resemblance(window) for window in indicators)
-    return Alike(found[0][0], found[1][0], freedom), resemblance
+    return Alike(estimates[0][0], estimates[1][0], freedom), resemblance
 
 
 def counts(feature: Feature, windows: Sequence[np.ndarray]) -> Counts:
@@ -171,13 +178,15 @@ def counts(feature: Feature, windows: Sequence[np.ndarray]) -> Counts:
     if not feature.counted:
         return univariate.deciles(*windows)
     most = min(CLASSES, len(feature.labels))
-    return Counts(*(np.bincount(np.minimum(values, most - 1), minlength=most) for values in windows))
+    before, now = (np.minimum(values, most - 1) for values in windows)
+    return _counted(before, now, most)
 
 
 def _histogram(ordered: tuple[np.ndarray, np.ndarray]) -> Shape:
     ends = [univariate.quantiles(values, np.array([0.001, 0.999])) for values in ordered]
     edges = np.linspace(min(low for low, _ in ends), max(high for _, high in ends), 25)
-    return edges.tolist(), *(univariate.in_bins(values, edges[1:-1], "left") / len(values) for values in ordered)
+    before, now = (univariate.in_bins(values, edges[1:-1], "left") / len(values) for values in ordered)
+    return edges.tolist(), before, now
 
 
 def _bars(feature: Feature, bins: Counts) -> Shape:
@@ -187,7 +196,7 @@ def _bars(feature: Feature, bins: Counts) -> Shape:
     shown = [label if len(label) <= LABEL else label[: LABEL - 1] + "…" for label in shown]
     if len(shown) < len(feature.labels):
         shown[-1] = "others"
-    return shown, *(found / found.sum() for found in (bins.reference, bins.current))
+    return shown, bins.reference / bins.reference.sum(), bins.current / bins.current.sum()
 
 
 def look_together(
@@ -214,35 +223,39 @@ def look_together(
         return [], ["too few independent rows to look at all features at once"]
     names, windows = _matrix(compared, chosen)
     most = max(999, int(np.ceil(2 * (len(found) + len(tests)) / alpha)))  # else no p-value could pass the correction
+    options: dict[str, dict[str, Any]]
     options = {"correlations": {"names": names, "permutations": most}, "mmd": {"permutations": most}}
     options["classifier"] = {"names": names} if groups is None else {"names": names, "permutations": most}
     many = "correlations" in tests and len(names) > multivariate.COLUMNS
-    said = [f"correlations not compared: more than {multivariate.COLUMNS} columns"] if many else []
-    done = [test for test in tests if not (many and test == "correlations")]
+    warnings = [f"correlations not compared: more than {multivariate.COLUMNS} columns"] if many else []
+    feasible = [test for test in tests if not (many and test == "correlations")]
     labels = None if groups is None else tuple(codes[rows] for codes, rows in zip(groups, chosen, strict=True))
-    return [TESTS[test](*windows, seed=seed, groups=labels, **options[test]) for test in done], said
+    return [TESTS[test](*windows, seed=seed, groups=labels, **options[test]) for test in feasible], warnings
 
 
 def _matrix(compared: list[Feature], chosen: list[np.ndarray]) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
     """Return two tables of numbers, (N, D) and (M, D), of the chosen rows: normal scores, and classes as zeros and ones."""
-    names, columns = [], []
+    names: list[str] = []
+    columns: list[tuple[np.ndarray, np.ndarray]] = []
     for feature in compared:
         windows = zip((feature.reference, feature.current), feature.missing, chosen, strict=True)
-        values = [_at(known, gone, rows) for known, gone, rows in windows]
+        before, now = (_at(values, gone, rows) for values, gone, rows in windows)
         if feature.kind not in ("category", "boolean"):
             names.append(feature.name)
-            columns.append(multivariate.scores(*values))
+            columns.append(multivariate.scores(before, now))
             continue
         for code in range(1 if len(feature.labels) == 2 else min(5, len(feature.labels))):
             names.append(feature.name)
-            columns.append(tuple((column == code).astype(float) for column in values))
-    return names, tuple(np.column_stack(side) for side in zip(*columns, strict=True))
+            columns.append(((before == code).astype(float), (now == code).astype(float)))
+    reference, current = zip(*columns, strict=True)
+    return names, (np.column_stack(reference), np.column_stack(current))
 
 
 def _at(known: np.ndarray, gone: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the values of these rows, NaN if they are missing, from the known ones."""
-    if not gone.any():
-        return known[rows].astype(float)
-    whole = np.full(len(gone), np.nan)
-    whole[~gone] = known
-    return whole[rows]
+    whole = known
+    if gone.any():
+        whole = np.full(len(gone), np.nan)
+        whole[~gone] = known
+    values: np.ndarray = whole[rows].astype(float)
+    return values

@@ -38,12 +38,12 @@ def split_off(
         labels, name = [], str(groups)
         for window, frame in (("reference", reference), ("current", current)):
             if name not in frame.columns:
-                wanted = "give the name of a column of both windows, or a pair of labels for their rows"
-                raise ValueError(f"groups={shown(groups)}: the {window} window has no such column: {wanted}")
+                cure = "give the name of a column of both windows, or a pair of labels for their rows"
+                raise ValueError(f"groups={shown(groups)}: the {window} window has no such column: {cure}")
             labels.append(frame[[name]])
         reference, current = reference.drop(columns=name), current.drop(columns=name)
-    windows = zip(("reference", "current"), labels, (reference, current), strict=True)
-    return tuple(_codes(*window) for window in windows), reference, current
+    codes = _codes("reference", labels[0], reference), _codes("current", labels[1], current)
+    return codes, reference, current
 
 
 def _codes(window: str, labels: "pd.DataFrame", frame: "pd.DataFrame") -> np.ndarray:
@@ -54,11 +54,26 @@ def _codes(window: str, labels: "pd.DataFrame", frame: "pd.DataFrame") -> np.nda
     if gone := int(labels.iloc[:, 0].isna().sum()):
         raise ValueError(f"groups: {gone} rows of the {window} window have no group: name one, or leave these rows out")
     codes = codes_of(labels.iloc[:, 0])
-    if (found := int(codes.max()) + 1) < MIN_GROUPS:
+    if (count := int(codes.max()) + 1) < MIN_GROUPS:
         raise TooFewRows(
-            f"the {window} window has {found} groups: at least {MIN_GROUPS} are needed, so collect rows of more of them"
+            f"the {window} window has {count} groups: at least {MIN_GROUPS} are needed, so collect rows of more of them"
         )
     return codes
+
+
+def exchangeable(x: np.ndarray, y: np.ndarray, codes: Codes | None) -> tuple[np.ndarray, int]:
+    """Return the unit (row or group) that is permuted for each row, and the number of units in the first sample."""
+    if codes is None:
+        return np.arange(len(x) + len(y)), len(x)
+    first = int(codes[0].max()) + 1
+    return np.concatenate([codes[0], codes[1] + first]), first
+
+
+def renumbered(codes: Codes, kept: np.ndarray) -> Codes:
+    """Return the groups of the rows that are kept, as truth values of both windows, (N + M,), numbered anew in each."""
+    parts = np.split(kept, [len(codes[0])])
+    before, now = (np.unique(of_row[part], return_inverse=True)[1] for of_row, part in zip(codes, parts, strict=True))
+    return before, now
 
 
 def sums(indicators: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, float]:
@@ -72,10 +87,10 @@ def sums(indicators: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, float]:
     if groups < 2:
         return np.zeros((1, indicators.shape[1])), 0.0
     centred = indicators - indicators.mean(axis=0)
-    found = np.column_stack([np.bincount(codes, weights=column) for column in centred.T])
+    totals = np.column_stack([np.bincount(codes, weights=column) for column in centred.T])
     share = size / len(codes)
-    found *= np.sqrt((groups - 1) / groups * (len(codes) - 1) / len(codes)) / (1 - share)[:, np.newaxis]
-    return found, float(1 / (share**2).sum() - 1)
+    totals *= np.sqrt((groups - 1) / groups * (len(codes) - 1) / len(codes)) / (1 - share)[:, np.newaxis]
+    return totals, float(1 / (share**2).sum() - 1)
 
 
 def design_effect(windows: Sequence[np.ndarray], codes: Codes) -> Alike:
@@ -88,12 +103,12 @@ def design_effect(windows: Sequence[np.ndarray], codes: Codes) -> Alike:
     """
     effects, freedoms = [], []
     for window, of_row in zip(windows, codes, strict=True):
-        found, freedom = sums(window.astype(float), of_row)
+        totals, freedom = sums(window.astype(float), of_row)
         within = ((window - window.mean(axis=0)) ** 2).sum()
-        effects.append(max(1.0, (found**2).sum() / within) if within and found.shape[0] < len(window) else 1.0)
-        freedoms.append(np.inf if found.shape[0] == len(window) else max(freedom, 0.1))
+        effects.append(max(1.0, (totals**2).sum() / within) if within and totals.shape[0] < len(window) else 1.0)
+        freedoms.append(np.inf if totals.shape[0] == len(window) else max(freedom, 0.1))
     spreads = np.array([effect / len(window) for effect, window in zip(effects, windows, strict=True)])
-    return Alike(*effects, effective_rows.welch(spreads, freedoms))
+    return Alike(effects[0], effects[1], effective_rows.welch(spreads, freedoms))
 
 
 def class_test(values: Sequence[np.ndarray], codes: Codes, classes: int) -> tuple[TwoSampleTest, Alike]:
@@ -104,11 +119,11 @@ def class_test(values: Sequence[np.ndarray], codes: Codes, classes: int) -> tupl
     because the correction is an estimate (Thomas and Rao, 1987). With two classes Fisher's test is used, too, on counts
     that are scaled down; the larger p-value counts.
     """
-    counts = Counts(*(np.bincount(window, minlength=classes) for window in values))
+    counts = _counted(values, classes)
     average = [len(window) / len(np.unique(of_row)) for window, of_row in zip(values, codes, strict=True)]
     place = univariate.without_rare(np.array([counts.reference / average[0], counts.current / average[1]]))
     values = [place[window] for window in values]
-    counts = Counts(*(np.bincount(window, minlength=place.max() + 1) for window in values))
+    counts = _counted(values, place.max() + 1)
     if len(counts.reference) < 2:
         return TwoSampleTest("chi-square", 0.0, 1.0), Alike()
     windows = [window[:, np.newaxis] == np.arange(len(counts.reference)) for window in values]
@@ -121,6 +136,11 @@ def class_test(values: Sequence[np.ndarray], codes: Codes, classes: int) -> tupl
         return TwoSampleTest("chi-square", statistic / sum(1 / size for size in counts.sizes), p_value), alike
     fisher = univariate.chi_square(counts, alike[:2])
     return TwoSampleTest("Fisher", fisher.statistic, max(fisher.p_value, p_value)), alike
+
+
+def _counted(values: Sequence[np.ndarray], classes: int) -> Counts:
+    before, now = (np.bincount(window, minlength=classes) for window in values)
+    return Counts(before, now)
 
 
 def squared_difference(counts: Counts) -> float:
@@ -139,8 +159,8 @@ def noise(windows: Sequence[np.ndarray], codes: Codes) -> Noise:
     share = np.concatenate(windows).mean(axis=0)
     covariances, freedoms = [], []
     for window, of_row in zip(windows, codes, strict=True):
-        found, freedom = sums(window / np.sqrt(share), of_row)
-        covariances.append(found.T @ found / len(window) ** 2)
+        totals, freedom = sums(window / np.sqrt(share), of_row)
+        covariances.append(totals.T @ totals / len(window) ** 2)
         freedoms.append(max(freedom, 0.1))
     whole = sum(covariances)
     trace, square = np.trace(whole), (whole**2).sum()

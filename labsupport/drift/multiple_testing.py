@@ -13,7 +13,8 @@ def bonferroni(p_values: np.ndarray) -> np.ndarray:
     >>> bonferroni(np.array([0.01, 0.02, 0.5])).round(2).tolist()
     [0.03, 0.06, 1.0]
     """
-    return np.minimum(1.0, len(p_values) * p_values)
+    adjusted: np.ndarray = np.minimum(1.0, len(p_values) * p_values)
+    return adjusted
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -39,7 +40,8 @@ def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
     >>> benjamini_hochberg(np.array([0.01, 0.02, 0.5])).round(2).tolist()
     [0.03, 0.03, 0.5]
     """
-    return false_discovery_control(p_values) if len(p_values) else p_values
+    adjusted: np.ndarray = false_discovery_control(p_values) if len(p_values) else p_values
+    return adjusted
 
 
 CORRECTIONS = {"holm": holm, "bonferroni": bonferroni, "bh": benjamini_hochberg}

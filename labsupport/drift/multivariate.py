@@ -1,19 +1,21 @@
 """Test all features together. Finds changes that no single column shows, such as two features that stop being correlated."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
 from scipy.spatial.distance import cdist
 
 from labsupport.arguments import number, shown
+from labsupport.drift.grouped import Codes, exchangeable, renumbered
 from labsupport.tabular import TooFewRows, codes_of, float_column, shape_of, table
 
 COLUMNS = 100  # that `correlations` is asked about at most: all pairs of more take too long
 ROWS = 500  # of each window, evenly spaced: pairs of rows cost memory and time
 CLASSIFIER_ROWS = 5_000  # of each window
-Groups = tuple | list | None  # a pair of labels: of each row of the reference, and of the current sample
+Groups = Sequence[Any] | None  # a pair of labels: of each row of the reference, and of the current sample
 PAIR = "give a pair of labels, one for each row of the reference, and of the current sample"
 ENOUGH, CHUNK = 20, 50  # permutations that reach the value, before we stop; that are drawn at a time
 
@@ -32,7 +34,7 @@ class Together:
     leading: tuple[str, ...] = ()
 
 
-def mmd(reference, current, permutations: int = 999, seed: int = 0, groups: Groups = None) -> Together:
+def mmd(reference: Any, current: Any, permutations: int = 999, seed: int = 0, groups: Groups = None) -> Together:
     """Test two samples of vectors, (N, D) and (M, D), by the maximum mean discrepancy: embeddings, or rows of numbers.
 
     Two distributions are the same exactly if their mean embeddings in the kernel's space are (Gretton and others,
@@ -52,15 +54,17 @@ def mmd(reference, current, permutations: int = 999, seed: int = 0, groups: Grou
 
     def draw(member: np.ndarray) -> np.ndarray:
         signs = np.where(member, 1 / member.sum(axis=1, keepdims=True), -1 / (~member).sum(axis=1, keepdims=True))
-        return ((signs @ kernel) * signs).sum(axis=1)
+        distances: np.ndarray = ((signs @ kernel) * signs).sum(axis=1)
+        return distances
 
     value = float(draw(_first(x, y))[0])
-    return Together("MMD", value, _permuted(value, draw, _units(x, y, codes), permutations, seed), (len(x), len(y)))
+    p_value = _permuted(value, draw, exchangeable(x, y, codes), permutations, seed)
+    return Together("MMD", value, p_value, (len(x), len(y)))
 
 
 def correlations(
-    reference,
-    current,
+    reference: Any,
+    current: Any,
     names: list[str] | None = None,
     permutations: int = 999,
     seed: int = 0,
@@ -96,13 +100,15 @@ def correlations(
     def changes(member: np.ndarray) -> np.ndarray:
         """(P, pairs), of P ways to say which rows are of the first sample."""
         samples = member.astype(float), (~member).astype(float)
-        return np.abs(np.subtract(*(_fisher(sample, both, products, pairs) for sample in samples)))
+        before, now = (_fisher(sample, both, products, pairs) for sample in samples)
+        difference: np.ndarray = np.abs(before - now)
+        return difference
 
-    (found,) = changes(_first(x, y))
-    value = float(found.max())
-    units = _units(x, y, codes)
+    (change,) = changes(_first(x, y))
+    value = float(change.max())
+    units = exchangeable(x, y, codes)
     p_value = _permuted(value, lambda member: changes(member).max(axis=1), units, permutations, seed)
-    leading = tuple(names[side[found.argmax()]] for side in pairs)
+    leading = tuple(names[side[change.argmax()]] for side in pairs)
     return Together("correlations", value, p_value, (len(x), len(y)), leading)
 
 
@@ -113,7 +119,9 @@ def _fisher(chosen: np.ndarray, rows: np.ndarray, products: np.ndarray, pairs: t
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
     unit = np.where(deviation > 1e-6, deviation, np.inf)
     covariance = chosen @ products / count - mean[:, pairs[0]] * mean[:, pairs[1]]
-    return np.arctanh(np.clip(covariance / unit[:, pairs[0]] / unit[:, pairs[1]], -0.9999, 0.9999))
+    correlation = covariance / unit[:, pairs[0]] / unit[:, pairs[1]]
+    z: np.ndarray = np.arctanh(np.clip(correlation, -0.9999, 0.9999))
+    return z
 
 
 def _first(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -121,32 +129,32 @@ def _first(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (np.arange(len(x) + len(y)) < len(x))[np.newaxis]
 
 
-def _units(x: np.ndarray, y: np.ndarray, codes: tuple | None) -> tuple[np.ndarray, int]:
-    """Return the unit (row or group) that is permuted for each row, and the number of units in the first sample."""
-    if codes is None:
-        return np.arange(len(x) + len(y)), len(x)
-    first = int(codes[0].max()) + 1
-    return np.concatenate([codes[0], codes[1] + first]), first
-
-
-def _permuted(value: float, draw, units: tuple[np.ndarray, int], permutations: int, seed: int) -> float:
+def _permuted(
+    value: float,
+    draw: Callable[[np.ndarray], np.ndarray],
+    units: tuple[np.ndarray, int],
+    permutations: int,
+    seed: int,
+) -> float:
     """Return the share of permutations that give `value` or more. Stops at the 20th of those (Besag and Clifford, 1991).
 
     `draw` takes truth values, (P, N + M): is each row in the first sample?
     """
-    random, seen, reached = np.random.default_rng(seed), 0, 0
+    random, drawn, reached = np.random.default_rng(seed), 0, 0
     of_row, first = units
     every = np.arange(of_row.max() + 1)
-    while seen < permutations:
-        orders = random.permuted(np.tile(every, (min(CHUNK, permutations - seen), 1)), axis=1)
+    while drawn < permutations:
+        orders = random.permuted(np.tile(every, (min(CHUNK, permutations - drawn), 1)), axis=1)
         beyond = np.flatnonzero(draw((orders < first)[:, of_row]) >= value - 1e-12)
         if reached + len(beyond) >= ENOUGH:
-            return float(ENOUGH / (seen + beyond[ENOUGH - reached - 1] + 1))
-        seen, reached = seen + len(orders), reached + len(beyond)
+            return float(ENOUGH / (drawn + beyond[ENOUGH - reached - 1] + 1))
+        drawn, reached = drawn + len(orders), reached + len(beyond)
     return float((reached + 1) / (permutations + 1))
 
 
-def _samples(reference, current, fewest: int, groups: Groups, most: int = ROWS) -> tuple:
+def _samples(
+    reference: Any, current: Any, fewest: int, groups: Groups, most: int = ROWS
+) -> tuple[np.ndarray, np.ndarray, Codes | None]:
     """Return both tables as arrays of at most `most` evenly spaced rows, and the numbers of their groups."""
     x, y = (_numbers(name, sample) for name, sample in (("reference", reference), ("current", current)))
     if x.shape[1] != y.shape[1]:
@@ -159,11 +167,11 @@ def _samples(reference, current, fewest: int, groups: Groups, most: int = ROWS) 
     if groups is not None:
         if not isinstance(groups, Sequence) or len(groups) != 2:
             raise ValueError(f"groups={shown(groups)}: {PAIR}")
-        codes = tuple(_codes(labels, len(rows), most) for labels, rows in zip(groups, (x, y), strict=True))
+        codes = _codes(groups[0], len(x), most), _codes(groups[1], len(y), most)
     return evenly(x, most), evenly(y, most), codes
 
 
-def _codes(labels, rows: int, most: int) -> np.ndarray:
+def _codes(labels: Any, rows: int, most: int) -> np.ndarray:
     """Return the numbers of the groups of at most `most` evenly spaced rows. Raises ValueError."""
     frame = table(labels, "groups")
     if frame.shape != (rows, 1):
@@ -173,7 +181,7 @@ def _codes(labels, rows: int, most: int) -> np.ndarray:
     return np.unique(evenly(codes_of(frame.iloc[:, 0]), most), return_inverse=True)[1]
 
 
-def _numbers(name: str, sample) -> np.ndarray:
+def _numbers(name: str, sample: Any) -> np.ndarray:
     """Return a table of numbers as an array (N, D), with NaN for missing ones. Raises ValueError."""
     if isinstance(sample, np.ndarray) and sample.ndim == 2 and sample.dtype == float and type(sample) is np.ndarray:
         return sample
@@ -202,8 +210,8 @@ def _names(names: list[str] | None, width: int) -> list[str]:
 
 
 def domain_classifier(
-    reference,
-    current,
+    reference: Any,
+    current: Any,
     names: list[str] | None = None,
     seed: int = 0,
     groups: Groups = None,
@@ -231,7 +239,7 @@ def domain_classifier(
     rows = min(len(x), len(y))
     whose = np.repeat([0, 1], rows)
     both = np.vstack([evenly(x, rows), evenly(y, rows)])
-    codes = None if codes is None else tuple(evenly(labels, rows) for labels in codes)
+    codes = None if codes is None else (evenly(codes[0], rows), evenly(codes[1], rows))
     learn = _half(rows, codes, np.random.default_rng(seed))
     forest = RandomForestClassifier(200, min_samples_leaf=5, random_state=seed).fit(both[learn], whose[learn])
     right = forest.predict(both[~learn]) == whose[~learn]
@@ -240,11 +248,11 @@ def domain_classifier(
     if codes is None:
         p_value = stats.binomtest(int(right.sum()), len(right), 0.5, alternative="greater").pvalue
         return Together("domain classifier", int(right.sum()) / len(right), float(p_value), (rows, rows), leading)
-    share, p_value = _told_apart(right, whose[~learn], _renumbered(codes, ~learn), permutations, seed)
+    share, p_value = _told_apart(right, whose[~learn], renumbered(codes, ~learn), permutations, seed)
     return Together("domain classifier", share, p_value, (rows, rows), leading)
 
 
-def _half(rows: int, codes: tuple | None, random: np.random.Generator) -> np.ndarray:
+def _half(rows: int, codes: Codes | None, random: np.random.Generator) -> np.ndarray:
     """Return which rows of both windows the classifier learns on, as truth values: half of the rows, or of the groups."""
     if codes is None:
         return np.isin(np.arange(2 * rows) % rows, random.permutation(rows)[: rows // 2])
@@ -257,30 +265,26 @@ def _half(rows: int, codes: tuple | None, random: np.random.Generator) -> np.nda
     return np.concatenate(parts)
 
 
-def _renumbered(codes: tuple, kept: np.ndarray) -> tuple:
-    parts = np.split(kept, [len(codes[0])])
-    return tuple(np.unique(of_row[part], return_inverse=True)[1] for of_row, part in zip(codes, parts, strict=True))
-
-
 def _told_apart(
-    right: np.ndarray, whose: np.ndarray, codes: tuple, permutations: int, seed: int
+    right: np.ndarray, whose: np.ndarray, codes: Codes, permutations: int, seed: int
 ) -> tuple[float, float]:
     """Return the mean of both windows' shares of right answers, and its p-value by permuting whole groups."""
     says = np.where(right, whose, 1 - whose)
 
     def share(member: np.ndarray) -> np.ndarray:
         both = [(rows * (says == side)).sum(axis=1) / rows.sum(axis=1) for side, rows in enumerate((member, ~member))]
-        return sum(both) / 2
+        mean: np.ndarray = (both[0] + both[1]) / 2
+        return mean
 
     value = float(share((whose == 0)[np.newaxis])[0])
-    return value, _permuted(value, share, _units(*codes, codes), permutations, seed)
+    return value, _permuted(value, share, exchangeable(codes[0], codes[1], codes), permutations, seed)
 
 
 def evenly(rows: np.ndarray, most: int) -> np.ndarray:
     """Return at most `most` of the rows, evenly spaced."""
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
+    if len(rows) > most:
+        rows = rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
+    return rows
 
 
 def scores(reference: np.ndarray, current: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from labsupport.drift.detector_evaluation import compare_detectors, evaluate
 from labsupport.drift.feature_tests import TESTS, Shape, counts, look, look_together
 from labsupport.drift.grouped import split_off
 from labsupport.drift.multiple_testing import CORRECTIONS, LEVELS
+from labsupport.drift.multivariate import Together
 from labsupport.drift.univariate import Psi
 from labsupport.tabular import DifferentColumns, Feature, TooFewRows, check_rows, features, to_frame
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["ConceptDriftMonitor", "DataDriftMonitor", "DifferentColumns", "DriftReport", "Psi", "TooFewRows"]
 __all__ += ["compare", "compare_detectors", "evaluate", "psi"]
 
+Result = TypeVar("Result")
 READINGS = (("small", 0.1), ("moderate", 0.25), ("large", np.inf))  # of what PSI is beyond noise, below these
 NEGLIGIBLE = 0.01  # of a whole PSI
 REPEATED = 0.1  # share of a column's distinct values that come more than once, above which we speak of it
@@ -106,7 +108,7 @@ class DriftReport:
         """Plot the distributions of at most `most` features before and now, the most striking first."""
         from labsupport.charts import distributions
 
-        most = int(number("most", most, 1, whole=True))
+        most = number("most", most, 1, whole=True)
         worst = [row for row in self.to_frame().itertuples() if row.feature in self.shapes][:most]
         return distributions([(f"{row.feature}: {_why(row)}", *self.shapes[row.feature], row.drifted) for row in worst])
 
@@ -116,17 +118,17 @@ class DriftReport:
     def _repr_html_(self) -> str:
         tables = [self.to_frame()[SHOWN], self.together.drop(columns="statistic")]
         look = {"index": False, "border": 0, "na_rep": "", "justify": "left", "float_format": "{:.3g}".format}
-        said = "".join(f"<p>{escape(words)}</p>" for words in self.warnings)
+        warnings = "".join(f"<p>{escape(words)}</p>" for words in self.warnings)
         shown = "".join(table.to_html(**look) for table in tables if len(table))
-        return f"<p><b>{escape(self._answer())}</b></p>{said}{shown}"
+        return f"<p><b>{escape(self._answer())}</b></p>{warnings}{shown}"
 
 
 def compare(
-    reference,
-    current,
+    reference: Any,
+    current: Any,
     alpha: float = 0.05,
     correction: str = "holm",
-    multivariate: Sequence[str] = ("correlations", "mmd"),
+    multivariate: Sequence[str] | str | None = ("correlations", "mmd"),
     seed: int = 0,
     groups: Any = None,
 ) -> DriftReport:
@@ -165,22 +167,22 @@ def compare(
     """
     alpha, seed = number("alpha", alpha, 0, 1, ends=False), number("seed", seed, 0, whole=True)
     choice("correction", correction, CORRECTIONS)
-    multivariate = _tests(multivariate)
+    tests = _tests(multivariate)
     reference, current = to_frame(reference, "reference"), to_frame(current, "current")
     check_rows(reference, current)
     codes = None
     if groups is not None:
         codes, reference, current = split_off(groups, reference, current)
-    found = features(reference, current)
-    looks = _map(lambda feature: look(feature, len(found), alpha, seed, codes), found)
+    columns = features(reference, current)
+    looks = _map(lambda feature: look(feature, len(columns), alpha, seed, codes), columns)
     rows, shapes = [row for row, _ in looks], {row["feature"]: shape for row, shape in looks if shape}
-    both, said = look_together(found, max(row["step"] for row in rows), multivariate, alpha, seed, codes)
+    both, notes = look_together(columns, max(row["step"] for row in rows), tests, alpha, seed, codes)
     frame, whole = _tables(rows, both, alpha, correction)
-    warnings = (*_warnings(frame, grouped=codes is not None), *said)
+    warnings = (*_warnings(frame, grouped=codes is not None), *notes)
     return DriftReport(frame[list(COLUMNS)], whole, alpha, correction, (len(reference), len(current)), warnings, shapes)
 
 
-def psi(reference, current, alpha: float = 0.05, seed: int = 0) -> Psi:
+def psi(reference: Any, current: Any, alpha: float = 0.05, seed: int = 0) -> Psi:
     """Return the population stability index of one feature in two arrays (N,) and (M,), with its limit for these sizes.
 
     >>> random = np.random.default_rng(0)
@@ -206,17 +208,19 @@ def _tests(multivariate: Sequence[str] | str | None) -> list[str]:
     return [test for test in TESTS if any(choice("multivariate", one, TESTS) == test for one in multivariate)]
 
 
-def _map(look: Callable, found: list[Feature]) -> list:
+def _map(look: Callable[[Feature], Result], columns: list[Feature]) -> list[Result]:
     """Call `look` for each feature, on every core if the data are large. Sorting takes most of the time and releases
     the GIL.
     """
-    if sum(len(feature.reference) for feature in found) < 100_000:
-        return [look(feature) for feature in found]
+    if sum(len(feature.reference) for feature in columns) < 100_000:
+        return [look(feature) for feature in columns]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(look, found))
+        return list(pool.map(look, columns))
 
 
-def _tables(rows: list[dict], both: list, alpha: float, correction: str) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+def _tables(
+    rows: list[dict[str, Any]], both: list[Together], alpha: float, correction: str
+) -> tuple["pd.DataFrame", "pd.DataFrame"]:
     """Return the tables of the features and of the tests together, with adjusted p-values and readings."""
     import pandas as pd
 
@@ -253,30 +257,30 @@ def _reading(row: dict[str, Any]) -> str:
     return next(word for word, limit in READINGS if row["effect"] - row["noise"] < limit)
 
 
-def _why(row) -> str:
+def _why(row: Any) -> str:
     """Return a row's reading as text."""
     if row.reading == "missing":
         return f"missing: {row.missing_reference:.0%} before, {row.missing_current:.0%} now"
-    return row.note if row.reading in ("", "type") else row.reading
+    return str(row.note if row.reading in ("", "type") else row.reading)
 
 
 def _warnings(frame: "pd.DataFrame", grouped: bool) -> tuple[str, ...]:
-    said = []
+    warnings = []
     alike = frame.query("inefficiency > 1.0").sort_values("inefficiency", ascending=False)
     why = "rows of one group resemble each other" if grouped else "rows resemble their neighbours (serial correlation)"
     if frame["step"].max() > 1:
         worst = alike.iloc[0]
-        said.append(
+        warnings.append(
             f"{why}: {len(alike)} of {len(frame)} features were counted as "
             f"fewer rows, {worst.feature} as one in {worst.inefficiency:.1f}"
         )
     if len(copies := frame.query("repeats > @REPEATED")):
-        said.append(
+        warnings.append(
             f"values repeat in {', '.join(copies.feature)}: if rows are copies of each other, or of one user, they count "
             "for too much: say so by groups"
         )
     if len(tiny := frame.query("drifted and reading == 'negligible'")):
-        said.append(f"significant, but too small to matter by itself: {', '.join(tiny.feature)}")
+        warnings.append(f"significant, but too small to matter by itself: {', '.join(tiny.feature)}")
     if len(untested := frame.query("p_value.isna() and not changed")):
-        said.append("not compared: " + ", ".join(f"{row.feature} ({row.note})" for row in untested.itertuples()))
-    return tuple(said)
+        warnings.append("not compared: " + ", ".join(f"{row.feature} ({row.note})" for row in untested.itertuples()))
+    return tuple(warnings)

@@ -6,6 +6,7 @@ because KS has too little power for them. Rows that resemble their neighbours ar
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -85,7 +86,7 @@ class Counts:
 
     reference: np.ndarray
     current: np.ndarray
-    labels: list = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("reference", "current"):
@@ -97,10 +98,9 @@ class Counts:
             object.__setattr__(self, name, counts.astype(int))
             if not counts.sum():
                 raise TooFewRows(f"the {name} window has 0 rows: there is nothing to compare")
-        if len(self.reference) != len(self.current):
-            raise ValueError(
-                f"{len(self.reference)} classes in the reference, {len(self.current)} now: count the same ones"
-            )
+        before, now = len(self.reference), len(self.current)
+        if before != now:
+            raise ValueError(f"{before} classes in the reference, {now} now: count the same ones")
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -122,7 +122,7 @@ def kolmogorov_smirnov(reference: np.ndarray, current: np.ndarray, alike: Sequen
     return ks_p_value(distance(reference, current)[0], reference, current, _checked(alike))
 
 
-def finite_column(name: str, data) -> np.ndarray:
+def finite_column(name: str, data: Any) -> np.ndarray:
     """Return the numbers of one window, (N,). Raises ValueError if one is missing or infinite, `TooFewRows` without any."""
     values = float_column(name, data).astype(float)
     if not len(values):
@@ -139,11 +139,11 @@ def ks_p_value(statistic: float, reference: np.ndarray, current: np.ndarray, ali
         return TwoSampleTest("KS", statistic, 1.0)  # to the last digit; SciPy gets a little more than 1, and warns
     if alike == Alike() and max(n, m) <= EXACT_TO:
         return TwoSampleTest("KS", statistic, float(stats.ks_2samp(reference, current, method="exact").pvalue))
-    n, m = n / alike.reference, m / alike.current
+    before, now = n / alike.reference, m / alike.current  # independent rows
     if np.isinf(alike.freedom):
-        p_value = stats.distributions.kstwo.sf(statistic, max(1, round(n * m / (n + m))))
+        p_value = stats.distributions.kstwo.sf(statistic, max(1, round(before * now / (before + now))))
     else:
-        p_value = _kolmogorov(statistic**2 * n * m / (n + m), alike.freedom)
+        p_value = _kolmogorov(statistic**2 * before * now / (before + now), alike.freedom)
     return TwoSampleTest("KS", statistic, float(np.clip(p_value, 0, 1)))
 
 
@@ -224,8 +224,9 @@ def deciles(reference: np.ndarray, current: np.ndarray) -> Counts:
     >>> deciles(np.arange(100), np.arange(50, 150)).current.tolist()
     [0, 0, 0, 0, 0, 10, 10, 10, 10, 60]
     """
-    ordered = ascending(finite_column("reference", reference)), ascending(finite_column("current", current))
-    return Counts(*(in_bins(values, decile_edges(ordered[0]), "right") for values in ordered))
+    before, now = ascending(finite_column("reference", reference)), ascending(finite_column("current", current))
+    edges = decile_edges(before)
+    return Counts(in_bins(before, edges, "right"), in_bins(now, edges, "right"))
 
 
 def decile_edges(ordered: np.ndarray) -> np.ndarray:
@@ -238,10 +239,11 @@ def quantiles(ordered: np.ndarray, levels: np.ndarray) -> np.ndarray:
     place = levels * (len(ordered) - 1)
     low = place.astype(int)
     above = ordered[np.minimum(low + 1, len(ordered) - 1)]
-    return ordered[low] + (place - low) * (above - ordered[low])
+    values: np.ndarray = ordered[low] + (place - low) * (above - ordered[low])
+    return values
 
 
-def in_bins(ordered: np.ndarray, edges: np.ndarray, side: str) -> np.ndarray:
+def in_bins(ordered: np.ndarray, edges: np.ndarray, side: Literal["left", "right"]) -> np.ndarray:
     """Return the number of ordered numbers in each bin between the edges. With `side` "right" an edge ends its bin."""
     return np.diff(np.concatenate([[0], np.searchsorted(ordered, edges, side), [len(ordered)]]))
 
@@ -278,12 +280,10 @@ def population_stability(
 
 def _psi(reference: np.ndarray, current: np.ndarray) -> np.ndarray:
     """Return the index of counts (..., K)."""
-    p, q = (_shares(counts) for counts in (reference, current))
-    return ((q - p) * np.log(q / p)).sum(axis=-1)
-
-
-def _shares(counts: np.ndarray) -> np.ndarray:
-    return (counts + 0.5) / (counts.sum(axis=-1, keepdims=True) + counts.shape[-1] / 2)
+    smoothed = [counts + 0.5 for counts in (reference, current)]
+    p, q = (counts / counts.sum(axis=-1, keepdims=True) for counts in smoothed)
+    index: np.ndarray = ((q - p) * np.log(q / p)).sum(axis=-1)
+    return index
 
 
 def jensen_shannon(counts: Counts) -> float:

@@ -67,7 +67,7 @@ class Calibration:
         the accuracy is then their precision. `inputs` are the model's inputs, a table of N rows. With them `estimate` can
         weight these examples. Raises `NotEstimable` for unusable data and for fewer than `MIN_REFERENCE` examples.
         """
-        return cls._fitted(*checked(confidences, correct), None, inputs)
+        return cls._fitted(*checked_pair(confidences, correct), None, inputs)
 
     @classmethod
     def binary(
@@ -81,7 +81,7 @@ class Calibration:
             threshold = number("threshold", threshold, 0, 1)
         except ValueError as error:
             raise NotEstimable(f"{error}, the probability from which on the model says yes") from None
-        return cls._fitted(*checked(probabilities, labels), threshold, inputs)
+        return cls._fitted(*checked_pair(probabilities, labels), threshold, inputs)
 
     @classmethod
     def _fitted(
@@ -92,15 +92,17 @@ class Calibration:
         if (rarer := min(happened.sum(), (~happened).sum())) < MIN_EACH:
             raise NotEstimable(f"only {rarer} reference labels of the rarer kind: at least {MIN_EACH} are needed")
         errors = calibration_error(happened, confidences), _cross_fitted_error(happened, confidences)
-        middle = tuple(np.quantile(confidences, MIDDLE).tolist())
-        found = cls(*_staircase(happened, confidences), middle, errors, threshold)
+        low, high = np.quantile(confidences, MIDDLE).tolist()
+        fitted = cls(*_staircase(happened, confidences), (low, high), errors, threshold)
         if inputs is None:
-            return found
-        return replace(found, labelled=Labelled(read_inputs(inputs, len(happened)), found.steps(confidences), happened))
+            return fitted
+        labelled = Labelled(read_inputs(inputs, len(happened)), fitted.steps(confidences), happened)
+        return replace(fitted, labelled=labelled)
 
     def calibrated(self, confidences: np.ndarray) -> np.ndarray:
         """Return for each confidence the probability that such an answer is right, or such an example positive."""
-        return self.rates[self.steps(checked(confidences)[0])]
+        probabilities: np.ndarray = self.rates[self.steps(checked(confidences))]
+        return probabilities
 
     def steps(self, confidences: np.ndarray) -> np.ndarray:
         """Return the step of each confidence, (N,). 0.9 as float32 is on the step of 0.9 as float64."""
@@ -113,6 +115,7 @@ class Calibration:
         The number is Kish's effective sample size: the number of examples of equal weight that carry as much information. A
         step without weight keeps its rate and counts as no example.
         """
+        assert self.labelled is not None  # `weights` are those of its examples
         of_step = partial(np.bincount, self.labelled.steps, minlength=len(self.rates))
         whole, came_true = of_step(weights=weights), of_step(weights=weights * self.labelled.happened)
         rates = np.divide(came_true, whole, out=self.rates.copy(), where=whole > 0)
@@ -139,7 +142,7 @@ def calibration_error(happened: np.ndarray, confidences: np.ndarray, bins: int =
     >>> calibration_error([True, False], [0.9, 0.9])
     0.4
     """
-    confidences, happened = checked(confidences, happened)
+    confidences, happened = checked_pair(confidences, happened)
     bins = number("bins", bins, 1, 1_000_000, whole=True)
     place = np.minimum((confidences * bins).astype(int), bins - 1)
     return float(np.abs(np.bincount(place, weights=confidences - happened)).sum() / len(happened))
@@ -166,8 +169,8 @@ def _cross_fitted_error(happened: np.ndarray, confidences: np.ndarray) -> float:
     return calibration_error(happened, calibrated)
 
 
-def checked(confidences: np.ndarray, *labels: np.ndarray) -> list[np.ndarray]:
-    """Return [confidences] or [confidences, labels] as arrays of float and of bool. Raises `NotEstimable`."""
+def checked(confidences: np.ndarray) -> np.ndarray:
+    """Return the confidences as an array of float. Raises `NotEstimable`."""
     shape = shape_of(confidences)
     if len(shape) != 1 or not shape[0]:
         raise NotEstimable(f"confidences of shape {shape}: give one number for each answer, and some")
@@ -177,15 +180,19 @@ def checked(confidences: np.ndarray, *labels: np.ndarray) -> list[np.ndarray]:
         raise NotEstimable(f"confidences that are no numbers: {error}") from None
     if not ((confidences >= 0) & (confidences <= 1)).all():  # false for NaN, too
         raise NotEstimable("confidences are 0 to 1: leave out what is missing, turn scores into probabilities")
-    if not labels:
-        return [confidences]
+    return confidences
+
+
+def checked_pair(confidences: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return confidences and labels as arrays of float and of bool. Raises `NotEstimable`."""
+    confidences = checked(confidences)
     try:
-        labels = bool_column("labels", *labels)
+        labels = bool_column("labels", labels)
     except ValueError as error:
         raise NotEstimable(f"{error}: give one bool for each of {len(confidences)} confidences") from None
     if len(labels) != len(confidences):
         raise NotEstimable(f"{len(labels)} labels for {len(confidences)} confidences: give one bool for each")
-    return [confidences, labels]
+    return confidences, labels
 
 
 def read_inputs(inputs: Any, rows: int) -> "pd.DataFrame":

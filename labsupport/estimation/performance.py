@@ -7,7 +7,7 @@ learnt from labelled reference data. The estimate assumes that it also holds in 
 
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from labsupport.estimation.calibration import (
     NotEstimable,
     calibration_error,
     checked,
+    checked_pair,
     read_inputs,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "realised",
 ]
 
+Cells = TypeVar("Cells", float, np.ndarray)  # one cell of a confusion matrix, or the same cell of many
 ASSUMPTION = (
     "Assumes that a confidence is worth what it was worth on the reference data. "
     "It sees data drift: more hard or more easy inputs. "
@@ -63,6 +65,10 @@ class Figure(NamedTuple):
 
 class _Printed:
     """Show a result as its summary with its assumption, in `print` and in a notebook."""
+
+    def summary(self) -> str:
+        """Return the text to print."""
+        raise NotImplementedError
 
     def __str__(self) -> str:
         return self.summary()
@@ -150,9 +156,10 @@ def estimate(
     >>> estimate(calibration, harder ** (1 / 3))
     <Estimate accuracy 0.652 (0.616 to 0.686); sees data drift, cannot see concept drift>
     """
-    (confidences,) = checked(confidences)
+    confidences = checked(confidences)
     confidence_level = _level(calibration, confidence_level)
-    rates, counts, unlike = calibration.rates, calibration.counts, ()
+    unlike: tuple[str, ...] = ()
+    rates, counts = calibration.rates, calibration.counts
     if inputs is not None:
         rates, counts, unlike = _weighted(calibration, read_inputs(inputs, len(confidences)))
     steps, positive = calibration.steps(confidences), calibration.positive(confidences)
@@ -210,7 +217,8 @@ def density_ratio(reference: "pd.DataFrame", window: "pd.DataFrame") -> np.ndarr
     whose = np.repeat([0, 1], list(map(len, both)))
     forest = RandomForestClassifier(TREES, min_samples_leaf=LEAF, oob_score=True, random_state=0).fit(x, whose)
     share = np.clip(forest.oob_decision_function_[: len(reference), 1], 1 / TREES, 1 - 1 / TREES)
-    return share / (1 - share)
+    odds: np.ndarray = share / (1 - share)
+    return odds
 
 
 def realised(
@@ -233,7 +241,7 @@ def realised(
     >>> realised(calibration, rng.random(4000) > worth, worth)  # concept drift: what was right is wrong
     <Realised accuracy 0.263, estimated 0.749 (0.729 to 0.765); not as estimated: concept drift, or inputs of a new kind>
     """
-    confidences, labels = checked(confidences, labels)
+    confidences, labels = checked_pair(confidences, labels)
     expected = estimate(calibration, confidences, confidence_level, inputs)
     positive = calibration.positive(confidences)
     cells = positive.sum(), (~positive).sum(), (labels & positive).sum(), (labels & ~positive).sum()
@@ -241,7 +249,7 @@ def realised(
     return Realised(figures, expected)
 
 
-def _metrics(calibration: Calibration, called, passed, hits, missed) -> dict:
+def _metrics(calibration: Calibration, called: Cells, passed: Cells, hits: Cells, missed: Cells) -> dict[str, Cells]:
     """Return the metrics of cells, or of arrays of cells: called positive, called negative, positives in each."""
     metrics = {"accuracy": (hits + passed - missed) / (called + passed)}
     if calibration.threshold is not None:

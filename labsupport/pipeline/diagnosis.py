@@ -27,6 +27,7 @@ INPUT = "input"
 ALPHA = 0.02  # without a change, one diagnosis in 50 names a stage
 NOTED = ("asked", "latency", "error", "null")  # columns of every stage; the others are its figures
 SLOWER, LEAST_SECONDS = 1.5, 0.001  # smaller differences in median latency do not count, because machines vary
+Shape = tuple[list[Any], np.ndarray, np.ndarray]  # bins or classes, shares before and now
 COLUMNS = ("stage", "verdict", "p_value", "figure", "before", "now", "overlap", "note")
 
 
@@ -56,8 +57,7 @@ class Diagnosis:
     alpha: float
     rows: tuple[int, int]  # of the reference, of the current window
     slower: float  # the factor by which all stages have become slower
-    # to plot each row's figure: bins or classes, shares before and now
-    shapes: dict[str, tuple[list, np.ndarray, np.ndarray]]
+    shapes: dict[str, Shape]  # to plot each row's figure
 
     @property
     def entered(self) -> str | None:
@@ -66,7 +66,8 @@ class Diagnosis:
 
     def named(self, verdict: str) -> list[str]:
         """Return the stages with this verdict, in order."""
-        return self.stages["stage"][self.stages["verdict"] == verdict].tolist()
+        names: list[str] = self.stages["stage"][self.stages["verdict"] == verdict].tolist()
+        return names
 
     def summary(self) -> str:
         """Return the result in a sentence."""
@@ -138,15 +139,15 @@ def diagnose(
     parts = [_figures(windows, part) for part in (INPUT, *stages)]
     share = alpha / len(parts)
     machine = _machine(parts[1:])
-    found = [_input(parts[0], share, seed)]
+    results = [_input(parts[0], share, seed)]
     for stage, before, after in zip(stages, parts, parts[1:], strict=False):
-        asked = [frame[f"{stage}.asked"].eq(True).fillna(False).to_numpy(bool) for frame in windows]
-        before, after = ([f[rows] for f, rows in zip(part, asked, strict=True)] for part in (before, after))
-        found.append(_stage(stage, before, after, machine, share, seed))
-    rows = [{**dict.fromkeys(COLUMNS, ""), "overlap": np.nan, **row} for row, _ in found]
+        reached = [frame[f"{stage}.asked"].eq(True).fillna(False).to_numpy(bool) for frame in windows]
+        before, after = ([f[rows] for f, rows in zip(part, reached, strict=True)] for part in (before, after))
+        results.append(_stage(stage, before, after, machine, share, seed))
+    rows = [{**dict.fromkeys(COLUMNS, ""), "overlap": np.nan, **row} for row, _ in results]
     for row in rows:
         row["p_value"] = min(1.0, len(parts) * row["p_value"])
-    shapes = {row["stage"]: shape for row, shape in found if shape}
+    shapes = {row["stage"]: shape for row, shape in results if shape}
     return Diagnosis(pd.DataFrame(rows)[list(COLUMNS)], alpha, (len(reference), len(current)), machine, shapes)
 
 
@@ -182,11 +183,11 @@ def _figures(windows: Sequence["pd.DataFrame"], part: str) -> list["pd.DataFrame
     ]
 
 
-def _input(windows: list["pd.DataFrame"], level: float, seed: int) -> tuple[dict[str, Any], Any]:
-    row = {"stage": INPUT, "verdict": "unclear", "p_value": 1.0, "note": "nothing of it is described"}
+def _input(windows: list["pd.DataFrame"], level: float, seed: int) -> tuple[dict[str, Any], Shape | None]:
+    row: dict[str, Any] = {"stage": INPUT, "verdict": "unclear", "p_value": 1.0, "note": "nothing of it is described"}
     if not len(windows[0].columns):
         return row, None
-    report = drift.compare(*windows, alpha=level, seed=seed)
+    report = drift.compare(windows[0], windows[1], alpha=level, seed=seed)
     figure = report.to_frame()["feature"].iloc[0]
     p_values = np.concatenate([report.features["p_adjusted"], report.together["p_adjusted"]]).astype(float)
     row |= {"verdict": "changed" if report.drifted else "unchanged", "figure": figure, "note": ""}
@@ -196,8 +197,8 @@ def _input(windows: list["pd.DataFrame"], level: float, seed: int) -> tuple[dict
 
 def _stage(
     stage: str, before: list["pd.DataFrame"], after: list["pd.DataFrame"], machine: float, level: float, seed: int
-) -> tuple[dict[str, Any], Any]:
-    row = {"stage": stage, "verdict": "unclear", "p_value": 1.0}
+) -> tuple[dict[str, Any], Shape | None]:
+    row: dict[str, Any] = {"stage": stage, "verdict": "unclear", "p_value": 1.0}
     if (fewest := min(map(len, after))) < MIN_ROWS:
         return row | {"note": f"it was asked {fewest} times in one window"}, None
     after = [after[0], after[1].assign(latency=after[1]["latency"] / machine)]
@@ -205,9 +206,12 @@ def _stage(
     if slow - quick < LEAST_SECONDS or slow < SLOWER * quick:
         after = [frame.drop(columns="latency") for frame in after]
     inputs = [name for name in before[0] if name not in NOTED]
-    joined = [one[inputs].add_prefix("its input's ").join(two) for one, two in zip(before, after, strict=True)]
-    test = given_input(*joined, [f"its input's {name}" for name in inputs], list(after[0]), _draws(level), seed)
-    report = drift.compare(*after, alpha=level, multivariate=(), seed=seed)
+    reference, current = (
+        one[inputs].add_prefix("its input's ").join(two) for one, two in zip(before, after, strict=True)
+    )
+    names = [f"its input's {name}" for name in inputs]
+    test = given_input(reference, current, names, list(after[0]), _draws(level), seed)
+    report = drift.compare(after[0], after[1], alpha=level, multivariate=(), seed=seed)
     # for example numbers that have become classes
     retyped = report.features.query("kind == 'none' and drifted")["feature"].tolist()
     blamed = [*retyped, *test.figures["figure"][test.figures["p_value"] <= level]]
@@ -256,7 +260,7 @@ def _box(axis: "Axes", stage: str, verdict: str, last: bool) -> None:
     axis.set_axis_off()
 
 
-def _shape(axis: "Axes", figure: str, shape, marked: bool) -> None:
+def _shape(axis: "Axes", figure: str, shape: Shape | None, marked: bool) -> None:
     axis.set_visible(shape is not None)
     if shape is None:
         return
@@ -269,7 +273,8 @@ def _shape(axis: "Axes", figure: str, shape, marked: bool) -> None:
         axis.bar(place - 0.2, before, 0.4, color=BEFORE, alpha=0.45, label="reference")
         axis.bar(place + 0.2, now, 0.4, color="none", edgecolor=NOW, linewidth=2, label="current")
         step = -(-len(bins) // 8)  # more labels would overlap
-        axis.set_xticks(place[::step], bins[::step], **({"rotation": 45, "ha": "right"} if len(bins) > 3 else {}))
+        slanted: dict[str, Any] = {"rotation": 45, "ha": "right"} if len(bins) > 3 else {}
+        axis.set_xticks(place[::step], bins[::step], **slanted)
     axis.set_title(figure, fontsize=10, color=ALARM if marked else "black", fontweight="bold" if marked else "normal")
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_yticks([])

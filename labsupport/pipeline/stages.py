@@ -58,15 +58,15 @@ def describe(value: Any) -> dict[str, Any]:
     return _of_many(value) if isinstance(value, (np.ndarray, Sequence)) else {"type": type(value).__name__}
 
 
-def _of_many(values) -> dict[str, float]:
+def _of_many(values: np.ndarray | Sequence[Any]) -> dict[str, float]:
     numbers = np.asarray(values) if isinstance(values, np.ndarray) or _numbers(values) else np.empty(0, object)
-    size = {"size": int(np.size(numbers) or len(values))}
+    size: dict[str, float] = {"size": int(np.size(numbers) or len(values))}
     if numbers.dtype.kind not in "biuf" or not numbers.size:
         return size
     return size | {name: float(getattr(numbers, name)()) for name in ("mean", "std", "min", "max")}
 
 
-def _numbers(values: Sequence) -> bool:
+def _numbers(values: Sequence[Any]) -> bool:
     return bool(values) and all(isinstance(value, Number) for value in values)
 
 
@@ -121,7 +121,7 @@ class Pipeline:
             raise ValueError(f"a pipeline needs one stage at least, and each a name of its own, not {names}")
         self.stages, self.describe = tuple(stages), describe
         self._names = names
-        self._rows: deque[dict[str, Any]] = deque(maxlen=int(arguments.number("most", most, 1, whole=True)))
+        self._rows: deque[dict[str, Any]] = deque(maxlen=arguments.number("most", most, 1, whole=True))
         self._lock = Lock()
         self._undescribed: set[str] = set()  # parts whose `describe` has raised
         self._now, self._timer = clock or time.time, clock or time.perf_counter
