@@ -181,7 +181,9 @@ ENTRANCES = (
 
 
 def importers(*packages: str) -> set[str]:
-    return {module for module, names in IMPORTS.items() if any(name.split(".")[0] in packages for name in names)}
+    """The modules of ours that import one of these packages. Starlette's types alone load nothing."""
+    loaded = {module: {n for n in names if not n.startswith("starlette.types")} for module, names in IMPORTS.items()}
+    return {module for module, names in loaded.items() if any(name.split(".")[0] in packages for name in names)}
 
 
 def ours(names: set[str]) -> set[str]:

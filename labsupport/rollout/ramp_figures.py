@@ -248,7 +248,7 @@ class Cursor:
         rows = self._log.select(self._query.where(self._number > self._last).order_by(self._number).limit(CHUNK))
         if self._skips:
             now, numbers = clock.monotonic(), [self._last, *(row.number for row in rows)]
-            waiting = {number: seen for number, seen in self._gaps.items() if seen > now - PATIENCE}
+            waiting = {number: since for number, since in self._gaps.items() if since > now - PATIENCE}
             for before, after in pairwise(numbers):
                 waiting |= dict.fromkeys(range(max(before + 1, after - GAPS), after), now)
             self._gaps = dict(list(waiting.items())[-GAPS:])

@@ -26,6 +26,7 @@ from labsupport.rollout.gate import plain
 from labsupport.rollout.journal import Journal, JournalUnavailable, State
 from labsupport.rollout.shadow import Shadow, note
 from labsupport.rollout.transitions import (
+    StateStore,
     begun,
     let_in,
     paused,
@@ -75,18 +76,17 @@ class Router:
         stable: Version,
         *versions: Version,
         load: Callable[[str], Version] | None = None,
-        journal: Path | str | Journal | None = None,
+        journal: Path | str | StateStore | None = None,
         log: PredictionLog | None = None,
     ) -> None:
-        self.log, self._given = log, stable
-        self._versions = Versions([stable, *versions], load)
+        self.log, self._given, self._versions = log, stable, Versions([stable, *versions], load)
         if log is not None and not hasattr(log, "record"):
             raise ValueError(f"log={arguments.shown(log)}: give a PredictionLog, or None")
         if journal is None or isinstance(journal, Path | str):
             journal = Journal(journal, State(stable=stable.version))
         elif not hasattr(journal, "change"):
             raise ValueError(f"journal={arguments.shown(journal)}: give the path of a file, a Journal, or None")
-        self.journal = journal
+        self.journal: StateStore = journal
         self._places, self._shadow = Places(), Shadow()
         if self.state.action == "start" and self.state.stable != stable.version:  # no rollout has happened yet
             self.change("start", partial(begun, stable=stable.version))
@@ -269,13 +269,13 @@ class Router:
 
     def _do_without(self, name: str, error: Exception) -> None:
         """Remove a version from the rollout that the journal names and that cannot be loaded."""
-        state, given = self.state, self._given.version
+        state, instead = self.state, self._given.version
         action = "forget" if name == state.previous and name != state.candidate else "rollback"
-        answers = given if name == state.stable else state.stable
+        answers = instead if name == state.stable else state.stable
         words = f"{name} cannot be loaded ({type(error.__cause__ or error).__name__}): {answers} answers"
         logger.error("%s. Make it loadable and begin its rollout again. %s", words, error)
         try:
-            self.change(action, lambda state: without(state, name, given), words)
+            self.change(action, lambda state: without(state, name, instead), words)
         except JournalUnavailable as unwritten:
             logger.error("that cannot be written to the journal: %s", unwritten)
 

@@ -6,10 +6,34 @@ A step that is not possible in that state raises `WrongMoment`. A step that chan
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from labsupport.rollout.journal import Ramp, State
 
 Change = Callable[[State], State]
+
+
+class StateStore(Protocol):
+    """Describe what a router and a ramp ask of a `Journal`, or of another store of states."""
+
+    @property
+    def state(self) -> State:
+        """Return the state in force."""
+
+    def change(self, change: Change, /) -> State:
+        """Replace the state in force with `change(state)`, and return it."""
+
+    def history(self, most: int | None = None, /) -> list[State]:
+        """Return the newest `most` states, or all, the oldest first."""
+
+    def claim(self, ramp: str, interval: float, began: float, /) -> float:
+        """Take the turn to check a ramp: return 0, or the seconds until the next turn."""
+
+    def looked(self, ramp: str, /) -> None:
+        """Store that the ramp has just been judged."""
+
+    def judged(self, ramp: str, /) -> float:
+        """Return when the ramp was last judged, in seconds since the epoch; 0 if never."""
 
 
 class WrongMoment(RuntimeError):
