@@ -831,6 +831,18 @@ def test_while_the_journal_cannot_be_read_the_last_known_state_answers(torn, cap
     assert who(router) == "v1"
 
 
+@pytest.mark.parametrize("damage", ["ALTER TABLE states RENAME TO other", "DELETE FROM states"])
+def test_a_journal_that_is_damaged_before_its_first_read_has_the_state_that_it_was_opened_with(tmp_path, damage):
+    path = tmp_path / "rollout.db"
+    Journal(path, State(stable="v1")).close()
+    journal = Journal(path, State(stable="v2"))
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
+        file.execute(damage)
+    assert journal.state.stable == "v1" and journal.trouble
+    with pytest.raises(JournalUnavailable):
+        journal.change(lambda state: State(stable="v3"))
+
+
 def test_a_journal_that_cannot_be_read_is_no_failure_of_the_model_and_says_503(torn, log, monkeypatch):
     monkeypatch.setenv("LAB_TOKEN", "0123456789abcdef")
     router, damage, _ = torn

@@ -11,18 +11,16 @@ import threading
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from labsupport import arguments
 from labsupport.log import Moment, seconds
-from labsupport.monitoring.measures import MEASURES, Drift, Measure, Reading, as_numbers
+from labsupport.monitoring.measures import MEASURES, Column, Drift, Measure, Reading, as_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from labsupport.log import PredictionLog
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +87,9 @@ class AlertRule:
 
     @property
     def limit(self) -> float:
-        return self.below if self.above is None else self.above
+        limit = self.below if self.above is None else self.above
+        assert limit is not None  # a rule has one of both
+        return limit
 
     @property
     def end(self) -> float:
@@ -131,6 +131,13 @@ class Status:
     looked: float = -math.inf
 
 
+class ColumnSource(Protocol):
+    """Describe what alarms ask of a log: `PredictionLog`, or rows in memory."""
+
+    def columns(self, *names: str, since: float, until: float) -> Mapping[str, Column]:
+        """Return columns of the rows with since <= time < until, by time."""
+
+
 class Alarms:
     """Rules and the state of each. Call `evaluate` again and again: in a loop, or on request.
 
@@ -153,9 +160,9 @@ class Alarms:
     def __init__(
         self,
         rules: Sequence[AlertRule],
-        log: "PredictionLog",
+        log: ColumnSource,
         clock: Callable[[], float] = clock.time,
-        reference: Mapping[str, Sequence] | None = None,
+        reference: Mapping[str, Column] | None = None,
     ) -> None:
         if twice := {rule.name for rule in rules if sum(rule.name == other.name for other in rules) > 1}:
             raise ValueError(f"two rules are called {', '.join(sorted(twice))}: give each a name of its own")
@@ -193,9 +200,9 @@ class Alarms:
                 self._follow(now)
             now = seconds(now, "now")
             rows = self._rows(now)
-            found = [event for rule in self.rules if (event := self._look(rule, rows, now))]
-            self.history += found
-            return found
+            events = [event for rule in self.rules if (event := self._look(rule, rows, now))]
+            self.history += events
+            return events
 
     def _follow(self, now: float) -> None:
         """Forget evaluations that lie further ahead than a window. Otherwise none would be made until the clock is
@@ -242,7 +249,8 @@ class Alarms:
         return self._step(rule, status, rule.judged(status.reading), now)
 
     def _measure(self, rule: AlertRule) -> Measure:
-        return replace(found, reference=self.reference) if isinstance(found := rule.measure, Drift) else found
+        measure = rule.measure
+        return replace(measure, reference=self.reference) if isinstance(measure, Drift) else measure
 
     def _step(self, rule: AlertRule, status: Status, value: float | None, now: float) -> Event | None:
         """Move an alarm from one state to the next, by the rules of Prometheus. Return the event, if there is one."""
@@ -250,7 +258,7 @@ class Alarms:
             if value is None or rule.beyond(value, firing=True):
                 return None
             status.state, status.since = "inactive", now
-            return self._event("cleared", rule, status.reading, now)
+            return self._event("cleared", rule, value, status.reading, now)
         if value is None or not rule.beyond(value):
             status.state, status.since = "inactive", now if status.state == "pending" else status.since
             return None
@@ -259,17 +267,17 @@ class Alarms:
         if now - status.since < rule.hold:
             return None
         status.state, status.since = "firing", now
-        return self._event("fired", rule, status.reading, now)
+        return self._event("fired", rule, value, status.reading, now)
 
-    def _event(self, event: str, rule: AlertRule, reading: Reading, now: float) -> Event:
+    def _event(self, event: str, rule: AlertRule, value: float, reading: Reading, now: float) -> Event:
         text, limit = rule.measure.text, f"limit {rule.measure.text(rule.limit)}"
         if event == "cleared":
             limit = f"it had to come back {'to' if rule.end == rule.limit else 'past'} {text(rule.end)}"
-        figures = f"{rule.metric} is {text(reading.value)} over the last {spoken(rule.window)} ({reading.rows:,} rows)"
+        figures = f"{rule.metric} is {text(value)} over the last {spoken(rule.window)} ({reading.rows:,} rows)"
         note = f" in {reading.note}" if reading.note else ""
         cure = f" {rule.cure}" if event == "fired" and rule.cure else ""
-        said = f"{rule.name} {event}: {figures}, {limit}{note}.{cure}"
-        return Event(now, rule.name, event, rule.severity, reading.value, said)
+        sentence = f"{rule.name} {event}: {figures}, {limit}{note}.{cure}"
+        return Event(now, rule.name, event, rule.severity, value, sentence)
 
 
 def spoken(seconds: float) -> str:

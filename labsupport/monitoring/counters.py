@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 if not os.environ.get(FOLDER, "unset").strip():
@@ -24,6 +25,9 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from labsupport import arguments
 from labsupport.detection import Detection
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 PROMISED = 1.0  # seconds: a boundary lies on it, so that the share of answers within it is exact
@@ -56,51 +60,52 @@ class Metrics:
         """Make the metrics. Raises ValueError if `PROMETHEUS_MULTIPROC_DIR` is not a folder that can be written."""
         arguments.variable(FOLDER, _writable, "a folder that can be written")
         self.registry = CollectorRegistry()
-        kept = {"registry": self.registry}
-        route = ["handler", "method", "status"]
-        self.requests = Counter("http_requests_total", "Requests answered.", route, **kept)
-        self.seconds = Histogram(
-            "http_request_duration_seconds", "From request to answer.", ["handler", "status"], buckets=SECONDS, **kept
-        )
-        self.in_progress = Gauge(
-            "http_requests_in_progress", "Requests under way.", multiprocess_mode="livesum", **kept
-        )
-        self.places = Gauge(
-            "slots_limit",
-            "Pictures that may be under way: above, uploads get 503.",
-            multiprocess_mode="livesum",
-            **kept,
-        )
-        self.inference = Histogram(
-            "inference_duration_seconds", "Decoding and detecting.", ["version"], buckets=SECONDS, **kept
-        )
-        self.rejected = Counter("input_rejected_total", "Uploads that were refused, by reason.", ["reason"], **kept)
-        self.brightness = Histogram("input_image_brightness_ratio", "Mean luma, 0 to 1.", buckets=SHARES, **kept)
-        self.pixels = Histogram("input_image_pixels", "Width times height.", buckets=PIXELS, **kept)
-        self.predictions = Counter("predictions_total", "Pictures looked at.", ["version"], **kept)
-        self.errors = Counter("prediction_errors_total", "Pictures on which the model failed.", ["version"], **kept)
-        self.empty = Counter("predictions_empty_total", "Pictures in which nothing was found.", ["version"], **kept)
-        self.found = Histogram("detections_per_picture", "Objects found.", ["version"], buckets=COUNTS, **kept)
-        self.confidence = Histogram(
-            "prediction_confidence_ratio", "Of the surest object in a picture.", ["version"], buckets=SHARES, **kept
-        )
-        self.feedback = Counter("feedback_total", "What users said of answers.", ["verdict"], **kept)
-        self.unauthorised = Counter(
-            "tokens_refused_total", "Requests without the right token: it was missing, or wrong.", ["reason"], **kept
-        )
-        self.lost = Counter("log_rows_dropped_total", "Predictions that could not be written down.", **kept)
-        started = Gauge(
-            "process_start_time_seconds", "When the oldest worker started.", multiprocess_mode="livemin", **kept
-        )
-        started.set(time.time())
+        self._count_requests()
+        self._count_predictions()
+        self._count_remarks()
+        self._gauge("process_start_time_seconds", "When the oldest worker started.", "livemin").set(time.time())
         self._lost, self._lock = 0, threading.Lock()
-        # a series that begins at its first count never rose, as far as Prometheus can see: we begin with zeros
-        for reason in REJECTED.values():
-            self.rejected.labels(reason)
-        for verdict in VERDICTS:
-            self.feedback.labels(verdict)
-        for reason in ("missing", "wrong"):
-            self.unauthorised.labels(reason)
+
+    def _count_requests(self) -> None:
+        route = ("handler", "method", "status")
+        self.requests = self._counter("http_requests_total", "Requests answered.", *route)
+        self.seconds = self._histogram(
+            "http_request_duration_seconds", "From request to answer.", SECONDS, "handler", "status"
+        )
+        self.in_progress = self._gauge("http_requests_in_progress", "Requests under way.", "livesum")
+        self.places = self._gauge("slots_limit", "Pictures that may be under way: above, uploads get 503.", "livesum")
+        self.rejected = self._counter("input_rejected_total", "Uploads that were refused, by reason.", "reason")
+        self.unauthorised = self._counter(
+            "tokens_refused_total", "Requests without the right token: it was missing, or wrong.", "reason"
+        )
+        _begin_with_zeros(self.rejected, REJECTED.values())
+        _begin_with_zeros(self.unauthorised, ("missing", "wrong"))
+
+    def _count_predictions(self) -> None:
+        self.inference = self._histogram("inference_duration_seconds", "Decoding and detecting.", SECONDS, "version")
+        self.brightness = self._histogram("input_image_brightness_ratio", "Mean luma, 0 to 1.", SHARES)
+        self.pixels = self._histogram("input_image_pixels", "Width times height.", PIXELS)
+        self.predictions = self._counter("predictions_total", "Pictures looked at.", "version")
+        self.errors = self._counter("prediction_errors_total", "Pictures on which the model failed.", "version")
+        self.empty = self._counter("predictions_empty_total", "Pictures in which nothing was found.", "version")
+        self.found = self._histogram("detections_per_picture", "Objects found.", COUNTS, "version")
+        self.confidence = self._histogram(
+            "prediction_confidence_ratio", "Of the surest object in a picture.", SHARES, "version"
+        )
+        self.lost = self._counter("log_rows_dropped_total", "Predictions that could not be written down.")
+
+    def _count_remarks(self) -> None:
+        self.feedback = self._counter("feedback_total", "What users said of answers.", "verdict")
+        _begin_with_zeros(self.feedback, VERDICTS)
+
+    def _counter(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(name, about, labels, registry=self.registry)
+
+    def _histogram(self, name: str, about: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(name, about, labels, buckets=buckets, registry=self.registry)
+
+    def _gauge(self, name: str, about: str, of_workers: Literal["livesum", "livemin"]) -> Gauge:
+        return Gauge(name, about, multiprocess_mode=of_workers, registry=self.registry)
 
     def answered(self, handler: str, method: str, status: int, seconds: float) -> None:
         """Count an answered request. `handler` is the route's template."""
@@ -128,7 +133,7 @@ class Metrics:
         self.inference.labels(version).observe(latency)
         self.found.labels(version).observe(len(detections))
         if detections:
-            self.confidence.labels(version).observe(max(float(found.confidence) for found in detections))
+            self.confidence.labels(version).observe(max(float(one.confidence) for one in detections))
         else:
             self.empty.labels(version).inc()
         if features:
@@ -153,16 +158,26 @@ class Metrics:
         `versions` are pairs of a model's name and the version that answers. `unjudged` maps a model to the seconds for
         which an evaluation of its ramp has been overdue.
         """
-        versions = set(versions)
-        for _, version in versions:
+        answering = set(versions)
+        for _, version in answering:
             for metric in (self.predictions, self.errors, self.empty, self.inference, self.found, self.confidence):
                 metric.labels(version)
         folder = arguments.variable(FOLDER, Path, "a folder")
         workers = _workers(folder) if folder else [os.getpid()]
-        counted = MultiProcessCollector(None).collect() if folder else self.registry.collect()
-        return prometheus_client.generate_latest(
-            _Families([*counted, *_now(versions, workers, unjudged or {})])
-        ).decode()
+        counted = _of_all_workers() if folder else self.registry.collect()
+        families = _Families([*counted, *_now(answering, workers, unjudged or {})])
+        return prometheus_client.generate_latest(families).decode()
+
+
+def _of_all_workers() -> Iterable[Metric]:
+    families: Iterable[Metric] = MultiProcessCollector(None).collect()  # type: ignore[no-untyped-call]  # the library's
+    return families
+
+
+def _begin_with_zeros(counter: Counter, labels: Iterable[str]) -> None:
+    """Make the series now: one that begins at its first count never rose, as far as Prometheus can see."""
+    for label in labels:
+        counter.labels(label)
 
 
 class _Families:
@@ -186,18 +201,19 @@ class Watch:
     Paths that the app does not have count as "other", so that a client cannot create new series.
     """
 
-    def __init__(self, app, metrics: Metrics, handlers: set[str]) -> None:
+    def __init__(self, app: "ASGIApp", metrics: Metrics, handlers: set[str]) -> None:
         self.app, self.metrics, self.handlers = app, metrics, handlers
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         started, status = time.perf_counter(), 500
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         handler = path if path in self.handlers else "other"
         method = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "HEAD") else "other"
 
-        async def watched(message) -> None:
+        async def watched(message: "Message") -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -251,7 +267,7 @@ def _workers(folder: Path) -> list[int]:
             living.append(pid)
         else:
             with suppress(FileNotFoundError):  # another worker, asked at the same time, was faster
-                mark_process_dead(pid, str(folder))
+                mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]  # the library's
     return living
 
 

@@ -9,18 +9,17 @@ import math
 import threading
 import time as clock
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labsupport.log import Moment, seconds
-from labsupport.monitoring.alarms import Alarms, AlertRule, spoken
+from labsupport.monitoring.alarms import Alarms, AlertRule, ColumnSource, spoken
 from labsupport.monitoring.default_rules import DEFAULT_RULES
 from labsupport.monitoring.notebook_dashboard import change
 from labsupport.monitoring.timeline import COLUMNS, Series, Timeline, reach, read, timeline
 
 if TYPE_CHECKING:
-    from labsupport.log import PredictionLog
     from labsupport.rollout import Router
 
 MINUTES = (15, 60, 360, 1_440)  # how far back the page can look
@@ -45,7 +44,7 @@ class Live:
     'This server keeps no log of its predictions, so there is nothing to show'
     """
 
-    def __init__(self, log: "PredictionLog | None", routers: Mapping[str, "Router"]) -> None:
+    def __init__(self, log: ColumnSource | None, routers: Mapping[str, "Router"]) -> None:
         self.log, self.routers = log, routers
         self._kept: dict[int, tuple[bytes, float]] = {}  # minutes -> what was said, and until when it is good
         self._lock = threading.Lock()
@@ -65,51 +64,49 @@ class Live:
         finally:
             self._lock.release()
 
-    def look(self, minutes: int, until: Moment = None) -> dict:
+    def look(self, minutes: int, until: Moment = None) -> dict[str, Any]:
         """Return the same as a dictionary, computed now. `until` as `rows.seconds` takes it, by default now."""
         until = clock.time() if until is None else seconds(until, "until")
         since = until - 60 * minutes
-        said = {"now": until, "since": since, "minutes": minutes, "versions": [*self._versions()], "message": None}
+        data = {"now": until, "since": since, "minutes": minutes, "versions": [*self._versions()], "message": None}
         if self.log is None:
-            return {**said, "message": NO_LOG, **{key: [] for key in ("rows", "alarms", "spans", "rollouts")}}
-        rows, known = bounded(self.log, since - reach(DEFAULT_RULES), until)
-        if known > since:
-            shown = until - known
-            shown = spoken(60 * round(shown / 60) if shown > 90 else round(shown))
-            said["message"] = (
-                f"So many requests came that only the last {shown} are shown: Prometheus is made for more."
-            )
-        seen = timeline(rows, max(since, known), until)
-        if not seen.count:
-            said["message"] = (
-                f"Nothing was asked in the last {spoken(60.0 * minutes)}: send a picture, and it is seen here."
-            )
+            return {**data, "message": NO_LOG, **{key: [] for key in ("rows", "alarms", "spans", "rollouts")}}
+        rows, complete = bounded(self.log, since - reach(DEFAULT_RULES), until)
+        message = None
+        if complete > since:
+            shown = until - complete
+            words = spoken(60 * round(shown / 60) if shown > 90 else round(shown))
+            message = f"So many requests came that only the last {words} are shown: Prometheus is made for more."
+        period = timeline(rows, max(since, complete), until)
+        if not period.count:
+            message = f"Nothing was asked in the last {spoken(60.0 * minutes)}: send a picture, and it is seen here."
         return {
-            **said,
-            "last": seen.last,
-            "count": seen.count,
-            "figures": {name: _figure(measured.value) for name, measured in seen.now.items()},
-            "edges": [_number(edge, 10) for edge in seen.edges],
-            "rows": [*_rows(seen)],
-            "alarms": [_alarm(seen.alarms, rule) for rule in seen.alarms.rules],
-            "spans": [span._asdict() for span in seen.spans],
+            **data,
+            "message": message,
+            "last": period.last,
+            "count": period.count,
+            "figures": {name: _figure(measured.value) for name, measured in period.now.items()},
+            "edges": [_number(edge, 10) for edge in period.edges],
+            "rows": [*_rows(period)],
+            "alarms": [_alarm(period.alarms, rule) for rule in period.alarms.rules],
+            "spans": [span._asdict() for span in period.spans],
             "rollouts": sorted(self._changes(since, until), key=lambda change: change["time"]),
         }
 
-    def _versions(self) -> Iterable[dict]:
+    def _versions(self) -> Iterable[dict[str, Any]]:
         for model, router in self.routers.items():
             state = router.state
             on_trial = {"candidate": state.candidate, "mode": state.mode, "share": state.share}
             yield {"model": model, "version": state.stable, **on_trial}
 
-    def _changes(self, since: float, until: float) -> Iterable[dict]:
+    def _changes(self, since: float, until: float) -> Iterable[dict[str, Any]]:
         for model, router in self.routers.items():
             for state in router.history(CHANGES):
                 if since <= state.time <= until:
                     yield {"time": state.time, "model": model, "text": change(state), "reason": state.reason}
 
 
-def bounded(log: "PredictionLog", since: float, until: float, limit: int = ROWS) -> tuple[dict[str, np.ndarray], float]:
+def bounded(log: ColumnSource, since: float, until: float, limit: int = ROWS) -> tuple[dict[str, np.ndarray], float]:
     """Return the newest rows in since <= time < until, about `limit` at most, and the time from which on they are complete.
 
     Reads backwards, in steps that double while there are few rows. Raises what `log.columns` raises.
@@ -118,19 +115,19 @@ def bounded(log: "PredictionLog", since: float, until: float, limit: int = ROWS)
     while end > since and count < limit:
         start = max(since, end - step)
         parts.append(read(log, start, end))
-        found, end = len(parts[-1]["time"]), start
-        count += found
-        step = max(1.0, min(2 * step, step * (limit - count) / max(found, 1)))
+        more, end = len(parts[-1]["time"]), start
+        count += more
+        step = max(1.0, min(2 * step, step * (limit - count) / max(more, 1)))
     return {name: np.concatenate([part[name] for part in reversed(parts)]) for name in COLUMNS}, end
 
 
-def _rows(seen: Timeline) -> Iterable[dict]:
+def _rows(seen: Timeline) -> Iterable[dict[str, Any]]:
     for group, panels in seen.rows.items():
-        found = [{"title": panel.title, "series": [_line(one, seen) for one in series]} for panel, series in panels]
-        yield {"name": group, "panels": found}
+        charts = [{"title": panel.title, "series": [_line(one, seen) for one in series]} for panel, series in panels]
+        yield {"name": group, "panels": charts}
 
 
-def _line(series: Series, seen: Timeline) -> dict:
+def _line(series: Series, seen: Timeline) -> dict[str, Any]:
     measure, now = series.measure, seen.now[series.measure.name]
     return {
         **{"measure": measure.name, "name": series.name, "about": measure.about, "unit": measure.unit},
@@ -141,14 +138,14 @@ def _line(series: Series, seen: Timeline) -> dict:
     }
 
 
-def _alarm(alarms: Alarms, rule: AlertRule) -> dict:
+def _alarm(alarms: Alarms, rule: AlertRule) -> dict[str, Any]:
     status, text = alarms.status[rule.name], rule.measure.text
     value = "not known" if status.reading.value is None else text(status.reading.value)
     over = f"over the last {spoken(rule.window)}, limit {text(rule.limit)}"
-    said = f"{rule.metric} is {value} {over}: {rule.measure.about}"
+    sentence = f"{rule.metric} is {value} {over}: {rule.measure.about}"
     return {
         **{"name": rule.name, "severity": rule.severity, "state": status.state, "since": _figure(status.since)},
-        **{"metric": rule.metric, "value": _figure(status.reading.value), "text": said, "cure": rule.cure},
+        **{"metric": rule.metric, "value": _figure(status.reading.value), "text": sentence, "cure": rule.cure},
     }
 
 

@@ -7,6 +7,7 @@ There is no drift chart, because drift needs the log. Adds charts of the process
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from labsupport.monitoring.default_rules import DEFAULT_RULES
 from labsupport.monitoring.measures import JOB, MEASURES, Measure
@@ -61,15 +62,15 @@ def window(measure: Measure) -> str:
     >>> window(MEASURES["wrong_ratio"]), window(MEASURES["requests_per_second"])
     ('600s', '60s')
     """
-    found = [rule.window for rule in DEFAULT_RULES if rule.metric == measure.name]
-    return f"{found[0] if found else 60 if measure.unit == '1/s' else 300:.0f}s"
+    windows = [rule.window for rule in DEFAULT_RULES if rule.metric == measure.name]
+    return f"{windows[0] if windows else 60 if measure.unit == '1/s' else 300:.0f}s"
 
 
 def query(measure: Measure) -> str:
     return measure.promql.replace("WINDOW", window(measure))
 
 
-def _panels() -> Iterable[tuple[int, int, int, int, dict]]:
+def _panels() -> Iterable[tuple[int, int, int, int, dict[str, Any]]]:
     """Yield each panel with its place: left, top, width, height."""
     for place, stat in enumerate(_stats()):
         yield (place * STAT, 0, STAT, 4, stat)
@@ -82,11 +83,11 @@ def _panels() -> Iterable[tuple[int, int, int, int, dict]]:
         top += 1 + TALL
 
 
-def _placed(number: int, left: int, top: int, width: int, height: int, panel: dict) -> dict:
+def _placed(number: int, left: int, top: int, width: int, height: int, panel: dict[str, Any]) -> dict[str, Any]:
     return {"id": number, "gridPos": {"x": left, "y": top, "w": width, "h": height}, **panel}
 
 
-def _stats() -> Iterable[dict]:
+def _stats() -> Iterable[dict[str, Any]]:
     answering = f'count by (version) (model_info{{job="{JOB}"}})'
     yield _stat("up", UP, mappings={"0": {"text": "down", "color": ALARM}, "1": {"text": "up"}})
     yield _stat("who answers", answering, legend="{{version}}", options={"textMode": "name"})
@@ -95,16 +96,23 @@ def _stats() -> Iterable[dict]:
     yield _stat("alarms firing", f"count({FIRING}) or vector(0)")
 
 
-def _stat(title: str, expr: str, unit: str = "", legend: str = "", options: dict | None = None, mappings=None) -> dict:
+def _stat(
+    title: str,
+    expr: str,
+    unit: str = "",
+    legend: str = "",
+    options: dict[str, Any] | None = None,
+    mappings: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     shown = {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "none", "graphMode": "none", **(options or {})}
-    defaults = {"unit": UNITS.get(unit, "short"), "decimals": None if unit else 0}
+    defaults: dict[str, Any] = {"unit": UNITS.get(unit, "short"), "decimals": None if unit else 0}
     if mappings:
         defaults["mappings"] = [{"type": "value", "options": mappings}]
     targets = [_target(expr, legend, instant=True)]
     return {**_panel("stat", title, targets), "options": shown, "fieldConfig": {"defaults": defaults, "overrides": []}}
 
 
-def _chart(panel: Panel) -> dict:
+def _chart(panel: Panel) -> dict[str, Any]:
     targets = [_target(query(one), NAMES.get(one.name, panel.title)) for one in panel.measures]
     limits = [rule for rule in DEFAULT_RULES if rule.metric in [one.name for one in panel.measures]]
     chart = _lines(panel.title, targets, panel.measures[0].unit, "; ".join(one.about for one in panel.measures))
@@ -114,28 +122,28 @@ def _chart(panel: Panel) -> dict:
     return chart
 
 
-def _process(title: str, unit: str, queries: dict[str, str]) -> dict:
+def _process(title: str, unit: str, queries: dict[str, str]) -> dict[str, Any]:
     mine = f'{{job="{JOB}"}}'
     return _lines(title, [_target(expr.replace("{JOB}", mine), name) for name, expr in queries.items()], unit)
 
 
-def _lines(title: str, targets: list[dict], unit: str, about: str = "") -> dict:
+def _lines(title: str, targets: list[dict[str, Any]], unit: str, about: str = "") -> dict[str, Any]:
     defaults = {"unit": UNITS.get(unit, "short"), "min": 0, "custom": {"lineWidth": 2, "spanNulls": False}}
     options = {"legend": {"showLegend": len(targets) > 1}, "tooltip": {"mode": "multi"}}
     config = {"defaults": defaults, "overrides": []}
     return {**_panel("timeseries", title, targets), "description": about, "options": options, "fieldConfig": config}
 
 
-def _panel(kind: str, title: str, targets: list[dict]) -> dict:
+def _panel(kind: str, title: str, targets: list[dict[str, Any]]) -> dict[str, Any]:
     lettered = [{"refId": chr(ord("A") + number), **target} for number, target in enumerate(targets)]
     return {"type": kind, "title": title, "datasource": SOURCE, "targets": lettered}
 
 
-def _target(expr: str, legend: str, instant: bool = False) -> dict:
+def _target(expr: str, legend: str, instant: bool = False) -> dict[str, Any]:
     return {"expr": expr, "legendFormat": legend, "datasource": SOURCE, "instant": instant, "range": not instant}
 
 
-def _steps(limit: float) -> dict:
+def _steps(limit: float) -> dict[str, Any]:
     """Return the setting that draws a line at the limit."""
     return {"mode": "absolute", "steps": [{"color": "transparent", "value": None}, {"color": ALARM, "value": limit}]}
 

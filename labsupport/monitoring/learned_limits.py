@@ -6,17 +6,13 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from labsupport import arguments
 from labsupport.log import Moment, seconds
-from labsupport.monitoring.alarms import AlertRule
+from labsupport.monitoring.alarms import AlertRule, ColumnSource
 from labsupport.monitoring.measures import Drift, as_numbers, mean, p95
-
-if TYPE_CHECKING:
-    from labsupport.log import PredictionLog
 
 WEEK = 7 * 86_400.0
 FEWEST = 10  # windows: a spread estimated from fewer is hardly known, and the limit would lie far out
@@ -24,7 +20,7 @@ FEWEST = 10  # windows: a spread estimated from fewer is hardly known, and the l
 
 def learned(
     rule: AlertRule,
-    log: "PredictionLog",
+    log: ColumnSource,
     since: Moment,
     until: Moment,
     every: float = 15.0,
@@ -48,8 +44,8 @@ def learned(
     """
     if isinstance(rule.measure, Drift):
         raise ValueError(f"{rule.name}: {rule.metric} is a p-value: its limit is the false-alarm rate, choose it")
-    given = {"false_alarms": false_alarms, "every": every, "period": period}
-    false_alarms, every, period = (arguments.number(name, value, 0, ends=False) for name, value in given.items())
+    numbers = {"false_alarms": false_alarms, "every": every, "period": period}
+    false_alarms, every, period = (arguments.number(name, value, 0, ends=False) for name, value in numbers.items())
     rate = false_alarms * every / period
     values, windows = _windows(rule, log, seconds(since, "since"), seconds(until, "until"))
     rows = [len(window) for window in windows]
@@ -68,12 +64,12 @@ def learned(
             f"{independent:.0f} independent ones: more false alarms than promised may come; learn from a longer period",
             stacklevel=2,
         )
-    limits = {"above" if upper else "below": limit, "clear": (limit + float(np.mean(values))) / 2}
-    return replace(rule, **limits, min_rows=fewest)
+    above, below = (limit, None) if upper else (None, limit)
+    return replace(rule, above=above, below=below, clear=(limit + float(np.mean(values))) / 2, min_rows=fewest)
 
 
 def learn_limit(
-    values: Sequence[float],
+    values: Sequence[float] | np.ndarray,
     rate: float,
     upper: bool = True,
     counts: tuple[Sequence[int], int] | None = None,
@@ -119,7 +115,7 @@ def _next_share(values: np.ndarray, rows: Sequence[int], fewest: int, rate: floa
 
     hits, every = float(values @ np.asarray(rows)), float(np.sum(rows))
     coming = stats.betabinom(fewest, hits + 0.5, every - hits + 0.5)
-    return (coming.isf(rate) if upper else coming.ppf(rate)) / fewest
+    return float(coming.isf(rate) if upper else coming.ppf(rate)) / fewest
 
 
 def mean_limit(windows: Sequence[np.ndarray], rate: float, upper: bool = True) -> float:
@@ -152,7 +148,7 @@ def mean_limit(windows: Sequence[np.ndarray], rate: float, upper: bool = True) -
     def too_often(reach: float) -> float:
         return float(stats.t.sf(reach / np.maximum(spreads, 1e-300), count - 1).mean()) - rate
 
-    reach = optimize.brentq(too_often, 0.0, float(stats.t.isf(rate, count - 1) * spreads.max()) * (1 + 1e-9))
+    reach: float = optimize.brentq(too_often, 0.0, float(stats.t.isf(rate, count - 1) * spreads.max()) * (1 + 1e-9))
     return float(means.mean()) + (reach if upper else -reach)
 
 
@@ -206,10 +202,10 @@ def _independent(values: np.ndarray) -> float:
     return len(values) * (1 - lag) / (1 + lag) if lag > 2 / math.sqrt(len(values)) else len(values)
 
 
-def _windows(rule: AlertRule, log, since: float, until: float) -> tuple[np.ndarray, list[np.ndarray]]:
+def _windows(rule: AlertRule, log: ColumnSource, since: float, until: float) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return the measured value of each whole window that can be judged, one after the other, and its rows' values."""
-    columns = log.columns("time", *rule.measure.columns, since=since, until=until)
-    columns = {name: as_numbers(column) for name, column in columns.items()}
+    stored = log.columns("time", *rule.measure.columns, since=since, until=until)
+    columns = {name: as_numbers(column) for name, column in stored.items()}
     measured, windows = [], []
     for start in since + rule.window * np.arange(int((until - since) / rule.window)):
         first, last = np.searchsorted(columns["time"], [start, start + rule.window])

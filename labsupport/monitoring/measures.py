@@ -7,13 +7,14 @@ takes one value from each; most measures are the mean of these values. The PromQ
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 JOB = "labsupport"  # what the server is called in deploy/prometheus.yml
 UNDECODABLE, UNAVAILABLE = 415, 503
 DRIFTING = ("brightness", "contrast", "sharpness", "saturation", "n_detections", "max_confidence")
+Column = Sequence[Any] | np.ndarray
 Columns = Mapping[str, np.ndarray]
 
 
@@ -61,7 +62,7 @@ class Measure:
     nothing: float | None = None
     pace: float = 0.0
 
-    def read(self, columns: Mapping[str, Sequence], window: float) -> Reading:
+    def read(self, columns: Mapping[str, Column], window: float) -> Reading:
         """Return the reading of a window of so many seconds. `columns` are its rows, as `PredictionLog.columns` returns
         them.
         """
@@ -98,25 +99,25 @@ class Drift(Measure):
     (True, 'brightness')
     """
 
-    reference: Mapping[str, Sequence] | None = None
+    reference: Mapping[str, Column] | None = None
 
-    def read(self, columns: Mapping[str, Sequence], window: float) -> Reading:
+    def read(self, columns: Mapping[str, Column], window: float) -> Reading:
         now, reference = self._rows(columns), self._rows(self.reference or dict.fromkeys(self.columns, ()))
         count, least = len(now["brightness"]), min(len(now["brightness"]), len(reference["brightness"]))
         return Reading(None, count) if least < 20 else _compared(reference, now, count)
 
-    def _rows(self, columns: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
-        columns = {name: as_numbers(columns[name]) for name in self.columns if name in columns}
-        return {name: columns[name][_looked_at(columns)] for name in (*DRIFTING, "key") if name in columns}
+    def _rows(self, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
+        numbers = {name: as_numbers(columns[name]) for name in self.columns if name in columns}
+        return {name: numbers[name][_looked_at(numbers)] for name in (*DRIFTING, "key") if name in numbers}
 
 
 def _compared(reference: Columns, now: Columns, count: int) -> Reading:
     from labsupport import drift
     from labsupport.tabular import containers  # needs SciPy, which the server does without
 
-    windows = [{name: rows[name] for name in DRIFTING} for rows in (reference, now)]
+    before, after = ({name: rows[name] for name in DRIFTING} for rows in (reference, now))
     try:
-        report = drift.compare(*windows, multivariate=(), groups=[_users(rows) for rows in (reference, now)])
+        report = drift.compare(before, after, multivariate=(), groups=[_users(rows) for rows in (reference, now)])
     except containers.TooFewRows:
         return Reading(None, count)
     much = report.to_frame().query("reading == 'large'")
@@ -129,7 +130,7 @@ def _users(rows: Columns) -> np.ndarray:
     return np.where(np.isfinite(keys), keys, -1.0 - np.arange(len(keys)))
 
 
-def as_numbers(column: Sequence) -> np.ndarray:
+def as_numbers(column: Column) -> np.ndarray:
     """Return a column of numbers or bools as floats, with NaN for missing values.
 
     Each text gets its own number, which is the same in every column, so that parts of a log can be joined.
@@ -140,22 +141,24 @@ def as_numbers(column: Sequence) -> np.ndarray:
     """
     if isinstance(column, np.ndarray) and column.dtype == float:
         return column
-    column = np.asarray(column, dtype=object)
-    if not isinstance(next((value for value in column if value is not None), None), str):
-        return column.astype(float)
+    values = np.asarray(column, dtype=object)
+    if not isinstance(next((value for value in values if value is not None), None), str):
+        return values.astype(float)
     numbers = {
         text: float(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest()))
-        for text in {*column} - {None}
+        for text in {*values} - {None}
     }
-    return np.array([numbers.get(text, np.nan) for text in column])
+    return np.array([numbers.get(text, np.nan) for text in values])
 
 
 def _looked_at(rows: Columns) -> np.ndarray:
-    return rows["status"] == 200
+    answered: np.ndarray = rows["status"] == 200
+    return answered
 
 
 def _failed(rows: Columns) -> np.ndarray:
-    return (rows["status"] >= 500) & (rows["status"] != UNAVAILABLE)
+    failed: np.ndarray = (rows["status"] >= 500) & (rows["status"] != UNAVAILABLE)
+    return failed
 
 
 def _of(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -174,11 +177,12 @@ def _rate(metric: str, labels: str = "") -> str:
     return f'sum(rate({metric}{{job="{JOB}"{labels}}}[WINDOW]))'
 
 
-def _share(part: str, whole: str) -> dict[str, str]:
-    return {"promql": f"{part} / {whole}", "counted": whole.replace("rate(", "increase(")}
+def _share(part: str, whole: str) -> tuple[str, str]:
+    """Return `promql` and `counted` of a measure that is a quotient of two rates."""
+    return f"{part} / {whole}", whole.replace("rate(", "increase(")
 
 
-def _average(metric: str) -> dict[str, str]:
+def _average(metric: str) -> tuple[str, str]:
     return _share(_rate(f"{metric}_sum"), _rate(f"{metric}_count"))
 
 
@@ -209,12 +213,12 @@ def _said(verdicts: str) -> str:
 _every = (
     Measure(
         *("error_ratio", "pictures on which the model failed", "ratio", "software", ("status",), _errors),
-        **_share(FAILED, TRIED),
+        *_share(FAILED, TRIED),
     ),
     Measure(
         *("refused_ratio", "uploads turned away with 503", "ratio", "software", ("status",)),
         lambda rows: rows["status"] == UNAVAILABLE,
-        **_share(_rejected("unavailable"), UPLOADS),
+        *_share(_rejected("unavailable"), UPLOADS),
     ),
     Measure(
         *("latency_p95", "decoding and detecting, without the wait in the queue", "s", "software"),
@@ -234,37 +238,37 @@ _every = (
     Measure(
         *("undecodable_ratio", "uploads that are no JPEG or PNG", "ratio", "input", ("status",)),
         lambda rows: rows["status"] == UNDECODABLE,
-        **_share(_rejected("not a picture"), UPLOADS),
+        *_share(_rejected("not a picture"), UPLOADS),
     ),
     Measure(
         *("brightness_mean", "mean luma, 0 to 1", "", "input", ("brightness",)),
         lambda rows: rows["brightness"],
-        **_average("input_image_brightness_ratio"),
+        *_average("input_image_brightness_ratio"),
     ),
     Measure(
         *("empty_ratio", "pictures in which nothing was found", "ratio", "output", ("status", "n_detections")),
         lambda rows: _of(_looked_at(rows), rows["n_detections"] == 0),
-        **_share(_rate("predictions_empty_total"), ANSWERED),
+        *_share(_rate("predictions_empty_total"), ANSWERED),
     ),
     Measure(
         *("detections_mean", "objects found in a picture", "", "output", ("n_detections",)),
         lambda rows: rows["n_detections"],
-        **_average("detections_per_picture"),
+        *_average("detections_per_picture"),
     ),
     Measure(
         *("confidence_mean", "of the surest object in a picture", "", "output", ("max_confidence",)),
         lambda rows: rows["max_confidence"],
-        **_average("prediction_confidence_ratio"),
+        *_average("prediction_confidence_ratio"),
     ),
     Measure(
         *("wrong_ratio", "answers that users called wrong or corrected", "ratio", "user"),
         *(("status", "correct"), _wrong),
-        **_share(_said("wrong|corrected"), ANSWERED),
+        *_share(_said("wrong|corrected"), ANSWERED),
     ),
     Measure(
         *("retry_ratio", "answers after which users asked again", "ratio", "user", ("status", "retry")),
         lambda rows: _of(_looked_at(rows), rows["retry"] == 1),
-        **_share(_said("retry"), ANSWERED),
+        *_share(_said("retry"), ANSWERED),
     ),
     Drift(
         *("drift", "p-value of the window's pictures and answers beside the reference", "", "drift"),

@@ -6,7 +6,7 @@ the page `/dashboard`.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -62,16 +62,16 @@ def dashboard(
     until = datetime.now(UTC).timestamp() if until is None else seconds(until, "until")
     since, until = window(_start(log, since, until), until)
     rules = DEFAULT_RULES if alarms is None else alarms.rules
-    seen = timeline(read(log, since - reach(rules), until), since, until, rules, alarms)
-    title = headline(seen, _versions(log, until))
-    figure = _drawn(seen, [state for state in rollouts if since <= state.time < until], title)
-    figure.alt = f"Dashboard from {_clock(since)} to {_clock(until)} UTC: {title}."
+    period = timeline(read(log, since - reach(rules), until), since, until, rules, alarms)
+    title = headline(period, _versions(log, until))
+    figure = _drawn(period, [state for state in rollouts if since <= state.time < until], title)
+    vars(figure)["alt"] = f"Dashboard from {_clock(since)} to {_clock(until)} UTC: {title}."
     return figure
 
 
 def headline(seen: Timeline, versions: Sequence[str] = ()) -> str:
     """Return one line: the versions that answer, and the measures of the last minute."""
-    if not seen.count:
+    if not seen.count or seen.last is None:
         return "no requests were written down"
     words = [f"{' and '.join(versions)} answers" if versions else f"silent since {_clock(seen.last)}"]
     readings = {name: seen.now[name].value for name in HEADLINE}
@@ -118,8 +118,8 @@ def _drawn(seen: Timeline, changes: Sequence[State], title: str) -> "Figure":
         axis.text(0.5, 0.5, f"Nothing was written down between {span}: choose another since=", ha="center")
         plt.close(figure)
         return figure
-    shape = {"nrows": len(seen.rows), "ncols": COLUMNS, "figsize": (12, 1.85 * len(seen.rows) + 0.8)}
-    figure, grid = plt.subplots(**shape, sharex=True, layout="constrained", squeeze=False)
+    size = (12, 1.85 * len(seen.rows) + 0.8)
+    figure, grid = plt.subplots(len(seen.rows), COLUMNS, figsize=size, sharex=True, layout="constrained", squeeze=False)
     plt.close(figure)  # it is the caller's, and pyplot must not show it a second time
     for axes, (group, panels) in zip(grid, seen.rows.items(), strict=True):
         for axis, (panel, series) in zip(axes, panels, strict=False):
@@ -164,15 +164,15 @@ def _scale(axis: "Axes", series: Series, times: np.ndarray) -> None:
     axis.set_ylim(bottom=0, top=None if axis.get_ylim()[1] > 0.001 else 1)
     axis.yaxis.set_major_locator(ticker.MaxNLocator(3))
     axis.yaxis.set_major_formatter(lambda value, position: series.text(value))
-    axis.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=5))
-    axis.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
+    axis.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=5))  # type: ignore[no-untyped-call]  # Matplotlib's
+    axis.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))  # type: ignore[no-untyped-call]  # Matplotlib's
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def _mark(axis: "Axes", changes: Sequence[State]) -> None:
     for number, state in enumerate(changes):
-        time = np.array(state.time).astype("datetime64[s]")
+        time: Any = np.array(state.time).astype("datetime64[s]")  # Matplotlib takes a date where its types say float
         axis.axvline(time, color="black", linewidth=0.8, linestyle=":")
         axis.annotate(
             *(_letter(number), (time, 1)), xycoords=("data", "axes fraction"), fontsize=8, ha="center", va="bottom"

@@ -20,8 +20,8 @@ class Panel(NamedTuple):
 
 def _spoke(rows: Columns) -> np.ndarray:
     """Return which answers got any feedback from a user."""
-    said = np.isfinite(rows["correct"]) | (rows["retry"] == 1)
-    return np.where(rows["status"] == 200, said, np.nan)
+    spoke = np.isfinite(rows["correct"]) | (rows["retry"] == 1)
+    return np.where(rows["status"] == 200, spoke, np.nan)
 
 
 MEDIAN = replace(

@@ -8,6 +8,7 @@ data stop. The rules read its `ALERTS` series to get both.
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from labsupport.monitoring.alarms import AlertRule, spoken
 from labsupport.monitoring.default_rules import DEFAULT_RULES
@@ -46,7 +47,8 @@ def to_prometheus(rules: Iterable[AlertRule] = DEFAULT_RULES) -> str:
     >>> [line for line in to_prometheus([dark]).splitlines() if line.endswith("< 0.2")]
     ['          labsupport:brightness_mean:Dark < 0.2']
     """
-    exported, left = [], []
+    exported: list[AlertRule] = []
+    left: list[AlertRule] = []
     for rule in rules:
         (exported if rule.measure.promql else left).append(rule)
     lines = [
@@ -72,7 +74,7 @@ def _value(rule: AlertRule) -> str:
     return value if measure.nothing is not None else f"{value}\nand on ()\n{counted} >= {rule.min_rows}"
 
 
-def _alert(rule: AlertRule) -> dict:
+def _alert(rule: AlertRule) -> dict[str, Any]:
     """Return the alert. It is due beyond the limit. Once it fires, it goes on up to `clear`, and while there is no data."""
     series, sign = _series(rule), "<" if rule.above is None else ">"
     firing = f'ALERTS{{alertname="{rule.name}", alertstate="firing"}}'
@@ -92,7 +94,7 @@ def _alert(rule: AlertRule) -> dict:
     }
 
 
-def _item(rule: dict) -> list[str]:
+def _item(rule: dict[str, Any]) -> list[str]:
     """Return one rule as an item of the list. Texts are in JSON's quotes, which YAML accepts, too."""
     lines = []
     for name, value in rule.items():

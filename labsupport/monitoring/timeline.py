@@ -6,18 +6,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from labsupport.log import Moment, seconds
-from labsupport.monitoring.alarms import Alarms, AlertRule, Event
+from labsupport.monitoring.alarms import Alarms, AlertRule, ColumnSource, Event
 from labsupport.monitoring.default_rules import DEFAULT_RULES
 from labsupport.monitoring.measures import Drift, Measure, Reading, as_numbers
 from labsupport.monitoring.panels import LOOKED_AT, NAMES, PANELS, Panel
-
-if TYPE_CHECKING:
-    from labsupport.log import PredictionLog
 
 BUCKETS, LOOKS = 75, 400  # at most: more than that nobody sees on a small chart, or wants to wait for
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1_200, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400)  # seconds
@@ -84,7 +81,7 @@ class Timeline:
     last: float | None  # when the last of them was written
 
 
-def read(log: "PredictionLog", since: float, until: float) -> dict[str, np.ndarray]:
+def read(log: ColumnSource, since: float, until: float) -> dict[str, np.ndarray]:
     """Return the columns that the measures need, as arrays of floats. Raises what `log.columns` raises."""
     columns = log.columns(*COLUMNS, since=since, until=until)
     return {name: as_numbers(column) for name, column in columns.items()}
@@ -120,7 +117,7 @@ def timeline(
     plain = {measure.name: measure for measure in LOOKED_AT if not isinstance(measure, Drift)}
     return Timeline(
         edges,
-        {group: found for group, panels in PANELS.items() if (found := _panels(panels, rows, edges, alarms))},
+        {group: drawn for group, panels in PANELS.items() if (drawn := _panels(panels, rows, edges, alarms))},
         {name: measure.read(lately, min(NOW, until - since)) for name, measure in plain.items()},
         alarms,
         fired(alarms.history, alarms.rules, since, until),
@@ -203,8 +200,8 @@ def _between(rows: Rows, since: float, until: float) -> dict[str, np.ndarray]:
 
 def _panels(panels: Sequence[Panel], rows: Rows, edges: np.ndarray, alarms: Alarms) -> list[tuple[Panel, list[Series]]]:
     """Return each panel with its series. Without a reference the drift panel is left out."""
-    wanted = [panel for panel in panels if alarms.reference or not isinstance(panel.measures[0], Drift)]
-    return [(panel, [_series(measure, rows, edges, alarms) for measure in panel.measures]) for panel in wanted]
+    measured = [panel for panel in panels if alarms.reference or not isinstance(panel.measures[0], Drift)]
+    return [(panel, [_series(measure, rows, edges, alarms) for measure in panel.measures]) for panel in measured]
 
 
 def _series(measure: Measure, rows: Rows, edges: np.ndarray, alarms: Alarms) -> Series:
@@ -234,10 +231,10 @@ def _summed_up(measure: Measure, values: np.ndarray, width: float) -> Reading:
 
 def _drift(measure: Drift, rules: Sequence[AlertRule], rows: Rows, edges: np.ndarray) -> np.ndarray:
     """Return the drift at each edge. It is computed only as often as the alarm would, because it is slow."""
-    window, found, looked = rules[0].window if rules else 300.0, [], -math.inf
+    window, surprises, last = rules[0].window if rules else 300.0, [], -math.inf
     for end in edges[1:]:
-        if end - looked >= measure.pace * window:
-            reading, looked = measure.read(_between(rows, end - window, end), window), end
+        if end - last >= measure.pace * window:
+            reading, last = measure.read(_between(rows, end - window, end), window), end
             value = rules[0].judged(reading) if rules else reading.value
-        found.append(np.nan if value is None else surprise(value))
-    return np.array(found)
+        surprises.append(np.nan if value is None else surprise(value))
+    return np.array(surprises)

@@ -5,14 +5,16 @@ HTTP requests and calls in process both use this module."""
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Real
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from labsupport import arguments
-from labsupport.detection import Detection
+from labsupport.detection import Detection, Version
 
+Answer = TypeVar("Answer")
 FAR = 2**31  # pixels: boxes may lie outside the picture, but no coordinate may be larger than this
 
 
@@ -20,17 +22,27 @@ class VersionFailed(RuntimeError):
     """A version raised an error that blames the request, such as `UnsupportedImage`, although the picture was read."""
 
 
+class Chooser(Protocol):
+    """Describe the part of a `Router` that answers a request."""
+
+    def choose(self, key: str | None = None) -> Version:
+        """Return the version that answers."""
+
+    def mirror(self, id: str, image: np.ndarray, confidence: float, key: str | None = None) -> None:
+        """Show an answered picture to the candidate in shadow, if there is one."""
+
+
 def answer(
-    router,
+    router: Chooser,
     picture: Callable[[], np.ndarray],
     confidence: float,
     key: str | None,
     id: str,
     write: Callable[..., None],
-    render: Callable = lambda version, latency, image, found: found,
+    render: Callable[[str, float, np.ndarray, list[Detection]], Answer],
     status: Callable[[BaseException], int] = lambda error: 500,
-):
-    """Run the version that `router` chooses on a picture, and return `render(version, latency, image, found)`.
+) -> Answer:
+    """Run the version that `router` chooses on a picture, and return `render(version, latency, image, detections)`.
 
     `picture()` returns the picture. `write` is called once, after a success and after a failure, with `id`, `version`,
     `latency`, `detections`, `status` and `error`. A failure is logged under a new id, with the status `status(error)`.
@@ -42,9 +54,9 @@ def answer(
         chosen = router.choose(key)
         version, image = chosen.version, picture()
         read = True
-        found = checked(chosen.detect(image, confidence))
+        detections = checked(chosen.detect(image, confidence))
         latency = time.perf_counter() - started
-        answer = render(version, latency, image, found)
+        answer = render(version, latency, image, detections)
     except KeyboardInterrupt:  # somebody stopped the program: the version did not fail
         raise
     except BaseException as error:
@@ -56,25 +68,34 @@ def answer(
         if blamed:
             raise VersionFailed(f"{version} raised {kind} on a picture that could be read: {error}") from error
         raise
-    write(id=id, version=version, latency=latency, detections=found, status=200, error=None)
+    write(id=id, version=version, latency=latency, detections=detections, status=200, error=None)
     router.mirror(id, image, confidence, key)
     return answer
 
 
-def checked(found) -> list[Detection]:
+def only_detections(version: str, latency: float, image: np.ndarray, found: list[Detection]) -> list[Detection]:
+    """Return the detections: the `render` of a caller in process."""
+    return found
+
+
+def checked(found: Iterable[Detection]) -> list[Detection]:
     """Return the detections of a version as a list. Raises ValueError for a detection that the log cannot store.
 
     >>> checked([])
     []
     """
-    found = list(found)
-    for one in found:
+    detections = list(found)
+    for one in detections:
         if not (math.isfinite(one.confidence) and isinstance(one.label, str) and _is_box(one.box)):
             words = "give it a label that is text, a finite confidence and a box of four numbers"
             raise ValueError(f"{arguments.shown(one)} is no detection: {words}")
-    return found
+    return detections
 
 
-def _is_box(box) -> bool:
+def _is_box(box: object) -> bool:
     """Return whether `box` is four numbers between -2**31 and 2**31, the limits for records of stations. NaN fails."""
-    return isinstance(box, tuple | list) and len(box) == 4 and all(isinstance(n, Real) and abs(n) < FAR for n in box)
+    return isinstance(box, tuple | list) and len(box) == 4 and all(map(_is_place, box))
+
+
+def _is_place(number: object) -> bool:
+    return isinstance(number, Real) and number < FAR and not number <= -FAR

@@ -18,7 +18,7 @@ PLACES = 2**26  # number of hash values for keys: one bit each, 8 MB
 COUNTED = 1_000  # keys whose requests are counted, to find a key that makes most of the traffic
 
 
-def e_value(candidate: Sequence[bool], bad: Sequence[bool]) -> float:
+def e_value(candidate: Sequence[bool] | np.ndarray, bad: Sequence[bool] | np.ndarray) -> float:
     """Return the e-value of requests in their order, each from a different user.
 
     `candidate[i]` is true if the candidate answered request i. `bad[i]` is true if that answer failed or was wrong. An
@@ -66,7 +66,9 @@ class Evidence:
         """Return the e-value: 1 without any evidence, at most e**300."""
         return float(np.exp(np.minimum(self._bets, 300)).mean())
 
-    def add(self, candidate: Sequence[bool], bad: Sequence[bool], rows: Sequence[int] = ()) -> None:
+    def add(
+        self, candidate: Sequence[bool] | np.ndarray, bad: Sequence[bool] | np.ndarray, rows: Sequence[int] = ()
+    ) -> None:
         """Add requests in their order.
 
         `rows` are their row numbers in the log, which grow from call to call. Only `went_wrong` needs them. If the numbers
@@ -75,11 +77,11 @@ class Evidence:
         candidate, bad = np.asarray(candidate, bool), np.asarray(bad, bool)
         ends = np.flatnonzero(candidate)
         starts = np.concatenate([[0], ends + 1])  # of each block, and of the one that stays open
-        seen = np.concatenate([[0], np.cumsum(bad)])
+        bad_so_far = np.concatenate([[0], np.cumsum(bad)])
         stable = np.append(ends, candidate.size) - starts  # the stable version's requests in each block
-        stable_bad = np.append(seen[ends], seen[-1]) - seen[starts]
+        stable_bad = np.append(bad_so_far[ends], bad_so_far[-1]) - bad_so_far[starts]
         before = self._count + self._open + starts  # requests before each block
-        before_bad = self._bad + self._open_bad + seen[starts]
+        before_bad = self._bad + self._open_bad + bad_so_far[starts]
         stable[0], stable_bad[0] = stable[0] + self._open, stable_bad[0] + self._open_bad
         before[0], before_bad[0] = self._count, self._bad
         rate = (GUESS[0] + before_bad[:-1]) / (GUESS[1] + before[:-1])
@@ -126,7 +128,9 @@ def _bets(rate: np.ndarray, bad: np.ndarray, stable: np.ndarray, stable_bad: np.
     worse = np.minimum(TIMES_AS_BAD[:, None] * rate, 0.99)
     both = (worse + stable * rate) / (stable + 1)  # the rate if there were no difference
     ratio = np.where(bad, worse / both, (1 - worse) / (1 - both))
-    return np.log(ratio) + stable_bad * np.log(rate / both) + (stable - stable_bad) * np.log((1 - rate) / (1 - both))
+    fine = (stable - stable_bad) * np.log((1 - rate) / (1 - both))
+    bets: np.ndarray = np.log(ratio) + stable_bad * np.log(rate / both) + fine
+    return bets
 
 
 class Keys:

@@ -4,15 +4,15 @@ If someone checks an ordinary test after every batch and stops as soon as it rep
 in four. The gate's e-value stays valid however often it is checked (`evidence`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
 
 from labsupport import arguments
 from labsupport.rollout.evidence import Keys, e_value
-from labsupport.rollout.journal import plain
 
 METRICS = ("error_rate", "latency_p95", "null_rate", "correction_rate", "agreement")
 MUCH = 0.5  # share of requests without a key, or with one and the same key, above which a judgement warns
@@ -44,7 +44,8 @@ class Outcomes(NamedTuple):
     @property
     def bad(self) -> np.ndarray:
         """Return an array of bool: true for each request that is known to have failed or to have been corrected."""
-        return (self.failed == 1) | (self.corrected == 1)
+        bad: np.ndarray = (self.failed == 1) | (self.corrected == 1)
+        return bad
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Gate:
         A metric that is not known is missing, NaN or infinite. `<metric>_unknown` may hold the number of requests for
         which it is not known. Raises ValueError for a figure that is not a number.
         """
-        failures = arguments.number("failures", failures, 0, whole=True)
+        failures = int(arguments.number("failures", failures, 0, whole=True))
         figures = {**plain(figures), "failures": failures}
         if missing := [name for name in ("e_value", "requests") if name not in figures]:
             return Judgement("hold", f"{' and '.join(missing)}: not known", figures)
@@ -141,7 +142,7 @@ class Gate:
             return Judgement("hold", f"{count} of at least {self.min_requests} requests", figures)
         if unknown := self._not_known(figures, stable):
             return Judgement("hold", "; ".join(unknown), figures)
-        limits = [(name, *pair) for name, pair in self.thresholds.items()]
+        limits = [(name, least, most) for name, (least, most) in self.thresholds.items()]
         limits += [(name, None, times * figures[f"stable_{name}"]) for name, times in self.ratios.items()]
         if broken := [text for name, *limit in limits if (text := _outside(name, figures[name], *limit))]:
             figures["failures"] = failures + 1
@@ -177,7 +178,9 @@ def measured(outcomes: Outcomes, agreement: Sequence[float] = ()) -> dict[str, f
         "latency_p95": np.where(latency >= 0, latency, np.nan),
         "agreement": agreement,
     }
-    figures: dict[str, float] = {"requests": count} | ({"pairs": len(agreement)} if len(agreement) else {})
+    figures: dict[str, float] = {"requests": count}
+    if len(agreement):
+        figures["pairs"] = len(agreement)
     for name, column in columns.items():
         values = np.asarray(column, float)
         if unknown := int(values.size - np.isfinite(values).sum()):
@@ -187,18 +190,31 @@ def measured(outcomes: Outcomes, agreement: Sequence[float] = ()) -> dict[str, f
     return figures
 
 
+def plain(figures: Mapping[str, float]) -> dict[str, float]:
+    """Return the figures for JSON: as numbers of Python, without those that are NaN or infinite.
+
+    Raises ValueError for a figure that is not a number.
+
+    >>> plain({"requests": 20, "latency_p95": float("nan")})
+    {'requests': 20}
+    """
+    for name, value in figures.items():
+        if not isinstance(value, Real):
+            raise ValueError(f"the figure {name}={arguments.shown(value)}: give a number")
+    numbers = {name: int(value) if isinstance(value, Integral) else float(value) for name, value in figures.items()}
+    return {name: value for name, value in numbers.items() if abs(value) < np.inf}
+
+
 def _evidence(outcomes: Outcomes, stable: str, candidate: str) -> dict[str, float]:
     """Return the e-value of the first requests of all keys, the number of these requests, and the figures of `Keys`."""
-    ours = ((outcomes.version == stable) | (outcomes.version == candidate)) & np.isfinite(
-        np.asarray(outcomes.failed, float)
-    )
-    asked, keys = outcomes.where(ours), Keys()
-    first = np.array([keys.first(key) for key in asked.key], bool) if len(asked.key) else np.ones(len(asked.time), bool)
-    figures = {"e_value": e_value((asked.version == candidate)[first], asked.bad[first]), "counted": int(first.sum())}
-    return figures | (keys.figures() if len(asked.key) else {})
+    either = (outcomes.version == stable) | (outcomes.version == candidate)
+    rows, keys = outcomes.where(either & np.isfinite(np.asarray(outcomes.failed, float))), Keys()
+    first = np.array([keys.first(key) for key in rows.key], bool) if len(rows.key) else np.ones(len(rows.time), bool)
+    figures = {"e_value": e_value((rows.version == candidate)[first], rows.bad[first]), "counted": int(first.sum())}
+    return figures | (keys.figures() if len(rows.key) else {})
 
 
-def _by_metric(argument: str, limits: object) -> list[tuple]:
+def _by_metric(argument: str, limits: object) -> list[tuple[str, object]]:
     if not isinstance(limits, Mapping):
         raise ValueError(f"{argument}={arguments.shown(limits)}: give a dictionary from metrics to limits")
     for name in limits:
@@ -209,7 +225,7 @@ def _by_metric(argument: str, limits: object) -> list[tuple]:
 def _pair(name: str, pair: object) -> tuple[float | None, float | None]:
     """Check the limits of a metric, and return them."""
     argument = f"thresholds[{name!r}]"
-    if isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2 or all(end is None for end in pair):
+    if isinstance(pair, str) or not isinstance(pair, Collection) or len(pair) != 2 or all(end is None for end in pair):
         raise ValueError(f"{argument}={arguments.shown(pair)}: give (least, most), with None for one that is no limit")
     highest = np.inf if name == "latency_p95" else 1
     least, most = (None if end is None else arguments.number(argument, end, 0, highest) for end in pair)

@@ -10,16 +10,15 @@ import math
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from numbers import Integral, Real
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 from labsupport import arguments
-from labsupport.sqlite import SHARED, connect, identity, make_private, write_ahead
+from labsupport.sqlite import connect, identity, make_private, write_ahead
 
-RAMP = {"steps", "gate", "interval", "began", "since", "failures"}  # the keys that each ramp has, at least
 MODES = ("stable", "shadow", "canary", "blue_green")
 BUSY = 5.0  # seconds that a change waits for another change
 LEASE = 10.0  # seconds after which another process may check, if the one that took the turn has not judged the ramp
@@ -36,6 +35,18 @@ class JournalUnavailable(OSError):
     """The file cannot be opened, read or written, or it is not a journal that this version of the lab can read."""
 
 
+class Ramp(TypedDict):
+    """A ramp that is under way, as the journal stores it."""
+
+    id: NotRequired[str]  # a ramp from an older version of the lab has none
+    steps: list[float]  # percent
+    gate: dict[str, Any]  # the arguments of `Gate`
+    interval: float  # seconds between two checks
+    began: float  # seconds since the epoch
+    since: float  # when the present step began
+    failures: int  # failed checks
+
+
 @dataclass(frozen=True)
 class State:
     """Describe which version answers which requests. Exactly one state is in force at any moment."""
@@ -47,11 +58,11 @@ class State:
     share: float = 0.0  # percent of requests that the candidate answers (canary) or sees (shadow)
     paused: bool = False
     began: float = 0.0  # when the candidate was let in, in seconds since the epoch; the hash of keys includes it
-    ramp: dict | None = None  # id, steps, gate, interval, times, failed checks
+    ramp: Ramp | None = None
     time: float = 0.0  # of the change that led here
     action: str = "start"
     reason: str = ""
-    figures: dict = field(default_factory=dict)  # that the change was decided on
+    figures: dict[str, float] = field(default_factory=dict)  # that the change was decided on
 
 
 class Journal:
@@ -73,16 +84,15 @@ class Journal:
         self._writing = threading.Lock() if path else self._reading
         self._path: Path | None = None
         self._seen: int | None = None
-        self._state: State | None = None
         with _named(path):
             self._writer = _opened(path, BUSY)
             self._reader = _opened(path, READ_BUSY) if path else self._writer
-            if _last(self._reader) is None:  # opening a journal that exists does not wait for writers
-                self.change(lambda state: state or replace(first, time=time.time()))
+            # opening a journal that exists does not wait for writers
+            self._state = _last(self._reader) or self._begin(first)
             if path:
                 make_private(path)
-        self._path = path and Path(path).absolute()
-        self._identity = path and identity(self._path)
+        self._path = Path(path).absolute() if path else None
+        self._identity = identity(self._path) if self._path else None
 
     @property
     def state(self) -> State:
@@ -96,7 +106,7 @@ class Journal:
                     0
                 ]  # changes with each commit of others
                 if version != self._seen:
-                    self._state, self._seen = _last(self._reader), version
+                    self._state, self._seen = _in_force(self._reader), version
             except (sqlite3.Error, JournalUnavailable) as error:
                 self._say(f"{type(error).__name__}: {error}")
             else:
@@ -110,27 +120,27 @@ class Journal:
         `JournalUnavailable` if the state cannot be written; then nothing changes either.
         """
         with self._transaction() as file:
-            before = _last(file)
+            before = _in_force(file)
             state = change(before)
             if state is not before:
-                text = json.dumps(asdict(state))
-                file.execute("INSERT INTO states (state) VALUES (?)", [text])
-                state = _parsed(text)  # as all other readers will read it
+                state = _added(file, state)
         with self._reading:
             self._state, self._seen = state, None  # data_version changes only with commits of other connections
         return state
 
     def history(self, most: int | None = None) -> list[State]:
         """Return the newest `most` states, or all, the oldest first. Raises `JournalUnavailable`."""
-        most = -1 if most is None else arguments.number("most", most, 0, 2**62, whole=True)  # SQLite: -1 is no limit
+        # SQLite: -1 is no limit
+        limit = -1 if most is None else int(arguments.number("most", most, 0, 2**62, whole=True))
         with self._read() as file:
-            rows = file.execute("SELECT state FROM states ORDER BY number DESC LIMIT ?", [most]).fetchall()
+            rows = file.execute("SELECT state FROM states ORDER BY number DESC LIMIT ?", [limit]).fetchall()
         return [_parsed(text) for (text,) in reversed(rows)]
 
     def count(self) -> int:
         """Return the number of states so far. Raises `JournalUnavailable`."""
         with self._read() as file:
-            return file.execute("SELECT max(number) FROM states").fetchone()[0]
+            count: int = file.execute("SELECT max(number) FROM states").fetchone()[0]
+        return count
 
     def claim(self, ramp: str, interval: float, began: float) -> float:
         """Take the turn to check a ramp: return 0 to one caller in each `interval`, else the seconds until the next turn.
@@ -171,6 +181,11 @@ class Journal:
         with self._reading:
             self._reader.close()
 
+    def _begin(self, first: State) -> State:
+        """Write the first state, unless another process was faster. Return the state in force."""
+        with self._transaction() as file:
+            return _last(file) or _added(file, replace(first, time=time.time()))
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Run the block as one transaction: all of it is written, or nothing. No other process writes meanwhile."""
@@ -205,21 +220,6 @@ class Journal:
         self.trouble = trouble
 
 
-def plain(figures: Mapping[str, float]) -> dict[str, float]:
-    """Return the figures for JSON: as numbers of Python, without those that are NaN or infinite.
-
-    Raises ValueError for a figure that is not a number.
-
-    >>> plain({"requests": 20, "latency_p95": float("nan")})
-    {'requests': 20}
-    """
-    for name, value in figures.items():
-        if not isinstance(value, Real):
-            raise ValueError(f"the figure {name}={arguments.shown(value)}: give a number")
-    numbers = {name: int(value) if isinstance(value, Integral) else float(value) for name, value in figures.items()}
-    return {name: value for name, value in numbers.items() if abs(value) < math.inf}
-
-
 def check(path: Path) -> None:
     """Raise `JournalUnavailable` if the file exists and cannot be read as a journal."""
     if path.exists():
@@ -242,7 +242,9 @@ def _opened(path: Path | str | None, patience: float) -> sqlite3.Connection:
 
     Raises sqlite3.Error or OSError, and `JournalUnavailable` for another program's database.
     """
-    file = connect(path, patience) if path else sqlite3.connect(":memory:", **SHARED)
+    file = (
+        connect(path, patience) if path else sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    )
     try:
         file.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY)}")  # until it is open
         tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -260,7 +262,20 @@ def _opened(path: Path | str | None, patience: float) -> sqlite3.Connection:
 
 def _last(file: sqlite3.Connection) -> State | None:
     row = file.execute("SELECT state FROM states ORDER BY number DESC LIMIT 1").fetchone()
-    return row and _parsed(row[0])
+    return _parsed(row[0]) if row else None
+
+
+def _in_force(file: sqlite3.Connection) -> State:
+    if (state := _last(file)) is None:
+        raise JournalUnavailable("it holds no state: somebody has emptied it")
+    return state
+
+
+def _added(file: sqlite3.Connection, state: State) -> State:
+    """Add a state, and return it as all other readers will read it."""
+    text = json.dumps(asdict(state))
+    file.execute("INSERT INTO states (state) VALUES (?)", [text])
+    return _parsed(text)
 
 
 def _parsed(text: str) -> State:
@@ -269,7 +284,7 @@ def _parsed(text: str) -> State:
         state = State(**json.loads(text))
         names = isinstance(state.stable, str) and isinstance(state.candidate, str | None)
         fits = state.mode in MODES and (state.mode == "stable") == (state.candidate is None) and 0 <= state.share <= 100
-        ramp = state.ramp is None or (isinstance(state.ramp, dict) and state.ramp.keys() >= RAMP)
+        ramp = state.ramp is None or (isinstance(state.ramp, dict) and state.ramp.keys() >= Ramp.__required_keys__)
         if names and fits and ramp and isinstance(state.figures, dict):
             return state
     except (TypeError, ValueError):

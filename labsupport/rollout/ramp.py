@@ -6,16 +6,16 @@
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from labsupport import arguments, background
-from labsupport.detection import UnknownVersion
+from labsupport.detection import UnknownVersion, Version
 from labsupport.rollout.gate import Gate, Judgement
-from labsupport.rollout.journal import State
+from labsupport.rollout.journal import Ramp, State
 from labsupport.rollout.ramp_figures import Watch, outcomes_since
 from labsupport.rollout.router import Router
-from labsupport.rollout.transitions import WrongMoment, as_seen, calm, let_in, ramp_id, stepped_up
+from labsupport.rollout.transitions import Change, WrongMoment, as_seen, calm, let_in, ramp_id, stepped_up
 
 POLL = 0.5  # seconds between two times that a watcher reads the journal to see whether a ramp is under way
 MOST_STEPS = 100
@@ -59,7 +59,7 @@ class Rollout:
     def __init__(
         self,
         router: Router,
-        candidate,
+        candidate: Version | str,
         steps: Sequence[float] = (5, 25, 50, 100),
         gate: Gate | None = None,
         interval: float = 1.0,
@@ -67,12 +67,19 @@ class Rollout:
     ) -> None:
         if getattr(router, "log", None) is None:
             raise WrongRamp(NO_LOG)
-        steps, interval = checked(steps, gate, interval)
+        percents, interval = checked(steps, gate, interval)
         self.router, self.gate, self.interval, self.id = router, gate or Gate(), interval, secrets.token_hex(8)
         name, now = router.add(candidate), time.time()
-        ramp = {"id": self.id, "steps": steps, "gate": asdict(self.gate), "interval": interval}
-        ramp |= {"began": now, "since": now, "failures": 0}
-        begin = as_seen(seen, lambda state: replace(let_in(state, "canary", name, steps[0]), ramp=ramp))
+        ramp: Ramp = {
+            "id": self.id,
+            "steps": percents,
+            "gate": asdict(self.gate),
+            "interval": interval,
+            "began": now,
+            "since": now,
+            "failures": 0,
+        }
+        begin = as_seen(seen, lambda state: replace(let_in(state, "canary", name, percents[0]), ramp=ramp))
         router.change("ramp", begin)
 
     @classmethod
@@ -97,13 +104,16 @@ class Rollout:
         Raises the errors of reading the log or the journal; then nothing has changed.
         """
         state = self.router.state
-        if not self._goes_on(state) or state.paused:
-            return Judgement("hold", "paused" if self._goes_on(state) else "the ramp is over")
+        ramp = state.ramp if self._goes_on(state) else None
+        if ramp is None or state.candidate is None:
+            return Judgement("hold", "the ramp is over")
+        if state.paused:
+            return Judgement("hold", "paused")
         if self.router.log is None:
             raise WrongRamp(NO_LOG)
         if self._watch is None:
-            self._watch = Watch(self.router.log, state.stable, state.candidate, state.ramp["began"])
-        judgement = self.gate.decide(self._watch.figures(state.ramp["since"]), state.stable, state.ramp["failures"])
+            self._watch = Watch(self.router.log, state.stable, state.candidate, ramp["began"])
+        judgement = self.gate.decide(self._watch.figures(ramp["since"]), state.stable, ramp["failures"])
         self.router.journal.looked(self.id)
         self._act(judgement, state)
         return judgement
@@ -111,9 +121,10 @@ class Rollout:
     def look_in_turn(self) -> float:
         """Check if no process has done so in the last `interval` seconds. Return the seconds until the next check."""
         state = self.router.state
-        if not self._goes_on(state) or state.paused:
+        ramp = state.ramp if self._goes_on(state) else None
+        if ramp is None or state.paused:
             return self.interval
-        if left := self.router.journal.claim(self.id, self.interval, state.ramp["began"]):
+        if left := self.router.journal.claim(self.id, self.interval, ramp["began"]):
             return left
         self.look()
         return self.interval
@@ -139,15 +150,16 @@ class Rollout:
         return state.ramp is not None and ramp_id(state.ramp) == self.id
 
     def _act(self, judgement: Judgement, seen: State) -> None:
+        failures = int(judgement.figures.get("failures", 0))
         if judgement.verdict == "rollback":
             self._change("rollback", judgement, seen, calm)
         elif judgement.verdict == "promote":
             self._change("promote", judgement, seen, stepped_up)
-        elif judgement.figures.get("failures", 0) > seen.ramp["failures"]:
-            failed = {**seen.ramp, "failures": judgement.figures["failures"]}
+        elif seen.ramp is not None and failures > seen.ramp["failures"]:
+            failed: Ramp = {**seen.ramp, "failures": failures}
             self._change("check failed", judgement, seen, lambda state: replace(state, ramp=failed))
 
-    def _change(self, action: str, judgement: Judgement, seen: State, change: Callable[[State], State]) -> None:
+    def _change(self, action: str, judgement: Judgement, seen: State, change: Change) -> None:
         """Change the router's state, unless it has changed since the check: then the figures no longer apply."""
         self.router.change(
             action, lambda state: change(state) if state == seen else state, judgement.reason, judgement.figures
@@ -190,7 +202,7 @@ class Ramps:
         for model in self._routers:
             self._watch(model)
 
-    def start(self, model: str, candidate, steps: Sequence[float], gate: Gate, interval: float) -> None:
+    def start(self, model: str, candidate: Version | str, steps: Sequence[float], gate: Gate, interval: float) -> None:
         """Begin a ramp. Raises the errors of `Rollout`, and ValueError for a model that has no router."""
         arguments.choice("model", model, self._routers)
         Rollout(self._routers[model], candidate, steps, gate, interval)

@@ -4,15 +4,20 @@ import math
 import threading
 import time as clock
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sqlalchemy as sql
 
-from labsupport.log import FEEDBACK, PREDICTIONS
+from labsupport.log import FEEDBACK, PREDICTIONS, PredictionLog
 from labsupport.rollout.evidence import Evidence, Keys
 from labsupport.rollout.gate import Outcomes
+
+if TYPE_CHECKING:
+    Query = sql.Select[*tuple[Any, ...]]  # with any number of columns
+    Row = sql.Row[*tuple[Any, ...]]
 
 CHUNK = 10_000  # rows that are read in one query
 AGAIN = 1_000  # rows before the first one that are read too, because several processes do not write in exact order
@@ -23,14 +28,15 @@ FASTEST, STEP = 1e-4, math.log(1.01)  # histogram of latencies: lowest value in 
 
 _row, _remark, _word = PREDICTIONS.c, FEEDBACK.c, FEEDBACK.alias().c
 _last_word = sql.select(_word.correct).where(_word.id == _row.id).order_by(_word.row.desc()).limit(1)
-_fields = [_row[name] for name in ("row", "time", "key", "version", "status", "latency", "n_detections", "shadow")]
-_fields.append(_last_word.correlate(PREDICTIONS).scalar_subquery().label("correct"))
+_names = ("row", "time", "key", "version", "status", "latency", "n_detections", "shadow")
+_correct = _last_word.correlate(PREDICTIONS).scalar_subquery().label("correct")
+_fields: list[sql.ColumnElement[Any]] = [*(_row[name] for name in _names), _correct]
 _answer = (_row.id == _remark.id) & _row.shadow.is_(False)
 ROWS = sql.select(_row.row.label("number"), *_fields)
 REMARKS = sql.select(_remark.row.label("number"), *_fields).select_from(FEEDBACK.outerjoin(PREDICTIONS, _answer))
 
 
-def first_row(since: float) -> sql.Select:
+def first_row(since: float) -> "Query":
     """Return the query for the number of the first row since then.
 
     The `+ 0` makes SQLite use the index of time. Without it, SQLite would read all earlier rows.
@@ -38,14 +44,14 @@ def first_row(since: float) -> sql.Select:
     return sql.select(sql.func.min(_row.row + 0)).where(_row.time >= since)
 
 
-def outcomes_since(log, since: float) -> Outcomes:
+def outcomes_since(log: PredictionLog, since: float) -> Outcomes:
     """Return the outcomes of the requests in a `PredictionLog` since then, without errors of the client (status 4xx).
 
     This reads all rows. A ramp checks many times, so it uses `Watch`.
     """
     names = ("time", "key", "version", "status", "latency", "n_detections", "correct")
     columns = {name: np.array(column, object) for name, column in log.columns(*names, since=since).items()}
-    status, found = columns["status"].astype(float), columns["n_detections"].astype(float)
+    status, objects = columns["status"].astype(float), columns["n_detections"].astype(float)
     failed = _flags(status >= 500, unknown=np.isnan(status))
     silent = all(correct is None for correct in columns["correct"])
     outcomes = Outcomes(
@@ -53,7 +59,7 @@ def outcomes_since(log, since: float) -> Outcomes:
         version=columns["version"].astype(str),
         failed=failed,
         latency=columns["latency"].astype(float),
-        null=_flags(found == 0, unknown=np.isnan(found) & (failed != 1)),
+        null=_flags(objects == 0, unknown=np.isnan(objects) & (failed != 1)),
         corrected=_flags(columns["correct"] == 0, unknown=np.full(len(status), silent)),
         key=columns["key"],
     )
@@ -77,7 +83,7 @@ class Watch:
     calls an answer wrong later, this adds to the evidence at that moment (`Evidence.went_wrong`).
     """
 
-    def __init__(self, log, stable: str, candidate: str, began: float) -> None:
+    def __init__(self, log: PredictionLog, stable: str, candidate: str, began: float) -> None:
         """Begin to watch a ramp. `began` is its start, in seconds since the epoch. Raises `LogUnavailable`."""
         self.began, self._log, self._stable, self._candidate = began, log, stable, candidate
         self._lock = threading.Lock()
@@ -97,13 +103,13 @@ class Watch:
                 self._step = Tally(self._log, since, (self._candidate,))
             if self._step is not self._ramp:
                 deque(self._step.read(), maxlen=0)
-            said = self._ramp.said
-            stable = self._ramp.counts[self._stable].figures(said)
+            remarks = self._ramp.said
+            stable = self._ramp.counts[self._stable].figures(remarks)
             figures = {f"stable_{name}": value for name, value in stable.items()}
-            figures |= self._step.counts[self._candidate].figures(said) | self._keys.figures()
+            figures |= self._step.counts[self._candidate].figures(remarks) | self._keys.figures()
             return figures | {"e_value": self._evidence.value, "counted": self._counted}
 
-    def _weigh(self, rows: list, wrong: list[int]) -> None:
+    def _weigh(self, rows: "Sequence[Row]", wrong: list[int]) -> None:
         """Add the first request of each key to the evidence, then mark the earlier requests in `wrong` as bad."""
         first = [row for row in rows if self._keys.first(row.key) and row.status is not None]
         candidate = [row.version == self._candidate for row in first]
@@ -117,7 +123,7 @@ class Watch:
 class Tally:
     """Count the requests that some versions have answered since a moment."""
 
-    def __init__(self, log, since: float, versions: tuple[str, ...]) -> None:
+    def __init__(self, log: PredictionLog, since: float, versions: tuple[str, ...]) -> None:
         self.since, self.counts = since, {version: Counts() for version in versions}
         self.said = False  # whether any user has called one of these answers right or wrong
         self._corrected: set[int] = set()  # rows whose last remark calls the answer wrong
@@ -126,7 +132,7 @@ class Tally:
         self._rows = Cursor(log, ROWS, _row.row, max(min(first - 1, last) - AGAIN, 0))
         self._remarks = Cursor(log, REMARKS, _remark.row, max(remark - AGAIN, 0))
 
-    def read(self) -> Iterator[tuple[list, list[int]]]:
+    def read(self) -> "Iterator[tuple[Sequence[Row], list[int]]]":
         """Count the new rows. Yield them in parts, each with the numbers of earlier rows that were called wrong.
 
         A row that was written much later than its neighbours is counted and not yielded, because it is out of order.
@@ -140,24 +146,22 @@ class Tally:
             self._corrected.update(row.row for row in rows if row.correct == 0)
             yield [] if late else rows, []
         for remarks, _ in self._remarks.chunks():
-            yield (
-                [],
-                [row.row for row in remarks if self._is_ours(row) and self._rows.has_read(row.row) and self._note(row)],
-            )
+            counted = (row for row in remarks if self._is_ours(row) and self._rows.has_read(row.row))
+            yield [], [row.row for row in counted if self._note(row)]
 
-    def _note(self, row) -> bool:
+    def _note(self, row: "Row") -> bool:
         """Add the last remark on a row that was counted before. Return whether this remark is the first to call it wrong."""
         self.said = self.said or row.correct is not None
-        before, wrong = row.row in self._corrected, row.correct == 0
+        before, wrong = row.row in self._corrected, bool(row.correct == 0)
         if before != wrong:
             self.counts[row.version].correct(1 if wrong else -1)
             (self._corrected.add if wrong else self._corrected.remove)(row.row)
         return wrong and not before
 
-    def _is_ours(self, row) -> bool:
+    def _is_ours(self, row: "Row") -> bool:
         """Return whether one of our versions answered since then. Errors of the client (status 4xx) do not count."""
-        ours = row.version in self.counts and not row.shadow and row.time >= self.since
-        return ours and (row.status is None or not 400 <= row.status < 500)
+        answers = row.version in self.counts and not row.shadow and row.time >= self.since
+        return bool(answers and (row.status is None or not 400 <= row.status < 500))
 
 
 class Counts:
@@ -166,10 +170,11 @@ class Counts:
     def __init__(self) -> None:
         self._requests = 0
         # for each metric: number of requests where it is true, and where it is not known
-        self._sums, self._unknown = Counter(), Counter()
+        self._sums: Counter[str] = Counter()
+        self._unknown: Counter[str] = Counter()
         self._latencies: Counter[int] = Counter()  # requests in each bin of the histogram
 
-    def add(self, row) -> None:
+    def add(self, row: "Row") -> None:
         failed = None if row.status is None else row.status >= 500
         null = None if row.n_detections is None and not failed else row.n_detections == 0
         self._requests += 1
@@ -198,13 +203,13 @@ class Counts:
 
 def _percentile(steps: Counter[int], share: float) -> float:
     """Return a percentile of latencies, each taken as the middle of its bin: right to 0.5 % from 0.1 ms on."""
-    at = np.array(sorted(steps))
-    if not at.size:
+    bins = np.array(sorted(steps))
+    if not bins.size:
         return math.nan
-    upto = np.cumsum([steps[step] for step in at.tolist()])
+    upto = np.cumsum([steps[step] for step in bins.tolist()])
     place = share * (upto[-1] - 1)
     low, high = (
-        FASTEST * np.exp(STEP * (at[np.searchsorted(upto, rank, "right")] + 0.5))
+        FASTEST * np.exp(STEP * (bins[np.searchsorted(upto, rank, "right")] + 0.5))
         for rank in (int(place), math.ceil(place))
     )
     return float(low + (high - low) * (place % 1))
@@ -217,7 +222,7 @@ class Cursor:
     write at the same time. So a missing number may appear later. The cursor queries for it again for ten minutes.
     """
 
-    def __init__(self, log, query: sql.Select, number: sql.ColumnElement, last: int) -> None:
+    def __init__(self, log: PredictionLog, query: "Query", number: sql.ColumnElement[Any], last: int) -> None:
         self._log, self._query, self._number, self._last = log, query, number, last
         self._skips = not log.url.startswith("sqlite")
         self._gaps: dict[int, float] = {}  # missing numbers, and when each was first missing
@@ -225,7 +230,7 @@ class Cursor:
     def has_read(self, number: int) -> bool:
         return number <= self._last and number not in self._gaps
 
-    def chunks(self) -> Iterator[tuple[list, bool]]:
+    def chunks(self) -> "Iterator[tuple[Sequence[Row], bool]]":
         """Yield (rows, late) for the rows written since the last call. `late`: they fill gaps. Raises `LogUnavailable`."""
         if self._gaps:
             rows = self._log.select(self._query.where(self._number.in_(self._gaps)))
@@ -239,11 +244,11 @@ class Cursor:
             yield rows, False
             rows = self._next() if len(rows) == CHUNK else []
 
-    def _next(self) -> list:
+    def _next(self) -> "Sequence[Row]":
         rows = self._log.select(self._query.where(self._number > self._last).order_by(self._number).limit(CHUNK))
         if self._skips:
             now, numbers = clock.monotonic(), [self._last, *(row.number for row in rows)]
-            waiting = {number: seen for number, seen in self._gaps.items() if seen > now - PATIENCE}
+            waiting = {number: since for number, since in self._gaps.items() if since > now - PATIENCE}
             for before, after in pairwise(numbers):
                 waiting |= dict.fromkeys(range(max(before + 1, after - GAPS), after), now)
             self._gaps = dict(list(waiting.items())[-GAPS:])

@@ -6,12 +6,13 @@ goes up the ramp (`ramp`), where its gate still watches it. A candidate that is 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, overload
 
 import numpy as np
 from scipy import special
 
 from labsupport import arguments
+from labsupport.detection import Version
 from labsupport.rollout.gate import MUCH, Gate, Judgement
 from labsupport.rollout.journal import State
 from labsupport.rollout.ramp import Rollout, checked
@@ -22,7 +23,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REASON = 900  # characters at most
+NO_LOG = "a candidate is judged by what the log says: Router(..., log=PredictionLog(...))"
 PAIRS = 1_000  # pictures, each from a different user, after which a run is decided
+
+
+class Event(Protocol):
+    """Describe an event of an alarm, as `Alarms.evaluate` returns it."""
+
+    @property
+    def event(self) -> str:
+        """Return "fired" or "cleared"."""
+
+    @property
+    def alarm(self) -> str:
+        """Return the name of the alarm's rule."""
+
+    @property
+    def text(self) -> str:
+        """Return the measured values in a sentence."""
 
 
 class Comparison(NamedTuple):
@@ -30,7 +48,8 @@ class Comparison(NamedTuple):
 
     won: int  # only the candidate was right
     lost: int  # only the stable version was right, or the candidate failed
-    count: int  # pictures, including those with equal answers
+    # pictures, including those with equal answers
+    count: int  # type: ignore[assignment]  # it hides a method of tuples that nobody needs here
     unlabelled: int  # the two differ, and nobody has labelled the picture
     better: float  # the evidence that the candidate is better, as `weighed` returns it
     worse: float  # the evidence that it is worse
@@ -56,7 +75,7 @@ class Retraining:
     def __init__(
         self,
         router: Router,
-        train: Callable[[], Any],
+        train: Callable[[], Version | str],
         gate: Gate | None = None,
         steps: Sequence[float] = (5, 25, 50, 100),
         alpha: float = 0.05,
@@ -65,15 +84,17 @@ class Retraining:
         """Check the arguments. Raises ValueError for a router without a log, a `train` that is not a function, a `gate` that
         no ramp could pass, and invalid `steps`, `alpha` or `most`."""
         if getattr(router, "log", None) is None:
-            raise ValueError("a candidate is judged by what the log says: Router(..., log=PredictionLog(...))")
+            raise ValueError(NO_LOG)
         if not callable(train):
             raise ValueError(f"train={arguments.shown(train)}: give a function that returns a candidate")
         checked(steps, gate, 1.0)
         self.alpha = arguments.number("alpha", alpha, 0, 1, ends=False)
-        self.most = arguments.number("most", most, 1, whole=True)
+        self.most = int(arguments.number("most", most, 1, whole=True))
         self.router, self.train, self.gate, self.steps = router, train, gate, steps
         self.stage = "idle"  # "shadow", "ramp", "promoted", "rejected"
-        self._began, self._until, self._candidate, self._ramp = 0.0, None, "", None
+        self._began, self._candidate = 0.0, ""
+        self._until: float | None = None
+        self._ramp: Rollout | None = None
 
     def open(self, reason: str) -> None:
         """Train a candidate and begin to show it pictures. Raises `WrongMoment` while a candidate is on trial already."""
@@ -88,7 +109,7 @@ class Retraining:
         state = self.router.change("shadow", begin, f"retrained: {reason}")
         self._began, self._until, self._candidate, self.stage = state.began, None, name, "shadow"
 
-    def open_on(self, events: Iterable, rules: Sequence[str]) -> bool:
+    def open_on(self, events: Iterable[Event], rules: Sequence[str]) -> bool:
         """Open a run if an alarm in `rules` has fired and no candidate is on trial. Return whether it was opened.
 
         `events` come from `Alarms.evaluate`.
@@ -105,7 +126,7 @@ class Retraining:
         """Check the figures once. Begin the ramp, go to its next step, reject the candidate, or wait."""
         if self.stage not in ("shadow", "ramp"):
             return Judgement("hold", f"no run is under way: the last one was {self.stage}")
-        if self.stage == "ramp" and not self._ramp.done:
+        if self.stage == "ramp" and self._ramp is not None and not self._ramp.done:
             judgement = self._ramp.look()
             if self._ramp.done and self.router.state.candidate != self._candidate:
                 self.stage = self._ended()
@@ -148,13 +169,15 @@ class Retraining:
 
     def _pairs(self) -> "pd.DataFrame":
         """Return the first `most` pictures that both versions received, with the remarks on them."""
-        window = {"since": self._began} | ({} if self._until is None else {"until": self._until})
-        pairs = self.router.log.pairs(**window)
+        if (log := self.router.log) is None:
+            raise ValueError(NO_LOG)
+        since, until = self._began, self._until
+        pairs = log.pairs(since=since, until=until)
         shown = (pairs["candidate"] == self._candidate) & (pairs["candidate_error"].fillna("") != "NotShown")
         pairs = pairs[shown].head(self.most)
         if len(pairs) == self.most:  # no later picture needs to be read
             self._until = pairs["time"].iloc[-1].timestamp() + 1e-3
-        return pairs.merge(self.router.log.frame(**window)[["id", "correct", "labels"]], on="id", how="left")
+        return pairs.merge(log.frame(since=since, until=until)[["id", "correct", "labels"]], on="id", how="left")
 
     def _judge(self, compared: Comparison) -> Judgement:
         won, lost, count, unlabelled, better, worse, without_key = compared
@@ -192,7 +215,15 @@ def _demand_calm(state: State) -> None:
         raise WrongMoment(f"{state.candidate} is on trial already: wait for it, or roll it back")
 
 
-def better_evidence(won: int, lost: int) -> float:
+@overload
+def better_evidence(won: int, lost: int) -> float: ...
+
+
+@overload
+def better_evidence(won: np.ndarray, lost: np.ndarray) -> np.ndarray: ...
+
+
+def better_evidence(won: int | np.ndarray, lost: int | np.ndarray) -> float | np.ndarray:
     """Return the evidence that wins are more likely than losses, from their numbers. Above 1 / alpha it is significant.
 
     It is the likelihood ratio of "a win has probability p", with p uniform from 0.5 to 1, to p = 0.5. This is a test
@@ -223,10 +254,10 @@ def weighed(signs: Sequence[Sequence[int]]) -> tuple[float, float]:
     [102.3, 0.1]
     """
     low, high = np.array(signs, int).reshape(-1, 2).T
-    known = int(np.cumprod(low == high).sum())  # how far the labels go without a gap
+    labelled = int(np.cumprod(low == high).sum())  # how far the labels go without a gap
 
     def evidence(signs: np.ndarray, side: int) -> float:
-        won, lost = (np.append(0, np.cumsum(signs == sign))[known:] for sign in (side, -side))
+        won, lost = (np.append(0, np.cumsum(signs == sign))[labelled:] for sign in (side, -side))
         return float(np.max(better_evidence(won, lost)))
 
     return evidence(low, 1), evidence(high, -1)
@@ -234,16 +265,18 @@ def weighed(signs: Sequence[Sequence[int]]) -> tuple[float, float]:
 
 def _signs(pairs: "pd.DataFrame") -> Iterator[tuple[str, int, int]]:
     """Yield, for the first picture of each key on which the two differ, its id and its lowest and highest possible sign."""
-    seen, said = set(), pairs["correct"].notna()
-    for pair, spoken in zip(pairs.itertuples(), said, strict=True):
+    keys: set[str | tuple[str, str]] = set()
+    for pair, spoken in zip(pairs.itertuples(), pairs["correct"].notna(), strict=True):
         stable, candidate = _labels(pair.detections), _labels(pair.candidate_detections)
         key = pair.key if isinstance(pair.key, str) else ("no key", pair.id)
-        if candidate != stable and key not in seen:
-            seen.add(key)
+        if candidate != stable and key not in keys:
+            keys.add(key)
             yield pair.id, *_bounds(stable, candidate, bool(pair.correct) if spoken else None, pair.labels)
 
 
-def _bounds(stable: set[str] | None, candidate: set[str] | None, correct: bool | None, labels) -> tuple[int, int]:
+def _bounds(
+    stable: set[str] | None, candidate: set[str] | None, correct: bool | None, labels: object
+) -> tuple[int, int]:
     """Return the lowest and the highest sign for `weighed`, given the remark on the stable version's answer."""
     if candidate is None:  # it failed
         return -1, -1
@@ -254,5 +287,5 @@ def _bounds(stable: set[str] | None, candidate: set[str] | None, correct: bool |
     return (0, 1) if correct is False else (-1, 1)
 
 
-def _labels(found) -> set[str] | None:
+def _labels(found: object) -> set[str] | None:
     return {detection.label for detection in found} if isinstance(found, list | tuple) else None

@@ -10,19 +10,24 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from labsupport import arguments
-from labsupport.detection import Detection
+from labsupport.detection import Detection, Version
 from labsupport.log import PredictionLog
 from labsupport.models import ModelUnavailable
-from labsupport.rollout import answering
+from labsupport.rollout.answering import answer, only_detections
 from labsupport.rollout.canary_split import Places, checked_key
-from labsupport.rollout.journal import Journal, JournalUnavailable, State, plain
+from labsupport.rollout.gate import plain
+from labsupport.rollout.journal import Journal, JournalUnavailable, State
 from labsupport.rollout.shadow import Shadow, note
 from labsupport.rollout.transitions import (
+    StateStore,
+    begun,
     let_in,
     paused,
     promoted,
@@ -68,26 +73,23 @@ class Router:
 
     def __init__(
         self,
-        stable,
-        *versions,
-        load: Callable | None = None,
-        journal: Path | str | Journal | None = None,
+        stable: Version,
+        *versions: Version,
+        load: Callable[[str], Version] | None = None,
+        journal: Path | str | StateStore | None = None,
         log: PredictionLog | None = None,
     ) -> None:
-        self.log, self._given = log, stable
-        self._versions = Versions([stable, *versions], load)
-        new = journal is None or isinstance(journal, Path | str)
-        if not new and not hasattr(journal, "change"):
-            raise ValueError(f"journal={arguments.shown(journal)}: give the path of a file, a Journal, or None")
+        self.log, self._given, self._versions = log, stable, Versions([stable, *versions], load)
         if log is not None and not hasattr(log, "record"):
             raise ValueError(f"log={arguments.shown(log)}: give a PredictionLog, or None")
-        self.journal = Journal(journal, State(stable=stable.version)) if new else journal
-        self._places = Places()
-        self._shadow = Shadow()
+        if journal is None or isinstance(journal, Path | str):
+            journal = Journal(journal, State(stable=stable.version))
+        elif not hasattr(journal, "change"):
+            raise ValueError(f"journal={arguments.shown(journal)}: give the path of a file, a Journal, or None")
+        self.journal: StateStore = journal
+        self._places, self._shadow = Places(), Shadow()
         if self.state.action == "start" and self.state.stable != stable.version:  # no rollout has happened yet
-            self.change(
-                "start", lambda state: replace(state, stable=stable.version) if state.action == "start" else state
-            )
+            self.change("start", partial(begun, stable=stable.version))
         for name in filter(None, (self.state.stable, self.state.candidate, self.state.previous)):
             try:
                 self._versions.get(name)
@@ -115,22 +117,22 @@ class Router:
         """
         arguments.number("confidence", confidence, 0, 1)
 
-        def write(**row) -> None:
+        def write(**row: Any) -> None:
             if self.log:
                 self.log.record(features=None, key=key, **row)
 
         def see() -> np.ndarray:  # a copy for the candidate in shadow: the caller may change its picture
             return copy.copy(image) if self.state.mode == "shadow" else image
 
-        return answering.answer(self, see, confidence, checked_key(key), secrets.token_hex(16), write)
+        return answer(self, see, confidence, checked_key(key), secrets.token_hex(16), write, only_detections)
 
-    def choose(self, key: str | None = None):
+    def choose(self, key: str | None = None) -> Version:
         """Return the version for this request. If it is not in memory, return the stable version or the previous one.
 
         Raises `models.ModelUnavailable` if only a candidate could answer instead, and ValueError for a key that is not text.
         """
         state, key = self.state, checked_key(key)
-        candidate = state.candidate and self._versions.ready(state.candidate)
+        candidate = self._versions.ready(state.candidate) if state.candidate else None
         if candidate and state.mode == "canary" and self._places.of(key, state.began) < state.share:
             return candidate
         return self._versions.ready(state.stable) or self._stand_in(state)
@@ -141,7 +143,7 @@ class Router:
         for name in filter(None, (state.stable, state.candidate, state.previous)):
             self._versions.ready(name)
 
-    def mirror(self, id: str, image, confidence: float, key: str | None = None) -> None:
+    def mirror(self, id: str, image: np.ndarray, confidence: float, key: str | None = None) -> None:
         """Queue an answered picture for the candidate in shadow, if there is one, and return without waiting.
 
         The candidate's answer or failure is written to the log under the same id. Errors here are logged and not raised,
@@ -149,24 +151,25 @@ class Router:
         """
         try:
             state = self.state
-            if state.mode != "shadow" or state.paused or self._places.of(None, state.began) >= state.share:
+            name = state.candidate if state.mode == "shadow" and not state.paused else None
+            if name is None or self._places.of(None, state.began) >= state.share:
                 return
-            if candidate := self._versions.ready(state.candidate):
+            if candidate := self._versions.ready(name):
                 self._shadow.show(candidate, id, image, confidence, key, self.log)
             else:
-                note(self.log, state.candidate, id, key, error="NotShown")
+                note(self.log, name, id, key, error="NotShown")
         except Exception:
             logger.exception("a picture was not shown to the candidate in shadow")
 
-    def shadow(self, candidate, percent: float = 100, reason: str = "") -> None:
+    def shadow(self, candidate: Version | str, percent: float = 100, reason: str = "") -> None:
         """Put a candidate in shadow: the stable version answers, and the candidate sees `percent` of the pictures."""
         self._let_in("shadow", candidate, arguments.number("percent", percent, 0, 100), reason)
 
-    def canary(self, candidate, weight: float = 5, reason: str = "") -> None:
+    def canary(self, candidate: Version | str, weight: float = 5, reason: str = "") -> None:
         """Let a candidate answer `weight` percent of the keys. If the weight grows, the candidate keeps its keys."""
         self._let_in("canary", candidate, arguments.number("weight", weight, 0, 100), reason)
 
-    def blue_green(self, preview, reason: str = "") -> None:
+    def blue_green(self, preview: Version | str, reason: str = "") -> None:
         """Keep a candidate loaded as the preview. It answers no request until `switch()`."""
         self._let_in("blue_green", preview, 0.0, reason)
 
@@ -195,11 +198,8 @@ class Router:
         Traceback (most recent call last):
         labsupport.rollout.transitions.WrongMoment: nothing is on trial, and v1 answers: to return to another, name it in to=...
         """  # noqa: E501
-        if to is None:
-            self.change("rollback", rolled_back, reason, figures)
-        else:
-            name = self.add(to)
-            self.change("rollback", lambda state: returned(state, name), reason, figures)
+        change = rolled_back if to is None else partial(returned, to=self.add(to))
+        self.change("rollback", change, reason, figures)
 
     def pause(self, reason: str = "") -> None:
         """Pause the rollout: a ramp keeps its step, and a candidate in shadow sees no pictures."""
@@ -221,7 +221,7 @@ class Router:
             judged = 0.0
         return max(0.0, time.time() - max(judged, state.time) - state.ramp["interval"])
 
-    def status(self) -> dict:
+    def status(self) -> dict[str, Any]:
         """Return the state as a dictionary, with the names of the versions and the phase of the rollout.
 
         `trouble` describes problems in this process. `unjudged_seconds` is the time for which a check of the ramp has been
@@ -238,48 +238,48 @@ class Router:
         """Return the newest `most` states, or all, the oldest first."""
         return self.journal.history(most)
 
-    def add(self, version) -> str:
+    def add(self, version: Version | str) -> str:
         """Add a version, or load the version of that name, and return its name.
 
         Raises `UnknownVersion`, `ModelUnavailable` if it cannot be loaded, and ValueError if it is not a version.
         """
-        known = self._versions.get(version) if isinstance(version, str) else self._versions.add(version)
-        return known.version
+        return (self._versions.get(version) if isinstance(version, str) else self._versions.add(version)).version
 
     def change(
-        self, action: str, change: Callable[[State], State], reason: str = "", figures: dict | None = None
+        self, action: str, change: Callable[[State], State], reason: str = "", figures: dict[str, float] | None = None
     ) -> State:
         """Put `change(state)` in force, with the reason. If `change` returns the same object, nothing happens."""
-        said = {"action": action, "reason": arguments.text("reason", reason), "figures": plain(figures or {})}
-        before = None
+        reason, numbers, before = arguments.text("reason", reason), plain(figures or {}), None
 
         def noted(state: State) -> State:
             nonlocal before
             before, changed = state, change(state)
-            return state if changed is state else replace(changed, time=time.time(), **said)
+            if changed is state:
+                return state
+            return replace(changed, time=time.time(), action=action, reason=reason, figures=numbers)
 
         state = self.journal.change(noted)
         if state is not before:
             logger.info("%s: %s answers, candidate %s. %s", action, state.stable, state.candidate, reason)
         return state
 
-    def _let_in(self, mode: str, candidate, share: float, reason: str) -> None:
+    def _let_in(self, mode: str, candidate: Version | str, share: float, reason: str) -> None:
         name = self.add(candidate)
         self.change(mode, lambda state: let_in(state, mode, name, share), reason)
 
     def _do_without(self, name: str, error: Exception) -> None:
         """Remove a version from the rollout that the journal names and that cannot be loaded."""
-        state, given = self.state, self._given.version
+        state, instead = self.state, self._given.version
         action = "forget" if name == state.previous and name != state.candidate else "rollback"
-        answers = given if name == state.stable else state.stable
+        answers = instead if name == state.stable else state.stable
         words = f"{name} cannot be loaded ({type(error.__cause__ or error).__name__}): {answers} answers"
         logger.error("%s. Make it loadable and begin its rollout again. %s", words, error)
         try:
-            self.change(action, lambda state: without(state, name, given), words)
+            self.change(action, lambda state: without(state, name, instead), words)
         except JournalUnavailable as unwritten:
             logger.error("that cannot be written to the journal: %s", unwritten)
 
-    def _stand_in(self, state: State):
+    def _stand_in(self, state: State) -> Version:
         """Return the version that answers while the stable one is not in memory: the previous one, or the one given."""
         if state.previous and (version := self._versions.ready(state.previous)):
             return version

@@ -9,7 +9,11 @@ import time
 from contextlib import suppress
 from typing import NamedTuple
 
+import numpy as np
+
 from labsupport import background
+from labsupport.detection import Detection, Version
+from labsupport.log import PredictionLog
 from labsupport.rollout import answering
 
 SHADOW_WAITING = 16  # pictures that may wait for a candidate in shadow; the rest are not shown to it
@@ -23,7 +27,7 @@ class Copy(NamedTuple):
     """Hold a picture that waits for the candidate."""
 
     id: str
-    image: object
+    image: np.ndarray
     confidence: float
     key: str | None
     size: int  # bytes
@@ -33,13 +37,21 @@ class Shadow:
     """Show pictures to a candidate, on a thread of low priority. No answer ever waits for it."""
 
     def __init__(self) -> None:
-        self._waiting: queue.Queue = queue.Queue(SHADOW_WAITING)
+        self._waiting: queue.Queue[tuple[Version, Copy, PredictionLog | None]] = queue.Queue(SHADOW_WAITING)
         self._guard = threading.Lock()  # guards the attributes below
         self._bytes = 0
         self._runs = False
         self._said: set[tuple[str, str]] = set()
 
-    def show(self, candidate, id: str, image, confidence: float, key: str | None, log) -> None:
+    def show(
+        self,
+        candidate: Version,
+        id: str,
+        image: np.ndarray,
+        confidence: float,
+        key: str | None,
+        log: PredictionLog | None,
+    ) -> None:
         """Queue a picture for the candidate and return without waiting. If too many wait, log that it was not shown."""
         size = getattr(image, "nbytes", None) or sys.getsizeof(image)
         with self._guard:
@@ -66,10 +78,10 @@ class Shadow:
             with self._guard:
                 self._runs = not self._waiting.empty()  # one may have come just now
                 return not self._runs
-        started, found, error = time.perf_counter(), None, None
+        started, detections, error = time.perf_counter(), None, None
         try:
             _yield_the_core()
-            found = answering.checked(candidate.detect(copy.image, copy.confidence))
+            detections = answering.checked(candidate.detect(copy.image, copy.confidence))
         except BaseException as raised:
             error = type(raised).__name__
             if (candidate.version, error) not in self._said:  # once, not with every picture
@@ -78,16 +90,32 @@ class Shadow:
         finally:
             with self._guard:
                 self._bytes -= copy.size
-        note(log, candidate.version, copy.id, copy.key, time.perf_counter() - started, found, error)
+        note(log, candidate.version, copy.id, copy.key, time.perf_counter() - started, detections, error)
         return False
 
 
-def note(log, version: str, id: str, key: str | None, latency=None, found=None, error: str | None = None) -> None:
+def note(
+    log: PredictionLog | None,
+    version: str,
+    id: str,
+    key: str | None,
+    latency: float | None = None,
+    found: list[Detection] | None = None,
+    error: str | None = None,
+) -> None:
     """Log the answer of a candidate in shadow to a picture, if there is a log."""
     if log:
-        status = 500 if error else 200
-        seen = {"latency": latency, "detections": found, "features": None}
-        log.record(id=id, version=version, key=key, status=status, error=error, shadow=True, **seen)
+        log.record(
+            id=id,
+            version=version,
+            key=key,
+            latency=latency,
+            detections=found,
+            features=None,
+            status=500 if error else 200,
+            error=error,
+            shadow=True,
+        )
 
 
 def _yield_the_core() -> None:

@@ -6,8 +6,34 @@ A step that is not possible in that state raises `WrongMoment`. A step that chan
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
-from labsupport.rollout.journal import State
+from labsupport.rollout.journal import Ramp, State
+
+Change = Callable[[State], State]
+
+
+class StateStore(Protocol):
+    """Describe what a router and a ramp ask of a `Journal`, or of another store of states."""
+
+    @property
+    def state(self) -> State:
+        """Return the state in force."""
+
+    def change(self, change: Change, /) -> State:
+        """Replace the state in force with `change(state)`, and return it."""
+
+    def history(self, most: int | None = None, /) -> list[State]:
+        """Return the newest `most` states, or all, the oldest first."""
+
+    def claim(self, ramp: str, interval: float, began: float, /) -> float:
+        """Take the turn to check a ramp: return 0, or the seconds until the next turn."""
+
+    def looked(self, ramp: str, /) -> None:
+        """Store that the ramp has just been judged."""
+
+    def judged(self, ramp: str, /) -> float:
+        """Return when the ramp was last judged, in seconds since the epoch; 0 if never."""
 
 
 class WrongMoment(RuntimeError):
@@ -18,7 +44,7 @@ class Changed(WrongMoment):
     """Somebody else has changed the state since the check."""
 
 
-def as_seen(seen: State | None, change: Callable[[State], State]) -> Callable[[State], State]:
+def as_seen(seen: State | None, change: Change) -> Change:
     """Return a change that raises `Changed` if the state in force is not `seen`. None allows any state."""
 
     def checked(state: State) -> State:
@@ -29,6 +55,11 @@ def as_seen(seen: State | None, change: Callable[[State], State]) -> Callable[[S
         return change(state)
 
     return checked
+
+
+def begun(state: State, stable: str) -> State:
+    """Make `stable` the stable version if no rollout has happened yet."""
+    return replace(state, stable=stable) if state.action == "start" else state
 
 
 def let_in(state: State, mode: str, candidate: str, share: float) -> State:
@@ -48,12 +79,14 @@ def calm(state: State) -> State:
 
 def promoted(state: State) -> State:
     """Make the candidate the stable version."""
-    _demand(state.candidate, "there is no candidate to promote")
-    return replace(calm(state), stable=state.candidate, previous=state.stable)
+    candidate = _on_trial(state, "there is no candidate to promote")
+    return replace(calm(state), stable=candidate, previous=state.stable)
 
 
 def stepped_up(state: State) -> State:
     """Go to the next step of the ramp. After the last step, promote the candidate."""
+    if state.ramp is None:
+        raise WrongMoment("no ramp is under way, so there is no next step")
     higher = [step for step in state.ramp["steps"] if step > state.share]
     if not higher:
         return promoted(state)
@@ -62,9 +95,10 @@ def stepped_up(state: State) -> State:
 
 def switched(state: State) -> State:
     """Exchange blue and green. A second switch undoes the first; then there is no version to return to."""
-    _demand(state.mode == "blue_green", "switch() exchanges blue and green: call blue_green(preview) first")
+    words = "switch() exchanges blue and green: call blue_green(preview) first"
+    _demand(state.mode == "blue_green", words)
     previous = None if state.previous else state.stable
-    return replace(state, stable=state.candidate, candidate=state.stable, previous=previous)
+    return replace(state, stable=_on_trial(state, words), candidate=state.stable, previous=previous)
 
 
 def rolled_back(state: State) -> State:
@@ -73,8 +107,7 @@ def rolled_back(state: State) -> State:
         return replace(state, stable=state.previous, candidate=state.stable, previous=None)
     if state.previous and state.mode == "stable":
         return replace(state, stable=state.previous, previous=None)
-    words = f"nothing is on trial, and {state.stable} answers: to return to another, name it in to=..."
-    _demand(state.candidate, words)
+    _on_trial(state, f"nothing is on trial, and {state.stable} answers: to return to another, name it in to=...")
     return calm(state)
 
 
@@ -86,7 +119,7 @@ def returned(state: State, to: str) -> State:
 
 
 def paused(state: State) -> State:
-    _demand(state.candidate, "nothing is on trial, so there is nothing to pause")
+    _on_trial(state, "nothing is on trial, so there is nothing to pause")
     return state if state.paused else replace(state, paused=True)
 
 
@@ -103,11 +136,18 @@ def without(state: State, name: str, given: str) -> State:
     return replace(state, previous=None) if name == state.previous else state
 
 
-def ramp_id(ramp: dict) -> str:
+def ramp_id(ramp: Ramp) -> str:
     """Return the id of a ramp. A ramp from an older version of the lab has no id, so return the time when it began."""
     return ramp.get("id") or str(ramp["began"])
 
 
-def _demand(condition, message: str) -> None:
+def _demand(condition: bool, message: str) -> None:
     if not condition:
         raise WrongMoment(message)
+
+
+def _on_trial(state: State, message: str) -> str:
+    """Return the candidate's name. Raises `WrongMoment` with the message if there is none."""
+    if not state.candidate:
+        raise WrongMoment(message)
+    return state.candidate

@@ -2,11 +2,10 @@
 
 import logging
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from labsupport import arguments, background
-from labsupport.detection import UnknownVersion
+from labsupport.detection import UnknownVersion, Version
 from labsupport.models import ModelUnavailable
 
 LOADING = "it is being loaded"
@@ -27,12 +26,12 @@ class Versions:
     ['v1', 'v2']
     """
 
-    def __init__(self, given: list, load: Callable[[str], Any] | None = None) -> None:
+    def __init__(self, given: Iterable[Version], load: Callable[[str], Version] | None = None) -> None:
         """Keep the given versions. Raises ValueError for an object that is no version, and for two of one name."""
         if load is not None and not callable(load):
             raise ValueError(f"load={arguments.shown(load)}: give a function that makes a version of its name, or None")
         self._load = load
-        self._loaded: dict[str, Any] = {}
+        self._loaded: dict[str, Version] = {}
         for version in given:
             if self.add(version) is not version:
                 raise ValueError(f"two versions are called {version.version!r}: give each a name of its own")
@@ -44,7 +43,7 @@ class Versions:
         """Return the names of the versions in memory."""
         return sorted(self._loaded)
 
-    def add(self, version):
+    def add(self, version: Version) -> Version:
         """Keep a version, and return the version kept under its name: the first one with that name.
 
         Raises ValueError if it is not a version.
@@ -61,7 +60,7 @@ class Versions:
             )
         return kept
 
-    def get(self, name: str):
+    def get(self, name: str) -> Version:
         """Return a version. If it is not in memory, load it and wait until it is loaded.
 
         Raises `UnknownVersion` for a name that is not known, and `ModelUnavailable` if the version cannot be loaded.
@@ -80,7 +79,7 @@ class Versions:
                 self._trouble.pop(name, None)
             return self._loaded[name]
 
-    def ready(self, name: str):
+    def ready(self, name: str) -> Version | None:
         """Return a version if it is in memory. If not, return None and begin to load it on another thread.
 
         A version that could not be loaded is not tried again, except by `get`.
@@ -109,7 +108,7 @@ class Versions:
         except BaseException as error:
             logger.error("%s gets no requests in this process, because it cannot be loaded: %r", name, error)
 
-    def _made(self, name: str):
+    def _made(self, name: str) -> Version:
         if self._load is None:
             raise UnknownVersion(
                 f"no version is called {name!r}: there are {', '.join(self.names())}; give it to the Router"
