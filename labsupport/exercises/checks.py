@@ -19,7 +19,7 @@ def check(question: Callable[..., str | None]) -> Callable[..., None]:
     """
 
     @wraps(question)
-    def verdict(*answer) -> None:
+    def verdict(*answer: object) -> None:
         try:
             wrong = question(*answer)
         except Exception as error:  # the learner's code may do anything
