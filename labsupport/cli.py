@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
@@ -18,12 +18,14 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 # errors caused by users and their machines, shown in one line
 TROUBLE = (OSError, ValueError, RuntimeError, ImportError)
 
+Arguments = ParamSpec("Arguments")
 
-def command(function: Callable) -> Callable:
+
+def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
     """Make a command from a function. An error in `TROUBLE` becomes one line on stderr and exit status 1."""
 
     @functools.wraps(function)
-    def in_one_line(*args, **options) -> None:
+    def in_one_line(*args: Arguments.args, **options: Arguments.kwargs) -> None:
         try:
             function(*args, **options)
         except (typer.Exit, typer.Abort):  # these are RuntimeErrors

@@ -30,7 +30,7 @@ def price_of_a_look(answer: float, table: "pd.DataFrame") -> str | None:
 
     def cost(degree: str, price: float) -> float:
         row = table[table["degree"] == degree].iloc[0]
-        return price * (1 - row["by_model"]) + 5 * row["error"]
+        return float(price * (1 - row["by_model"]) + 5 * row["error"])
 
     if cost("FULL", 1.02 * answer) >= cost("PARTIAL", 1.02 * answer):
         return f"at {answer} the errors of FULL still cost more than what PARTIAL's looks do: go up"

@@ -1,7 +1,7 @@
 """Define the check cells of drift.ipynb, monitoring.ipynb and pipeline_monitoring.ipynb."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from labsupport.monitoring import AlertRule
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from labsupport.log import PredictionLog
 
 
 @exercise()
@@ -72,7 +74,10 @@ def two_windows() -> tuple["pd.DataFrame", "pd.DataFrame"]:
     windows = []
     for seed, content in ((1, 0.97), (2, 0.85)):
         random = np.random.default_rng(seed)
-        columns = {"brightness": random.normal(0.45, 0.08, 600), "objects": random.poisson(3, 600)}
+        columns: dict[str, np.ndarray] = {
+            "brightness": random.normal(0.45, 0.08, 600),
+            "objects": random.poisson(3, 600),
+        }
         columns |= {"confidence": 0.5 + 0.5 * random.beta(3, 2, 600), "correct": random.random(600) < content}
         windows.append(pd.DataFrame(columns))
     return windows[0], windows[1]
@@ -100,7 +105,7 @@ def firings(calls: Callable[..., int]) -> str | None:
     patient = AlertRule("Patient", "brightness_mean", below=0.46, window=30, hold=120, clear=0.461)
     for rule, seed in ((nervous, 1), (patient, 1), (nervous, 2)):
         traffic = incidents.simulate(seed=seed, seconds=3_600)
-        watch = Alarms([rule], traffic)
+        watch = Alarms([rule], cast("PredictionLog", traffic))  # of a log only `columns` is called
         for now in range(0, 3_601, 15):
             watch.evaluate(now)
         truth = sum(event.event == "fired" for event in watch.history)
@@ -120,14 +125,14 @@ def pipeline_level(answer: float) -> str | None:
 
 
 @exercise()
-def order_of_clicks(describe: Callable[[list[str]], dict]) -> str | None:
+def order_of_clicks(describe: Callable[[list[str]], dict[str, Any]]) -> str | None:
     """pipeline_monitoring.ipynb: figures of a visit that change if the logging sorts its clicks, and only then."""
     from labsupport import drift
     from labsupport.scenarios import clickstream
 
     before, same, other = (clickstream.visits(200, seed=seed).clicks for seed in (71, 72, 73))
-    seen = [[dict(describe(list(clicks))) for clicks in visits] for visits in (before, same, map(sorted, other))]
-    columns = [{name: [row.get(name) for row in rows] for name in seen[0][0]} for rows in seen]
+    figures = [[dict(describe(list(clicks))) for clicks in visits] for visits in (before, same, map(sorted, other))]
+    columns = [{name: [row.get(name) for row in rows] for name in figures[0][0]} for rows in figures]
     if drift.compare(columns[0], columns[1], alpha=0.001).drifted:
         return "it raises an alarm where nothing has changed"
     if not drift.compare(columns[0], columns[2], alpha=0.001).drifted:

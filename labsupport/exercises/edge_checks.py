@@ -1,6 +1,7 @@
 """Define the check cells of edge.ipynb."""
 
 from collections.abc import Callable
+from typing import Any
 
 from labsupport.detection import Box, Detection
 from labsupport.exercises.exercise import exercise
@@ -22,9 +23,9 @@ def backlog(answer: float) -> str | None:
 
 
 @exercise()
-def receiver(receive: Callable[[dict, dict], None]) -> str | None:
+def receiver(receive: Callable[[dict[Any, Any], dict[str, str]], None]) -> str | None:
     """Check `receive(kept, record)`, which puts a record into a dict of records, each id once, as it first arrived."""
-    kept: dict = {}
+    kept: dict[Any, Any] = {}
     first, second = {"id": "a", "verdict": "accept"}, {"id": "b", "verdict": "reject"}
     for record in (first, second, first, {"id": "a", "verdict": "reject"}, second):
         receive(kept, dict(record))
@@ -45,7 +46,7 @@ def careful_judge(judge: Callable[[list[Detection]], bool | None]) -> str | None
 
     The judge returns None if any clock's confidence is below 0.6.
     """
-    cases = (
+    cases: tuple[tuple[list[Detection], bool | None, str], ...] = (
         ([], False, "nothing"),
         ([_clock(0.9, 100)], True, "one sure clock, 100 pixels wide"),
         ([_clock(0.9, 30)], False, "one sure clock, 30 pixels wide"),
@@ -54,7 +55,7 @@ def careful_judge(judge: Callable[[list[Detection]], bool | None]) -> str | None
         ([_clock(0.9, 100), _clock(0.4, 100)], None, "a sure clock and one with 0.4"),
         ([_clock(0.9, 100), Detection("cat", 0.4, Box(0, 0, 9, 9))], True, "a sure clock, and a cat with 0.4"),
     )
-    for found, right, what in cases:
-        if (said := judge(list(found))) is not right:
-            return f"for {what} it says {said}, not {right}"
+    for detections, right, what in cases:
+        if (verdict := judge(list(detections))) is not right:
+            return f"for {what} it says {verdict}, not {right}"
     return None

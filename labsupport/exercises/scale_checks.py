@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from labsupport.exercises.exercise import exercise
 
+Replica = Callable[[object], object]  # a function of a picture
+
 
 @exercise()
 def load_after_a_loss(answer: float) -> str | None:
@@ -28,13 +30,13 @@ def machines_with_spares(machines: Callable[[float, float, int], int]) -> str | 
 
 
 @exercise()
-def asked_again(ask: Callable[[list[Callable], object], object]) -> str | None:
+def asked_again(ask: Callable[[list[Replica], object], object]) -> str | None:
     """scale.ipynb: `ask(replicas, picture)`: the answer of the first living replica; ConnectionError if none is alive."""
-    asked = []
+    calls: list[str] = []
 
-    def replica(name: str, answer):
-        def detect(picture):
-            asked.append(name)
+    def replica(name: str, answer: Exception | str) -> Replica:
+        def detect(picture: object) -> str:
+            calls.append(name)
             if isinstance(answer, Exception):
                 raise answer
             return f"{answer} in {picture}"
@@ -44,11 +46,11 @@ def asked_again(ask: Callable[[list[Callable], object], object]) -> str | None:
     dead, alive = replica("dead", ConnectionError("its node is gone")), replica("alive", "a cat")
     if (answer := ask([dead, dead, alive, alive], "clock.png")) != "a cat in clock.png":
         return f"with two dead replicas and two living ones it answered {answer!r}, not 'a cat in clock.png'"
-    if asked != ["dead", "dead", "alive"]:
-        return f"it asked {', '.join(asked)}: each once, in order, until one has answered"
+    if calls != ["dead", "dead", "alive"]:
+        return f"it asked {', '.join(calls)}: each once, in order, until one has answered"
     with contextlib.suppress(ConnectionError):
         return f"all are dead, and it answered {ask([dead, dead], 'clock.png')!r}: raise ConnectionError"
-    asked.clear()
+    calls.clear()
     with contextlib.suppress(ValueError):
         return f"no picture, and it answered {ask([replica('first', ValueError('no picture')), alive], 'a')!r}"
-    return None if asked == ["first"] else "what is wrong with the picture is wrong at every replica: do not ask again"
+    return None if calls == ["first"] else "what is wrong with the picture is wrong at every replica: do not ask again"

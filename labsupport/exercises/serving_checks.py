@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import requests
+from starlette.types import ASGIApp
 
 from labsupport import images, loopback, paths
 from labsupport.detection import Detector
@@ -26,7 +27,7 @@ def highest_confidence(answer: float) -> str | None:
 
 
 @exercise()
-def count_endpoint(app) -> str | None:
+def count_endpoint(app: ASGIApp) -> str | None:
     """server.ipynb: an app whose `POST /count` answers `{"count": number of objects}`."""
     with serve(app, port=0) as server:
         for name, truth in (("two_clocks.png", 2), ("stop_sign.png", 1)):
@@ -39,7 +40,7 @@ def count_endpoint(app) -> str | None:
 
 
 @exercise()
-def alarm_endpoint(app) -> str | None:
+def alarm_endpoint(app: ASGIApp) -> str | None:
     """server.ipynb: an app whose `POST /alarm?label=person` returns whether one is in the picture. It refuses unknown
     labels.
     """
@@ -58,7 +59,7 @@ def alarm_endpoint(app) -> str | None:
 
 
 @exercise()
-def confidence_challenge(app, ask: Callable[[str, str, float], requests.Response]) -> str | None:
+def confidence_challenge(app: ASGIApp, ask: Callable[[str, str, float], requests.Response]) -> str | None:
     """client.ipynb: `app` takes `?confidence=`, and `ask(url, filename, confidence)` sends it."""
     with serve(app, port=0) as server:
         url = f"{server.url}/predict"

@@ -7,6 +7,7 @@ stage learns.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -36,7 +37,7 @@ class Visits:
     owns_car: np.ndarray
 
 
-def visits(count: int, seed, news: float = 1.0, lost: float = 0.0) -> Visits:
+def visits(count: int, seed: int | Sequence[int], news: float = 1.0, lost: float = 0.0) -> Visits:
     """Return `count` visits.
 
     `news` is how many times as often as usual news are read. `lost` is the share of clicks that the logging loses. The
@@ -101,7 +102,7 @@ def profile() -> Profile:
 class Recommender:
     """Chooses an offer at random. `offers` maps profile -> offer -> how often. The `seed` fixes the choices."""
 
-    def __init__(self, offers: dict[str, dict[str, float]], seed=0) -> None:
+    def __init__(self, offers: dict[str, dict[str, float]], seed: int | Sequence[int] = 0) -> None:
         own = [9, *np.atleast_1d(seed)]  # visitors of the same seed have other chances
         self.offers, self._random = offers, np.random.default_rng(own)
 
@@ -111,7 +112,9 @@ class Recommender:
         return str(self._random.choice(list(offers), p=list(offers.values())))
 
 
-def pipeline(sure: float = 0.7, offers: dict[str, dict[str, float]] = OFFERS, seed=0) -> Pipeline:
+def pipeline(
+    sure: float = 0.7, offers: dict[str, dict[str, float]] = OFFERS, seed: int | Sequence[int] = 0
+) -> Pipeline:
     """Return the pipeline of two stages, "profile" and "recommender".
 
     >>> pipeline().run(["home", *["cars"] * 5, "insurance"])

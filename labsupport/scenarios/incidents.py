@@ -61,10 +61,10 @@ class Traffic:
             if number % 5_000 == 4_999:  # more would not find room to wait
                 log.flush(60)
         log.flush(60)
-        for number in np.flatnonzero(np.isfinite(self.spoken)):
-            said = {name: self.rows[name][number] for name in ("correct", "labels", "retry")}
-            correct = bool(said["correct"]) if np.isfinite(said["correct"]) else None
-            log.feedback(str(number), correct, ["car"] if said["labels"] == 1 else None, said["retry"] == 1)
+        for number in np.flatnonzero(np.isfinite(self.spoken)).tolist():
+            correct, labels, retry = (float(self.rows[name][number]) for name in ("correct", "labels", "retry"))
+            right = bool(correct) if np.isfinite(correct) else None
+            log.feedback(str(number), right, ["car"] if labels == 1 else None, retry == 1)
 
 
 def simulate(
@@ -159,16 +159,17 @@ def _merged(some: Rows, others: Rows) -> Rows:
 
 def _queue(rows: Rows) -> None:
     """Give a 503 to requests that find all places taken. A picture's latency does not include the wait."""
-    free, leaving = [0.0] * SLOTS, []
+    free = [0.0] * SLOTS
+    leaving: list[float] = []
     for number, (time, service) in enumerate(zip(rows["time"], rows["latency"], strict=True)):
         while leaving and leaving[0] <= time:
             heapq.heappop(leaving)
         if len(leaving) >= PLACES:
             rows["status"][number] = 503.0
             continue
-        done = max(time, free[0]) + service
-        heapq.heapreplace(free, done)
-        heapq.heappush(leaving, done)
+        end = max(time, free[0]) + service
+        heapq.heapreplace(free, end)
+        heapq.heappush(leaving, end)
 
 
 def _darkness(rows: Rows, now: np.ndarray, random: np.random.Generator) -> None:

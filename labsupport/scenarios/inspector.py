@@ -9,7 +9,9 @@ one scratch.
 import functools
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import cv2
 import numpy as np
@@ -73,20 +75,22 @@ class Inspector:
         A box surrounds whole cells, so its edges are right to about a cell: 8 pixels of 128.
         """
         heat = self.heat_map(image)
-        count, regions, extents, _ = cv2.connectedComponentsWithStats(np.uint8(heat > confidence), connectivity=8)
+        count, regions, extents, _ = cv2.connectedComponentsWithStats(
+            (heat > confidence).astype(np.uint8), connectivity=8
+        )
         across, down = image.shape[1] / heat.shape[1], image.shape[0] / heat.shape[0]
-        found = []
+        scratches = []
         for region in range(1, count):  # 0 is what is around them
             left, top, width, height = extents[region, :4].tolist()
             edges = left * across, top * down, (left + width) * across, (top + height) * down
-            found.append(Detection("scratch", float(heat[regions == region].max()), Box(*map(round, edges))))
-        return sorted(found, key=lambda detection: -detection.confidence)
+            scratches.append(Detection("scratch", float(heat[regions == region].max()), Box(*map(round, edges))))
+        return sorted(scratches, key=lambda detection: -detection.confidence)
 
     def __repr__(self) -> str:
         return f"<Inspector {self.version}>"
 
 
-def _network(file, slots: int) -> Callable[[np.ndarray], np.ndarray]:
+def _network(file: Path, slots: int) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that computes the heat map of one picture with OpenVINO, one core for each of `slots` pictures."""
     import openvino as ov
 
@@ -97,14 +101,16 @@ def _network(file, slots: int) -> Callable[[np.ndarray], np.ndarray]:
         "ENABLE_CPU_PINNING": False,
     }
     compiled = ov.Core().compile_model(file, "CPU", options)
-    free: SimpleQueue = SimpleQueue()
+    free: SimpleQueue[Any] = SimpleQueue()
     for _ in range(slots):
         free.put(compiled.create_infer_request())
 
     def heat_map(image: np.ndarray) -> np.ndarray:
         request = free.get()
         try:
-            return request.infer(inspector_training.contrast(image[np.newaxis]), share_inputs=True)[0][0, ..., 0]
+            answers = request.infer(inspector_training.contrast(image[np.newaxis]), share_inputs=True)
+            heat: np.ndarray = answers[0][0, ..., 0]
+            return heat
         finally:
             free.put(request)
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from subprocess import PIPE, STDOUT
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -24,6 +25,9 @@ from tqdm import tqdm
 from labsupport import paths
 from labsupport.models import ModelUnavailable
 from labsupport.scenarios import phones
+
+if TYPE_CHECKING:
+    import keras
 
 CELL, PIECE = 8, 64  # pixels: what one answer is about, and the side of the square pieces that are learned from
 BATCH, EPOCH = 32, "epoch done\n"
@@ -82,7 +86,7 @@ def _train_all(recipes: Mapping[str, Recipe], folder: Path, progress: bool) -> N
                 "-c",
                 "from labsupport.scenarios import inspector_training; inspector_training.main()",
                 json.dumps(asdict(recipe)),
-                folder / f"{name}.xml",
+                str(folder / f"{name}.xml"),
             ]
             workers.append(subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, text=True, errors="replace"))
         with tqdm(desc=f"training {', '.join(recipes)}", total=epochs, unit="epoch", disable=not progress) as bar:
@@ -94,10 +98,11 @@ def _train_all(recipes: Mapping[str, Recipe], folder: Path, progress: bool) -> N
             worker.communicate()
 
 
-def _follow(worker: subprocess.Popen, bar: tqdm) -> None:
+def _follow(worker: subprocess.Popen[str], bar: tqdm) -> None:
     """Advance the bar for each EPOCH that a worker prints. Raises `ModelUnavailable` with the worker's output if it
     fails.
     """
+    assert worker.stdout is not None  # a pipe
     words = "no reason given"
     for line in worker.stdout:
         if line == EPOCH:
@@ -148,16 +153,16 @@ def contrast(pictures: np.ndarray) -> np.ndarray:
     return seen
 
 
-def _untrained(recipe: Recipe):
+def _untrained(recipe: Recipe) -> "keras.Model":
     """Return the network before training: five convolutions that end in one logit for each cell."""
     import keras
 
-    x = given = keras.Input((None, None, 1))
+    x = start = keras.Input((None, None, 1))
     for times, size, stride in ((1, 5, 2), (2, 3, 2), (3, 3, 2), (3, 3, 1), (3, 3, 1)):
         x = keras.layers.Conv2D(times * recipe.filters, size, stride, padding="same", use_bias=False)(x)
         x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(x))
     rare = keras.initializers.Constant(-3)  # most cells have no scratch
-    network = keras.Model(given, keras.layers.Conv2D(1, 1, bias_initializer=rare)(x))
+    network = keras.Model(start, keras.layers.Conv2D(1, 1, bias_initializer=rare)(x))
     steps = recipe.epochs * -(-recipe.pictures // BATCH)
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(4e-3, steps))
     network.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
@@ -221,7 +226,7 @@ def calibrate(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return float(weights[0]), float(weights[1])
 
 
-def _write(network, file: Path) -> None:
+def _write(network: "keras.Model", file: Path) -> None:
     import openvino as ov
 
     with tempfile.TemporaryDirectory() as saved:

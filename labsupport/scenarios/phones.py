@@ -103,7 +103,9 @@ def inspection(
     >>> round(float(night.images.mean() / day.images.mean()), 1), bool((night.truth == day.truth).all())
     (0.5, True)
     """
-    lamps = lighting if np.ndim(lighting) == 1 and len(lighting) == 3 else [lighting] * 3
+    lamps: list[object] = [lighting] * 3
+    if not isinstance(lighting, int | float) and np.ndim(lighting) == 1 and len(lighting) == 3:
+        lamps = [*lighting]
     light = np.array([arguments.number("lighting", lamp, 0) for lamp in lamps], np.float32)
     count = arguments.number("count", count, 0, whole=True)
     scratch_share = arguments.number("scratch_share", scratch_share, 0, 1)
@@ -152,12 +154,14 @@ class _Phone:
         start = random.uniform(-0.85, 0.85, 2) * self.half
         points = np.vstack([start, start + moves.cumsum(axis=0)])
         outside = (np.abs(points) > 0.97 * self.half).any(axis=1)
-        return points[: max(2, outside.argmax())] if outside.any() else points
+        inside: np.ndarray = points[: max(2, outside.argmax())] if outside.any() else points
+        return inside
 
     def _place(self, points: np.ndarray) -> np.ndarray:
         """Transform points from the phone's coordinates, whose origin is its middle, to the picture's."""
         cosine, sine = np.cos(self.angle), np.sin(self.angle)
-        return points @ np.array([[cosine, sine], [-sine, cosine]]) + self.centre
+        placed: np.ndarray = points @ np.array([[cosine, sine], [-sine, cosine]]) + self.centre
+        return placed
 
     def _body(self, random: np.random.Generator) -> None:
         """Draw frame, rim and screen, speaker and camera."""
@@ -210,7 +214,7 @@ def _belt(random: np.random.Generator) -> np.ndarray:
     return np.broadcast_to(ribs[:, np.newaxis, np.newaxis], (SIZE, SIZE, 3)).astype(np.uint8)
 
 
-def _fill(image: np.ndarray, outline: np.ndarray, tone: Sequence[float]) -> np.ndarray:
+def _fill(image: np.ndarray, outline: np.ndarray, tone: Sequence[float] | np.ndarray) -> np.ndarray:
     """Paint the inside of an outline (K, 2) into a picture of uint8."""
     sixteenths = np.rint(outline * 16).astype(np.int32)  # OpenCV takes whole numbers; four bits may be the fraction
     return cv2.fillPoly(image, [sixteenths], [float(t) for t in tone], cv2.LINE_AA, shift=4)

@@ -1,14 +1,11 @@
 """Simulate a camera that watches a street: objects that a detector finds or misses, and light that gets darker."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 import numpy as np
 
 from labsupport import images, paths
-
-if TYPE_CHECKING:
-    pass
 from labsupport.scenarios.worlds import Stream, When, _plan, _stream
 
 OBJECTS = {  # of `photos`: what is to be seen in each, whether a detector finds it or not

@@ -57,7 +57,8 @@ def _z_scores(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     count, others = looks * ours.shape[1], looks * theirs.shape[1]
     pooled = (bad + others_bad) / (count + others)
     spread = np.sqrt(pooled * (1 - pooled) * (1 / count + 1 / others))
-    return (bad / count - others_bad / others) / np.maximum(spread, 1e-12)
+    scores: np.ndarray = (bad / count - others_bad / others) / np.maximum(spread, 1e-12)
+    return scores
 
 
 def _highest_e_value(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -6,6 +6,7 @@ Peterson and Barney, 1952). So the spoken word is known. The microphone, the det
 the caller says so.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import NamedTuple
@@ -41,7 +42,7 @@ class Clips:
     words: np.ndarray
 
 
-def clips(count: int, seed, noise_db: float = -50.0, gain_db: float = 0.0) -> Clips:
+def clips(count: int, seed: int | Sequence[int], noise_db: float = -50.0, gain_db: float = 0.0) -> Clips:
     """Return `count` clips, each a word by another voice, at another time and distance, in another room.
 
     `noise_db` is the usual noise of the microphone, `gain_db` how much louder it records. The same seed gives the same
@@ -70,7 +71,13 @@ def _clip(word: str, random: np.random.Generator, noise_db: float) -> np.ndarray
     return sound
 
 
-def speak(word: str, pitch: float = 120.0, size: float = 1.0, pace: float = 1.0, seed=0) -> np.ndarray:
+def speak(
+    word: str,
+    pitch: float = 120.0,
+    size: float = 1.0,
+    pace: float = 1.0,
+    seed: int | Sequence[int] | np.random.Generator = 0,
+) -> np.ndarray:
     """Return the sound of one word of `WORDS`, (N,), with the loudest sample near 1.
 
     `pitch` is the voice's in Hz. `size` scales the formants (a shorter throat has higher ones), `pace` the speed.
@@ -91,22 +98,24 @@ def speak(word: str, pitch: float = 120.0, size: float = 1.0, pace: float = 1.0,
 
 
 def _sound(name: str, pitch: float, size: float, pace: float, random: np.random.Generator) -> np.ndarray:
-    shape, loudness, seconds = SOUNDS[name]
-    shape = np.array(shape) * size * random.uniform(0.95, 1.05, len(shape))
+    formants, loudness, seconds = SOUNDS[name]
+    shape = np.array(formants) * size * random.uniform(0.95, 1.05, len(formants))
     time = np.arange(int(RATE * seconds / pace)) / RATE
     if len(shape) == 2:  # noise between two frequencies
         spectrum = np.fft.rfft(random.normal(size=len(time)))
         frequency = np.fft.rfftfreq(len(time), 1 / RATE)
         sound = np.fft.irfft(spectrum * ((frequency > shape[0]) & (frequency < shape[1])), len(time))
-        return loudness * sound / sound.std()
+        noise: np.ndarray = loudness * sound / float(sound.std())
+        return noise
     harmonics = np.arange(1, int(3_800 / pitch) + 1)
     widths = np.array([60.0, 90.0, 150.0])
     strength = (widths**2 / ((harmonics[:, np.newaxis] * pitch - shape) ** 2 + widths**2) * [1, 0.5, 0.25]).sum(axis=1)
     turn = np.linspace(0, 2 * np.pi, 257)[:, np.newaxis]  # one vibration of the vocal cords
     vibration = np.sin(turn * harmonics + random.uniform(0, 2 * np.pi, len(harmonics))) @ strength
     phase = pitch * (time - random.uniform(0, 0.1) * time**2)  # the voice falls
-    sound = np.interp(phase % 1, turn[:, 0] / (2 * np.pi), vibration)
-    return loudness * sound / sound.std() / 3
+    voice: np.ndarray = np.interp(phase % 1, turn[:, 0] / (2 * np.pi), vibration)
+    spoken: np.ndarray = loudness * voice / float(voice.std()) / 3
+    return spoken
 
 
 def find_speech(sound: np.ndarray, margin_db: float = 6.0, lead: float = 0.05) -> np.ndarray | None:
@@ -122,13 +131,15 @@ def find_speech(sound: np.ndarray, margin_db: float = 6.0, lead: float = 0.05) -
         return None
     start = int(steady[0] * HOP - lead * RATE)
     end = int((steady[-1] + 5) * HOP + 2 * lead * RATE)
-    return sound[max(0, start) : end]
+    speech: np.ndarray = sound[max(0, start) : end]
+    return speech
 
 
 def levels(sound: np.ndarray) -> np.ndarray:
     """Return the loudness every 10 ms, in decibels: 0 is that of a sample of 1."""
     parts = sound[: len(sound) // HOP * HOP].reshape(-1, HOP)
-    return 10 * np.log10((parts**2).mean(axis=1) + 1e-9)
+    decibels: np.ndarray = 10 * np.log10((parts**2).mean(axis=1) + 1e-9)
+    return decibels
 
 
 def describe_clip(sound: np.ndarray) -> dict[str, float]:
@@ -182,7 +193,8 @@ def embedding(sound: np.ndarray) -> np.ndarray:
     They are learned once from 600 drawn clips, and all versions of the recogniser use the same ones.
     """
     middle, directions = _discriminants()
-    return (spectrum(sound) - middle) @ directions
+    numbers: np.ndarray = (spectrum(sound) - middle) @ directions
+    return numbers
 
 
 @cache
@@ -211,7 +223,8 @@ def spectrum(sound: np.ndarray, times: int = 8) -> np.ndarray:
     parts = sound[starts[:, np.newaxis] + np.arange(WINDOW)] * np.hanning(WINDOW)
     energy = np.abs(np.fft.rfft(parts)) ** 2 @ _bands()
     energy = np.log(energy.reshape(times, 3, -1).mean(axis=1) + 1e-4)
-    return (energy - energy.mean()).ravel()
+    level: np.ndarray = (energy - energy.mean()).ravel()
+    return level
 
 
 @cache
@@ -238,8 +251,9 @@ def pipeline(version: str = "1", **vad: float) -> Pipeline:
     >>> sum(hear.run(sound).word == word for sound, word in zip(lesson.sound, lesson.words))
     40
     """
+    cut: Callable[..., np.ndarray | None] = find_speech
     steps = [
-        Stage("vad", partial(find_speech, **vad), describe_segment),
+        Stage("vad", partial(cut, **vad), describe_segment),
         Stage("recogniser", recogniser(version).transcribe),
     ]
     return Pipeline(steps, describe_clip)

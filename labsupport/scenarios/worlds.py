@@ -8,7 +8,7 @@ measured: we chose the numbers to show how methods behave, not how houses, custo
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
@@ -81,7 +81,7 @@ class _Plan(NamedTuple):
     concept: bool  # whether what y is, given x, changes
 
 
-def _plan(count: int, seed: int, drift: str, kinds: tuple = KINDS, **when: Unpack[When]) -> _Plan:
+def _plan(count: int, seed: int, drift: str, kinds: tuple[str, ...] = KINDS, **when: Unpack[When]) -> _Plan:
     """Return which rows are from the new world. Raises ValueError for invalid arguments."""
     if drift not in kinds:
         raise ValueError(f"drift={drift!r}: in this world there is {', '.join(kinds)}")
@@ -92,7 +92,9 @@ def _plan(count: int, seed: int, drift: str, kinds: tuple = KINDS, **when: Unpac
     return _Plan(share, regime, drifts, regime & (drift != "concept"), drift in ("concept", "both"))
 
 
-def _share(count, *, speed="sudden", at=None, width=None, period=None) -> tuple[np.ndarray, list[int]]:
+def _share(
+    count: int, *, speed: str = "sudden", at: int | None = None, width: int | None = None, period: int | None = None
+) -> tuple[np.ndarray, list[int]]:
     """Return each row's probability to be from the new world, and the rows where it changes."""
     rows = {"count": count, "at": at, "width": width, "period": period}
     if wrong := [name for name, value in rows.items() if not isinstance(value, int | np.integer | None)]:
@@ -108,14 +110,14 @@ def _share(count, *, speed="sudden", at=None, width=None, period=None) -> tuple[
         if speed == needs and (value is None or value < 1):
             raise ValueError(f"speed={speed!r}, {name}={value}: give the {name}, 1 row or more")
     since = np.arange(count) - at
-    if speed == "gradual":
+    if width is not None:  # gradual
         return ((since + 1) / width).clip(0, 1), [at]
-    if speed == "recurring":
+    if period is not None:  # recurring
         return ((since >= 0) & (since // period % 2 == 0)).astype(float), list(range(at, count, period))
     return (since >= 0).astype(float), [at]
 
 
-def _stream(x: dict, y: np.ndarray, plan: _Plan, drift: str, before: np.ndarray, after: np.ndarray) -> Stream:
+def _stream(x: dict[str, Any], y: np.ndarray, plan: _Plan, drift: str, before: np.ndarray, after: np.ndarray) -> Stream:
     import pandas as pd
 
     return Stream(pd.DataFrame(x), y, plan.drifts, drift, plan.regime, before, after)
@@ -130,7 +132,8 @@ def _generators(seed: int, count: int) -> list[np.random.Generator]:
 
 
 def _sigmoid(logit: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logit))
+    probability: np.ndarray = 1 / (1 + np.exp(-logit))
+    return probability
 
 
 def house_prices(count: int, seed: int = 0, *, drift: str = "both", **when: Unpack[When]) -> Stream:
