@@ -15,7 +15,7 @@ from labsupport.rollout.evidence import Evidence
 from labsupport.rollout.gate import METRICS, Gate, Outcomes
 from labsupport.rollout.journal import Journal, JournalUnavailable, State
 from labsupport.rollout.ramp import Ramps, Rollout, WrongRamp
-from labsupport.rollout.ramp_figures import outcomes_since
+from labsupport.rollout.ramp_figures import TrialFigures, outcomes_since
 from labsupport.rollout.router import Router
 from labsupport.rollout.transitions import WrongMoment
 
@@ -36,6 +36,7 @@ __all__ = [
     "Rollout",
     "Router",
     "State",
+    "TrialFigures",
     "WrongMoment",
     "WrongRamp",
     "answering",

@@ -14,6 +14,7 @@ import sqlalchemy as sql
 from labsupport.log import FEEDBACK, PREDICTIONS, PredictionLog
 from labsupport.rollout.evidence import Evidence, Keys
 from labsupport.rollout.gate import Outcomes
+from labsupport.rollout.journal import State
 
 if TYPE_CHECKING:
     Query = sql.Select[*tuple[Any, ...]]  # with any number of columns
@@ -120,11 +121,39 @@ class Watch:
             self._evidence.went_wrong(row)
 
 
-class Tally:
-    """Count the requests that some versions have answered since a moment."""
+class TrialFigures:
+    """Compute the figures of a canary or of a candidate in shadow, for people who decide. Each call reads only new rows."""
 
-    def __init__(self, log: PredictionLog, since: float, versions: tuple[str, ...]) -> None:
-        self.since, self.counts = since, {version: Counts() for version in versions}
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._trial: tuple[str, str, float] | None = None
+        self._tallies: tuple[Tally, ...] = ()
+
+    def figures(self, log: PredictionLog, state: State) -> dict[str, float]:
+        """Return the metrics of the candidate and of the stable version (`stable_...`) since the last change.
+
+        They are those of `Watch.figures`, without evidence; {} if nothing is on trial. Raises `LogUnavailable`.
+        """
+        if state.candidate is None:
+            return {}
+        with self._lock:
+            if self._trial != (trial := (state.candidate, state.mode, state.time)):
+                stable = Tally(log, state.time, (state.stable,))
+                self._tallies = (stable, Tally(log, state.time, (state.candidate,), shadow=state.mode == "shadow"))
+                self._trial = trial
+            for tally in self._tallies:
+                deque(tally.read(), maxlen=0)
+            stable, candidate = self._tallies
+            figures = candidate.counts[state.candidate].figures(candidate.said)
+            others = stable.counts[state.stable].figures(stable.said)
+            return figures | {f"stable_{name}": value for name, value in others.items()}
+
+
+class Tally:
+    """Count the requests that some versions have answered since a moment, to users or in shadow."""
+
+    def __init__(self, log: PredictionLog, since: float, versions: tuple[str, ...], shadow: bool = False) -> None:
+        self.since, self.counts, self._shadow = since, {version: Counts() for version in versions}, shadow
         self.said = False  # whether any user has called one of these answers right or wrong
         self._corrected: set[int] = set()  # rows whose last remark calls the answer wrong
         last, remark = (log.select(sql.select(sql.func.max(column)))[0][0] or 0 for column in (_row.row, _remark.row))
@@ -160,7 +189,7 @@ class Tally:
 
     def _is_ours(self, row: "Row") -> bool:
         """Return whether one of our versions answered since then. Errors of the client (status 4xx) do not count."""
-        answers = row.version in self.counts and not row.shadow and row.time >= self.since
+        answers = row.version in self.counts and bool(row.shadow) is self._shadow and row.time >= self.since
         return bool(answers and (row.status is None or not 400 <= row.status < 500))
 
 

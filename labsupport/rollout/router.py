@@ -222,16 +222,16 @@ class Router:
         return max(0.0, time.time() - max(judged, state.time) - state.ramp["interval"])
 
     def status(self) -> dict[str, Any]:
-        """Return the state as a dictionary, with the names of the versions and the phase of the rollout.
-
+        """Return the state as a dictionary, with the names of the versions in memory and the phase of the rollout.
         `trouble` describes problems in this process. `unjudged_seconds` is the time for which a check of the ramp has been
-        overdue. The phase is "Degraded" after a rollback, and if a check is overdue for more than `OVERDUE` seconds.
+        overdue. The phase is "Degraded" after a rollback, and if a check is overdue for more than `OVERDUE` seconds. `loads`
+        is whether versions other than `versions` can be loaded by their names.
         """
         state, unjudged = self.state, self.unjudged
         phase = "Paused" if state.paused else "Progressing" if state.candidate else "Healthy"
         if state.action == "rollback" or unjudged > OVERDUE:
             phase = "Degraded"
-        words = {"trouble": self._trouble(state, unjudged), "unjudged_seconds": unjudged}
+        words = {"trouble": self._trouble(state, unjudged), "unjudged_seconds": unjudged, "loads": self._versions.loads}
         return {"phase": phase, **asdict(state), "versions": self._versions.names(), **words}
 
     def history(self, most: int | None = None) -> list[State]:

@@ -39,6 +39,11 @@ class Versions:
         self._locks: dict[str, threading.Lock] = {}  # one for each name, held while that version is loaded
         self._guard = threading.Lock()
 
+    @property
+    def loads(self) -> bool:
+        """Return whether a version that is not in memory can be loaded by its name."""
+        return self._load is not None
+
     def names(self) -> list[str]:
         """Return the names of the versions in memory."""
         return sorted(self._loaded)

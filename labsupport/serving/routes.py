@@ -11,10 +11,10 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from labsupport import images, models
-from labsupport.detection import Detection, draw_boxes
+from labsupport.detection import Detection, draw_boxes, versions
 from labsupport.log import PredictionLog
 from labsupport.monitoring import CONTENT_TYPE, Metrics
-from labsupport.rollout import Gate, Ramps, Router
+from labsupport.rollout import Gate, Ramps, Router, TrialFigures
 from labsupport.serving import schemas, strict_routes
 from labsupport.serving.predictor import Asked, Prediction, Predictor
 from labsupport.serving.schemas import (
@@ -44,9 +44,9 @@ else:
 def add_status_routes(app: FastAPI, routers: Mapping[str, Router]) -> None:
     @app.get("/models", tags=["status"], summary="List the models", response_description="all models")
     def list_models() -> list[dict[str, str | bool | None]]:
-        versions = {name: router.version for name, router in routers.items()}
+        answering = {name: router.version for name, router in routers.items()}
         return [
-            {"name": name, "about": model.about, "installed": not models.missing(name), "version": versions.get(name)}
+            {"name": name, "about": model.about, "installed": not models.missing(name), "version": answering.get(name)}
             for name, model in models.MODELS.items()
         ]
 
@@ -205,6 +205,16 @@ def add_records_route(app: FastAPI, log: PredictionLog | None) -> None:
 
 
 def add_rollout_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None:
+    trials = {name: TrialFigures() for name in predictor.routers}
+
+    def state_of(name: str) -> RolloutOut:
+        router = predictor.router(name)
+        status, log = router.status(), predictor.log
+        others = versions(name) if status.pop("loads") else []
+        if not status["figures"] and log:
+            status["figures"] = trials[name].figures(log, router.state)
+        return RolloutOut(**status, loadable=sorted({*status["versions"], *others}))
+
     @app.get(
         "/rollout",
         tags=["rollout"],
@@ -213,7 +223,7 @@ def add_rollout_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None
         responses=schemas.refusals(422, 503),
     )
     def show(model: ModelName = ModelName.yolov3_tiny) -> RolloutOut:
-        return RolloutOut(**predictor.router(model.value).status())
+        return state_of(model.value)
 
     @app.put(
         "/rollout",
@@ -226,7 +236,7 @@ def add_rollout_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None
     )
     def change(wanted: RolloutIn, model: ModelName = ModelName.yolov3_tiny) -> RolloutOut:
         router = predictor.router(model.value)
-        name = wanted.candidate
+        name = wanted.candidate or ""
         if wanted.action in ("shadow", "canary", "blue_green", "ramp") and not name:
             raise HTTPException(422, f"candidate: {wanted.action} needs one, by its version's name")
         match wanted.action:
@@ -242,4 +252,4 @@ def add_rollout_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None
                 router.rollback(wanted.reason, to=wanted.to)
             case action:
                 getattr(router, action)(wanted.reason)
-        return RolloutOut(**router.status())
+        return state_of(model.value)

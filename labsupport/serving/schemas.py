@@ -166,8 +166,9 @@ class RolloutOut(BaseModel):
     action: str
     reason: str
     time: float = Field(description="of the last change, in seconds since the epoch")
-    figures: dict[str, float]
-    versions: list[str]
+    figures: dict[str, float] = Field(description="of the candidate, and as stable_... of the stable version")
+    versions: list[str] = Field(description="the versions in memory")
+    loadable: list[str] = Field(description="the versions that a change can name")
     trouble: str = Field(description="what is wrong in the process that was asked; empty if nothing is")
     unjudged_seconds: float = Field(description="for how long a look at the ramp has been overdue; 0 if none is")
 
