@@ -1,10 +1,13 @@
 """Draw charts for several modules, in colours for colour-blind people, without global state of pyplot."""
 
 import io
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from labsupport import arguments
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +28,22 @@ def new_figure(width: float, height: float) -> "Figure":
     # IPython calls it; with pyplot imported, pyplot's method comes first
     figure._repr_png_ = lambda: _png(figure)  # type: ignore[attr-defined]  # a hook that Figure has no name for
     return figure
+
+
+def show(figure: "Figure", alt: str, caption: str = "") -> None:
+    """Display a figure under a cell, with `alt` for people who cannot see it and `caption` below it, and close it.
+
+    Raises ValueError for an empty `alt`.
+    """
+    from IPython.display import Image, Markdown, display
+
+    arguments.text("alt", alt, 1_000, least=1)
+    display(Image(_png(figure)), metadata={"image/png": {"alt": alt}})
+    if caption:
+        display(Markdown(f"*{caption}*"))
+    figure.clear()  # a figure of pyplot would be drawn a second time when the cell ends
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close(figure)
 
 
 def _png(figure: "Figure") -> bytes:

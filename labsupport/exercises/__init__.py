@@ -3,31 +3,15 @@
 from labsupport.exercises.automation_checks import error_free_decisions, phones_saved, price_of_a_look
 from labsupport.exercises.batch_checks import fewest_machines, files_to_repeat, night_hours
 from labsupport.exercises.compute_checks import cheapest, enough_machines, half_load
-from labsupport.exercises.drift_checks import (
-    bright_rule,
-    cheapest_limit,
-    drifted_columns,
-    firings,
-    order_of_clicks,
-    own_detector,
-    pipeline_level,
-    two_changes,
-    two_windows,
-    whose_fault,
-)
+from labsupport.exercises.drift_checks import cheapest_limit, drifted_columns, own_detector
 from labsupport.exercises.edge_checks import backlog, careful_judge, receiver
 from labsupport.exercises.exercise import Exercise, Guess, exercise, predict
+from labsupport.exercises.monitoring_checks import bright_rule, firings, two_windows, whose_fault
+from labsupport.exercises.pipeline_checks import order_of_clicks, pipeline_level, two_changes
 from labsupport.exercises.questions import Question
+from labsupport.exercises.rollout_checks import canary_risk, null_gate, ramp_by_request
 from labsupport.exercises.scale_checks import asked_again, load_after_a_loss, machines_with_spares
-from labsupport.exercises.serving_checks import (
-    alarm_endpoint,
-    canary_risk,
-    confidence_challenge,
-    count_endpoint,
-    highest_confidence,
-    null_gate,
-    ramp_by_request,
-)
+from labsupport.exercises.serving_checks import alarm_endpoint, confidence_challenge, count_endpoint, highest_confidence
 
 __all__ = [
     "Exercise",
