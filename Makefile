@@ -2,7 +2,6 @@
 PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help env weights lab serve browser test lessons bench lock clean
 .DELETE_ON_ERROR:
@@ -23,19 +22,22 @@ env: .venv/installed
 # Before all else, with pip: setuptools, which builds the few packages that come as source, and uv, which installs the rest
 # in a quarter of pip's time. Where uv fails (no wheel for this machine, settings that only pip reads), pip goes on.
 FIRST := setuptools uv
-FAST = env VIRTUAL_ENV=$(CURDIR)/$(1) $(BIN)/uv pip install --quiet --require-hashes
-INSTALL = echo "installing $(2) into $(1)"; $(call FAST,$(1)) $(3) --requirement $(2) || \
+NEW = $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	{ echo "Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is $$($(PYTHON) -V): make $(MAKECMDGOALS) PYTHON=python3.13"; exit 1; }; \
+	$(PYTHON) -m venv --clear $(1) && \
+	for name in $(FIRST); do sed -n "/^$$name==/,/[^\\]$$/p" requirements.lock; done > $(1)/first.lock && \
+	$(1)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement $(1)/first.lock
+# $(1) is the environment, $(2) the lock file, $(3) options
+INSTALL = echo "installing $(2) into $(1)"; uv=$(1)/bin/uv; [ -x $$uv ] || uv=$(BIN)/uv; \
+	env VIRTUAL_ENV=$(CURDIR)/$(1) $$uv pip install --quiet --require-hashes $(3) --requirement $(2) || \
 	{ echo "uv could not, pip will: it takes some minutes"; \
 	$(1)/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes $(3) --requirement $(2); }
+OURSELVES = $(1)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
 
 .venv/installed: requirements.lock pyproject.toml notebooks/.jupyterlab.json
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-		{ echo "Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is $$($(PYTHON) -V): make $(MAKECMDGOALS) PYTHON=python3.13"; exit 1; }
-	$(PYTHON) -m venv --clear .venv
-	@for name in $(FIRST); do sed -n "/^$$name==/,/[^\\]$$/p" requirements.lock; done > .venv/first.lock
-	@$(PIP) install --quiet --require-hashes --requirement .venv/first.lock
+	@$(call NEW,.venv)
 	@$(call INSTALL,.venv,requirements.lock,--no-build-isolation)
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(call OURSELVES,.venv)
 	mkdir -p .venv/share/jupyter/lab/settings
 	cp notebooks/.jupyterlab.json .venv/share/jupyter/lab/settings/overrides.json
 	touch $@
@@ -48,8 +50,16 @@ lab: weights
 	$(BIN)/jupyter lab --notebook-dir=. $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser) \
 		$(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks/server.ipynb
 
-serve: weights
-	$(BIN)/labsupport serve --port $(PORT)
+# where there is no environment yet, one with what the server needs: a tenth of the lab's
+SERVER := $(if $(wildcard .venv/installed),.venv,.venv-serve)
+serve: $(SERVER)/installed
+	$(SERVER)/bin/labsupport serve --port $(PORT)
+
+.venv-serve/installed: deploy/docker/server.lock
+	@$(call NEW,.venv-serve)
+	@$(call INSTALL,.venv-serve,$<,)
+	@$(call OURSELVES,.venv-serve)
+	touch $@
 
 # npm brings it, checked against package-lock.json; what the page needs of it goes beside the page, and the rest away
 TFJS := labsupport/serving/static/browser/tfjs
@@ -112,8 +122,7 @@ lock: env
 	$(LOCK) pyproject.toml --extra bench --output-file requirements-bench.lock
 	$(LOCK) --group oracle --output-file requirements-oracle.lock
 	$(LOCK) pyproject.toml $(IMAGE)/server.in $(ALIKE) --output-file $(IMAGE)/server.lock
-	$(LOCK) pyproject.toml $(IMAGE)/server.in $(IMAGE)/convert.in $(ALIKE) --output-file $(IMAGE)/convert.lock
 
 clean:
-	rm -rf .venv .venv-bench .venv-oracle *.egg-info .pytest_cache .ruff_cache node_modules $(TFJS)
+	rm -rf .venv .venv-bench .venv-oracle .venv-serve *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache node_modules $(TFJS)
 	find images_with_boxes images_uploaded -type f ! -name .gitignore -delete
