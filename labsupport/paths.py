@@ -53,6 +53,17 @@ def cache() -> Path:
     return (folder or Path.home() / ".cache") / "labsupport"
 
 
+def data() -> Path:
+    """Return the folder for the log where there is no lab: `labsupport` in `XDG_DATA_HOME`, else in `~/.local/share`.
+
+    Makes it. Raises ValueError if `XDG_DATA_HOME` is a relative path.
+    """
+    folder = arguments.variable("XDG_DATA_HOME", _absolute, "an absolute path")
+    made = (folder or Path.home() / ".local" / "share") / "labsupport"
+    made.mkdir(parents=True, exist_ok=True)
+    return made
+
+
 def _absolute(text: str) -> Path:
     if not os.path.isabs(text):
         raise ValueError
