@@ -180,6 +180,7 @@ def test_in_a_browser_every_text_fits_its_box_and_stands_out_from_it(chromium): 
             grounds = set()
             for name in NAMES:
                 for text, ink, ground in page.locator(f"#{name} svg").evaluate(COLOURS):
+                    assert ground != "nothing", (scheme, name, text, "stands on no card")
                     dark, bright = luminance(hexadecimal(ink)), luminance(hexadecimal(ground))
                     assert contrast(dark, bright) >= 4.5, (scheme, name, text)
                     grounds.add(hexadecimal(ground))

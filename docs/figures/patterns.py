@@ -99,14 +99,14 @@ def canary(users: int = 20) -> str:
         for place in range(users)
     ]
     router = box(282, 98, 120, 70, "Router", "reads the key")
-    stable = box(464, 36, 156, 70, "Stable version", "95 % of the keys:", "19 users of 20")
-    candidate = box(464, 164, 156, 70, "Candidate", "5 % of the keys:", "1 user of 20", role="accent")
+    stable = box(464, 28, 156, 80, "Stable version", "95 % of the keys:", "19 users of 20")
+    candidate = box(464, 158, 156, 80, "Candidate", "5 % of the keys:", "1 user of 20", role="accent")
     parts = [
         *crowd,
         *(router, stable, candidate),
         arrow((242, 133), router.left),
-        arrow(router.right, (433, 133), (433, 199), candidate.left, role="accent"),
-        arrow(router.right, (433, 133), (433, 71), stable.left),
+        arrow(router.right, (433, 133), (433, 198), candidate.left, role="accent"),
+        arrow(router.right, (433, 133), (433, 68), stable.left),
         note(
             20,
             262,
