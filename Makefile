@@ -3,7 +3,7 @@ PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
 
-.PHONY: help env weights lab serve browser test lessons bench lock clean
+.PHONY: help env weights lab serve browser test lessons figures bench lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make browser  TensorFlow.js, for the page /browser; needs npm"
 	@echo "make test     everything, as CI runs it"
 	@echo "make lessons  every lesson in JupyterLab, in order, in a real browser; seven minutes"
+	@echo "make figures  draw the lessons' diagrams, notebooks/figures, from docs/figures"
 	@echo "make bench    how fast it is, beside the lab's handler and other engines; written to benchmarks/RESULTS.md"
 	@echo "make env      only the environment, in .venv"
 	@echo "make lock     choose the locked versions anew, within the ranges of pyproject.toml"
@@ -95,6 +96,10 @@ test: weights .venv-oracle/installed $(if $(shell command -v npm),browser)
 # make test opens only the first two there, and runs the others without a browser
 lessons: weights $(if $(shell command -v npm),browser)
 	LAB_EVERY_LESSON=1 LAB_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -k the_lessons_in_jupyterlab tests/test_browser.py
+
+# the standard library draws them
+figures:
+	$(PYTHON) docs/figures/pictures.py
 
 bench: weights .venv-bench/installed .venv-oracle/installed
 	$(BIN)/python -m benchmarks.bench $(ARGS)
