@@ -30,6 +30,7 @@ class Missing:
 
 sys.meta_path.insert(0, Missing())
 """
+LOG = "from tempfile import mkdtemp; from labsupport.log import PredictionLog; "
 
 
 def run(program: str) -> subprocess.CompletedProcess:
@@ -40,7 +41,7 @@ def run(program: str) -> subprocess.CompletedProcess:
 def test_a_library_that_lacks_a_library_of_its_own_is_not_called_missing(tmp_path, monkeypatch):
     (tmp_path / "half_here.py").write_text("import no_such_library")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="^No module named 'no_such_library'$"):
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'no_such_library'$"):
         imported("half_here")
     with pytest.raises(ImportError, match=r"^no_such_library is not installed: pip install 'labsupport\[lab\]'$"):
         imported("no_such_library.part")
@@ -52,8 +53,8 @@ def test_a_library_that_lacks_a_library_of_its_own_is_not_called_missing(tmp_pat
         ("import labsupport.drift", "scipy", "lab"),
         ("import labsupport.pipeline", "scipy", "lab"),
         ("import labsupport.scenarios", "scipy", "lab"),
-        ("from labsupport.log import PredictionLog; PredictionLog('sqlite://').frame()", "pandas", "lab"),
-        ("from labsupport.log import PredictionLog; PredictionLog('sqlite://').pairs()", "pandas", "lab"),
+        (LOG + "PredictionLog(f'sqlite:///{mkdtemp()}/log.db').frame()", "pandas", "lab"),
+        (LOG + "PredictionLog(f'sqlite:///{mkdtemp()}/log.db').pairs()", "pandas", "lab"),
         ("from labsupport import charts; charts.new_figure(1, 1)", "matplotlib", "lab"),
         (
             "from labsupport.automation import choose_thresholds as c; c([0, 1] * 99, [0.1, 0.9] * 99, 0.5)",
@@ -62,7 +63,7 @@ def test_a_library_that_lacks_a_library_of_its_own_is_not_called_missing(tmp_pat
         ),
         ("from labsupport.detection import Detector; Detector.load(runtime='litert')", "LiteRT", "edge"),
         ("from labsupport import scale; scale.deploy('yolov3-tiny/openvino-f32')", "Ray", "scale"),
-        ("from labsupport.log import PredictionLog; PredictionLog('postgresql://h/d')", "psycopg", "scale"),
+        (LOG + "PredictionLog('postgresql://h/d')", "psycopg", "scale"),
     ],
 )
 def test_what_is_missing_is_the_last_line_and_names_the_extra(line, library, extra):
