@@ -192,7 +192,7 @@ def ours(names: set[str]) -> set[str]:
 
 
 def test_only_serving_imports_fastapi():
-    parts_of_serving = {f"serving.{part}" for part in ("app", "routes", "schemas", "strict_routes")}
+    parts_of_serving = {f"serving.{part}" for part in ("app", "pages", "routes", "schemas", "strict_routes")}
     assert importers("fastapi", "fastapi_offline") == parts_of_serving
     assert importers("starlette", "pydantic") <= {*parts_of_serving, "protection.admission", "protection.security"}
 
