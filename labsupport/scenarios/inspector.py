@@ -45,7 +45,7 @@ class Inspector:
         slots: int | None = None,
         recipes: Mapping[str, inspector_training.Recipe] = inspector_training.RECIPES,
     ) -> "Inspector":
-        """Load one of the networks of `recipes`, and warm it up. Trains all of them, if this was not done before.
+        """Load one of the networks of `recipes`, and warm it up. Those of other recipes than `RECIPES` are trained first.
 
         `slots` pictures are processed in parallel, each by one core; None is one for every core. Raises ValueError for
         a name that has no recipe, and `models.ModelUnavailable` if TensorFlow, which trains, is missing.
