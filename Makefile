@@ -3,13 +3,14 @@ PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
 
-.PHONY: help env weights lab serve browser test lessons figures bench lock clean
+.PHONY: help env weights lab serve browser check test lessons figures bench lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make lab      the notebooks, in JupyterLab"
 	@echo "make serve    only the API, on port $(PORT)"
 	@echo "make browser  TensorFlow.js, for the page /browser; needs npm"
+	@echo "make check    format, types and the quick tests: under a minute, for every change"
 	@echo "make test     everything, as CI runs it"
 	@echo "make lessons  every lesson in JupyterLab, in order, in a real browser; seven minutes"
 	@echo "make figures  draw the lessons' diagrams, notebooks/figures, from docs/figures"
@@ -82,6 +83,14 @@ $(TFJS): package.json package-lock.json
 CRASH := $(CURDIR)/.pytest_crash
 # a file's tests run in one process, in order; the files that take long come first
 TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+
+# the first time mypy reads everything; tests/conftest.py names what takes long
+QUICK := not slow and not browser and not system and not cluster
+check: env
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet -m "$(QUICK)" tests
 
 # without npm the page's tests are skipped, unless LAB_REQUIRE_BROWSER asks for them
 test: weights .venv-oracle/installed $(if $(shell command -v npm),browser)

@@ -112,12 +112,13 @@ def serve(
     ] = None,
 ) -> None:
     """Run the API until interrupted."""
-    from labsupport import loopback, models
+    from labsupport import loopback, models, paths
     from labsupport.protection import security
     from labsupport.rollout import journal
     from labsupport.serving import running
 
-    folder = _lab_folder()
+    folder = paths.root_or_data()
+    os.environ["LAB_ROOT"] = str(folder)  # for the workers, too
     log = f"sqlite:///{folder / 'predictions.db'}" if log is None else log
     options = {"host": host, "log": log, "precision": precision, "root_path": root_path, "keep_uploads": keep_uploads}
     port = loopback.default_port() if port is None else port
@@ -277,20 +278,6 @@ def batch(
     left_out = f", {len(done.left_out):,} files left out" if done.left_out else ""
     rows = f"{done.rows:,} rows, {done.errors:,} with an error, {done.resumed:,} from an earlier run{left_out}"
     typer.echo(f"{typer.format_filename(out)}: {rows}")
-
-
-def _lab_folder() -> Path:
-    """Return the lab's folder. Where there is none, make the user's data folder the lab's, for worker processes too."""
-    from labsupport import paths
-
-    try:
-        return paths.root()
-    except paths.LabNotFound:
-        if os.environ.get("LAB_ROOT"):
-            raise
-    os.environ["LAB_ROOT"] = str(paths.data())
-    _complain(f"there is no lab in this folder: the log is kept in {os.environ['LAB_ROOT']}")
-    return paths.root()
 
 
 def _complain(text: str) -> None:

@@ -53,11 +53,17 @@ def cache() -> Path:
     return (folder or Path.home() / ".cache") / "labsupport"
 
 
-def data() -> Path:
-    """Return the folder for the log where there is no lab: `labsupport` in `XDG_DATA_HOME`, else in `~/.local/share`.
+def root_or_data() -> Path:
+    """Return the lab's root folder, or where there is none a data folder of this user, which is made.
 
-    Makes it. Raises ValueError if `XDG_DATA_HOME` is a relative path.
+    That is `labsupport` in `XDG_DATA_HOME`, else in `~/.local/share`. Raises `LabNotFound` if `LAB_ROOT` is set to a folder
+    that does not exist, and ValueError if `XDG_DATA_HOME` is a relative path.
     """
+    try:
+        return root()
+    except LabNotFound:
+        if arguments.variable("LAB_ROOT", Path, "the lab's folder"):
+            raise
     folder = arguments.variable("XDG_DATA_HOME", _absolute, "an absolute path")
     made = (folder or Path.home() / ".local" / "share") / "labsupport"
     made.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -386,22 +385,14 @@ def test_the_version_is_that_of_the_package():
 
 
 def test_serve_makes_a_folder_for_its_log_where_there_is_no_lab(monkeypatch, tmp_path):
-    monkeypatch.delenv("LAB_ROOT")
+    monkeypatch.setenv("LAB_ROOT", "")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setattr(paths, "root", lambda: root(tmp_path))
+    monkeypatch.setattr(paths, "root", raising(paths.LabNotFound("no lab")))
     ran = []
     monkeypatch.setattr(running, "run", lambda options, port, workers: ran.append(options))
     monkeypatch.setattr(models, "ensure", lambda name: None)
     monkeypatch.setattr(models, "network", lambda name: None)
     code, _, err = labsupport("serve", "--port", "0")
     assert code == 0, err
-    assert f"the log is kept in {tmp_path}/data/labsupport" in err
     assert ran[0]["log"] == f"sqlite:///{tmp_path}/data/labsupport/predictions.db"
-    monkeypatch.delenv("LAB_ROOT")  # it was set for the workers
-
-
-def root(empty):
-    """The lab's folder if there is none around and the package is no checkout."""
-    if chosen := os.environ.get("LAB_ROOT"):
-        return Path(chosen)
-    raise paths.LabNotFound(f"no lab in {empty} or above it")
+    assert os.environ["LAB_ROOT"] == f"{tmp_path}/data/labsupport"  # for the workers
