@@ -1,6 +1,6 @@
 """Simulate worlds whose truth is known: prices, phones on a line, speech, clicks, incidents."""
 
-from labsupport.scenarios import clickstream, incidents, rollback_rules, speech
+from labsupport.scenarios import clickstream, incidents, rollouts, speech
 from labsupport.scenarios.incidents import simulate
 from labsupport.scenarios.inspector import Inspector
 from labsupport.scenarios.phones import inspection
@@ -19,7 +19,7 @@ __all__ = [
     "incidents",
     "inspection",
     "photos",
-    "rollback_rules",
+    "rollouts",
     "simulate",
     "spam",
     "speech",

@@ -8,7 +8,7 @@ one scratch.
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from labsupport.detection import Box, Detection
+from labsupport.detection import Box, Detection, draw_boxes
 from labsupport.models import runtimes
 from labsupport.scenarios import inspector_training
 from labsupport.scenarios.phones import SIZE
@@ -88,6 +88,29 @@ class Inspector:
 
     def __repr__(self) -> str:
         return f"<Inspector {self.version}>"
+
+
+def enlarged(phone: np.ndarray, found: Sequence[Detection] = (), times: int = 3) -> np.ndarray:
+    """Return a phone's picture `times` as large, brighter for the screen, with its detections in boxes.
+
+    >>> enlarged(np.zeros((128, 128, 3), np.uint8)).shape
+    (384, 384, 3)
+    """
+    large = np.kron(cv2.convertScaleAbs(phone, alpha=1.4), np.ones((times, times, 1), np.uint8))
+    boxes = [Detection(one.label, one.confidence, Box(*(times * edge for edge in one.box))) for one in found]
+    return draw_boxes(large, boxes) if boxes else large
+
+
+def sheet(phones: np.ndarray, marked: Collection[int] = (), columns: int = 6) -> np.ndarray:
+    """Return one picture of several phones, row by row. Those whose numbers are `marked` get a frame.
+
+    >>> sheet(np.zeros((12, 128, 128, 3), np.uint8)).shape
+    (512, 1536, 3)
+    """
+    tiles = [enlarged(phone, times=2) for phone in phones]
+    for number in marked:
+        cv2.rectangle(tiles[number], (4, 4), (2 * SIZE - 5, 2 * SIZE - 5), (51, 119, 238), 6)  # orange
+    return np.vstack([np.hstack(tiles[row : row + columns]) for row in range(0, len(tiles), columns)])
 
 
 def _network(file: Path, slots: int) -> Callable[[np.ndarray], np.ndarray]:
