@@ -2,7 +2,17 @@
 
 from labsupport.exercises.automation_checks import error_free_decisions, phones_saved, price_of_a_look
 from labsupport.exercises.batch_checks import fewest_machines, files_to_repeat, night_hours
-from labsupport.exercises.compute_checks import cheapest, enough_machines, half_load
+from labsupport.exercises.compute_checks import (
+    blocked_clients,
+    cheapest,
+    enough_machines,
+    gpu_break_even,
+    half_busy,
+    half_load,
+    idle_server,
+    queue_in_memory,
+    sizing_note,
+)
 from labsupport.exercises.drift_checks import cheapest_limit, drifted_columns, own_detector
 from labsupport.exercises.edge_checks import backlog, careful_judge, receiver
 from labsupport.exercises.exercise import Exercise, Guess, exercise, predict
@@ -10,7 +20,16 @@ from labsupport.exercises.monitoring_checks import bright_rule, firings, two_win
 from labsupport.exercises.pipeline_checks import order_of_clicks, pipeline_level, two_changes
 from labsupport.exercises.questions import OpenExercise, Question
 from labsupport.exercises.rollout_checks import canary_risk, null_gate, ramp_by_request
-from labsupport.exercises.scale_checks import asked_again, load_after_a_loss, machines_with_spares
+from labsupport.exercises.scale_checks import (
+    asked_again,
+    load_after_a_loss,
+    machines_with_spares,
+    network_load,
+    one_or_many,
+    safe_to_repeat,
+    slower_cluster,
+    start_small,
+)
 from labsupport.exercises.serving_checks import alarm_endpoint, confidence_challenge, count_endpoint, highest_confidence
 
 __all__ = [
@@ -21,6 +40,7 @@ __all__ = [
     "alarm_endpoint",
     "asked_again",
     "backlog",
+    "blocked_clients",
     "bright_rule",
     "canary_risk",
     "careful_judge",
@@ -35,20 +55,30 @@ __all__ = [
     "fewest_machines",
     "files_to_repeat",
     "firings",
+    "gpu_break_even",
+    "half_busy",
     "half_load",
     "highest_confidence",
+    "idle_server",
     "load_after_a_loss",
     "machines_with_spares",
+    "network_load",
     "night_hours",
     "null_gate",
+    "one_or_many",
     "order_of_clicks",
     "own_detector",
     "phones_saved",
     "pipeline_level",
     "predict",
     "price_of_a_look",
+    "queue_in_memory",
     "ramp_by_request",
     "receiver",
+    "safe_to_repeat",
+    "sizing_note",
+    "slower_cluster",
+    "start_small",
     "two_changes",
     "two_windows",
     "whose_fault",
