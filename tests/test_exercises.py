@@ -524,7 +524,14 @@ def test_firings(function, verdict, capsys):
 
 @pytest.mark.parametrize(
     "answer, verdict",
-    [(0.8, "Right."), (0.6, "go to the others"), (0.75, "on three"), (None, "give a share"), (80, "give a share")],
+    [
+        (0.8, "Right."),
+        (0.6, "go to the others"),
+        (0.75, "on three"),
+        (None, "give a share"),
+        (80, "give a share"),
+        ("80 %", "give a share"),
+    ],
 )
 def test_load_after_a_loss(answer, verdict, capsys):
     exercises.load_after_a_loss.check(answer)
@@ -538,11 +545,29 @@ def test_load_after_a_loss(answer, verdict, capsys):
         (lambda rate, each, lost: math.ceil(rate / (0.8 * each)), "too few for rate=100, each=50, lost=1"),
         (lambda rate, each, lost: math.ceil(rate / each) + lost, "too few for rate=100, each=50, lost=0"),
         (lambda rate, each, lost: math.ceil(rate / (0.8 * each)) * (lost + 1), "more than it takes"),
+        (lambda rate, each, lost: rate / (0.8 * each) + lost, "return a whole number"),
         (None, "it raised TypeError"),
     ],
 )
 def test_machines_with_spares(machines, verdict, capsys):
     exercises.machines_with_spares.check(machines)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (9.9, "Right."),
+        (1.238, "in gigabytes"),
+        (4.95, "sent twice"),
+        (9_904, "in megabits"),
+        (1.6, "as the network sees it"),
+        (7, "by the requests of a second"),
+        (None, "give a number"),
+    ],
+)
+def test_network_load(answer, verdict, capsys):
+    exercises.network_load.check(answer)
     assert verdict in capsys.readouterr().out
 
 

@@ -13,7 +13,17 @@ from labsupport.exercises.automation_checks import (
     shadow_labels_question,
 )
 from labsupport.exercises.batch_checks import fewest_machines, files_to_repeat, night_hours
-from labsupport.exercises.compute_checks import cheapest, enough_machines, half_load
+from labsupport.exercises.compute_checks import (
+    blocked_clients,
+    cheapest,
+    enough_machines,
+    gpu_break_even,
+    half_busy,
+    half_load,
+    idle_server,
+    queue_in_memory,
+    sizing_note,
+)
 from labsupport.exercises.drift_checks import cheapest_limit, drifted_columns, own_detector
 from labsupport.exercises.edge_checks import backlog, careful_judge, receiver
 from labsupport.exercises.exercise import Exercise, Guess, exercise, predict
@@ -32,7 +42,16 @@ from labsupport.exercises.rollout_checks import (
     rollout_plan,
     shadow_question,
 )
-from labsupport.exercises.scale_checks import asked_again, load_after_a_loss, machines_with_spares
+from labsupport.exercises.scale_checks import (
+    asked_again,
+    load_after_a_loss,
+    machines_with_spares,
+    network_load,
+    one_or_many,
+    safe_to_repeat,
+    slower_cluster,
+    start_small,
+)
 from labsupport.exercises.serving_checks import alarm_endpoint, confidence_challenge, count_endpoint, highest_confidence
 
 __all__ = [
@@ -44,6 +63,7 @@ __all__ = [
     "asked_again",
     "audit_plan",
     "backlog",
+    "blocked_clients",
     "blue_green_question",
     "bright_rule",
     "canary_risk",
@@ -62,15 +82,20 @@ __all__ = [
     "files_to_repeat",
     "firings",
     "first_pattern",
+    "gpu_break_even",
+    "half_busy",
     "half_load",
     "highest_confidence",
+    "idle_server",
     "load_after_a_loss",
     "looks_question",
     "machines_with_spares",
     "move_right_question",
     "name_the_degree",
+    "network_load",
     "night_hours",
     "null_gate",
+    "one_or_many",
     "order_of_clicks",
     "own_detector",
     "own_router",
@@ -80,11 +105,16 @@ __all__ = [
     "price_of_a_look",
     "price_of_a_miss",
     "promise_question",
+    "queue_in_memory",
     "ramp_by_request",
     "receiver",
     "rollout_plan",
+    "safe_to_repeat",
     "shadow_labels_question",
     "shadow_question",
+    "sizing_note",
+    "slower_cluster",
+    "start_small",
     "two_changes",
     "two_windows",
     "whose_fault",
