@@ -1,14 +1,34 @@
 """Check the answers to the exercises of all lessons."""
 
 from labsupport.exercises.automation_checks import error_free_decisions, phones_saved, price_of_a_look
-from labsupport.exercises.batch_checks import fewest_machines, files_to_repeat, night_hours
+from labsupport.exercises.batch_checks import (
+    fewest_machines,
+    files_to_repeat,
+    night_hours,
+    own_use_case,
+    price_of_a_million,
+    question_of_a_crash,
+    question_of_the_arm,
+    question_of_the_bill,
+    resumable,
+)
 from labsupport.exercises.compute_checks import cheapest, enough_machines, half_load
 from labsupport.exercises.drift_checks import cheapest_limit, drifted_columns, own_detector
-from labsupport.exercises.edge_checks import backlog, careful_judge, receiver
+from labsupport.exercises.edge_checks import (
+    backlog,
+    careful_judge,
+    fallback,
+    probe_pause,
+    question_of_the_browser,
+    question_of_the_deadline,
+    question_of_the_id,
+    receiver,
+    undecided_phones,
+)
 from labsupport.exercises.exercise import Exercise, Guess, exercise, predict
 from labsupport.exercises.monitoring_checks import bright_rule, firings, two_windows, whose_fault
 from labsupport.exercises.pipeline_checks import order_of_clicks, pipeline_level, two_changes
-from labsupport.exercises.questions import Question
+from labsupport.exercises.questions import OpenQuestion, Question
 from labsupport.exercises.rollout_checks import canary_risk, null_gate, ramp_by_request
 from labsupport.exercises.scale_checks import asked_again, load_after_a_loss, machines_with_spares
 from labsupport.exercises.serving_checks import alarm_endpoint, confidence_challenge, count_endpoint, highest_confidence
@@ -16,6 +36,7 @@ from labsupport.exercises.serving_checks import alarm_endpoint, confidence_chall
 __all__ = [
     "Exercise",
     "Guess",
+    "OpenQuestion",
     "Question",
     "alarm_endpoint",
     "asked_again",
@@ -31,6 +52,7 @@ __all__ = [
     "enough_machines",
     "error_free_decisions",
     "exercise",
+    "fallback",
     "fewest_machines",
     "files_to_repeat",
     "firings",
@@ -42,13 +64,24 @@ __all__ = [
     "null_gate",
     "order_of_clicks",
     "own_detector",
+    "own_use_case",
     "phones_saved",
     "pipeline_level",
     "predict",
     "price_of_a_look",
+    "price_of_a_million",
+    "probe_pause",
+    "question_of_a_crash",
+    "question_of_the_arm",
+    "question_of_the_bill",
+    "question_of_the_browser",
+    "question_of_the_deadline",
+    "question_of_the_id",
     "ramp_by_request",
     "receiver",
+    "resumable",
     "two_changes",
     "two_windows",
+    "undecided_phones",
     "whose_fault",
 ]

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from labsupport.exercises.exercise import NOT_TRIED
+
 
 class Question:
     """Ask a question with several options. `options` maps each letter to its text and its explanation.
@@ -39,3 +41,30 @@ class Question:
             return
         verdict = "Right." if letter == self.right else "Not that one."
         print(f"{verdict} {self.options[letter][1]}")
+
+
+class OpenQuestion:
+    """Give a possible answer to a question that has many, and three things to compare. There is no right or wrong.
+
+    >>> why = OpenQuestion("Because it is late.", "Is there a reason?", "Is it true?", "Is it short?")
+    >>> why.check(...)
+    Not tried yet: put your answer in place of the dots.
+    >>> why.check("It is dark.")
+    One possible answer: Because it is late.
+    Compare it with yours:
+      1. Is there a reason?
+      2. Is it true?
+      3. Is it short?
+    """
+
+    def __init__(self, possible: str, *compare: str) -> None:
+        self.possible, self.compare = possible, compare
+
+    def check(self, answer: Any) -> None:
+        """Print a possible answer and what to compare, if there is an answer."""
+        if answer is ... or not str(answer).strip():
+            print(NOT_TRIED)
+            return
+        print(f"One possible answer: {self.possible}\nCompare it with yours:")
+        for number, one in enumerate(self.compare, 1):
+            print(f"  {number}. {one}")
