@@ -338,10 +338,74 @@ def test_two_changes(answer, verdict, capsys):
     assert verdict in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("answer, verdict", [(5.56, "Right."), (20, "7,200,000 pictures"), (None, "a number of hours")])
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (5.56, "Right."),
+        (20, "7,200,000 pictures"),
+        (20_000, "the number of seconds"),
+        (1_000 / 3, "the number of minutes"),
+        (None, "a number of hours"),
+    ],
+)
 def test_night_hours(answer, verdict, capsys):
     exercises.night_hours.check(answer)
     assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (0.25, "Right."),
+        (2.78, "the machine's hours"),
+        (0.357, "70 % busy"),
+        (25, "pay for 100,000,000 pictures"),
+        ("0.25", "give a number"),
+    ],
+)
+def test_price_of_a_million(answer, verdict, capsys):
+    exercises.price_of_a_million.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+def once(db, name, look, ask=True, commit=True):
+    if not (ask and db.execute("SELECT 1 FROM done WHERE name = ?", (name,)).fetchone()):
+        db.execute("INSERT OR REPLACE INTO done VALUES (?, ?)", (name, look(name)))
+        if commit:
+            db.commit()
+
+
+def placed_before(db, name, look):
+    with db:
+        db.execute("INSERT OR IGNORE INTO done VALUES (?, NULL)", (name,))
+    db.execute("UPDATE done SET score = ? WHERE name = ?", (look(name), name))
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (once, "Right."),
+        (lambda *given: once(*given, commit=False), "0 of 2 finished pictures are in the table"),
+        (lambda *given: once(*given, ask=False), "does once ask the table first?"),
+        (placed_before, "store the row after the look"),
+        (None, "it raised TypeError"),
+    ],
+)
+def test_resumable(answer, verdict, capsys):
+    exercises.resumable.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+QUESTIONS = {name: one for name, one in vars(exercises).items() if isinstance(one, exercises.Question)}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_question_explains_each_option(name, capsys):
+    for letter in QUESTIONS[name].options:
+        QUESTIONS[name].check(letter)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len({*printed}) == len(QUESTIONS[name].options) >= 3
+    assert sum(line.startswith("Right. ") for line in printed) == 1
 
 
 def fewest(arrivals, per_hour, patience):

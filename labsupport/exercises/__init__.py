@@ -12,7 +12,17 @@ from labsupport.exercises.automation_checks import (
     promise_question,
     shadow_labels_question,
 )
-from labsupport.exercises.batch_checks import fewest_machines, files_to_repeat, night_hours
+from labsupport.exercises.batch_checks import (
+    fewest_machines,
+    files_to_repeat,
+    night_hours,
+    own_use_case,
+    price_of_a_million,
+    question_of_a_crash,
+    question_of_the_arm,
+    question_of_the_bill,
+    resumable,
+)
 from labsupport.exercises.compute_checks import (
     blocked_clients,
     cheapest,
@@ -25,11 +35,21 @@ from labsupport.exercises.compute_checks import (
     sizing_note,
 )
 from labsupport.exercises.drift_checks import cheapest_limit, drifted_columns, own_detector
-from labsupport.exercises.edge_checks import backlog, careful_judge, receiver
+from labsupport.exercises.edge_checks import (
+    backlog,
+    careful_judge,
+    fallback,
+    probe_pause,
+    question_of_the_browser,
+    question_of_the_deadline,
+    question_of_the_id,
+    receiver,
+    undecided_phones,
+)
 from labsupport.exercises.exercise import Exercise, Guess, exercise, predict
 from labsupport.exercises.monitoring_checks import bright_rule, firings, two_windows, whose_fault
 from labsupport.exercises.pipeline_checks import order_of_clicks, pipeline_level, two_changes
-from labsupport.exercises.questions import OpenExercise, Question
+from labsupport.exercises.questions import OpenExercise, OpenQuestion, Question
 from labsupport.exercises.rollout_checks import (
     blue_green_question,
     canary_risk,
@@ -58,6 +78,7 @@ __all__ = [
     "Exercise",
     "Guess",
     "OpenExercise",
+    "OpenQuestion",
     "Question",
     "alarm_endpoint",
     "asked_again",
@@ -78,6 +99,7 @@ __all__ = [
     "enough_machines",
     "error_free_decisions",
     "exercise",
+    "fallback",
     "fewest_machines",
     "files_to_repeat",
     "firings",
@@ -99,15 +121,25 @@ __all__ = [
     "order_of_clicks",
     "own_detector",
     "own_router",
+    "own_use_case",
     "phones_saved",
     "pipeline_level",
     "predict",
     "price_of_a_look",
+    "price_of_a_million",
     "price_of_a_miss",
+    "probe_pause",
     "promise_question",
+    "question_of_a_crash",
+    "question_of_the_arm",
+    "question_of_the_bill",
+    "question_of_the_browser",
+    "question_of_the_deadline",
+    "question_of_the_id",
     "queue_in_memory",
     "ramp_by_request",
     "receiver",
+    "resumable",
     "rollout_plan",
     "safe_to_repeat",
     "shadow_labels_question",
@@ -117,5 +149,6 @@ __all__ = [
     "start_small",
     "two_changes",
     "two_windows",
+    "undecided_phones",
     "whose_fault",
 ]

@@ -1,6 +1,6 @@
 """Simulate worlds whose truth is known: prices, phones on a line, speech, clicks, incidents."""
 
-from labsupport.scenarios import clickstream, incidents, rollouts, speech
+from labsupport.scenarios import clickstream, incidents, lesson_batch_edge, rollouts, speech
 from labsupport.scenarios.incidents import simulate
 from labsupport.scenarios.inspector import Inspector
 from labsupport.scenarios.phones import inspection
@@ -18,6 +18,7 @@ __all__ = [
     "house_prices",
     "incidents",
     "inspection",
+    "lesson_batch_edge",
     "photos",
     "rollouts",
     "simulate",
