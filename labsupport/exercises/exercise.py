@@ -73,6 +73,38 @@ def exercise(*hints: str) -> Callable[[Callable[..., str | None]], Exercise]:
     return lambda question: Exercise(question, question.__name__, hints)
 
 
+class OpenExercise:
+    """Answer an exercise that has no single right answer with a model answer and three things to compare.
+
+    >>> why = OpenExercise("Because light scatters.", "Is a cause named?", "Is it short?", "Is it true?")
+    >>> why.check(...)
+    Not tried yet: put your answer in place of the dots.
+    >>> why.check("It is far away.")
+    A model answer: Because light scatters.
+    Compare it with yours:
+      1. Is a cause named?
+      2. Is it short?
+      3. Is it true?
+    """
+
+    def __init__(self, model: str, *compare: str, hints: list[str] | tuple[str, ...] = ()) -> None:
+        self.model, self.compare = model, compare
+        self._hints = Exercise(lambda: None, name="", hints=hints)
+
+    def check(self, *answer: Any) -> None:
+        """Print the model answer and what to compare, or `Not tried yet` if an answer is still `...`. No verdict."""
+        if any(part is ... for part in answer):
+            print(NOT_TRIED)
+            return
+        print(f"A model answer: {self.model}\nCompare it with yours:")
+        for number, thing in enumerate(self.compare, start=1):
+            print(f"  {number}. {thing}")
+
+    def hint(self) -> None:
+        """Print the next hint. After the last one, print all of them again from the first."""
+        self._hints.hint()
+
+
 class Guess:
     """Keep a guess that was made before a measurement, and print both after it. Made by `predict`."""
 
