@@ -266,7 +266,7 @@ def test_own_detector(is_drift, verdict, capsys):
     assert verdict in capsys.readouterr().out
 
 
-BRIGHT = AlertRule("Bright", "brightness_mean", above=0.8, clear=0.7, window=600, hold=120)
+BRIGHT = AlertRule("Bright", "brightness_mean", above=0.8, clear=0.7, window=600, hold=120, severity="page")
 
 
 @pytest.mark.parametrize(
@@ -274,8 +274,10 @@ BRIGHT = AlertRule("Bright", "brightness_mean", above=0.8, clear=0.7, window=600
     [
         (BRIGHT, "Right."),
         (None, "give an AlertRule"),
-        (replace(BRIGHT, severity="page"), "severity is 'page'"),
+        (replace(BRIGHT, severity="ticket"), "severity is 'ticket'"),
         (replace(BRIGHT, clear=None), "clear is None"),
+        (replace(BRIGHT, metric="confidence_mean"), "which of MEASURES"),
+        (replace(BRIGHT, hold=2), "a hold is in seconds"),
     ],
 )
 def test_bright_rule(rule, verdict, capsys):
@@ -283,24 +285,102 @@ def test_bright_rule(rule, verdict, capsys):
     assert verdict in capsys.readouterr().out
 
 
+CAUSES = {"A": "input", "B": "concept", "C": "model"}
+
+
 @pytest.mark.parametrize(
     "answer, verdict",
-    [("concept", "Right."), ("input", "compare brightness"), ("model", "compare objects"), (None, 'give "input"')],
+    [
+        (CAUSES, "Right."),
+        (CAUSES | {"A": "model"}, "compare the brightness"),
+        (CAUSES | {"B": "model"}, "which answers do people replace"),
+        (CAUSES | {"C": "concept"}, "how often is each answer given"),
+        (CAUSES | {"C": "lens"}, "'lens' is no cause"),
+        ("concept", "give a dict"),
+    ],
 )
 def test_whose_fault(answer, verdict, capsys):
     exercises.whose_fault.check(answer)
     assert verdict in capsys.readouterr().out
 
 
-def test_only_what_users_say_differs_between_the_two_windows():
-    before, now = exercises.two_windows()
-    report = drift.compare(before, now)
-    assert report.features.query("drifted").feature.tolist() == ["correct"]
+def test_the_data_tell_the_cause_of_each_day():
+    """Day A has other pictures, C other answers, and B neither: only what people say differs there."""
+    usual, *days = exercises.days_of_corrections().values()
+    drifted = [set(drift.compare(usual, day, multivariate=()).features.query("drifted").feature) for day in days]
+    assert "brightness" in drifted[0]
+    assert drifted[1] == {"person"}
+    assert "answer" in drifted[2] and "brightness" not in drifted[2]
 
 
 @pytest.mark.parametrize(
     "answer, verdict",
-    [(0.005, "Right."), (0.05 / 9, "what else is tested?"), (0.05, "is not it"), (None, "give a share")],
+    [(120, "Right."), (60, "the hold begins"), (300, "does not have to be full"), (7, "is not it"), (None, "a number")],
+)
+def test_alarm_delay(answer, verdict, capsys):
+    exercises.alarm_delay.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (50 / 68, "Right."),
+        (0.1, "of all answers that are wrong"),
+        (0.05, "divide by"),
+        (0.5, "is not it"),
+        (2, "a share"),
+    ],
+)
+def test_share_of_complaints(answer, verdict, capsys):
+    exercises.share_of_complaints.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [("cropper", "Right."), ("checker", "before it"), ("reader", "inherited"), ("moon", "is no part"), (2, "as text")],
+)
+def test_first_change(answer, verdict, capsys):
+    exercises.first_change.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "share, verdict",
+    [
+        (lambda day: (day["profile.value"] == "unknown").mean(), "Right."),
+        (lambda day: (day["profile.value"] == "unknown").sum(), "that is a count"),
+        (lambda day: day["profile.null"].mean(), "you count None"),
+        (lambda day: (day["profile.value"].dropna() == "unknown").mean(), "a visit without one"),
+        (lambda day: 1.0, "it gives 1"),
+    ],
+)
+def test_unknown_share(share, verdict, capsys):
+    exercises.unknown_share.check(share)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["brainstorm", "own_pipeline"])
+def test_an_open_exercise_prints_a_model_answer_and_no_verdict(name, capsys):
+    getattr(exercises, name).check(...)
+    getattr(exercises, name).check("mine")
+    getattr(exercises, name).hint()
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("Not tried yet")
+    assert rest[0].startswith("A model answer") and rest[-1].startswith("Hint 1 of")
+    assert "Right." not in "".join(rest)
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (0.005, "Right."),
+        (0.05 / 9, "what else is tested?"),
+        (0.05, "all tests together"),
+        (0.1, "is not it"),
+        (None, "a share"),
+    ],
 )
 def test_pipeline_level(answer, verdict, capsys):
     exercises.pipeline_level.check(answer)
@@ -316,6 +396,7 @@ def test_pipeline_level(answer, verdict, capsys):
             lambda clicks, seen=[]: {"odd": seen.append(1) or len(seen) // 200 + len(seen) % 7},
             "where nothing has changed",
         ),
+        (lambda clicks: {}, "holds no figure"),
         (None, "it raised TypeError"),
     ],
 )
@@ -576,8 +657,12 @@ def calls(rule, traffic, event="fired"):
     "function, verdict",
     [
         (calls, "Right."),
-        (lambda rule, traffic: 0, "not 0"),
-        (lambda rule, traffic: calls(rule, traffic) + calls(rule, traffic, "cleared"), "fires"),
+        (lambda rule, traffic: 0, "too few"),
+        (lambda rule, traffic: ..., "returns the dots"),
+        (
+            lambda rule, traffic: calls(rule, traffic) + calls(rule, traffic, "cleared"),
+            "includes the alarms that cleared",
+        ),
         (None, "it raised TypeError"),
     ],
 )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from labsupport.log import PredictionLog
 
 COLUMNS = 3
+CLOSE = np.timedelta64(600, "s")  # a shorter period shows seconds, because several marks lie in one minute
 HEADLINE = {
     "requests_per_second": lambda value: f"{value:.3g} requests/s",
     "error_ratio": lambda value: f"{100 * value:.3g} % failed",
@@ -167,7 +168,8 @@ def _scale(axis: "Axes", series: Series, times: np.ndarray) -> None:
     axis.yaxis.set_major_locator(ticker.MaxNLocator(3))
     axis.yaxis.set_major_formatter(lambda value, position: series.text(value))
     axis.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=5))
-    axis.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
+    clock = "%H:%M:%S" if times[-1] - times[0] < CLOSE else "%H:%M"
+    axis.xaxis.set_major_formatter(dates.DateFormatter(clock))
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 

@@ -2,13 +2,14 @@
 
 from labsupport.scenarios import clickstream, incidents, lesson_batch_edge, rollouts, speech
 from labsupport.scenarios.incidents import simulate
-from labsupport.scenarios.inspector import Inspector
+from labsupport.scenarios.inspector import Inspector, Line
 from labsupport.scenarios.phones import inspection
 from labsupport.scenarios.photographs import Photos, photos
 from labsupport.scenarios.worlds import Stream, When, churn, fraud, house_prices, spam, vocabulary
 
 __all__ = [
     "Inspector",
+    "Line",
     "Photos",
     "Stream",
     "When",

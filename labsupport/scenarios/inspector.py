@@ -8,18 +8,23 @@ one scratch.
 
 import functools
 import os
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
+from labsupport import images
 from labsupport.detection import Box, Detection, draw_boxes
 from labsupport.models import runtimes
 from labsupport.scenarios import inspector_training
-from labsupport.scenarios.phones import SIZE
+from labsupport.scenarios.phones import SIZE, Inspection
+
+if TYPE_CHECKING:
+    from labsupport.rollout import Router
 
 
 class Inspector:
@@ -138,3 +143,35 @@ def _network(file: Path, slots: int) -> Callable[[np.ndarray], np.ndarray]:
             free.put(request)
 
     return heat_map
+
+
+class Line:
+    """Show phones to the version that a router chooses, and to a candidate in shadow. Then a person says what is right.
+
+    The router's log gets the answers and the remarks. `pictures` keeps each picture under its id in the log.
+    """
+
+    def __init__(self, router: "Router") -> None:
+        if router.log is None:
+            raise ValueError("the answers go to the log: give Router(..., log=PredictionLog(...))")
+        self.router, self.log, self.pictures = router, router.log, dict[str, np.ndarray]()
+
+    def inspect(self, phones: Inspection) -> None:
+        """Inspect each phone once. Waits until all answers are in the log, before the person looks at the phones."""
+        remarks: list[tuple[str, dict[str, Any]]] = []
+        for picture, scratched in zip(phones.images, phones.truth, strict=True):
+            key = str(len(self.pictures))
+            id = f"phone {key}"
+            version, began = self.router.choose(key), time.perf_counter()
+            found = version.detect(picture)
+            latency, features = time.perf_counter() - began, images.features(picture)
+            self.log.record(
+                id=id, key=key, version=version.version, latency=latency, detections=found, features=features
+            )
+            self.router.mirror(id, picture, 0.5, key)
+            self.pictures[id] = picture
+            right = bool(found) == scratched
+            remarks.append((id, {"correct": True} if right else {"labels": ["scratch"] * int(scratched)}))
+        self.log.flush()
+        for id, remark in remarks:
+            self.log.feedback(id, **remark)
