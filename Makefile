@@ -50,7 +50,7 @@ weights: env
 # where there is no screen JupyterLab prints its address instead; root may run it, as in a container
 lab: weights
 	$(BIN)/jupyter lab --notebook-dir=. $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser) \
-		$(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks/server.ipynb
+		$(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks/index.ipynb
 
 # where there is no environment yet, one with what the server needs: a tenth of the lab's
 SERVER := $(if $(wildcard .venv/installed),.venv,.venv-serve)
@@ -102,7 +102,7 @@ test: weights .venv-oracle/installed $(if $(shell command -v npm),browser)
 			echo "these tests did not come to their end:"; cat $$crash; [ $$status != 0 ] || status=1; }; done; \
 		rm -f $(CRASH)*; exit $$status
 
-# make test opens only the first two there, and runs the others without a browser
+# make test opens only the first three there, and runs the others without a browser
 lessons: weights $(if $(shell command -v npm),browser)
 	LAB_EVERY_LESSON=1 LAB_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -k the_lessons_in_jupyterlab tests/test_browser.py
 

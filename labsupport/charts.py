@@ -1,8 +1,10 @@
-"""Draw charts for several modules, in colours for colour-blind people, without global state of pyplot."""
+"""Show things in a notebook: charts in colours for colour-blind people, and no notes of compiled libraries."""
 
 import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +45,23 @@ def show(figure: "Figure", alt: str, caption: str = "") -> None:
     figure.clear()  # a figure of pyplot would be drawn a second time when the cell ends
     if pyplot := sys.modules.get("matplotlib.pyplot"):
         pyplot.close(figure)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Drop what compiled code writes to the standard error inside a `with` block. Python's own messages still appear.
+
+    >>> with hushed():
+    ...     _ = os.write(2, b"a note of a library")
+    """
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _png(figure: "Figure") -> bytes:

@@ -40,7 +40,7 @@ ARGUMENTS = [
 ]
 OUTSIDE = re.compile(r"^(?!https?://(127\.0\.0\.1|localhost)[:/])")
 JUPYTERLAB = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.port=0"]
-OPENED = LESSONS if "LAB_EVERY_LESSON" in os.environ else LESSONS[:2]  # all of them take seven minutes
+OPENED = LESSONS if "LAB_EVERY_LESSON" in os.environ else LESSONS[:3]  # all of them take seven minutes
 AS_MAKE_LAB = re.findall(r"--LabApp\S+", (paths.root() / "Makefile").read_text())
 
 
@@ -174,7 +174,7 @@ def test_the_lessons_in_jupyterlab(page, jupyterlab, tmp_path):
     url = f"http://127.0.0.1:{env['LAB_PORT']}"
     page.goto(address)
     for name in OPENED:
-        if name != "server":  # which JupyterLab opens with
+        if name != "index":  # which JupyterLab opens with
             page.locator(".jp-DirListing-item", has_text=re.compile(rf"^{name}\.ipynb")).dblclick()
         lesson = run_all(page, tmp_path / "notebooks" / f"{name}.ipynb")
         assert_all_is_well(page, lesson, nbformat.read(paths.root() / "notebooks" / f"{name}.ipynb", as_version=4))
@@ -182,11 +182,10 @@ def test_the_lessons_in_jupyterlab(page, jupyterlab, tmp_path):
             expect(page.get_by_text("nothing found in apple.jpg")).to_be_visible()
             assert page.locator(".Toastify__toast").count() == 0  # no question about news that would be fetched
             written = {path.name for path in (tmp_path / "images_with_boxes").iterdir()}
-            shown = {"stop_sign.png", "person_dog.jpg", "street_2.jpg", "gallery.jpg", "apple.jpg", "fruits.jpg"}
-            assert written == shown
+            assert written == {"stop_sign.png", "gallery.jpg", "apple.jpg", "fruits.jpg"}
         if name == "client":
             assert printed(lesson).startswith(url + "\n")
-        assert answers(url), "the server that server.ipynb started outlives its clients"
+        assert answers(url) or name == "index", "the server that server.ipynb started outlives its clients"
 
 
 class StripPrefix(http.server.BaseHTTPRequestHandler):

@@ -29,7 +29,14 @@ def headings(lesson: str) -> list[str]:
 
 def test_the_map_in_the_readme_names_every_lesson():
     assert {*LESSONS, "template"} == set(NOTEBOOKS)
-    assert (LESSONS[0], LESSONS[-1]) == ("server", "scale")
+    assert (*LESSONS[:3], LESSONS[-1]) == ("index", "server", "client", "scale")
+
+
+def test_the_map_in_the_first_lesson_is_that_of_the_readme():
+    """The names in the same order, with the same minutes."""
+    row = re.compile(r"^\| \[(\w+)\.ipynb\]\(\S+\) \| .+ \| (\d+) \|$", re.MULTILINE)
+    in_the_readme = row.findall((LAB / "README.md").read_text())
+    assert row.findall(text("index")) == [one for one in in_the_readme if one[0] != "index"]
 
 
 @every_lesson
@@ -79,7 +86,7 @@ GLOSSARY = re.findall(
 def test_the_glossary_is_in_order_and_visits_every_lesson():
     terms = [term.lower() for term, *_ in GLOSSARY]
     assert terms == sorted(set(terms))
-    assert {lesson for _, lesson, _ in GLOSSARY} == set(LESSONS) - {"client"}
+    assert {lesson for _, lesson, _ in GLOSSARY} == set(LESSONS) - {"index"}
 
 
 @pytest.mark.parametrize("term, lesson, section", GLOSSARY)

@@ -112,7 +112,7 @@ def test_the_client_notebook_uses_the_server_notebooks_server(tmp_path):
         running(client, tmp_path / "notebooks").execute(env=env)
         assert answers(url), "the server outlives its clients"
     assert printed(client).startswith(url + "\n")
-    assert len(pictures_in(client)) == 4
+    assert len(pictures_in(client)) == 3
     wait_until(lambda: not answers(url), "the server stops with its kernel")
     socket.create_server(("127.0.0.1", int(env["LAB_PORT"]))).close()  # raises if the port is still taken
 
@@ -122,7 +122,7 @@ def test_a_notebook_finds_its_files_from_any_folder(tmp_path):
     del env["LAB_ROOT"]
     client = nbformat.read(paths.root() / "notebooks" / "client.ipynb", as_version=4)
     running(client, cwd=tmp_path).execute(env=env)
-    assert len(pictures_in(client)) == 4
+    assert len(pictures_in(client)) == 3
 
 
 @pytest.fixture

@@ -23,6 +23,17 @@ from labsupport.exercises.batch_checks import (
     question_of_the_bill,
     resumable,
 )
+from labsupport.exercises.client_checks import (
+    built_address,
+    confidence_challenge,
+    move_question,
+    patient,
+    refusal_question,
+    send_again,
+    tally,
+    timeout_question,
+    when_it_is_down,
+)
 from labsupport.exercises.compute_checks import (
     blocked_clients,
     cheapest,
@@ -46,7 +57,7 @@ from labsupport.exercises.edge_checks import (
     receiver,
     undecided_phones,
 )
-from labsupport.exercises.exercise import Exercise, Guess, exercise, predict
+from labsupport.exercises.exercise import Exercise, Guess, OpenExercise, Question, exercise, predict
 from labsupport.exercises.monitoring_checks import (
     alarm_delay,
     brainstorm,
@@ -70,7 +81,6 @@ from labsupport.exercises.pipeline_checks import (
     two_changes,
     unknown_share,
 )
-from labsupport.exercises.questions import OpenExercise, Question
 from labsupport.exercises.rollout_checks import (
     blue_green_question,
     canary_risk,
@@ -93,7 +103,24 @@ from labsupport.exercises.scale_checks import (
     slower_cluster,
     start_small,
 )
-from labsupport.exercises.serving_checks import alarm_endpoint, confidence_challenge, count_endpoint, highest_confidence
+from labsupport.exercises.serving_checks import (
+    alarm_endpoint,
+    answers_with,
+    confidence_question,
+    content_question,
+    count_endpoint,
+    four_statuses,
+    from_a_dict,
+    highest_confidence,
+    log_question,
+    missing_page,
+    question_zero,
+    read_a_histogram,
+    share_of_errors,
+    slow_answers,
+    sure_labels,
+    what_to_keep,
+)
 
 __all__ = [
     "Exercise",
@@ -102,6 +129,7 @@ __all__ = [
     "Question",
     "alarm_delay",
     "alarm_endpoint",
+    "answers_with",
     "asked_again",
     "audit_plan",
     "backlog",
@@ -109,6 +137,7 @@ __all__ = [
     "blue_green_question",
     "brainstorm",
     "bright_rule",
+    "built_address",
     "canary_risk",
     "careful_judge",
     "cause_question",
@@ -117,6 +146,8 @@ __all__ = [
     "cheapest_thresholds",
     "conditional_question",
     "confidence_challenge",
+    "confidence_question",
+    "content_question",
     "count_endpoint",
     "days_of_corrections",
     "describe_question",
@@ -131,6 +162,8 @@ __all__ = [
     "firings",
     "first_change",
     "first_pattern",
+    "four_statuses",
+    "from_a_dict",
     "gpu_break_even",
     "half_busy",
     "half_load",
@@ -138,8 +171,11 @@ __all__ = [
     "hysteresis_question",
     "idle_server",
     "load_after_a_loss",
+    "log_question",
     "looks_question",
     "machines_with_spares",
+    "missing_page",
+    "move_question",
     "move_right_question",
     "name_the_degree",
     "network_load",
@@ -151,6 +187,7 @@ __all__ = [
     "own_pipeline",
     "own_router",
     "own_use_case",
+    "patient",
     "phones_saved",
     "pipeline_level",
     "predict",
@@ -165,22 +202,33 @@ __all__ = [
     "question_of_the_browser",
     "question_of_the_deadline",
     "question_of_the_id",
+    "question_zero",
     "queue_in_memory",
     "ramp_by_request",
+    "read_a_histogram",
     "receiver",
+    "refusal_question",
     "resumable",
     "retraining_question",
     "rollback_question",
     "rollout_plan",
     "safe_to_repeat",
+    "send_again",
     "shadow_labels_question",
     "shadow_question",
     "share_of_complaints",
+    "share_of_errors",
     "sizing_note",
+    "slow_answers",
     "slower_cluster",
     "start_small",
+    "sure_labels",
+    "tally",
+    "timeout_question",
     "two_changes",
     "undecided_phones",
     "unknown_share",
+    "what_to_keep",
+    "when_it_is_down",
     "whose_fault",
 ]

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labsupport.automation import Degree, Thresholds, error_bound, expected_outcome
-from labsupport.exercises.exercise import exercise
-from labsupport.exercises.questions import OpenExercise, Question
+from labsupport.exercises.exercise import OpenExercise, Question, exercise
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,8 +3,7 @@
 import pandas as pd
 
 from labsupport.compute import Machine, Server, machines_for
-from labsupport.exercises.exercise import exercise
-from labsupport.exercises.questions import OpenExercise, Question
+from labsupport.exercises.exercise import OpenExercise, Question, exercise
 
 RATE, P99 = 200, 0.2  # requests a second; seconds
 CLOSE = 0.05  # an answer is right that is this close: a simulation has its noise

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from labsupport.detection import Box, Detection
-from labsupport.exercises.exercise import exercise
-from labsupport.exercises.questions import OpenExercise, Question
+from labsupport.exercises.exercise import OpenExercise, Question, exercise
 
 WAITING = 1_300  # bytes that a product takes in the outbox until the server has it
 FIRST, LONGEST = 0.25, 15.0  # seconds

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from labsupport.exercises.exercise import exercise
-from labsupport.exercises.questions import OpenExercise, Question
+from labsupport.exercises.exercise import OpenExercise, Question, exercise
 
 
 @exercise(

@@ -7,8 +7,7 @@ import numpy as np
 import requests
 
 from labsupport import loopback
-from labsupport.exercises.exercise import exercise
-from labsupport.exercises.questions import OpenExercise, Question
+from labsupport.exercises.exercise import OpenExercise, Question, exercise
 from labsupport.rollout import Gate, Outcomes
 
 FIRST = {  # use case -> the pattern to begin with

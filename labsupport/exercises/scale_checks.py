@@ -3,8 +3,7 @@
 import contextlib
 from collections.abc import Callable
 
-from labsupport.exercises.exercise import exercise
-from labsupport.exercises.questions import OpenExercise, Question
+from labsupport.exercises.exercise import OpenExercise, Question, exercise
 
 Replica = Callable[[object], object]  # a function of a picture
 RATE, UPLOAD, RESIZED, TIMES = 1_000, 100_000, 519_000, 2  # requests a second; bytes; how often each is sent
