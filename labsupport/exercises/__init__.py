@@ -8,7 +8,7 @@ from labsupport.exercises.edge_checks import backlog, careful_judge, receiver
 from labsupport.exercises.exercise import Exercise, Guess, exercise, predict
 from labsupport.exercises.monitoring_checks import bright_rule, firings, two_windows, whose_fault
 from labsupport.exercises.pipeline_checks import order_of_clicks, pipeline_level, two_changes
-from labsupport.exercises.questions import Question
+from labsupport.exercises.questions import OpenExercise, Question
 from labsupport.exercises.rollout_checks import canary_risk, null_gate, ramp_by_request
 from labsupport.exercises.scale_checks import asked_again, load_after_a_loss, machines_with_spares
 from labsupport.exercises.serving_checks import alarm_endpoint, confidence_challenge, count_endpoint, highest_confidence
@@ -16,6 +16,7 @@ from labsupport.exercises.serving_checks import alarm_endpoint, confidence_chall
 __all__ = [
     "Exercise",
     "Guess",
+    "OpenExercise",
     "Question",
     "alarm_endpoint",
     "asked_again",

@@ -1,7 +1,9 @@
-"""Ask the questions at the end of a lesson. Each answer gets an explanation, and nothing is graded."""
+"""Ask the questions at the end of a lesson, and open exercises. Nothing here is graded."""
 
 from collections.abc import Mapping
 from typing import Any
+
+from labsupport.exercises.exercise import NOT_TRIED
 
 
 class Question:
@@ -39,3 +41,31 @@ class Question:
             return
         verdict = "Right." if letter == self.right else "Not that one."
         print(f"{verdict} {self.options[letter][1]}")
+
+
+class OpenExercise:
+    """Ask for an answer in the learner's own words, which no program can judge.
+
+    `check` prints a model answer and points to compare the learner's answer with.
+
+    >>> sky = OpenExercise("Air scatters blue light most.", "Is scattering named?", "Is it said which light?")
+    >>> sky.check(...)
+    Not tried yet: put your answer in place of the dots.
+    >>> sky.check("the air does it")
+    One good answer: Air scatters blue light most.
+    Compare it with yours:
+      1. Is scattering named?
+      2. Is it said which light?
+    """
+
+    def __init__(self, model_answer: str, *points: str) -> None:
+        self.model_answer, self.points = model_answer, points
+
+    def check(self, answer: Any) -> None:
+        """Print the model answer and the points to compare, once there is an answer."""
+        if answer is ...:
+            print(NOT_TRIED)
+            return
+        print(f"One good answer: {self.model_answer}\nCompare it with yours:")
+        for number, point in enumerate(self.points, 1):
+            print(f"  {number}. {point}")
