@@ -286,7 +286,7 @@ def slow_answers(answer: float) -> str | None:
         return "give a number of milliseconds"
     close: dict[str, float] = {
         "the median: half of the answers are faster": np.median(LATENCIES),
-        "the mean": np.mean(LATENCIES),
+        "the mean": float(np.mean(LATENCIES)),
         "the slowest answer: five in a hundred may be slower than the 95th percentile": max(LATENCIES),
         "nearly nothing: the second argument goes from 0 to 100": np.percentile(LATENCIES, 0.95),
     }
