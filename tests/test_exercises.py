@@ -368,7 +368,7 @@ def test_an_open_exercise_prints_a_model_answer_and_no_verdict(name, capsys):
     getattr(exercises, name).hint()
     first, *rest = capsys.readouterr().out.splitlines()
     assert first.startswith("Not tried yet")
-    assert rest[0].startswith("A model answer") and rest[-1].startswith("Hint 1 of")
+    assert rest[0].startswith("One good answer") and rest[-1].startswith("Hint 1 of")
     assert "Right." not in "".join(rest)
 
 
