@@ -3,24 +3,22 @@
 #     --memory 1g --env LAB_TOKEN="$(openssl rand -hex 16)" --publish 127.0.0.1:8000:8000 labsupport
 # deploy/README.md says more. What changes seldom comes first, so that a change of code rebuilds one layer.
 
-FROM python:3.11-slim-bookworm AS packages
+FROM python:3.11-slim-bookworm AS install
 COPY deploy/docker/server.lock /build/
 RUN python3 -m venv /opt/lab \
-    && /opt/lab/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement /build/server.lock \
-    && /opt/lab/bin/pip uninstall --yes --quiet setuptools pip \
-    && find /opt/lab -name __pycache__ -prune -exec rm -r {} +
+    && /opt/lab/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement /build/server.lock
 
-# TensorFlow turns the weights into the network that serves, and stays behind
-FROM python:3.11-slim-bookworm AS model
-COPY deploy/docker/convert.lock /build/
-RUN python3 -m venv /opt/convert \
-    && /opt/convert/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement /build/convert.lock
-# only what the conversion reads: another change of code does not bring it about again
+# the weights, and the network that is made of them; only what the conversion reads: other changes do not repeat it
+FROM install AS model
 COPY labsupport/__init__.py labsupport/arguments.py labsupport/background.py labsupport/paths.py /build/labsupport/
 COPY labsupport/models /build/labsupport/models
 WORKDIR /build
 ENV HOME=/home/lab
-RUN /opt/convert/bin/python -c "from labsupport import models; models.ensure('yolov3-tiny'); models.network('yolov3-tiny')"
+RUN /opt/lab/bin/python -c "from labsupport import models; models.ensure('yolov3-tiny'); models.network('yolov3-tiny')"
+
+FROM install AS packages
+RUN /opt/lab/bin/pip uninstall --yes --quiet setuptools pip \
+    && find /opt/lab -name __pycache__ -prune -exec rm -r {} +
 
 FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 lab \

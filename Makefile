@@ -2,17 +2,18 @@
 PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help env weights lab serve browser test lessons bench lock clean
+.PHONY: help env weights lab serve browser check test lessons figures bench lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make lab      the notebooks, in JupyterLab"
 	@echo "make serve    only the API, on port $(PORT)"
 	@echo "make browser  TensorFlow.js, for the page /browser; needs npm"
+	@echo "make check    format, types and the quick tests: under a minute, for every change"
 	@echo "make test     everything, as CI runs it"
 	@echo "make lessons  every lesson in JupyterLab, in order, in a real browser; seven minutes"
+	@echo "make figures  draw the lessons' diagrams, notebooks/figures, from docs/figures"
 	@echo "make bench    how fast it is, beside the lab's handler and other engines; written to benchmarks/RESULTS.md"
 	@echo "make env      only the environment, in .venv"
 	@echo "make lock     choose the locked versions anew, within the ranges of pyproject.toml"
@@ -23,19 +24,22 @@ env: .venv/installed
 # Before all else, with pip: setuptools, which builds the few packages that come as source, and uv, which installs the rest
 # in a quarter of pip's time. Where uv fails (no wheel for this machine, settings that only pip reads), pip goes on.
 FIRST := setuptools uv
-FAST = env VIRTUAL_ENV=$(CURDIR)/$(1) $(BIN)/uv pip install --quiet --require-hashes
-INSTALL = echo "installing $(2) into $(1)"; $(call FAST,$(1)) $(3) --requirement $(2) || \
+NEW = $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	{ echo "Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is $$($(PYTHON) -V): make $(MAKECMDGOALS) PYTHON=python3.13"; exit 1; }; \
+	$(PYTHON) -m venv --clear $(1) && \
+	for name in $(FIRST); do sed -n "/^$$name==/,/[^\\]$$/p" requirements.lock; done > $(1)/first.lock && \
+	$(1)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement $(1)/first.lock
+# $(1) is the environment, $(2) the lock file, $(3) options
+INSTALL = echo "installing $(2) into $(1)"; uv=$(1)/bin/uv; [ -x $$uv ] || uv=$(BIN)/uv; \
+	env VIRTUAL_ENV=$(CURDIR)/$(1) $$uv pip install --quiet --require-hashes $(3) --requirement $(2) || \
 	{ echo "uv could not, pip will: it takes some minutes"; \
 	$(1)/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes $(3) --requirement $(2); }
+OURSELVES = $(1)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
 
 .venv/installed: requirements.lock pyproject.toml notebooks/.jupyterlab.json
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-		{ echo "Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is $$($(PYTHON) -V): make $(MAKECMDGOALS) PYTHON=python3.13"; exit 1; }
-	$(PYTHON) -m venv --clear .venv
-	@for name in $(FIRST); do sed -n "/^$$name==/,/[^\\]$$/p" requirements.lock; done > .venv/first.lock
-	@$(PIP) install --quiet --require-hashes --requirement .venv/first.lock
+	@$(call NEW,.venv)
 	@$(call INSTALL,.venv,requirements.lock,--no-build-isolation)
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(call OURSELVES,.venv)
 	mkdir -p .venv/share/jupyter/lab/settings
 	cp notebooks/.jupyterlab.json .venv/share/jupyter/lab/settings/overrides.json
 	touch $@
@@ -48,8 +52,16 @@ lab: weights
 	$(BIN)/jupyter lab --notebook-dir=. $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser) \
 		$(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks/index.ipynb
 
-serve: weights
-	$(BIN)/labsupport serve --port $(PORT)
+# where there is no environment yet, one with what the server needs: a tenth of the lab's
+SERVER := $(if $(wildcard .venv/installed),.venv,.venv-serve)
+serve: $(SERVER)/installed
+	$(SERVER)/bin/labsupport serve --port $(PORT)
+
+.venv-serve/installed: deploy/docker/server.lock
+	@$(call NEW,.venv-serve)
+	@$(call INSTALL,.venv-serve,$<,)
+	@$(call OURSELVES,.venv-serve)
+	touch $@
 
 # npm brings it, checked against package-lock.json; what the page needs of it goes beside the page, and the rest away
 TFJS := labsupport/serving/static/browser/tfjs
@@ -72,6 +84,14 @@ CRASH := $(CURDIR)/.pytest_crash
 # a file's tests run in one process, in order; the files that take long come first
 TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
+# the first time mypy reads everything; tests/conftest.py names what takes long
+QUICK := not slow and not browser and not system and not cluster
+check: env
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet -m "$(QUICK)" tests
+
 # without npm the page's tests are skipped, unless LAB_REQUIRE_BROWSER asks for them
 test: weights .venv-oracle/installed $(if $(shell command -v npm),browser)
 	$(BIN)/ruff format --check .
@@ -85,6 +105,10 @@ test: weights .venv-oracle/installed $(if $(shell command -v npm),browser)
 # make test opens only the first three there, and runs the others without a browser
 lessons: weights $(if $(shell command -v npm),browser)
 	LAB_EVERY_LESSON=1 LAB_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -k the_lessons_in_jupyterlab tests/test_browser.py
+
+# the standard library draws them
+figures:
+	$(PYTHON) docs/figures/pictures.py
 
 bench: weights .venv-bench/installed .venv-oracle/installed
 	$(BIN)/python -m benchmarks.bench $(ARGS)
@@ -112,8 +136,7 @@ lock: env
 	$(LOCK) pyproject.toml --extra bench --output-file requirements-bench.lock
 	$(LOCK) --group oracle --output-file requirements-oracle.lock
 	$(LOCK) pyproject.toml $(IMAGE)/server.in $(ALIKE) --output-file $(IMAGE)/server.lock
-	$(LOCK) pyproject.toml $(IMAGE)/server.in $(IMAGE)/convert.in $(ALIKE) --output-file $(IMAGE)/convert.lock
 
 clean:
-	rm -rf .venv .venv-bench .venv-oracle *.egg-info .pytest_cache .ruff_cache node_modules $(TFJS)
+	rm -rf .venv .venv-bench .venv-oracle .venv-serve *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache node_modules $(TFJS)
 	find images_with_boxes images_uploaded -type f ! -name .gitignore -delete

@@ -1,13 +1,15 @@
-"""Run work on threads that log their errors.
+"""Run work on threads that log their errors, and keep the notes of compiled libraries quiet.
 
 An exception ends a thread of Python without being noticed: a watcher that died looks like one with nothing to report. So
 every thread of this package is started here.
 """
 
 import logging
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TypeVar
 
 logger = logging.getLogger(__name__)
@@ -120,3 +122,20 @@ def call(work: Callable[[], Result], name: str) -> Result:
     if interrupt:
         raise interrupt
     return outcome.result()
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Drop what compiled code writes to the standard error inside a `with` block. Python's own messages still appear.
+
+    >>> with hushed():
+    ...     _ = os.write(2, b"a note of a library")
+    """
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labsupport import arguments
+from labsupport.extras import imported
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,9 +23,7 @@ def new_figure(width: float, height: float) -> "Figure":
     >>> new_figure(1, 1)._repr_png_()[1:4]
     b'PNG'
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure: Figure = imported("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
     # IPython calls it; with pyplot imported, pyplot's method comes first
     figure._repr_png_ = lambda: _png(figure)  # type: ignore[attr-defined]  # a hook that Figure has no name for
     return figure

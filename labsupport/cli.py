@@ -4,14 +4,21 @@ Each command imports what it needs when it runs, so that `labsupport check` can 
 """
 
 import functools
+import importlib.metadata
+import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from labsupport.detection import Detection
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -37,13 +44,24 @@ def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
     return app.command()(in_one_line)
 
 
-Confidence = Annotated[float, typer.Option(min=0, max=1)]
+ModelName = Annotated[str, typer.Option(help="yolov3-tiny or yolov3")]
+Confidence = Annotated[float, typer.Option(min=0, max=1, help="report objects above this, from 0 to 1")]
 Precision = Annotated[str | None, typer.Option(help="f32 or bf16; unless given, what this CPU is best at")]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"labsupport {importlib.metadata.version('labsupport')}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
-    """The deployment lab's commands."""
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="print the version, and exit")
+    ] = False,
+) -> None:
+    """Check this installation, install models, serve, detect, process folders, and change which version answers."""
 
 
 @command
@@ -51,11 +69,12 @@ def check() -> None:
     """Say [OK] or [FAIL] for each dependency, weight file and folder, with the cure beside each failure."""
     from labsupport import checking
 
-    results = checking.everything()
-    for result in results:
+    good = []
+    for result in checking.everything():
         typer.echo(result)
-    if failed := sum(not result.ok for result in results):
-        typer.echo(f"{failed} of {len(results)} checks failed")
+        good.append(result.ok)
+    if failed := good.count(False):
+        typer.echo(f"{failed} of {len(good)} checks failed")
         raise typer.Exit(1)
 
 
@@ -98,14 +117,16 @@ def serve(
     from labsupport.rollout import journal
     from labsupport.serving import running
 
-    log = f"sqlite:///{paths.root() / 'predictions.db'}" if log is None else log
+    folder = paths.root_or_data()
+    os.environ["LAB_ROOT"] = str(folder)  # for the workers, too
+    log = f"sqlite:///{folder / 'predictions.db'}" if log is None else log
     options = {"host": host, "log": log, "precision": precision, "root_path": root_path, "keep_uploads": keep_uploads}
     port = loopback.default_port() if port is None else port
     running.resolved(host, port)
     security.required_token(host)
     models.ensure("yolov3-tiny")
     models.network("yolov3-tiny")  # once, before several workers need it
-    for file in paths.root().glob("rollout-*.db"):
+    for file in folder.glob("rollout-*.db"):
         journal.check(file)  # here, because a worker that fails to start is restarted without end
     running.run(options, port, workers)
 
@@ -134,7 +155,7 @@ def rollout(
         str | None,
         typer.Argument(help="the candidate, or the version that a rollback returns to: see versions in status"),
     ] = None,
-    model: str = "yolov3-tiny",
+    model: ModelName = "yolov3-tiny",
     weight: Annotated[float | None, typer.Option(help="percent of the requests that a canary answers")] = None,
     percent: Annotated[float | None, typer.Option(help="percent of the pictures that a shadow candidate sees")] = None,
     steps: Annotated[str | None, typer.Option(help="the weights of a ramp, as in 5,25,50,100")] = None,
@@ -186,10 +207,16 @@ def _rollout_lines(status: dict[str, Any]) -> list[str]:
 @command
 def detect(
     pictures: Annotated[list[Path], typer.Argument(help="JPEG or PNG files")],
-    model: str = "yolov3-tiny",
+    model: ModelName = "yolov3-tiny",
     confidence: Confidence = 0.5,
+    as_json: Annotated[bool, typer.Option("--json", help="print a line of JSON for each picture")] = False,
+    save: Annotated[Path | None, typer.Option(help="a folder for copies of the pictures with boxes drawn")] = None,
 ) -> None:
-    """Print the objects in each picture. Report files that cannot be read, go on, and exit with status 1."""
+    """Print the objects in each picture: file, label, confidence, and the box as left,top,right,bottom.
+
+    Files that cannot be read are reported, the others go on, and the exit status is 1.
+    Example: labsupport detect images/fruits.jpg --confidence 0.2
+    """
     from labsupport import images
     from labsupport.detection import Detector
 
@@ -197,26 +224,44 @@ def detect(
     for picture in pictures:
         name = typer.format_filename(picture)  # also where the name is no text
         try:
-            found = detector.detect(images.read(picture), confidence)
+            image = images.read(picture)
+            detections = detector.detect(image, confidence)
+            if save:
+                _save(save / f"{picture.stem}.jpg", image, detections)
         except (images.UnsupportedImage, images.ImageTooLarge, OSError) as error:
-            failed, found = True, []
+            failed = True
             is_folder = os.path.isdir(picture)
             why = "this is a folder: labsupport batch looks at folders" if is_folder else str(error)
             _complain(f"{name}: {getattr(error, 'strerror', None) or why}")
-        else:
-            if not found:
-                _complain(f"{name}: nothing found with a confidence above {confidence:g}")
-        for one in found:
+            continue
+        if as_json:
+            rows = [{"label": one.label, "confidence": one.confidence, "box": one.box._asdict()} for one in detections]
+            typer.echo(json.dumps({"file": name, "detections": rows}))
+            continue
+        if not detections:
+            _complain(f"{name}: nothing found with a confidence above {confidence:g}")
+        for one in detections:
             typer.echo(f"{name}\t{one.label}\t{one.confidence:.3f}\t{','.join(map(str, one.box))}")
     if failed:
         raise typer.Exit(1)
+
+
+def _save(file: Path, image: "np.ndarray", detections: "list[Detection]") -> None:
+    """Write the picture with its boxes. Raises FileExistsError if there is a file of that name."""
+    from labsupport import images, paths
+    from labsupport.detection import draw_boxes
+
+    if os.path.lexists(file):
+        raise FileExistsError(f"{file} exists: name another folder with --save")
+    with paths.whole(file) as partial:
+        partial.write_bytes(images.encode(draw_boxes(image, detections)))
 
 
 @command
 def batch(
     folder: Annotated[Path, typer.Argument(help="a folder of pictures and videos, or one of these")],
     out: Annotated[Path, typer.Option(help="the table to write: .parquet or .csv")],
-    model: str = "yolov3-tiny",
+    model: ModelName = "yolov3-tiny",
     confidence: Confidence = 0.5,
     precision: Precision = None,
     every: Annotated[int, typer.Option(min=1, help="look at one in so many frames of a video")] = 1,

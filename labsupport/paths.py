@@ -53,6 +53,23 @@ def cache() -> Path:
     return (folder or Path.home() / ".cache") / "labsupport"
 
 
+def root_or_data() -> Path:
+    """Return the lab's root folder, or where there is none a data folder of this user, which is made.
+
+    That is `labsupport` in `XDG_DATA_HOME`, else in `~/.local/share`. Raises `LabNotFound` if `LAB_ROOT` is set to a folder
+    that does not exist, and ValueError if `XDG_DATA_HOME` is a relative path.
+    """
+    try:
+        return root()
+    except LabNotFound:
+        if arguments.variable("LAB_ROOT", Path, "the lab's folder"):
+            raise
+    folder = arguments.variable("XDG_DATA_HOME", _absolute, "an absolute path")
+    made = (folder or Path.home() / ".local" / "share") / "labsupport"
+    made.mkdir(parents=True, exist_ok=True)
+    return made
+
+
 def _absolute(text: str) -> Path:
     if not os.path.isabs(text):
         raise ValueError

@@ -13,8 +13,35 @@ from labsupport.detection import Detector
 from labsupport.serving import create_app, serve
 
 collect_ignore = ["on_cluster.py"]  # test_scale.py runs it, in a process of its own
+# files that take long, or need a program of the system: `make check` leaves them out, and `make test` begins with them
+SLOW = """
+admission alerts automation aws batch checking cli compute conditional damage darknet dashboard detection
+diagnosis drift edge estimation exercises extras figures folders fuzz gate holding inspection lab metrics
+models multivariate natives oracle outbox predictions queueing retention retraining review rollout rollout_machine
+router runs scenarios schema security serving speech statuses streams tables univariate
+"""
+MARKS = {
+    **dict.fromkeys(("test_browser", "test_in_browser"), "browser"),
+    **dict.fromkeys(("test_container", "test_postgres", "test_prometheus", "test_proxy"), "system"),
+    "test_scale": "cluster",
+    **dict.fromkeys((f"test_{name}" for name in SLOW.split()), "slow"),
+}
+QUICK = "not slow and not browser and not system and not cluster"
 loopback.ask_directly()  # the tests' own requests, too
 PICTURES = sorted(path.name for path in paths.IMAGES.iterdir() if path.suffix in (".jpg", ".png"))
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Do not even import the files that `make check` leaves out."""
+    return True if config.option.markexpr == QUICK and collection_path.stem in MARKS else None
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests of those files, and run these and the lessons first, so that no process is left alone at the end."""
+    for item in items:
+        if mark := MARKS.get(item.path.stem):
+            item.add_marker(mark)
+    items.sort(key=lambda item: item.path.stem not in MARKS and item.path.suffix != ".ipynb")
 
 
 @pytest.fixture(scope="session")

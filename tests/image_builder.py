@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 SUITE = "bookworm"  # python:3.11-slim-bookworm is this Debian, and a Python 3.11 in /usr/local instead of /usr
@@ -62,9 +62,10 @@ def build(dockerfile: Path, scratch: Path) -> Image:
     for name, rest in instructions(dockerfile.read_text()):
         if name == "FROM":
             words = rest.split()
-            assert words[0] == "python:3.11-slim-bookworm", f"no base {words[0]} here"
-            image = Image(scratch / f"stage{len(stages)}")
-            subprocess.run(["cp", "-a", "--reflink=auto", base, image.root], check=True)
+            assert words[0] in ("python:3.11-slim-bookworm", *stages), f"no base {words[0]} here"
+            earlier = stages.get(words[0], Image(base))
+            image = replace(earlier, root=scratch / f"stage{len(stages)}", env=dict(earlier.env))
+            subprocess.run(["cp", "-a", "--reflink=auto", earlier.root, image.root], check=True)
             stages[words[2] if len(words) > 1 else "last"] = image
         else:
             STEPS[name](image, rest, dockerfile.parent, stages)

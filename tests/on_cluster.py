@@ -134,6 +134,17 @@ def keeper(cluster, tmp_path):
     local_cluster.imported().kill(running)
 
 
+def test_what_ray_reports_of_nodes_goes_to_the_log_and_is_not_printed(cluster, capsys, caplog):
+    from ray._private import worker
+
+    with caplog.at_level("INFO", local_cluster.__name__):
+        worker.print_to_stdstream(
+            {"lines": ["a node is lost\n"], "pid": "raylet", "is_err": False}, ignore_prefix=False
+        )
+    assert "raylet: a node is lost" in caplog.text
+    assert capsys.readouterr().out == ""
+
+
 def test_what_one_changes_all_see_and_none_is_lost(keeper, tmp_path):
     journals = [remote.SharedJournal(keeper) for _ in range(4)]
 

@@ -1,5 +1,7 @@
 """The labsupport command, as a person types it: answers on stdout, trouble in one line on stderr, and no traceback."""
 
+import importlib.metadata
+import json
 import os
 import socket
 import subprocess
@@ -7,11 +9,15 @@ import sys
 
 import numpy as np
 import pytest
+import requests
 from typer.testing import CliRunner
 
 from labsupport import batch, cli, images, models, paths
+from labsupport.client import Client, ServerError
+from labsupport.log import PredictionLog
 from labsupport.models import registry
-from labsupport.serving import worker
+from labsupport.rollout import Router
+from labsupport.serving import create_app, running, serve, worker
 
 
 def labsupport(*arguments) -> tuple[int, str, str]:
@@ -297,3 +303,96 @@ def test_serve_says_in_a_line_what_it_cannot_do(options, said):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert said in done.stderr
+
+
+# a rollout on a running server
+
+
+class Fixed:
+    """A version that finds nothing."""
+
+    def __init__(self, version):
+        self.version = version
+
+    def detect(self, image, confidence=0.5):
+        return []
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_TOKEN", "0123456789abcdef")
+    log = PredictionLog(f"sqlite:///{tmp_path}/predictions.db")
+    with serve(create_app(Router(Fixed("v1"), Fixed("v2"), log=log), log=log), port=0) as running:
+        running.log = log
+        yield running
+    log.close()
+
+
+def test_rollout_shows_who_answers_changes_it_and_takes_it_back(server):
+    def rollout(*words) -> list[str]:
+        code, out, err = labsupport("rollout", *words, "--url", server.url)
+        assert (code, err) == (0, "")
+        return out.splitlines()
+
+    first, stable, others = rollout()
+    assert first.startswith("Healthy: start, at 20") and stable == "  stable     v1  answers 100 %"
+    assert others == "  versions   v2"
+    changed = rollout("canary", "v2", "--weight", "30", "--reason", "a try")
+    assert changed[0].startswith("Progressing: canary, at 20") and changed[0].endswith("(a try)")
+    assert changed[1:3] == ["  stable     v1  answers 70 %", "  candidate  v2  answers 30 %"]
+    upload = {"file": images.encode(np.zeros((8, 8, 3), np.uint8), "png")}
+    for number in range(20):
+        headers = {"X-Client-Key": f"user {number}", "Authorization": "Bearer 0123456789abcdef"}
+        assert requests.post(f"{server.url}/detect", files=upload, headers=headers, timeout=30).ok
+    server.log.flush()
+    figures = {line.split()[0]: float(line.split()[1]) for line in rollout()[3:]}
+    assert figures["requests"] + figures["stable_requests"] == 20 and figures["requests"] > 0
+    assert (figures["error_rate"], figures["null_rate"]) == (0, 1)
+    shadowed = rollout("shadow", "v2", "--percent", "50")
+    assert shadowed[1:3] == ["  stable     v1  answers 100 %", "  candidate  v2  sees 50 %"]
+    assert rollout("rollback")[0].startswith("Degraded: rollback")
+
+
+def test_a_rollout_that_is_refused_is_one_line(server):
+    code, out, err = labsupport("rollout", "canary", "--url", server.url)
+    assert (code, out) == (1, "") and err.startswith("labsupport: 422: candidate: canary needs one")
+    code, out, err = labsupport("rollout", "shadow", "v9", "--url", server.url)
+    assert (code, out) == (1, "") and "no version is called 'v9'" in err
+    with pytest.raises(ServerError, match="401: start the server with LAB_TOKEN"):
+        Client(server.url).rollout({"action": "rollback", "to": "v2"}, token="another-token-of-mine")
+    code, out, err = labsupport("rollout", "--url", "http://127.0.0.1:9")
+    assert (code, out) == (1, "") and err.startswith("labsupport: no server answers at http://127.0.0.1:9: start one")
+
+
+# detect
+
+
+def test_detect_prints_json_and_saves_pictures_but_never_over_another_file(seeing, tmp_path):
+    picture = tmp_path / "gray.png"
+    picture.write_bytes(images.encode(np.full((20, 30, 3), 90, np.uint8), "png"))
+    code, out, err = labsupport("detect", picture, "--json", "--save", tmp_path / "boxes")
+    assert (code, err) == (0, "")
+    box = {"left": 1, "top": 2, "right": 3, "bottom": 4}
+    assert json.loads(out) == {"file": str(picture), "detections": [{"label": "cat", "confidence": 0.9, "box": box}]}
+    saved = images.read(tmp_path / "boxes" / "gray.jpg")
+    assert saved.shape == (20, 30, 3) and saved.std() > 0  # something was drawn
+    code, out, err = labsupport("detect", picture, "--save", tmp_path / "boxes")
+    assert code == 1 and "exists" in err and [path.name for path in (tmp_path / "boxes").iterdir()] == ["gray.jpg"]
+
+
+def test_the_version_is_that_of_the_package():
+    assert labsupport("--version") == (0, f"labsupport {importlib.metadata.version('labsupport')}\n", "")
+
+
+def test_serve_makes_a_folder_for_its_log_where_there_is_no_lab(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_ROOT", "")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(paths, "root", raising(paths.LabNotFound("no lab")))
+    ran = []
+    monkeypatch.setattr(running, "run", lambda options, port, workers: ran.append(options))
+    monkeypatch.setattr(models, "ensure", lambda name: None)
+    monkeypatch.setattr(models, "network", lambda name: None)
+    code, _, err = labsupport("serve", "--port", "0")
+    assert code == 0, err
+    assert ran[0]["log"] == f"sqlite:///{tmp_path}/data/labsupport/predictions.db"
+    assert os.environ["LAB_ROOT"] == f"{tmp_path}/data/labsupport"  # for the workers

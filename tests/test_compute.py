@@ -300,9 +300,11 @@ TABLE = pd.DataFrame(COLUMNS, index=["a", "b", "c", "d"])
 @pytest.mark.parametrize(
     "answer, verdict",
     [
-        (3, "Right."),
-        (4, "3 would have 67 requests/s each"),
-        (2, "100 requests/s each is more than the capacity of 100/s"),
+        (4, "Right."),
+        (5, "so are fewer: think of 4"),
+        (3, "only while all of them run"),
+        (2, "gets 200 requests/s, more than the capacity of 100/s"),
+        (1, "nobody gets an answer"),
         (None, "a whole number"),
         (2.5, "a whole number"),
     ],
@@ -314,8 +316,8 @@ def test_enough_machines(answer, verdict, capsys):
 
 def test_too_few_machines_are_told_their_99th_percentile(capsys):
     slow = Server([0.09, 0.11], slots=3, cores=2, places=39)  # 20 requests/s: 11 machines have 18.2 each
-    compute_checks.enough_machines.check(11, slow)
-    assert "18 requests/s each is a 99th percentile of" in capsys.readouterr().out
+    compute_checks.enough_machines.check(12, slow)
+    assert "gets 18 requests/s, and their 99th percentile is" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -346,3 +348,61 @@ def test_half_load(answer, verdict, capsys):
 def test_cheapest(answer, verdict, capsys):
     compute_checks.cheapest.check(answer, TABLE, {"memory MB": 250, "disk MB": 20})
     assert verdict in capsys.readouterr().out
+
+
+CPU, GPU = Machine("cpu", cores=2, dollars_per_hour=0.1), Machine("gpu", cores=4, dollars_per_hour=0.6)
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (1_200, "Right."),
+        (6, "of which rate?"),
+        (33.3, "slower than the CPU"),
+        (200, "costs more a picture"),
+        (5_000, "must be the same on both"),
+        (None, "give a number"),
+    ],
+)
+def test_gpu_break_even(answer, verdict, capsys):
+    compute_checks.gpu_break_even.check(answer, 200, CPU, GPU)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (20, "Right."),
+        (27, "the process itself takes 250 MB"),
+        (250, "decoded pictures are larger"),
+        (21, "21 pictures and the process take 1,006 MB"),
+        (12, "more would fit"),
+        (20.8, "a whole number"),
+    ],
+)
+def test_queue_in_memory(answer, verdict, capsys):
+    compute_checks.queue_in_memory.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+def test_usage_counts_the_work_and_the_memory_of_child_processes():
+    picture = (paths.IMAGES / "clock.png").read_bytes()
+    with compute.server_process() as url:
+        spent = compute.usage(f"{url}/detect", picture, clients=2, seconds=0.5)
+        with pytest.raises(MeasurementFailed, match="no request was answered"):
+            compute.usage(f"{url}/nothing-here", picture, clients=1, seconds=0.1)
+    assert spent["processes"] >= 1
+    assert spent["answers/s"] > 0 < spent["CPU ms an answer"] < 5_000
+    assert 50 < spent["memory MB"] < 5_000
+    assert spent["p50 ms"] <= spent["p99 ms"]
+
+
+def test_the_figures_name_their_axes_and_mark_the_capacity():
+    run = loadtest.Run(1.0, np.array([0.01, 0.02]), np.array([targets.ANSWERED] * 2))
+    knee = compute.figures.knee([run], [run, run], rates=[1, 2], capacity=2)
+    assert [axes.get_ylabel() for axes in knee.axes] == ["p99, ms", "refused, %"]
+    assert "capacity" in knee.axes[0].texts[0].get_text()
+    predicted = SERVER.predict(50, requests=1_000)
+    model = compute.figures.modelled([0.5], [run], [predicted], [0.2, 0.5], [predicted] * 2, "It held")
+    (axes,) = model.axes
+    assert (axes.get_xlabel(), axes.get_title(loc="left")) == ("load, % of the capacity", "It held")

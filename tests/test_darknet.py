@@ -90,10 +90,14 @@ WORKSHOP = """if True:
     darknet.to_litert(cfg, weights, folder)
 
     def refusal(cfg, weights):
-        try:
-            darknet.to_keras(cfg, weights)
-        except ValueError as error:
-            return str(error)
+        said = set()
+        for convert in (darknet.to_keras, lambda *files: darknet.to_openvino(*files, folder / "never")):
+            try:
+                convert(cfg, weights)
+            except ValueError as error:
+                said.add(str(error))
+        assert len(said) == 1, said  # both refuse, in the same words
+        return said.pop()
 
     print(json.dumps({
         "one number short": refusal(cfg, weights[:-4]),

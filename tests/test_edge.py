@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -877,10 +878,28 @@ def test_every_picture_of_the_lab_passes_a_station_once(tmp_path, station):
 
 
 def careful(found):
-    clocks = [one for one in found if one.label == "clock"]
-    if any(one.confidence < 0.6 for one in clocks):
-        return None
-    return len(clocks) == 1 and clocks[0].box.right - clocks[0].box.left >= 50
+    if any(one.confidence >= 0.6 and one.box.right - one.box.left >= 20 for one in found):
+        return False
+    return None if any(one.confidence < 0.6 for one in found) else True
+
+
+pool = ThreadPoolExecutor(4)
+
+
+def decide(server, device, picture, seconds):
+    for by, ask in (("server", lambda: pool.submit(server, picture).result(timeout=seconds)), ("device", None)):
+        try:
+            return (ask or (lambda: device(picture)))(), by
+        except Exception:
+            continue
+    return None, "nobody"
+
+
+def waits(server, device, picture, seconds):
+    try:
+        return server(picture), "server"
+    except OSError:
+        return device(picture), "device"
 
 
 @pytest.mark.parametrize(
@@ -889,14 +908,33 @@ def careful(found):
         (edge_checks.backlog, 561.6, "Right."),
         (edge_checks.backlog, None, "give a number"),
         (edge_checks.backlog, 280.8, "one product a second"),
+        (edge_checks.backlog, 9.36, "60 minutes, not 60 hours"),
+        (edge_checks.backlog, 561_600_000, "the number of bytes"),
         (edge_checks.backlog, 5, "is not it"),
         (edge_checks.receiver, lambda kept, record: kept.setdefault(record["id"], record), "Right."),
         (edge_checks.receiver, lambda kept, record: kept.update({record["id"]: record}), "the first one counts"),
         (edge_checks.receiver, lambda kept, record: kept.update({len(kept): record}), "what is the key?"),
+        (edge_checks.receiver, lambda kept, record: kept.setdefault(record["verdict"], record), "and 2 are kept"),
         (edge_checks.receiver, None, "it raised TypeError"),
         (edge_checks.careful_judge, careful, "Right."),
-        (edge_checks.careful_judge, lambda found: careful(found) or False, "confidence of 0.4 it says False, not None"),
-        (edge_checks.careful_judge, wants("clock", high=0.6), "30 pixels wide it says True"),
+        (edge_checks.careful_judge, lambda found: careful(found) or False, "0.4 it says False, not None"),
+        (edge_checks.careful_judge, lambda found: not found, "8 pixels wide it says False"),
+        (edge_checks.probe_pause, lambda failed: min(15, 0.25 * 2**failed), "Right."),
+        (edge_checks.probe_pause, lambda failed: 0.25 * 2**failed, "no pause is longer than 15 s"),
+        (edge_checks.probe_pause, lambda failed: min(15, 0.5 * 2**failed), "one doubling too many"),
+        (edge_checks.probe_pause, lambda failed: None, "it waits None s, not 0.25"),
+        (edge_checks.fallback, decide, "Right."),
+        (edge_checks.fallback, waits, "it had 0.2 s for the server"),
+        (
+            edge_checks.fallback,
+            lambda server, *others: (server("p"), "server"),
+            "with a server that raises it raises OSError",
+        ),
+        (
+            edge_checks.fallback,
+            lambda server, device, *others: (device("p"), "device"),
+            "with a server that answers it returns",
+        ),
     ],
 )
 def test_a_check_cell_passes_what_is_right_and_says_what_is_wrong(question, answer, verdict, capsys):

@@ -1,6 +1,8 @@
 """Each check cell passes a right answer, and says what is wrong with others."""
 
+import hashlib
 import math
+import random
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Annotated
@@ -13,7 +15,7 @@ from fastapi import FastAPI, HTTPException, Query, Response, UploadFile
 from scipy import stats
 
 from labsupport import drift, exercises, images, models, paths, scenarios
-from labsupport.automation import choose_thresholds
+from labsupport.automation import Thresholds, choose_thresholds
 from labsupport.detection import Detector, draw_boxes
 from labsupport.exercises import automation_checks
 from labsupport.log import PredictionLog
@@ -118,7 +120,16 @@ def test_confidence_challenge(takes, asks, verdict, detector, capsys):
 
 @pytest.mark.parametrize(
     "answer, verdict",
-    [(1 / 30, "Right."), (0.033, "Right."), (None, "give a number"), (0.33, "of all answers"), (0.1, "is not it")],
+    [
+        (1 / 60, "Right."),
+        (0.0167, "Right."),
+        (None, "give a number"),
+        ("3%", "give a number"),
+        (0.33, "what share of all answers"),
+        (0.05, "not all of them are errors"),
+        (1.67, "in percent"),
+        (0.1, "is not it"),
+    ],
 )
 def test_canary_risk(answer, verdict, capsys):
     exercises.canary_risk.check(answer)
@@ -130,17 +141,73 @@ def test_canary_risk(answer, verdict, capsys):
     [
         (Gate(thresholds={"null_rate": (None, 0.2)}, min_requests=50, failure_limit=0), "Right."),
         (Gate(ratios={"null_rate": 2}, min_requests=50, failure_limit=0), "Right."),
-        (Gate(thresholds={"null_rate": (None, 0.2)}, min_requests=50), "it says hold"),
+        (Gate(thresholds={"null_rate": (None, 0.2)}, min_requests=50), "how many failed checks does it allow?"),
         (
             Gate(thresholds={"null_rate": (None, 0.05)}, failure_limit=0),
             "as good as the stable version it says rollback",
         ),
-        (Gate(), "half of its pictures it says promote"),
+        (Gate(), "half of its pictures it says promote: which metric"),
         (Gate(min_requests=1), "min_requests=50 at least"),
     ],
 )
 def test_null_gate(gate, verdict, capsys):
     exercises.null_gate.check(gate)
+    assert verdict in capsys.readouterr().out
+
+
+def place(key, share, count=10_000):
+    return int(hashlib.sha256(key.encode()).hexdigest(), 16) % count < count / 100 * share
+
+
+@pytest.mark.parametrize(
+    "goes_to_candidate, verdict",
+    [
+        (place, "Right."),
+        (lambda key, share: place(f"{share} {key}", share), "should go back and forth"),
+        (lambda key, share: random.random() < share / 100, "and another one a moment later"),
+        (lambda key, share: True, "100% of 4,000 keys"),
+        (lambda key, share: place(key, share + 1, 100), "< or <= ?"),
+        (7, "it raised TypeError"),
+    ],
+)
+def test_own_router(goes_to_candidate, verdict, capsys):
+    exercises.own_router.check(goes_to_candidate)
+    assert verdict in capsys.readouterr().out
+
+
+PATTERNS = {"captions": "canary", "letters": "shadow", "prices": "blue/green"}
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (PATTERNS, "Right."),
+        (PATTERNS | {"captions": "shadow"}, "captions: nobody writes captions today"),
+        (PATTERNS | {"letters": "canary"}, "letters: clerks decide today"),
+        (PATTERNS | {"prices": "canary"}, "two versions answer side by side"),
+        (PATTERNS | {"prices": "shadow"}, "prices: 'shadow' is not"),
+        ({"captions": "canary"}, "missing: letters, prices"),
+        ("canary", "missing: captions, letters, prices"),
+    ],
+)
+def test_first_pattern(answer, verdict, capsys):
+    exercises.first_pattern.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (100, "Right."),
+        (20, "a promise of 5 %"),
+        (0.01, "starts at 1"),
+        (50, "up to 2.0%"),
+        (1_000, "a lower limit"),
+        ("a hundred", "a number"),
+    ],
+)
+def test_e_value_limit(answer, verdict, capsys):
+    exercises.e_value_limit.check(answer)
     assert verdict in capsys.readouterr().out
 
 
@@ -199,7 +266,7 @@ def test_own_detector(is_drift, verdict, capsys):
     assert verdict in capsys.readouterr().out
 
 
-BRIGHT = AlertRule("Bright", "brightness_mean", above=0.8, clear=0.7, window=600, hold=120)
+BRIGHT = AlertRule("Bright", "brightness_mean", above=0.8, clear=0.7, window=600, hold=120, severity="page")
 
 
 @pytest.mark.parametrize(
@@ -207,8 +274,10 @@ BRIGHT = AlertRule("Bright", "brightness_mean", above=0.8, clear=0.7, window=600
     [
         (BRIGHT, "Right."),
         (None, "give an AlertRule"),
-        (replace(BRIGHT, severity="page"), "severity is 'page'"),
+        (replace(BRIGHT, severity="ticket"), "severity is 'ticket'"),
         (replace(BRIGHT, clear=None), "clear is None"),
+        (replace(BRIGHT, metric="confidence_mean"), "which of MEASURES"),
+        (replace(BRIGHT, hold=2), "a hold is in seconds"),
     ],
 )
 def test_bright_rule(rule, verdict, capsys):
@@ -216,24 +285,102 @@ def test_bright_rule(rule, verdict, capsys):
     assert verdict in capsys.readouterr().out
 
 
+CAUSES = {"A": "input", "B": "concept", "C": "model"}
+
+
 @pytest.mark.parametrize(
     "answer, verdict",
-    [("concept", "Right."), ("input", "compare brightness"), ("model", "compare objects"), (None, 'give "input"')],
+    [
+        (CAUSES, "Right."),
+        (CAUSES | {"A": "model"}, "compare the brightness"),
+        (CAUSES | {"B": "model"}, "which answers do people replace"),
+        (CAUSES | {"C": "concept"}, "how often is each answer given"),
+        (CAUSES | {"C": "lens"}, "'lens' is no cause"),
+        ("concept", "give a dict"),
+    ],
 )
 def test_whose_fault(answer, verdict, capsys):
     exercises.whose_fault.check(answer)
     assert verdict in capsys.readouterr().out
 
 
-def test_only_what_users_say_differs_between_the_two_windows():
-    before, now = exercises.two_windows()
-    report = drift.compare(before, now)
-    assert report.features.query("drifted").feature.tolist() == ["correct"]
+def test_the_data_tell_the_cause_of_each_day():
+    """Day A has other pictures, C other answers, and B neither: only what people say differs there."""
+    usual, *days = exercises.days_of_corrections().values()
+    drifted = [set(drift.compare(usual, day, multivariate=()).features.query("drifted").feature) for day in days]
+    assert "brightness" in drifted[0]
+    assert drifted[1] == {"person"}
+    assert "answer" in drifted[2] and "brightness" not in drifted[2]
 
 
 @pytest.mark.parametrize(
     "answer, verdict",
-    [(0.005, "Right."), (0.05 / 9, "what else is tested?"), (0.05, "is not it"), (None, "give a share")],
+    [(120, "Right."), (60, "the hold begins"), (300, "does not have to be full"), (7, "is not it"), (None, "a number")],
+)
+def test_alarm_delay(answer, verdict, capsys):
+    exercises.alarm_delay.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (50 / 68, "Right."),
+        (0.1, "of all answers that are wrong"),
+        (0.05, "divide by"),
+        (0.5, "is not it"),
+        (2, "a share"),
+    ],
+)
+def test_share_of_complaints(answer, verdict, capsys):
+    exercises.share_of_complaints.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [("cropper", "Right."), ("checker", "before it"), ("reader", "inherited"), ("moon", "is no part"), (2, "as text")],
+)
+def test_first_change(answer, verdict, capsys):
+    exercises.first_change.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "share, verdict",
+    [
+        (lambda day: (day["profile.value"] == "unknown").mean(), "Right."),
+        (lambda day: (day["profile.value"] == "unknown").sum(), "that is a count"),
+        (lambda day: day["profile.null"].mean(), "you count None"),
+        (lambda day: (day["profile.value"].dropna() == "unknown").mean(), "a visit without one"),
+        (lambda day: 1.0, "it gives 1"),
+    ],
+)
+def test_unknown_share(share, verdict, capsys):
+    exercises.unknown_share.check(share)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["brainstorm", "own_pipeline"])
+def test_an_open_exercise_prints_a_model_answer_and_no_verdict(name, capsys):
+    getattr(exercises, name).check(...)
+    getattr(exercises, name).check("mine")
+    getattr(exercises, name).hint()
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("Not tried yet")
+    assert rest[0].startswith("A model answer") and rest[-1].startswith("Hint 1 of")
+    assert "Right." not in "".join(rest)
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (0.005, "Right."),
+        (0.05 / 9, "what else is tested?"),
+        (0.05, "all tests together"),
+        (0.1, "is not it"),
+        (None, "a share"),
+    ],
 )
 def test_pipeline_level(answer, verdict, capsys):
     exercises.pipeline_level.check(answer)
@@ -249,6 +396,7 @@ def test_pipeline_level(answer, verdict, capsys):
             lambda clicks, seen=[]: {"odd": seen.append(1) or len(seen) // 200 + len(seen) % 7},
             "where nothing has changed",
         ),
+        (lambda clicks: {}, "holds no figure"),
         (None, "it raised TypeError"),
     ],
 )
@@ -271,10 +419,74 @@ def test_two_changes(answer, verdict, capsys):
     assert verdict in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("answer, verdict", [(5.56, "Right."), (20, "7,200,000 pictures"), (None, "a number of hours")])
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (5.56, "Right."),
+        (20, "7,200,000 pictures"),
+        (20_000, "the number of seconds"),
+        (1_000 / 3, "the number of minutes"),
+        (None, "a number of hours"),
+    ],
+)
 def test_night_hours(answer, verdict, capsys):
     exercises.night_hours.check(answer)
     assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (0.25, "Right."),
+        (2.78, "the machine's hours"),
+        (0.357, "70 % busy"),
+        (25, "pay for 100,000,000 pictures"),
+        ("0.25", "give a number"),
+    ],
+)
+def test_price_of_a_million(answer, verdict, capsys):
+    exercises.price_of_a_million.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+def once(db, name, look, ask=True, commit=True):
+    if not (ask and db.execute("SELECT 1 FROM done WHERE name = ?", (name,)).fetchone()):
+        db.execute("INSERT OR REPLACE INTO done VALUES (?, ?)", (name, look(name)))
+        if commit:
+            db.commit()
+
+
+def placed_before(db, name, look):
+    with db:
+        db.execute("INSERT OR IGNORE INTO done VALUES (?, NULL)", (name,))
+    db.execute("UPDATE done SET score = ? WHERE name = ?", (look(name), name))
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (once, "Right."),
+        (lambda *given: once(*given, commit=False), "0 of 2 finished pictures are in the table"),
+        (lambda *given: once(*given, ask=False), "does once ask the table first?"),
+        (placed_before, "store the row after the look"),
+        (None, "it raised TypeError"),
+    ],
+)
+def test_resumable(answer, verdict, capsys):
+    exercises.resumable.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+QUESTIONS = {name: one for name, one in vars(exercises).items() if isinstance(one, exercises.Question)}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_question_explains_each_option(name, capsys):
+    for letter in QUESTIONS[name].options:
+        QUESTIONS[name].check(letter)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len({*printed}) == len(QUESTIONS[name].options) >= 3
+    assert sum(line.startswith("Right. ") for line in printed) == 1
 
 
 def fewest(arrivals, per_hour, patience):
@@ -322,7 +534,10 @@ def test_files_to_repeat(again, verdict, capsys):
     assert verdict in capsys.readouterr().out
 
 
-OUTCOMES = pd.DataFrame({"degree": ["PARTIAL", "FULL"], "by_model": [0.6, 1.0], "error": [0.02, 0.05]})
+OUTCOMES = pd.DataFrame(
+    {"by_model": [0.0, 0.6, 1.0], "misses": [0.005, 0.015, 0.045], "rejects": [0.01, 0.005, 0.005]},
+    index=["assistance", "partial", "full"],
+)
 
 
 @pytest.mark.parametrize(
@@ -330,8 +545,55 @@ OUTCOMES = pd.DataFrame({"degree": ["PARTIAL", "FULL"], "by_model": [0.6, 1.0], 
     [(0.375, "Right."), (0.3, "go up"), (0.5, "go down"), (None, "give a price"), (-1, "give a price")],
 )
 def test_price_of_a_look(answer, verdict, capsys):
-    """0.4 looks cost as much as 0.03 errors at 5 each."""
+    """0.4 looks cost as much as 0.03 misses at 5 each."""
     exercises.price_of_a_look.check(answer, OUTCOMES)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [(12.5, "Right."), (5, "go up"), (20, "go down"), (None, "give a price"), ("5", "give a price")],
+)
+def test_price_of_a_miss(answer, verdict, capsys):
+    """0.6 looks at 0.2 each and 0.005 rejects cost as much as 0.01 misses."""
+    exercises.price_of_a_miss.check(answer, OUTCOMES)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "thresholds, verdict",
+    [
+        (Thresholds(0, 0.5), "Right."),
+        (Thresholds(0.1, 0.9), "which of the two thresholds lets scratches pass?"),
+        (Thresholds(), "nothing is decided by the model"),
+        (Thresholds(0.5, 0.5), "the model decides everything"),
+        (0.5, "give Thresholds"),
+    ],
+)
+def test_cheapest_thresholds(thresholds, verdict, capsys):
+    """Of the phones below 0.1 one in ten is scratched, and of those above 0.5 nearly all are."""
+    confidences = np.repeat([0.05, 0.3, 0.7, 0.95], 1_000)
+    labels = np.arange(4_000) % 100 < np.repeat([10, 40, 97, 99], 1_000)
+    exercises.cheapest_thresholds.check(thresholds, labels, confidences)
+    assert verdict in capsys.readouterr().out
+
+
+ANSWERS = {"x-ray": "assistance", "spam": "full", "payments": "partial", "loans": "shadow"}
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (ANSWERS, "Right."),
+        (ANSWERS | {"loans": "assistance"}, "so it assists nobody"),
+        (ANSWERS | {"payments": "full"}, "full is one way for all cases"),
+        (ANSWERS | {"x-ray": "partial"}, "the model decides none alone"),
+        (ANSWERS | {"spam": "partial"}, "spam: 'partial' is not its degree"),
+        ("full", "give a dictionary"),
+    ],
+)
+def test_name_the_degree(answer, verdict, capsys):
+    exercises.name_the_degree.check(answer)
     assert verdict in capsys.readouterr().out
 
 
@@ -350,11 +612,13 @@ def test_phones_saved(monkeypatch, capsys):
         return np.count_nonzero((worth[name] >= chosen.low) & (worth[name] < chosen.high))
 
     assert looks("stable") > looks("better")
-    for answer in (looks("stable") - looks("better"), looks("better") - looks("stable"), None):
+    for answer in (looks("stable") - looks("better"), 7, looks("better") - looks("stable"), looks("better"), None):
         exercises.phones_saved.check(answer)
-    right, wrong, missing = capsys.readouterr().out.splitlines()
+    right, wrong, negative, left, missing = capsys.readouterr().out.splitlines()
     assert right == "Right."
-    assert f"with the better one it is not {2 * looks('stable') - looks('better')}" in wrong
+    assert f"with the better one it is not {looks('stable') - 7}" in wrong
+    assert "more work for people" in negative
+    assert "how many fewer are these?" in left
     assert "a whole number" in missing
 
 
@@ -363,18 +627,21 @@ def test_ramp_by_request(detector, monkeypatch, tmp_path, capsys):
     router = Router(detector)
     candidate = Detector.load(runtime="opencv")
     router.add(candidate)
+    headers = {"Authorization": "Bearer 0123456789abcdef"}
+    ramp = {"action": "ramp", "candidate": candidate.version, "interval": 60}
     with PredictionLog(f"sqlite:///{tmp_path}/log.db") as log, serve(create_app(router, log=log), port=0) as running:
         exercises.ramp_by_request.check(running.url)
-        change = {"action": "ramp", "candidate": candidate.version, "steps": [5, 100], "interval": 60}
-        headers = {"Authorization": "Bearer 0123456789abcdef"}
-        requests.put(f"{running.url}/rollout", json=change, headers=headers, timeout=30).raise_for_status()
-        exercises.ramp_by_request.check(running.url)
-        requests.put(f"{running.url}/rollout", json={"action": "rollback"}, headers=headers, timeout=30)
+        canary = {"action": "canary", "candidate": candidate.version}
+        for change in (canary, ramp | {"steps": [5, 100]}, ramp | {"steps": [7, 70, 100]}, {"action": "rollback"}):
+            requests.put(f"{running.url}/rollout", json=change, headers=headers, timeout=30).raise_for_status()
+            exercises.ramp_by_request.check(running.url)
     exercises.ramp_by_request.check(running.url)
     exercises.ramp_by_request.check(None)
-    before, after, gone, nothing = capsys.readouterr().out.splitlines()
-    assert "no candidate answers anybody" in before
-    assert after == "Right."
+    before, by_hand, other, right, undone, gone, nothing = capsys.readouterr().out.splitlines()
+    assert "no candidate answers anybody" in before and "no candidate answers anybody" in undone
+    assert "grows only by hand" in by_hand
+    assert "the ramp there is at 5 %" in other
+    assert right == "Right."
     assert "nobody answers there" in gone
     assert "give the address" in nothing
 
@@ -390,8 +657,12 @@ def calls(rule, traffic, event="fired"):
     "function, verdict",
     [
         (calls, "Right."),
-        (lambda rule, traffic: 0, "not 0"),
-        (lambda rule, traffic: calls(rule, traffic) + calls(rule, traffic, "cleared"), "fires"),
+        (lambda rule, traffic: 0, "too few"),
+        (lambda rule, traffic: ..., "returns the dots"),
+        (
+            lambda rule, traffic: calls(rule, traffic) + calls(rule, traffic, "cleared"),
+            "includes the alarms that cleared",
+        ),
         (None, "it raised TypeError"),
     ],
 )
@@ -402,7 +673,14 @@ def test_firings(function, verdict, capsys):
 
 @pytest.mark.parametrize(
     "answer, verdict",
-    [(0.8, "Right."), (0.6, "go to the others"), (0.75, "on three"), (None, "give a share"), (80, "give a share")],
+    [
+        (0.8, "Right."),
+        (0.6, "go to the others"),
+        (0.75, "on three"),
+        (None, "give a share"),
+        (80, "give a share"),
+        ("80 %", "give a share"),
+    ],
 )
 def test_load_after_a_loss(answer, verdict, capsys):
     exercises.load_after_a_loss.check(answer)
@@ -416,11 +694,29 @@ def test_load_after_a_loss(answer, verdict, capsys):
         (lambda rate, each, lost: math.ceil(rate / (0.8 * each)), "too few for rate=100, each=50, lost=1"),
         (lambda rate, each, lost: math.ceil(rate / each) + lost, "too few for rate=100, each=50, lost=0"),
         (lambda rate, each, lost: math.ceil(rate / (0.8 * each)) * (lost + 1), "more than it takes"),
+        (lambda rate, each, lost: rate / (0.8 * each) + lost, "return a whole number"),
         (None, "it raised TypeError"),
     ],
 )
 def test_machines_with_spares(machines, verdict, capsys):
     exercises.machines_with_spares.check(machines)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (9.9, "Right."),
+        (1.238, "in gigabytes"),
+        (4.95, "sent twice"),
+        (9_904, "in megabits"),
+        (1.6, "as the network sees it"),
+        (7, "by the requests of a second"),
+        (None, "give a number"),
+    ],
+)
+def test_network_load(answer, verdict, capsys):
+    exercises.network_load.check(answer)
     assert verdict in capsys.readouterr().out
 
 

@@ -12,7 +12,7 @@ from benchmarks import gate_promises
 from labsupport.rollout import METRICS, Evidence, Gate, Outcomes
 from labsupport.rollout.evidence import GUESS, TIMES_AS_BAD, Keys, e_value
 from labsupport.rollout.gate import measured
-from labsupport.scenarios import rollback_rules
+from labsupport.scenarios import rollouts
 
 RUNS = 500
 
@@ -439,7 +439,7 @@ def test_the_promise_holds_where_users_differ_and_keys_stick(setting):
 def test_other_rules_err_as_they_are_known_to():
     """Beside it, the rules that others use. Known: peeking kills one good candidate in four, tolerant limits miss a tripled
     error rate two times in three."""
-    rows = {rate: rollback_rules.rolled_back(rate, runs=RUNS) for rate in (0.01, 0.03, 0.1)}
+    rows = {rate: rollouts.rolled_back(rate, runs=RUNS) for rate in (0.01, 0.03, 0.1)}
     print("share rolled back at 1 % / 3 % / 10 % errors against 1 %")
     for name in rows[0.01]:
         print(f"{name:28}", *(f"{rows[rate][name]:6.1%}" for rate in rows))

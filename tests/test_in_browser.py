@@ -63,6 +63,7 @@ def visitor(chromium, **options):
     try:
         yield page
     finally:
+        page.unroute_all(behavior="ignoreErrors")  # what a route still fetches has nowhere to go
         context.close()
 
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import requests
 import sqlalchemy as sql
 
 from labsupport.log import FEEDBACK, PREDICTIONS, LogUnavailable, PredictionLog
-from labsupport.rollout import Gate, Rollout, Router, WrongRamp, outcomes_since, ramp_figures
+from labsupport.rollout import Gate, Rollout, Router, State, WrongRamp, outcomes_since, ramp_figures
 from labsupport.rollout.gate import measured
-from labsupport.rollout.ramp_figures import Cursor, Watch
+from labsupport.rollout.ramp_figures import Cursor, TrialFigures, Watch
 from labsupport.serving import create_app, serve
 from test_router import Version
 
@@ -75,6 +76,23 @@ def test_whatever_comes_and_whenever_the_figures_are_those_of_the_whole_log(log,
         later = Watch(log, "v1", "v2", BEGAN).figures(since)  # another process, or this one after a restart
         differ = {name for name in later if later[name] != figures[name]}
         assert differ <= {"e_value"}  # remarks that were known at once there
+
+
+def test_the_figures_of_a_trial_are_those_of_its_rows_to_users_or_in_shadow(log):
+    random, trial = np.random.default_rng(5), TrialFigures()
+    canary = State(stable="v1", candidate="v2", mode="canary", time=BEGAN)
+    for number in range(3):
+        some(log, random, 200 * number, 200, BEGAN + 3 * number)
+        figures = trial.figures(log, canary)
+        seen = outcomes_since(log, BEGAN)
+        for prefix, version in (("", "v2"), ("stable_", "v1")):
+            for name, value in measured(seen.of(version)).items():
+                assert figures[prefix + name] == pytest.approx(value, rel=0.0051 if "latency" in name else 1e-12), name
+    shadow = trial.figures(log, replace(canary, mode="shadow", time=BEGAN + 4))
+    rows = log.frame(since=BEGAN + 4, shadow=True)
+    rows = rows[(rows["version"] == "v2") & ~rows["status"].between(400, 499)]
+    assert shadow["requests"] == len(rows) > 5 and shadow["error_rate"] == pytest.approx((rows["status"] >= 500).mean())
+    assert trial.figures(log, State(stable="v1")) == {}
 
 
 def test_without_late_remarks_the_e_value_is_that_of_the_first_requests_in_the_order_of_writing(log):

@@ -174,9 +174,20 @@ def test_numbers_out_of_range_are_refused(wrong):
 def test_networks_are_trained_anew_when_the_drawing_changes_and_only_then(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "cache", lambda: tmp_path / "cache")
     monkeypatch.setattr(inspector_training, "_train_all", lambda *_: None)
-    before = inspector_training.networks()
+    own = {"own": inspector_training.Recipe(pictures=1, epochs=1, filters=1)}
+    before = inspector_training.networks(own)
     for module, same in ((worlds, True), (phones, False)):
         changed = tmp_path / f"{module.__name__}.py"
         changed.write_text("# another world")
         monkeypatch.setattr(module, "__file__", str(changed))
-        assert (inspector_training.networks() == before) is same
+        assert (inspector_training.networks(own) == before) is same
+
+
+def test_the_networks_of_the_recipes_come_with_the_package_and_other_recipes_are_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "cache", lambda: tmp_path / "cache")
+    assert {path.stem for path in inspector_training.networks().glob("*.xml")} == {*inspector_training.RECIPES}
+    trained = []
+    monkeypatch.setattr(inspector_training, "_train_all", lambda recipes, *_: trained.append(recipes))
+    other = inspector_training.RECIPES | {"stable": inspector_training.Recipe(pictures=1, epochs=1, filters=1)}
+    assert inspector_training.networks(other).is_relative_to(tmp_path)
+    assert trained == [other]

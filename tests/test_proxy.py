@@ -134,7 +134,7 @@ def test_the_docs_work_in_a_browser(behind, chromium):  # noqa: F811
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"https://127.0.0.1:{port}/")
     page.get_by_text("/count-cars").wait_for()
-    page.locator("#operations-status-hello__get button").first.click()
+    page.locator("#operations-status-start__get button").first.click()
     page.get_by_role("button", name="Try it out").click()
     page.get_by_role("button", name="Execute").click()
     page.locator(".live-responses-table .response-col_status", has_text="200").wait_for()

@@ -5,6 +5,7 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import chi2_contingency, ks_2samp
 from sklearn.feature_extraction.text import CountVectorizer
@@ -13,7 +14,21 @@ from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeClassifier
 
 from labsupport import images, models, paths
-from labsupport.scenarios import churn, fraud, house_prices, phones, photographs, photos, spam, vocabulary, worlds
+from labsupport.rollout import State
+from labsupport.scenarios import (
+    churn,
+    fraud,
+    house_prices,
+    inspector,
+    phones,
+    photographs,
+    photos,
+    rollouts,
+    spam,
+    vocabulary,
+    worlds,
+)
+from labsupport.serving import create_app, serve
 
 KINDS = {
     house_prices: ("none", "data", "concept", "both"),
@@ -496,3 +511,44 @@ def test_a_drift_that_a_world_does_not_have_is_refused(world, drift):
 def test_light_out_of_range_is_refused(light):
     with pytest.raises(ValueError, match="which is black, to 1"):
         photos(10, light=light)
+
+
+def test_users_count_requests_that_get_no_answer(detector):
+    frame = (paths.IMAGES / "clock.png").read_bytes()
+    with serve(create_app(detector), port=0) as server:
+        users = rollouts.Users(server.url, [frame], people=3, threads=1)
+        answers = users.wait_for(3)
+        assert set(answers["status"]) == {200} and set(answers["version"]) == {detector.version}
+        assert set(answers["key"]) <= {"person 0", "person 1", "person 2"}
+        before = len(users.stop())
+    assert users.ask("person 1", frame).status == rollouts.NO_ANSWER
+    assert len(users.frame()) == before + 1 and (users.frame()["status"] == rollouts.NO_ANSWER).sum() == 1
+    with pytest.raises(TimeoutError, match=r"not within 0\.1 seconds: rain"):
+        rollouts.wait(lambda: False, "rain", seconds=0.1)
+
+
+def test_a_timeline_shows_each_phase_and_each_version():
+    began = pd.Timestamp("2026-01-01", tz="UTC")
+    time = [began + pd.Timedelta(seconds=second / 10) for second in range(100)]
+    version = ["v2" if 50 <= second < 60 else "v1" for second in range(100)]
+    status = [500 if second == 55 else 200 for second in range(100)]
+    log = pd.DataFrame({"time": time, "version": version, "status": status})
+    start = State("v1", time=began.timestamp())
+    trial = State("v1", "v2", mode="canary", share=5.0, time=start.time + 5)
+    history = [start, trial, State("v1", time=start.time + 6, action="rollback")]
+    assert rollouts.phases(history, start.time + 10) == [("canary", start.time + 5, start.time + 6)]
+    names, upper, lower = rollouts.timeline(log, history, {"v1": "blue", "v2": "red"}).axes
+    assert [text.get_text() for text in names.texts] == ["canary"]
+    stable, other = upper.containers
+    assert [bar.get_height() for bar in other] == [0] * 5 + [100] + [0] * 4
+    assert [bar.get_height() for bar in lower.containers[0]] == [0] * 5 + [1] + [0] * 4
+    assert len(stable) == 10
+    assert rollouts.journal_table(history)["share"].tolist() == ["-", "5 %", "-"]
+
+
+def test_a_sheet_frames_the_marked_phones():
+    day = phones.inspection(4, seed=1)
+    plain, framed = inspector.sheet(day.images, columns=2), inspector.sheet(day.images, marked=[3], columns=2)
+    changed = (plain != framed).any(axis=2)
+    assert plain.shape == (512, 512, 3)
+    assert changed[256:, 256:].any() and not changed[:256].any() and not changed[:, :256].any()

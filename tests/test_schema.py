@@ -148,3 +148,20 @@ def test_that_a_token_is_missing_is_documented_everywhere(detector):
         for route in schema.get_all_operations():
             answer = route.ok().Case().call_and_validate(base_url=guarded.url)
             assert answer.status_code == (200 if route.ok().path == "/health" else 401)
+
+
+def test_the_page_of_the_document_can_send_the_token_and_says_in_words_what_each_answer_is():
+    """/docs shows Authorize for a security scheme, and offers examples: they name a version that loads on any machine."""
+    document = create_app({}).openapi()
+    assert [scheme["scheme"] for scheme in document["components"]["securitySchemes"].values()] == ["bearer"]
+    operations = {(path, method): one for path, methods in document["paths"].items() for method, one in methods.items()}
+    assert {place for place, one in operations.items() if "security" in one} == {
+        ("/rollout", "put"),
+        ("/records", "post"),
+    }
+    assert "Successful Response" not in {
+        answer["description"] for one in operations.values() for answer in one["responses"].values()
+    }
+    (example,) = document["components"]["schemas"]["RolloutIn"]["examples"]
+    schemas.RolloutIn(**example)
+    assert example["candidate"] == "yolov3-tiny/opencv-f32"

@@ -440,3 +440,20 @@ def test_a_host_that_is_no_address_is_not_told_to_set_a_token(host, monkeypatch)
     monkeypatch.delenv("LAB_TOKEN", raising=False)
     with pytest.raises(ValueError, match=r"host=.*: give"):
         serve(create_app({}), host=host, port=0)
+
+
+# the start page
+
+
+@pytest.mark.parametrize("prefix", ["", "/serve"])
+def test_a_browser_gets_a_start_page_whose_links_all_answer_and_a_program_gets_json(prefix, detector):
+    with serve(create_app(detector, root_path=prefix), port=0) as server:
+        page = requests.get(f"{server.url}{prefix}/", headers={"Accept": "text/html,*/*"}, timeout=30)
+        assert page.headers["Content-Type"].startswith("text/html") and page.headers["Vary"] == "Accept"
+        assert f"{server.url}{prefix}/detect</pre>" in page.text
+        links = re.findall(r'<a href="([^"]+)"', page.text)
+        assert len(links) == 6 and all(link.startswith(f"{prefix}/") for link in links)
+        for link in links:
+            assert requests.get(server.url + link, timeout=30).ok, link
+        answer = requests.get(f"{server.url}{prefix}/", timeout=30)
+        assert answer.json()["docs"] == f"{prefix}/docs"

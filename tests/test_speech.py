@@ -82,3 +82,18 @@ def test_the_same_seed_gives_the_same_voices_to_every_microphone():
     np.testing.assert_array_equal(same.sound, again.sound)
     np.testing.assert_allclose(louder.sound, same.sound * 10 ** (6 / 20), rtol=1e-6)
     assert np.abs(speech.clips(20, 5, gain_db=30).sound).max() == 1
+
+
+def test_children_speak_higher_and_the_others_are_as_they_were():
+    adults, mixed = speech.clips(40, seed=6), speech.clips(40, seed=6, young=0.4)
+    same = (adults.sound == mixed.sound).all(axis=1)
+    assert 5 < (~same).sum() < 30
+    assert (adults.words == mixed.words).all()
+    assert np.isfinite(speech.clips(60, seed=7, young=1.0).sound).all()
+
+
+def test_a_spectrogram_has_a_frame_for_each_segment():
+    sound = speech.clips(1, seed=1).sound[0]
+    figure = speech.draw(sound, {"before": speech.find_speech(sound), "now": speech.find_speech(sound, 14, 0.03)})
+    assert [axis.get_title() for axis in figure.axes] == ["before", "now"]
+    assert all(axis.patches for axis in figure.axes)

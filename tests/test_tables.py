@@ -266,5 +266,5 @@ def test_a_server_that_nobody_runs_is_named():
 
 def test_without_psycopg_the_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(LogUnavailable, match=r"postgresql://lab:\*\*\*@db/lab needs the package psycopg: pip install"):
+    with pytest.raises(LogUnavailable, match=r"postgresql://lab:\*\*\*@db/lab: psycopg is not installed: pip install"):
         PredictionLog("postgresql://lab:s3cret@db/lab")

@@ -53,7 +53,7 @@ def settings(account: Account) -> dict[tuple[str, str], str]:
             "IamInstanceProfile": INSTANCE,
             "DisableIMDSv1": "true",  # who tricks a server into asking for the machine's credentials gets none
             "RootVolumeType": "gp3",
-            "RootVolumeSize": "20",  # GB: while the image is built, TensorFlow is unpacked
+            "RootVolumeSize": "20",  # GB: the image, its parts while it is built, and the log
         },
         "aws:autoscaling:updatepolicy:rollingupdate": {
             "RollingUpdateEnabled": "true",

@@ -21,6 +21,7 @@ from labsupport.automation.thresholds import (
     choose_thresholds,
     error_bound,
 )
+from labsupport.extras import imported
 from labsupport.tabular import is_missing
 
 __all__ = [
@@ -177,7 +178,7 @@ def risk_coverage(labels: np.ndarray, confidences: np.ndarray) -> "pd.DataFrame"
     1        0.8      0.75  0.00
     2        0.7      1.00  0.25
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     labels, confidences = checked(labels, confidences)
     wrong = (confidences >= 0.5) != labels

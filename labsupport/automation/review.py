@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from labsupport import arguments, images, sqlite
 from labsupport.automation.degrees import Decision
 from labsupport.detection import Box, Detection
+from labsupport.extras import imported
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,7 +220,7 @@ class ReviewQueue:
         For `choose_thresholds` take the rows of degree "shadow". Items that partial automation left to a person are not a
         random sample, and a person who saw the opinion is influenced by it.
         """
-        import pandas as pd
+        pd = imported("pandas")
 
         with self._reading() as connection:
             cursor = connection.execute(READ)

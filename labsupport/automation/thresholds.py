@@ -10,6 +10,7 @@ from typing import Any, overload
 import numpy as np
 
 from labsupport.arguments import number
+from labsupport.extras import imported
 from labsupport.tabular import NARROW, as_float, bool_column, codes_of, float_column, is_missing, shape_of, table
 
 MOST_DECISIONS = 10**12  # with more, floats cannot distinguish the shares
@@ -90,7 +91,7 @@ def error_bound(errors: int, decisions: int, confidence_level: float = 0.95) -> 
 
 
 def _bound(errors: int, decisions: int, confidence_level: float) -> float:
-    from scipy import special
+    special = imported("scipy.special")
 
     return float(special.betaincinv(errors + 1, decisions - errors, confidence_level)) if errors < decisions else 1.0
 
@@ -190,7 +191,7 @@ def _plan(examples: int, max_error: float, level: float) -> tuple[np.ndarray, li
 
     Each size allows one more error than the one before. A test in between would only be one more chance to fail.
     """
-    from scipy import special
+    special = imported("scipy.special")
 
     runs = max(1, int(math.log2(examples / _error_free(max_error, level))))
     first = _error_free(max_error, level / runs)

@@ -1,7 +1,7 @@
 """Measure how fast and how large a model is, and work out how many machines a service needs."""
 
-from labsupport.compute import loadtest, targets
-from labsupport.compute.demand import Cost, needs
+from labsupport.compute import figures, loadtest, targets
+from labsupport.compute.demand import Cost, needs, usage
 from labsupport.compute.measurement import (
     Machine,
     MeasurementFailed,
@@ -15,7 +15,7 @@ from labsupport.compute.measurement import (
     times,
     weigh,
 )
-from labsupport.compute.queueing import NoMachinesHelp, Overload, Server, erlang_c, machines_for, mean_wait
+from labsupport.compute.queueing import NoMachinesHelp, Overload, Server, erlang_c, machines_for, mean_wait, responses
 from labsupport.compute.targets import BUFFER, exchange, stays_open, upload
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "calibrated",
     "erlang_c",
     "exchange",
+    "figures",
     "flops",
     "found",
     "loadtest",
@@ -36,6 +37,7 @@ __all__ = [
     "mean_wait",
     "measure",
     "needs",
+    "responses",
     "server_process",
     "size_on_disk",
     "stays_open",
@@ -43,5 +45,6 @@ __all__ = [
     "throughput",
     "times",
     "upload",
+    "usage",
     "weigh",
 ]

@@ -1,4 +1,4 @@
-"""Estimate the machines that a number of requests a second needs, from the measured cost of one request.
+"""Measure what one request costs, and estimate the machines that a number of requests a second needs.
 
 Cores, the network and the log's database each need a number of machines, and the largest number counts. The result is a
 lower bound, for an even load. `queueing` predicts how long requests wait.
@@ -7,7 +7,8 @@ lower bound, for an even load. `queueing` predicts how long requests wait.
 import math
 from dataclasses import dataclass
 
-from labsupport.compute.measurement import Machine
+from labsupport.compute import loadtest, targets
+from labsupport.compute.measurement import Machine, MeasurementFailed
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,35 @@ class Cost:
     def __post_init__(self) -> None:
         if not self.cpu > 0 or self.bytes < 0 or self.rows < 0:
             raise ValueError(f"{self}: give CPU seconds above 0, and bytes and rows of at least 0")
+
+
+def usage(url: str, picture: bytes, clients: int = 4, seconds: float = 3) -> dict[str, float]:
+    """Load a server with clients that each wait for their answers, and return what it answers and what that costs.
+
+    The server must be a child process of this one, or several: all children count. The keys are "answers/s", "p50 ms",
+    "p99 ms", "CPU ms an answer", "memory MB" (shared memory counts once) and "processes". Raises `MeasurementFailed` if
+    no request was answered, and ValueError as `loadtest.closed_loop` does.
+    """
+    import psutil
+
+    def cpu() -> float:
+        return sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children(recursive=True))
+
+    target = targets.Http(url, picture)
+    loadtest.closed_loop(target, clients, seconds=min(1.0, seconds))  # warm
+    before = cpu()
+    run = loadtest.closed_loop(target, clients, seconds)
+    if not len(run.answered):
+        raise MeasurementFailed(f"{url}: no request was answered")
+    spent, children = cpu() - before, psutil.Process().children(recursive=True)
+    return {
+        "answers/s": run.rate,
+        "p50 ms": 1000 * run.quantile(0.5),
+        "p99 ms": 1000 * run.quantile(0.99),
+        "CPU ms an answer": 1000 * spent / len(run.answered),
+        "memory MB": sum(child.memory_full_info().pss for child in children) / 1e6,
+        "processes": len(children),
+    }
 
 
 @dataclass(frozen=True)

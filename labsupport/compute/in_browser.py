@@ -15,6 +15,7 @@ import numpy as np
 
 from labsupport import models
 from labsupport.compute import measurement
+from labsupport.extras import imported
 from labsupport.serving import browser_page
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def answer(row: dict[str, str]) -> tuple[Any, ...]:
 
 def memory() -> float:
     """Return the MB that only the page's process holds: the largest of the browser processes that draw pages."""
-    import psutil
+    psutil = imported("psutil")
 
     drawing = (one for one in psutil.Process().children(recursive=True) if "--type=renderer" in one.cmdline())
     return float(max(one.memory_full_info().uss for one in drawing)) / 1e6

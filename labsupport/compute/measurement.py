@@ -27,6 +27,7 @@ from labsupport.compute import loadtest, targets
 from labsupport.compute.queueing import Server
 from labsupport.detection import Box, Detection, Detector, agreement
 from labsupport.edge import NoAnswer, exchange
+from labsupport.extras import imported
 from labsupport.models import darknet
 from labsupport.protection import WAITING_PER_SLOT
 
@@ -111,7 +112,7 @@ def measure(runtime: str, precision: str, seconds: float = 4) -> dict[str, Any]:
 
     Raises `models.ModelUnavailable`, and ValueError for an unknown runtime or precision.
     """
-    import psutil
+    psutil = imported("psutil")
 
     cv2.setNumThreads(1)  # as in the server
     detector = Detector.load(runtime=runtime, precision=precision)

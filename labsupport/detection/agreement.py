@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from labsupport import arguments
 from labsupport.detection.objects import Box, Detection
+from labsupport.extras import imported
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +77,7 @@ def paired(answers: "pd.DataFrame", others: "pd.DataFrame") -> "pd.DataFrame":
 
     Both are frames of `PredictionLog.frame`: of the answers, and of the candidates' answers.
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     seen = ["version", "latency", "detections", "error"]
     others = others[["id", *seen]].rename(columns={"version": "candidate"})

@@ -8,6 +8,13 @@
 True
 """
 
+from labsupport.extras import needed
+
+try:
+    import scipy as _scipy  # noqa: F401  # every test below needs it
+except ModuleNotFoundError as error:
+    raise ImportError(needed("scipy"), name="scipy") from error
+
 from labsupport.drift.concept_monitor import ConceptDriftMonitor, NotExpected
 from labsupport.drift.conditional import columns, given_input
 from labsupport.drift.cusum import Cusum, cusum_limit, cusum_run_length

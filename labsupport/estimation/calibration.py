@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labsupport.arguments import number
+from labsupport.extras import imported
 from labsupport.tabular import bool_column, float_column, narrowest, shape_of, table
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def calibration_error(happened: np.ndarray, confidences: np.ndarray, bins: int =
 
 def _staircase(happened: np.ndarray, confidences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return isotonic regression as K steps: where each but the first begins (K - 1,), rates (K,) and sizes (K,)."""
-    from scipy.optimize import isotonic_regression
+    isotonic_regression = imported("scipy.optimize").isotonic_regression
 
     values, place, counts = np.unique(confidences, return_inverse=True, return_counts=True)
     group = np.flatnonzero(np.diff((np.cumsum(counts) - counts) // GROUP, prepend=-1))  # where each group begins

@@ -22,6 +22,7 @@ from labsupport.estimation.calibration import (
     checked_pair,
     read_inputs,
 )
+from labsupport.extras import imported
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -205,7 +206,7 @@ def density_ratio(reference: "pd.DataFrame", window: "pd.DataFrame") -> np.ndarr
     A random forest learns to distinguish the two. Its out-of-bag odds for a row are the ratio, up to a constant factor that
     does not matter (Bickel, Brückner and Scheffer, 2009). Raises ValueError as `tabular.features` does.
     """
-    from sklearn.ensemble import RandomForestClassifier
+    RandomForestClassifier = imported("sklearn.ensemble").RandomForestClassifier
 
     from labsupport.drift import columns
     from labsupport.tabular import to_frame

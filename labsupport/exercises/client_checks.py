@@ -89,7 +89,8 @@ class _Answer:
     """A response that was never sent."""
 
     def __init__(self, status: int, wait: int) -> None:
-        self.status_code, self.headers = status, {"Retry-After": str(wait)} if status == 503 else {}
+        self.status_code, self.ok = status, status < 400
+        self.headers = {"Retry-After": str(wait)} if status == 503 else {}
 
 
 @exercise(

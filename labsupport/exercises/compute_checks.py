@@ -2,37 +2,48 @@
 
 import pandas as pd
 
-from labsupport.compute import Server, machines_for
+from labsupport.compute import Machine, Server, machines_for
 from labsupport.exercises.exercise import exercise
+from labsupport.exercises.questions import OpenExercise, Question
 
 RATE, P99 = 200, 0.2  # requests a second; seconds
 CLOSE = 0.05  # an answer is right that is this close: a simulation has its noise
+PROCESS, MEMORY, DECODED, FILE = 250, 1_000, 36, 3  # MB: the server, its machine, a picture in memory and as a file
 
 
-@exercise()
+@exercise(
+    "machines_for(model, rate, p99) gives the number while all of them run.",
+    "On the worst day one of them is down, and the others must still keep the promise.",
+)
 def enough_machines(answer: int, server: Server) -> str | None:
     """Check the number of such servers that answer `RATE` requests a second with a 99th percentile of at most `P99`
-    seconds.
+    seconds, also while one of them is down.
     """
-    if not isinstance(answer, int) or isinstance(answer, bool) or answer < 1:
+    if not _whole(answer) or answer < 1:
         return "give a whole number of machines"
-    right = machines_for(server, RATE, P99)
-    if answer > right:
-        return (
-            f"{answer} are enough, and so are fewer: {answer - 1} would have {RATE / (answer - 1):.0f} requests/s each"
-        )
+    right = machines_for(server, RATE, P99) + 1
     if answer == right:
         return None
-    each = RATE / answer
+    if answer == right - 1:
+        return "that is enough only while all of them run, and one may be down"
+    if answer > right:
+        return f"that is enough, and so are fewer: think of {answer - 1}, and of one that is down"
+    if answer == 1:
+        return "while this one is down, nobody gets an answer"
+    each = RATE / (answer - 1)
+    left = f"while one is down, each of the others gets {each:.0f} requests/s"
     if server.utilisation(each) >= 1:
-        return f"{each:.0f} requests/s each is more than the capacity of {server.capacity:.0f}/s"
-    return f"{each:.0f} requests/s each is a 99th percentile of {server.predict(each).p99 * 1000:.0f} ms"
+        return f"{left}, more than the capacity of {server.capacity:.0f}/s"
+    return f"{left}, and their 99th percentile is {server.predict(each).p99 * 1000:.0f} ms"
 
 
-@exercise()
+@exercise(
+    "model.predict(rate) returns p50 and p99 in seconds.",
+    "The rate is half of model.capacity.",
+)
 def half_load(answer: float, server: Server) -> str | None:
     """Check the predicted 99th percentile, in seconds, at half of the capacity."""
-    if not isinstance(answer, int | float) or isinstance(answer, bool):
+    if not _number(answer):
         return "give seconds: server.predict(rate).p99"
     said = server.predict(server.capacity / 2)
     if _close(answer, said.p99):
@@ -40,13 +51,16 @@ def half_load(answer: float, server: Server) -> str | None:
     if _close(answer, 1000 * said.p99):
         return "that is in milliseconds: give seconds"
     return (
-        "that is the median: who waits longest?"
+        "that is the median: how long do the slowest of 100 take?"
         if _close(answer, said.p50)
         else "at which rate? Half of server.capacity"
     )
 
 
-@exercise()
+@exercise(
+    "First leave out the rows that exceed the limit, then look at the price of the others.",
+    "table[table[column] <= limit] keeps the rows within a limit; idxmin() names the row with the lowest value.",
+)
 def cheapest(answer: str, table: pd.DataFrame, limits: dict[str, float]) -> str | None:
     """Check the runtime (a row of `table`) that costs least in dollars, of those within `limits`: column -> the most."""
     if answer not in table.index:
@@ -59,5 +73,104 @@ def cheapest(answer: str, table: pd.DataFrame, limits: dict[str, float]) -> str 
     return None if answer == best else f"{answer} fits, and so does one that costs less"
 
 
+@exercise(
+    "By which factor is an hour of the GPU machine more expensive?",
+    "It must answer more pictures than cpu_rate by the same factor.",
+)
+def gpu_break_even(answer: float, cpu_rate: float, cpu: Machine, gpu: Machine) -> str | None:
+    """Check the pictures a second from which the GPU's machine costs less a picture than the CPU's at `cpu_rate`."""
+    if not _number(answer):
+        return "give a number of pictures a second"
+    factor = gpu.dollars_per_hour / cpu.dollars_per_hour
+    if _close(answer, cpu_rate * factor):
+        return None
+    if _close(answer, factor):
+        return "that is how many times as much an hour costs: of which rate?"
+    if _close(answer, cpu_rate / factor):
+        return "that is slower than the CPU, on a machine that costs more"
+    if _close(answer, cpu_rate):
+        return "at the rate of the CPU the more expensive machine costs more a picture"
+    return "the price of an hour, divided by the pictures of an hour, must be the same on both machines"
+
+
+@exercise(
+    "What is left of the memory when the process itself is loaded?",
+    "Divide what is left by the size of one decoded picture, and round down.",
+)
+def queue_in_memory(answer: int) -> str | None:
+    """Check how many decoded pictures of 36 MB fit beside a process of 250 MB into 1,000 MB."""
+    if not _whole(answer):
+        return "give a whole number of pictures"
+    right = (MEMORY - PROCESS) // DECODED
+    if answer == right:
+        return None
+    if answer == MEMORY // DECODED:
+        return "the process itself takes 250 MB"
+    if answer == (MEMORY - PROCESS) // FILE:
+        return "that many files fit, but decoded pictures are larger"
+    if answer > right:
+        return f"{answer} pictures and the process take {PROCESS + answer * DECODED:,} MB"
+    return f"{answer} fit, and more would fit, too"
+
+
+sizing_note = OpenExercise(
+    "From the arithmetic we guessed one machine. Measured and simulated, 200 pictures a second need the number that the "
+    "table gives, plus one in case a machine fails. We assumed that all pictures are like the measured one and arrive at "
+    "random. If the pictures get larger, or the provider slows the machine down, we measure again.",
+    "Does it name the number of machines, and the spare?",
+    "Does it say what was measured and what was assumed?",
+    "Does it say when the number has to be worked out again?",
+)
+
+blocked_clients = Question(
+    "In a load test, one client sends its next request when it has its answer. The server stalls for a second. "
+    "What does the test report?",
+    right="a",
+    a=(
+        "One slow request; all others are fast.",
+        "The client was waiting too, so it did not send the requests that users would have sent in that second.",
+    ),
+    b=(
+        "As many slow requests as users would have met.",
+        "That needs an open loop, which sends at its own times. This client sent nothing while it waited.",
+    ),
+    c=("A second of errors.", "Nothing failed: the server answered late."),
+)
+
+idle_server = Question(
+    "A server is idle a fifth of the time. Why do requests have to wait?",
+    right="c",
+    a=("The server gets slower when it is busy.", "Our simulated server always took 20 ms, and its requests waited."),
+    b=("Its queue is too long.", "The queue is where requests wait. It is not the reason why they come together."),
+    c=(
+        "Requests arrive at random, so some come close together.",
+        "With even gaps nobody waited. The idle time lies between the clusters and helps nobody.",
+    ),
+)
+
+half_busy = Question(
+    "A GPU machine costs six times as much an hour as a CPU machine, and answers ten times as many pictures a second. "
+    "Your load keeps one CPU machine half busy. Which is cheaper?",
+    right="b",
+    a=(
+        "The GPU machine, because each picture is cheaper.",
+        "Only if it is busy. At this load it would be idle 95 % of the time, and every hour is paid for.",
+    ),
+    b=("The CPU machine.", "One is enough, and an hour of it costs a sixth."),
+    c=(
+        "They cost the same.",
+        "The prices of an hour differ by a factor of six, and you need one machine in both cases.",
+    ),
+)
+
+
 def _close(answer: float, right: float) -> bool:
     return abs(answer / right - 1) < CLOSE
+
+
+def _number(answer: object) -> bool:
+    return isinstance(answer, int | float) and not isinstance(answer, bool)
+
+
+def _whole(answer: object) -> bool:
+    return isinstance(answer, int) and not isinstance(answer, bool)

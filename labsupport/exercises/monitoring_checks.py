@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from labsupport.exercises.exercise import exercise
+from labsupport.exercises.questions import OpenExercise, Question
 from labsupport.monitoring import AlertRule
 
 if TYPE_CHECKING:
@@ -13,48 +14,130 @@ if TYPE_CHECKING:
 
     from labsupport.log import PredictionLog
 
+brainstorm = OpenExercise(
+    "Software: a new version fails on some pictures; the machine is too slow; its memory fills up. Input: it is dark, "
+    "the lens is dirty, files are no pictures, a field is missing. Output: nothing is found, or much too much. Users: "
+    "they correct answers, or ask again.",
+    "Is there at least one worry for each of software, input, output and users?",
+    "Is there a number for each worry that the server could compute without a person?",
+    "Which worry would hurt most people, and would its number change within minutes?",
+    hints=["Think of the way of one picture: a camera, a network, a server, a model, a person."],
+)
 
-@exercise()
+
+@exercise(
+    "Read the docstring: help(AlertRule). Which arguments have a default that is not asked for here?",
+    "`hold` is a time in seconds, and so is `window`. A person is called at night by severity 'page'.",
+)
 def bright_rule(rule: AlertRule) -> str | None:
     """monitoring.ipynb: an alarm for a camera that looks into the sun."""
     if not isinstance(rule, AlertRule):
         return "give an AlertRule"
-    wanted = {"name": "Bright", "metric": "brightness_mean", "above": 0.8, "window": 600, "hold": 120, "clear": 0.7}
-    wanted["severity"] = "ticket"
-    wrong = [f"{name} is {getattr(rule, name)!r}" for name, value in wanted.items() if getattr(rule, name) != value]
-    return f"{', '.join(wrong)}: read the exercise again" if wrong else None
+    texts = {
+        "name": "the alarm is called Bright",
+        "metric": "which of MEASURES is the mean brightness?",
+        "above": "it fires when the mean is above 0.8",
+        "window": "the mean is over ten minutes, and a window is in seconds",
+        "hold": "the mean has to stay there for two minutes, and a hold is in seconds",
+        "clear": "it ends below 0.7: without this hysteresis it ends where it began",
+        "severity": "a person is to be called at night, too: see the two severities in section 3",
+    }
+    wanted = dict(zip(texts, ("Bright", "brightness_mean", 0.8, 600, 120, 0.7, "page"), strict=True))
+    return next(
+        (f"{name} is {getattr(rule, name)!r}: {texts[name]}" for name in texts if not _same(rule, name, wanted)), None
+    )
 
 
-def two_windows() -> tuple["pd.DataFrame", "pd.DataFrame"]:
-    """monitoring.ipynb: return two simulated hours of a log; in the second one users correct more."""
+def _same(rule: AlertRule, name: str, wanted: dict[str, object]) -> bool:
+    return bool(getattr(rule, name) == wanted[name])
+
+
+@exercise(
+    "How many seconds of failing requests must the window hold, so that their mean share passes the limit?",
+    "After x seconds the share in the window is (0.25 * x + 0 * (300 - x)) / 300. When is that 0.05?",
+    "The rule then has to be broken for `hold` seconds more.",
+)
+def alarm_delay(answer: float) -> str | None:
+    """monitoring.ipynb: the seconds from the start of an incident to its alarm, from window, limit and hold."""
+    if isinstance(answer, bool) or not isinstance(answer, int | float):
+        return "give a number of seconds"
+    hints = {
+        60: "the hold begins when the limit is passed, and the window needs some time to get there",
+        300: "the window does not have to be full of failures to pass the limit",
+        360: "the window does not have to be full of failures to pass the limit",
+    }
+    if answer in hints:
+        return hints[int(answer)]
+    return None if abs(answer - 120) < 0.5 else f"{answer:g} seconds is not it: add the time to the limit and the hold"
+
+
+@exercise(
+    "Count the remarks: how many of the 100 wrong and of the 900 right answers get one?",
+    "The share is that of `wrong` among all remarks, and not among all answers.",
+)
+def share_of_complaints(answer: float) -> str | None:
+    """monitoring.ipynb: the share of wrong answers among those that users speak about, if they praise seldom."""
+    if isinstance(answer, bool) or not isinstance(answer, int | float) or not 0 <= answer <= 1:
+        return "give a share between 0 and 1"
+    if abs(answer - 0.1) < 0.005:
+        return "that is the share of all answers that are wrong: what do you see if you know only the remarks?"
+    if abs(answer - 0.05) < 0.005:
+        return "that is the share of all answers that are called wrong: divide by the number of remarks"
+    return None if abs(answer - 50 / 68) < 0.006 else f"{answer:g} is not it: divide 50 by the number of all remarks"
+
+
+CAUSES = ("input", "model", "concept")
+
+
+def days_of_corrections() -> dict[str, "pd.DataFrame"]:
+    """monitoring.ipynb: return four simulated days of a log, by name. On A, B and C users correct more than usual."""
     import pandas as pd
 
-    windows = []
-    for seed, content in ((1, 0.97), (2, 0.85)):
-        random = np.random.default_rng(seed)
-        columns: dict[str, np.ndarray] = {
-            "brightness": random.normal(0.45, 0.08, 600),
-            "objects": random.poisson(3, 600),
-        }
-        columns |= {"confidence": 0.5 + 0.5 * random.beta(3, 2, 600), "correct": random.random(600) < content}
-        windows.append(pd.DataFrame(columns))
-    return windows[0], windows[1]
+    days = {}
+    for seed, name in enumerate(("usual", "A", "B", "C")):
+        random = np.random.default_rng([7, seed])
+        truth = random.choice(["good", "scratch", "dent"], 600, p=[0.6, 0.25, 0.15])
+        length = np.where(truth == "scratch", random.uniform(4, 40, 600), np.nan).round(1)
+        said = np.where(random.random(600) < 0.03, "good", truth)
+        brightness, confidence = random.normal(0.45, 0.05, 600), 0.5 + 0.5 * random.beta(6, 2, 600)
+        if name == "A":  # darker: half of the defects are missed
+            brightness, confidence = brightness * 0.5, confidence - 0.12
+            said = np.where(random.random(600) < 0.5, "good", said)
+        if name == "C":  # a new version confuses two classes
+            said = np.where(said == "scratch", "dent", np.where(said == "dent", "scratch", said))
+        if name == "B":  # the definition has changed: short scratches are allowed
+            truth = np.where(length < 20, "good", truth)
+        days[name] = pd.DataFrame(
+            {"brightness": brightness, "confidence": confidence, "answer": said, "length": length, "person": truth}
+        )
+    return days
 
 
-@exercise()
-def whose_fault(answer: str) -> str | None:
-    """monitoring.ipynb: is it the pictures, the model, or what users expect of it?"""
-    if answer not in ("input", "model", "concept"):
-        return 'give "input", "model" or "concept"'
-    hints = {
-        "input": "compare brightness: if the pictures had changed, it would show",
-        "model": "compare objects and confidence: what the model says is what it used to say",
+@exercise(
+    "For each day compare brightness and confidence with the usual day, then day['answer'].value_counts().",
+    "pd.crosstab(day['answer'], day['person']) shows which answers people replace, and by what.",
+    "If pictures and answers are as usual and only people's words differ, people mean something else by the word.",
+)
+def whose_fault(answer: dict[str, str]) -> str | None:
+    """monitoring.ipynb: is it the pictures, the model, or what people expect? For three days, by name."""
+    if not isinstance(answer, dict) or set(answer) != {"A", "B", "C"}:
+        return 'give a dict: {"A": ..., "B": ..., "C": ...}'
+    if strange := [cause for cause in answer.values() if cause not in CAUSES]:
+        return f"{strange[0]!r} is no cause: choose from {', '.join(CAUSES)}"
+    texts = {
+        "A": "compare the brightness of day A with the usual one",
+        "B": "on day B pictures and answers are as usual: which answers do people replace, and by what?",
+        "C": "on day C the pictures are as usual: how often is each answer given?",
     }
-    return hints.get(answer)
+    right = {"A": "input", "B": "concept", "C": "model"}
+    return next((texts[day] for day in right if answer[day] != right[day]), None)
 
 
-@exercise()
-def firings(calls: Callable[..., int]) -> str | None:
+@exercise(
+    "Alarms([rule], traffic) evaluates a rule on simulated traffic, as section 6 does.",
+    "range(0, 3_601, 15) gives the times. `evaluate(now)` returns events, and `event.event` is 'fired' or 'cleared'.",
+)
+def firings(calls: Callable[..., object]) -> str | None:
     """monitoring.ipynb: how often a rule fires in an hour of traffic that is looked at every 15 seconds."""
     from labsupport.monitoring import Alarms
     from labsupport.scenarios import incidents
@@ -67,6 +150,52 @@ def firings(calls: Callable[..., int]) -> str | None:
         for now in range(0, 3_601, 15):
             watch.evaluate(now)
         truth = sum(event.event == "fired" for event in watch.history)
-        if (answer := calls(rule, traffic)) != truth:
-            return f"the rule {rule.name} fires {truth} times in the hour of seed {seed}, not {answer}"
+        if (answer := calls(rule, traffic)) is ...:
+            return "calls returns the dots: put the number of alarms that fired in their place"
+        if answer == len(watch.history) != truth:
+            return f"for the rule {rule.name} you count {answer}: that includes the alarms that cleared"
+        if answer != truth:
+            much = "few" if answer < truth else "many"
+            return f"for the rule {rule.name} in the hour of seed {seed} you count {answer}, which is too {much}"
     return None
+
+
+hysteresis_question = Question(
+    "A rule fires above 10 % and clears below 7 %. Why are there two limits?",
+    right="b",
+    a=("So that it fires sooner.", "It fires at 10 % either way. The second limit only says when it ends."),
+    b=(
+        "So that a value that varies around 10 % raises one alarm, and not one each time.",
+        "Between 7 % and 10 % a firing alarm keeps firing and a quiet one stays quiet. This is called hysteresis.",
+    ),
+    c=(
+        "So that short peaks do not count.",
+        "That is what `hold` is for: the rule has to be broken for some time before the alarm fires.",
+    ),
+)
+cause_question = Question(
+    "Empty answers rise from 10 % to 70 %. The log shows them for one version only; brightness is as before. What first?",
+    right="c",
+    a=(
+        "Retrain on today's pictures.",
+        "The pictures have not changed, and training takes long. Users suffer meanwhile.",
+    ),
+    b=("Raise the limit of the alarm.", "The alarm is right: 70 % of the users get nothing."),
+    c=(
+        "Roll back to the version before.",
+        "One call brings back what worked. Then there is time to find out why the new version finds nothing.",
+    ),
+)
+retraining_question = Question(
+    "A model is trained on nothing but the answers that users corrected. What will go wrong?",
+    right="a",
+    a=(
+        "It has never seen a case that the old model got right.",
+        "Corrections are a biased sample: all of one kind here. Train on confirmed answers too, as we did.",
+    ),
+    b=("Nothing: corrections are the most useful data.", "They are useful, but only beside answers that were right."),
+    c=(
+        "It cannot be put into shadow mode.",
+        "Any candidate can run in shadow. The shadow is what would reveal that this one is worse.",
+    ),
+)

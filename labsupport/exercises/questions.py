@@ -1,9 +1,9 @@
 """Ask the questions at the end of a lesson, and open exercises. Nothing here is graded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labsupport.exercises.exercise import NOT_TRIED
+from labsupport.exercises.exercise import NOT_TRIED, Exercise
 
 
 class Question:
@@ -58,14 +58,19 @@ class OpenExercise:
       2. Is it said which light?
     """
 
-    def __init__(self, model_answer: str, *points: str) -> None:
+    def __init__(self, model_answer: str, *points: str, hints: Sequence[str] = ()) -> None:
         self.model_answer, self.points = model_answer, points
+        self._hints = Exercise(lambda: None, name="", hints=tuple(hints))
 
     def check(self, answer: Any) -> None:
         """Print the model answer and the points to compare, once there is an answer."""
-        if answer is ...:
+        if answer is ... or not str(answer).strip():
             print(NOT_TRIED)
             return
         print(f"One good answer: {self.model_answer}\nCompare it with yours:")
         for number, point in enumerate(self.points, 1):
             print(f"  {number}. {point}")
+
+    def hint(self) -> None:
+        """Print the next hint, as that of an `Exercise`."""
+        self._hints.hint()

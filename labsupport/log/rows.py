@@ -17,6 +17,7 @@ import sqlalchemy as sql
 
 from labsupport import arguments
 from labsupport.detection import Box, Detection
+from labsupport.extras import imported
 from labsupport.log.tables import COLUMNS, FEEDBACK, KEPT, PREDICTIONS, SAID
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def from_json(text: str) -> list[Detection]:
 
 def to_frame(columns: Mapping[str, list[Any]], kinds: Mapping[str, type]) -> "pd.DataFrame":
     """Return columns from the database as a frame: times in UTC, detections as `Detection`, labels as lists."""
-    import pandas as pd
+    pd = imported("pandas")
 
     frame = pd.DataFrame(columns, dtype=object)
     frame = frame.astype({name: DTYPES[kind] for name, kind in kinds.items()})

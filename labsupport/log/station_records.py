@@ -12,6 +12,7 @@ import sqlalchemy as sql
 
 from labsupport import arguments
 from labsupport.detection import Box, Detection
+from labsupport.extras import imported
 from labsupport.log import rows
 from labsupport.log.rows import Moment
 from labsupport.log.tables import DECIDED, DECISIONS, FEATURES, PREDICTIONS
@@ -93,7 +94,7 @@ def take(connection: sql.Connection, records: Sequence[Mapping[str, Any]]) -> in
 
 def read(connection: sql.Connection, since: Moment, until: Moment) -> "pd.DataFrame":
     """Return the verdicts of stations with since <= time < until, as `PredictionLog.decisions` describes."""
-    import pandas as pd
+    pd = imported("pandas")
 
     chosen = rows.within(sql.select(*DECISIONS.c).order_by(DECISIONS.c.time), DECISIONS.c.time, since, until)
     frame = pd.DataFrame(connection.execute(chosen).all(), columns=[*DECIDED])

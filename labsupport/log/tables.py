@@ -18,6 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeEngine
 
 from labsupport import sqlite
+from labsupport.extras import needed
 
 BUSY = 2.0  # seconds that SQLite waits for another writer
 PATIENCE = {  # seconds (tcp_user_timeout: milliseconds) to wait for a server that does not answer
@@ -264,7 +265,7 @@ def _postgres(address: sql.URL, name: str) -> sql.Engine:
     try:
         return sql.create_engine(address, poolclass=sql.NullPool, connect_args=patience, hide_parameters=True)
     except ImportError as error:
-        raise LogUnavailable(f"{name} needs the package psycopg: pip install 'psycopg[binary]'") from error
+        raise LogUnavailable(f"{name}: {needed('psycopg')}") from error
 
 
 def _prepare(connection: sql.Connection, name: str) -> None:

@@ -1,14 +1,13 @@
-"""Convert Darknet's two files, `.cfg` and `.weights`, to a Keras network, and that to a network for OpenVINO or LiteRT.
+"""Convert Darknet's two files, `.cfg` and `.weights`, to a network for OpenVINO, or by way of Keras to one for LiteRT.
 
-This runs once for each model, in a separate process, because TensorFlow takes seconds to import and hundreds of megabytes
-of memory. `models.network` starts the process and keeps the result.
+This runs once for each model, in a separate process, because LiteRT's network needs TensorFlow, which takes seconds to
+import and hundreds of megabytes of memory. `models.network` starts the process and keeps the result.
 
 The format is Darknet's (Redmon and Farhadi, "YOLOv3: An Incremental Improvement", 2018): the cfg lists the layers in order;
 the weights follow in the same order, raw 32-bit floats behind a header of 20 bytes.
 """
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +15,12 @@ import numpy as np
 
 if TYPE_CHECKING:
     import keras
+    from openvino import Node
 
 SIZE = 416  # every model of the lab gets pictures of 416 x 416, also if its cfg has another size
 HEADER_BYTES = 20  # three int32 for the version, one int64 for the pictures seen in training
 FILES = {"openvino": "openvino.xml", "litert": "litert.tflite"}  # runtime -> the file written for it
+UNKNOWN = "a [{}] section: only the layers of YOLOv3 are known here"
 EPSILON = 1e-6  # Darknet's batch-norm epsilon; the default of Keras is 1e-3
 
 
@@ -78,26 +79,51 @@ def to_keras(cfg: str, weights: bytes) -> "keras.Model":
         elif kind == "yolo":
             heads.append(x)
         else:
-            raise ValueError(f"a [{kind}] section: only the layers of YOLOv3 are known here")
+            raise ValueError(UNKNOWN.format(kind))
         layers.append(x)
     floats.finish()
     return keras.Model(image, heads)
 
 
 def to_openvino(cfg: str, weights: bytes, folder: Path) -> None:
-    """Write `openvino.xml` and `openvino.bin` into `folder`: the same network, for pictures in the format of OpenCV.
+    """Write `openvino.xml` and `openvino.bin` into `folder`: the network for pictures in the format of OpenCV.
 
-    Input: (1, 416, 416, 3), uint8, BGR. The order of the colours and the scale are part of the network.
+    Input: (1, 416, 416, 3), uint8, BGR. The order of the colours and the scale are part of the network. The outputs are
+    those of `to_keras`, to the bit. Raises ValueError if the two files do not belong together.
     """
     import openvino as ov
+    from openvino import opset1, opset13
     from openvino.preprocess import ColorFormat, PrePostProcessor
 
-    with tempfile.TemporaryDirectory() as saved:
-        to_keras(cfg, weights).export(saved, format="tf_saved_model", verbose=False)
-        model = ov.convert_model(saved)
-    steps = PrePostProcessor(model)
+    x = image = opset13.parameter([1, 3, SIZE, SIZE], np.float32, name="image")
+    floats = _Floats(weights)
+    layers: list[Node] = []
+    heads: list[Node] = []
+    for kind, options in parse(cfg)[1:]:  # after [net], which is only for training
+        if kind == "convolutional":
+            x = _openvino_convolution(x, options, floats)
+        elif kind == "maxpool":
+            side, stride = [int(options["size"])] * 2, [int(options["stride"])] * 2
+            x = opset1.max_pool(x, stride, [0, 0], [0, 0], side, auto_pad="same_upper")
+        elif kind == "upsample":
+            scale = np.full(2, int(options["stride"]), np.float32)
+            grid = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}  # repeats each cell
+            x = opset13.interpolate(x, scale, "nearest", "scales", axes=[2, 3], **grid)
+        elif kind == "shortcut":
+            x = opset13.add(x, layers[int(options["from"])])
+        elif kind == "route":
+            sources = [layers[i] for i in _numbers(options["layers"])]
+            x = opset13.concat(sources, 1) if len(sources) > 1 else sources[0]
+        elif kind == "yolo":
+            heads.append(opset13.transpose(x, opset13.constant(np.array([0, 2, 3, 1]))))
+        else:
+            raise ValueError(UNKNOWN.format(kind))
+        layers.append(x)
+    floats.finish()
+    steps = PrePostProcessor(ov.Model(heads, [image], "darknet"))
     picture = steps.input().tensor()
-    picture.set_element_type(ov.Type.u8).set_color_format(ColorFormat.BGR)
+    picture.set_element_type(ov.Type.u8).set_color_format(ColorFormat.BGR).set_layout(ov.Layout("NHWC"))
+    steps.input().model().set_layout(ov.Layout("NCHW"))
     steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ColorFormat.RGB).scale(255.0)
     ov.save_model(steps.build(), folder / FILES["openvino"], compress_to_fp16=False)
 
@@ -136,22 +162,40 @@ class _Floats:
             raise ValueError(f"the weights file holds {self.left.size} numbers more than the cfg asks for")
 
 
-def _convolution(x: "keras.KerasTensor", options: dict[str, str], floats: _Floats) -> "keras.KerasTensor":
-    """Apply one Darknet convolution. The file holds its bias, batch norm and kernel in this order."""
-    import keras
+def _folded(channels: int, options: dict[str, str], floats: _Floats) -> tuple[np.ndarray, np.ndarray]:
+    """Return a convolution's kernel (filters, channels, size, size) and bias, with its batch normalisation in them.
 
-    filters, size, stride = (int(options[key]) for key in ("filters", "size", "stride"))
+    The file holds bias, batch norm and kernel in this order.
+    """
+    filters, size = int(options["filters"]), int(options["size"])
     bias, scale = floats.take(filters), np.ones(filters, np.float32)
     if options.get("batch_normalize") == "1":
         gamma, mean, variance = floats.take(3, filters)
         scale = gamma / np.sqrt(variance + EPSILON)
         bias = bias - mean * scale
-    kernel = floats.take(filters, x.shape[-1], size, size).transpose(2, 3, 1, 0) * scale
+    return floats.take(filters, channels, size, size) * scale[:, None, None, None], bias
+
+
+def _openvino_convolution(x: "Node", options: dict[str, str], floats: _Floats) -> "Node":
+    from openvino import opset13
+
+    stride, pad = [int(options["stride"])] * 2, [int(options["size"]) // 2] * 2
+    kernel, bias = _folded(x.get_output_shape(0)[1], options, floats)
+    x = opset13.convolution(x, opset13.constant(kernel), stride, pad, pad, [1, 1])
+    x = opset13.add(x, opset13.constant(bias[None, :, None, None]))
+    return opset13.prelu(x, opset13.constant(np.array([0.1], np.float32))) if options["activation"] == "leaky" else x
+
+
+def _convolution(x: "keras.KerasTensor", options: dict[str, str], floats: _Floats) -> "keras.KerasTensor":
+    import keras
+
+    filters, size, stride = (int(options[key]) for key in ("filters", "size", "stride"))
+    kernel, bias = _folded(x.shape[-1], options, floats)
     if stride > 1:  # Darknet pads both sides; "same" would pad only the right and bottom side
         x = keras.layers.ZeroPadding2D(size // 2)(x)
     layer = keras.layers.Conv2D(filters, size, stride, "same" if stride == 1 else "valid")
     x = layer(x)
-    layer.set_weights([kernel, bias])
+    layer.set_weights([kernel.transpose(2, 3, 1, 0), bias])
     return keras.layers.LeakyReLU(negative_slope=0.1)(x) if options["activation"] == "leaky" else x
 
 

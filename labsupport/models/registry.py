@@ -157,7 +157,7 @@ def ensure(name: str, progress: bool = True) -> Files:
 def network(name: str, runtime: str = "openvino") -> Path:
     """Return the model's network for a runtime, "openvino" or "litert". Convert it at the first call, and keep it.
 
-    Raises `ModelUnavailable` if the model is not installed, or if TensorFlow, which converts it, is not installed.
+    Raises `ModelUnavailable` if the model is not installed, or if TensorFlow, which "litert" needs, is not installed.
     """
     files = locate(name)
     converter = Path(__file__).with_name("darknet.py")
@@ -188,6 +188,8 @@ def _convert(files: Files, runtime: str, out: Path) -> None:
         if shutil.disk_usage(out).free < files.weights.stat().st_size:  # OpenVINO does not say so
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         why = conversion.stderr.strip().rpartition("\n")[2] or f"exit code {conversion.returncode}"
+        if "No module named" in why:
+            why += ": pip install 'labsupport[lab]', which has TensorFlow"
         raise ModelUnavailable(f"{files.weights.name} could not be converted for {runtime}: {why}")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from labsupport import arguments
+from labsupport.extras import imported
 from labsupport.log import Moment, seconds
 from labsupport.monitoring.measures import MEASURES, Column, Drift, Measure, Reading, as_numbers
 
@@ -221,7 +222,7 @@ class Alarms:
         """Return a row for each rule: alarm, severity, state, since (UTC), metric, value, limit, clear, window, rows,
         cure.
         """
-        import pandas as pd
+        pd = imported("pandas")
 
         names = ["alarm", "severity", "state", "since", "metric", "value", "limit", "clear", "window", "rows", "cure"]
         rows = [

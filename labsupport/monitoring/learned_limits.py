@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from labsupport import arguments
+from labsupport.extras import imported
 from labsupport.log import Moment, seconds
 from labsupport.monitoring.alarms import AlertRule, ColumnSource
 from labsupport.monitoring.measures import Drift, as_numbers, mean, p95
@@ -94,7 +95,7 @@ def learn_limit(
     >>> learn_limit([0.0] * 12, 1e-4, counts=([600] * 12, 300))  # nothing was wrong, and yet 2 in 300 are no alarm
     0.006666666666666667
     """
-    from scipy import stats
+    stats = imported("scipy.stats")
 
     values = np.asarray(values, float)
     if len(values) < FEWEST or not np.isfinite(values).all():
@@ -111,7 +112,7 @@ def learn_limit(
 
 
 def _next_share(values: np.ndarray, rows: Sequence[int], fewest: int, rate: float, upper: bool) -> float:
-    from scipy import stats
+    stats = imported("scipy.stats")
 
     hits, every = float(values @ np.asarray(rows)), float(np.sum(rows))
     coming = stats.betabinom(fewest, hits + 0.5, every - hits + 0.5)
@@ -133,7 +134,8 @@ def mean_limit(windows: Sequence[np.ndarray], rate: float, upper: bool = True) -
     >>> round(mean_limit(day_and_night[:50], 1e-4), 2), round(mean_limit(day_and_night, 1e-4), 2)
     (0.54, 0.62)
     """
-    from scipy import optimize, stats
+    optimize = imported("scipy.optimize")
+    stats = imported("scipy.stats")
 
     means, rows = (np.array([of(window) for window in windows], float) for of in (np.mean, len))
     count, total = len(means), float(rows.sum())
@@ -167,7 +169,7 @@ def p95_limit(windows: Sequence[np.ndarray], rate: float, upper: bool = True) ->
     >>> 0.7 < np.exp(-2 + 1.645) < p95_limit(seconds, 1e-4) < 2
     True
     """
-    from scipy import stats
+    stats = imported("scipy.stats")
 
     values = np.sort(np.concatenate(windows))
     rows, times = np.unique([len(window) for window in windows], return_counts=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labsupport.charts import ALARM, BEFORE, NOW
+from labsupport.extras import imported
 from labsupport.log import Moment, seconds
 from labsupport.monitoring.alarms import Alarms
 from labsupport.monitoring.default_rules import DEFAULT_RULES
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from labsupport.log import PredictionLog
 
 COLUMNS = 3
+CLOSE = np.timedelta64(600, "s")  # a shorter period shows seconds, because several marks lie in one minute
 HEADLINE = {
     "requests_per_second": lambda value: f"{value:.3g} requests/s",
     "error_ratio": lambda value: f"{100 * value:.3g} % failed",
@@ -109,8 +111,8 @@ def _clock(time: float) -> str:
 
 
 def _drawn(seen: Timeline, changes: Sequence[State], title: str) -> "Figure":
-    import matplotlib.pyplot as plt  # with it, a notebook knows how to show a figure
-
+    plt = imported("matplotlib.pyplot")
+    figure: Figure
     if not seen.count:
         figure, axis = plt.subplots(figsize=(12, 1.2), layout="constrained")
         axis.set_axis_off()
@@ -157,15 +159,17 @@ def _draw_panel(axis: "Axes", panel: Panel, series: Sequence[Series], seen: Time
 
 
 def _scale(axis: "Axes", series: Series, times: np.ndarray) -> None:
-    from matplotlib import dates, ticker
+    dates = imported("matplotlib.dates")
+    ticker = imported("matplotlib.ticker")
 
     axis.set_xlim(times[0], times[-1])
     # shares and counts begin at 0; whether it is brighter than before can be seen without
     axis.set_ylim(bottom=0, top=None if axis.get_ylim()[1] > 0.001 else 1)
     axis.yaxis.set_major_locator(ticker.MaxNLocator(3))
     axis.yaxis.set_major_formatter(lambda value, position: series.text(value))
-    axis.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=5))  # type: ignore[no-untyped-call]  # Matplotlib's
-    axis.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))  # type: ignore[no-untyped-call]  # Matplotlib's
+    axis.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=5))
+    clock = "%H:%M:%S" if times[-1] - times[0] < CLOSE else "%H:%M"
+    axis.xaxis.set_major_formatter(dates.DateFormatter(clock))
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 

@@ -22,6 +22,8 @@ from labsupport.arguments import number
 if TYPE_CHECKING:
     import psutil
 
+logger = logging.getLogger(__name__)
+
 ADDRESS = "127.0.0.1"  # of every node: they differ by their ports
 NODE: dict[str, Any] = {
     "node_ip_address": ADDRESS,
@@ -38,8 +40,8 @@ class LocalCluster:
     It ends with `stop()`, a `with` block, or the process. There are `nodes` nodes in all, with `cores` cores each. Ray
     listens on loopback, and every request to it must carry a token that is made here. Its files are in a folder that
     only this user can read, and that is removed at the end. Only the replicas of Ray Serve listen on every address;
-    they require the token, too. Raises ValueError for numbers below 1, and RuntimeError if this process is in a cluster
-    already.
+    they require the token, too. Ray's reports about lost nodes go to the log, at level INFO. Raises ValueError for
+    numbers below 1, and RuntimeError if this process is in a cluster already.
 
     >>> from labsupport.scale import LocalCluster
     >>> with LocalCluster(nodes=2, cores=1) as cluster:  # doctest: +SKIP
@@ -64,6 +66,7 @@ class LocalCluster:
         atexit.register(self.stop)
         try:
             self._undo.enter_context(_private(self._folder))
+            self._undo.enter_context(_events_in_the_log())
             self._cluster: Any = Cluster()
             self._undo.callback(self._end)
             for _ in range(nodes):
@@ -196,6 +199,23 @@ def _private(folder: str) -> Iterator[None]:
         yield
     finally:
         use(before, clusters)
+
+
+@contextlib.contextmanager
+def _events_in_the_log() -> Iterator[None]:
+    """Log what Ray reports about lost nodes and processes in the block, at level INFO, instead of printing it."""
+    from ray._private import worker
+
+    printing = worker.print_to_stdstream
+
+    def log(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+        logger.info("%s: %s", data.get("pid"), "\n".join(data["lines"]).strip())
+
+    worker.print_to_stdstream = log
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printing
 
 
 def imported() -> ModuleType:

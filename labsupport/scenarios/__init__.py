@@ -1,14 +1,15 @@
 """Simulate worlds whose truth is known: prices, phones on a line, speech, clicks, incidents."""
 
-from labsupport.scenarios import clickstream, incidents, rollback_rules, speech
+from labsupport.scenarios import clickstream, incidents, lesson_batch_edge, rollouts, speech
 from labsupport.scenarios.incidents import simulate
-from labsupport.scenarios.inspector import Inspector
+from labsupport.scenarios.inspector import Inspector, Line
 from labsupport.scenarios.phones import inspection
 from labsupport.scenarios.photographs import Photos, photos
 from labsupport.scenarios.worlds import Stream, When, churn, fraud, house_prices, spam, vocabulary
 
 __all__ = [
     "Inspector",
+    "Line",
     "Photos",
     "Stream",
     "When",
@@ -18,8 +19,9 @@ __all__ = [
     "house_prices",
     "incidents",
     "inspection",
+    "lesson_batch_edge",
     "photos",
-    "rollback_rules",
+    "rollouts",
     "simulate",
     "spam",
     "speech",

@@ -1,13 +1,17 @@
-"""Simulate traffic to test alarms: a healthy hour, and then one of six incidents.
+"""Make traffic to test alarms: simulated hours with an incident, and clients that send pictures to a live server.
 
-All data are made up. We draw users who send a few pictures each, of one scene, to a server with three slots and a
-bounded queue; the answers are drawn, too. Times start at 0, and nothing waits, so an hour is simulated in a moment.
+All data of `simulate` are made up. We draw users who send a few pictures each, of one scene, to a server with three
+slots and a bounded queue; the answers are drawn, too. Times start at 0, and nothing waits, so an hour is simulated in a
+moment.
 """
 
 import heapq
-from collections.abc import Callable
+import threading
+import time as clock
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,11 +20,13 @@ from labsupport.detection import Box, Detection
 
 if TYPE_CHECKING:
     from labsupport.log import PredictionLog
+    from labsupport.monitoring import Alarms
 
 HOUR = 3600.0
 PICTURES, PAUSE = 4, 8.0  # of one user, on average; seconds between them
 SLOTS, PLACES = 3, 39  # as in `admission`, on two cores
 SERVICE = 0.12  # seconds for a picture, on a small machine: 25 pictures a second are what it can do
+PATIENCE = 80.0  # seconds
 SENSED = ("brightness", "contrast", "sharpness", "saturation")
 SEEN = (*SENSED, "n_detections", "max_confidence", "correct", "labels", "retry")
 Rows = dict[str, np.ndarray]
@@ -230,3 +236,50 @@ def _record(log: "PredictionLog", id: str, row: dict[str, float], began: float) 
         status=status,
         error=errors[status],
     )
+
+
+def send(
+    url: str,
+    files: Sequence[bytes],
+    until: int | str,
+    alarms: "Alarms | None" = None,
+    clients: int = 2,
+    say: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
+    keys: bool = True,
+) -> None:
+    """Let clients send files to a running server, each one after the other, and print what `alarms` report meanwhile.
+
+    It ends after `until` answers, or at an event of an alarm, such as "Dark fired". `say` returns a client's remark on
+    an answer, as `/feedback` takes it, or None. Without `keys` requests do not name their user. Raises TimeoutError
+    after 80 seconds.
+    """
+    import requests
+
+    answered: list[int] = []
+    over, heard, began = threading.Event(), list[str](), clock.monotonic()
+
+    def client(number: int) -> None:
+        random = np.random.default_rng([clock.perf_counter_ns(), number])
+        with requests.Session() as session:
+            while not over.is_set():
+                headers = {"X-Client-Key": f"user {random.integers(50)}"} if keys else {}
+                upload = {"file": files[int(random.integers(len(files)))]}
+                answer = session.post(f"{url}/detect", files=upload, headers=headers, timeout=30)
+                if say and answer.ok and (remark := say(answer.json())):
+                    session.post(f"{url}/feedback", json=remark, timeout=30)
+                answered.append(answer.status_code)
+
+    with ThreadPoolExecutor(clients) as pool:
+        working = [pool.submit(client, number) for number in range(clients)]
+        try:
+            while until not in heard and not (isinstance(until, int) and len(answered) >= until):
+                if clock.monotonic() - began > PATIENCE:
+                    raise TimeoutError(f"not within {PATIENCE:.0f} seconds: {until}, after {len(answered)} answers")
+                clock.sleep(0.2)
+                for event in alarms.evaluate() if alarms else ():
+                    print(event.text)
+                    heard.append(f"{event.alarm} {event.event}")
+        finally:
+            over.set()
+    for one in working:
+        one.result()  # raises what the client met

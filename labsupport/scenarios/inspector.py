@@ -8,18 +8,23 @@ one scratch.
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from labsupport.detection import Box, Detection
+from labsupport import images
+from labsupport.detection import Box, Detection, draw_boxes
 from labsupport.models import runtimes
 from labsupport.scenarios import inspector_training
-from labsupport.scenarios.phones import SIZE
+from labsupport.scenarios.phones import SIZE, Inspection
+
+if TYPE_CHECKING:
+    from labsupport.rollout import Router
 
 
 class Inspector:
@@ -45,7 +50,7 @@ class Inspector:
         slots: int | None = None,
         recipes: Mapping[str, inspector_training.Recipe] = inspector_training.RECIPES,
     ) -> "Inspector":
-        """Load one of the networks of `recipes`, and warm it up. Trains all of them, if this was not done before.
+        """Load one of the networks of `recipes`, and warm it up. Those of other recipes than `RECIPES` are trained first.
 
         `slots` pictures are processed in parallel, each by one core; None is one for every core. Raises ValueError for
         a name that has no recipe, and `models.ModelUnavailable` if TensorFlow, which trains, is missing.
@@ -90,6 +95,29 @@ class Inspector:
         return f"<Inspector {self.version}>"
 
 
+def enlarged(phone: np.ndarray, found: Sequence[Detection] = (), times: int = 3) -> np.ndarray:
+    """Return a phone's picture `times` as large, brighter for the screen, with its detections in boxes.
+
+    >>> enlarged(np.zeros((128, 128, 3), np.uint8)).shape
+    (384, 384, 3)
+    """
+    large = np.kron(cv2.convertScaleAbs(phone, alpha=1.4), np.ones((times, times, 1), np.uint8))
+    boxes = [Detection(one.label, one.confidence, Box(*(times * edge for edge in one.box))) for one in found]
+    return draw_boxes(large, boxes) if boxes else large
+
+
+def sheet(phones: np.ndarray, marked: Collection[int] = (), columns: int = 6) -> np.ndarray:
+    """Return one picture of several phones, row by row. Those whose numbers are `marked` get a frame.
+
+    >>> sheet(np.zeros((12, 128, 128, 3), np.uint8)).shape
+    (512, 1536, 3)
+    """
+    tiles = [enlarged(phone, times=2) for phone in phones]
+    for number in marked:
+        cv2.rectangle(tiles[number], (4, 4), (2 * SIZE - 5, 2 * SIZE - 5), (51, 119, 238), 6)  # orange
+    return np.vstack([np.hstack(tiles[row : row + columns]) for row in range(0, len(tiles), columns)])
+
+
 def _network(file: Path, slots: int) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that computes the heat map of one picture with OpenVINO, one core for each of `slots` pictures."""
     import openvino as ov
@@ -115,3 +143,35 @@ def _network(file: Path, slots: int) -> Callable[[np.ndarray], np.ndarray]:
             free.put(request)
 
     return heat_map
+
+
+class Line:
+    """Show phones to the version that a router chooses, and to a candidate in shadow. Then a person says what is right.
+
+    The router's log gets the answers and the remarks. `pictures` keeps each picture under its id in the log.
+    """
+
+    def __init__(self, router: "Router") -> None:
+        if router.log is None:
+            raise ValueError("the answers go to the log: give Router(..., log=PredictionLog(...))")
+        self.router, self.log, self.pictures = router, router.log, dict[str, np.ndarray]()
+
+    def inspect(self, phones: Inspection) -> None:
+        """Inspect each phone once. Waits until all answers are in the log, before the person looks at the phones."""
+        remarks: list[tuple[str, dict[str, Any]]] = []
+        for picture, scratched in zip(phones.images, phones.truth, strict=True):
+            key = str(len(self.pictures))
+            id = f"phone {key}"
+            version, began = self.router.choose(key), time.perf_counter()
+            found = version.detect(picture)
+            latency, features = time.perf_counter() - began, images.features(picture)
+            self.log.record(
+                id=id, key=key, version=version.version, latency=latency, detections=found, features=features
+            )
+            self.router.mirror(id, picture, 0.5, key)
+            self.pictures[id] = picture
+            right = bool(found) == scratched
+            remarks.append((id, {"correct": True} if right else {"labels": ["scratch"] * int(scratched)}))
+        self.log.flush()
+        for id, remark in remarks:
+            self.log.feedback(id, **remark)

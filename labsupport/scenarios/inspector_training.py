@@ -1,7 +1,8 @@
 """Train the networks that find scratches, on simulated pictures whose truth is known.
 
-`networks` trains them at first use and keeps them as OpenVINO files. Runs once, in a separate process, because
-TensorFlow is slow to import and large. The network is fully convolutional (Long, Shelhamer and Darrell, 2015): it
+The four of `RECIPES` come with the package, trained by `ship`. `networks` trains others at first use and keeps them as
+OpenVINO files, in a separate process, because TensorFlow is slow to import and large. The network is fully convolutional
+(Long, Shelhamer and Darrell, 2015): it
 learns on pieces of pictures, and its answer is a grid of 16 x 16 cells of 8 x 8 pixels. So it gives the position of a
 scratch. Its confidence is calibrated on pictures that were not used for training (Platt, 1999).
 """
@@ -9,6 +10,7 @@ scratch. Its confidence is calibrated on pictures that were not used for trainin
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,6 +35,7 @@ CELL, PIECE = 8, 64  # pixels: what one answer is about, and the side of the squ
 BATCH, EPOCH = 32, "epoch done\n"
 SCRATCHED = 0.6  # share of the pictures that are learned from; on the line it is half of that
 CALIBRATION = 600  # pictures, as they come on the line
+SHIPPED, MADE_BY = Path(__file__).with_name("networks"), "recipes.json"
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,16 @@ RECIPES = {
 
 
 def networks(recipes: Mapping[str, Recipe] = RECIPES, progress: bool = True) -> Path:
-    """Return the folder with a network `<name>.xml` for each recipe. Trains them the first time, then keeps them in the
-    cache.
+    """Return the folder with a network `<name>.xml` for each recipe.
+
+    Those of `RECIPES` come with the package. Others are trained the first time, and kept in the cache.
 
     The same recipe gives the same network on one machine, and one that differs in the last digits on another. Raises
     `ModelUnavailable` if TensorFlow is not installed, or the result cannot be stored.
     """
-    asked = json.dumps({name: asdict(recipe) for name, recipe in recipes.items()}, sort_keys=True)
+    asked = _text(recipes)
+    if (SHIPPED / MADE_BY).is_file() and (SHIPPED / MADE_BY).read_text(encoding="utf-8") == asked:
+        return SHIPPED
     sources = b"".join(Path(module).read_bytes() for module in (__file__, phones.__file__))
     made = paths.cache() / f"scratches-{hashlib.sha256(sources + asked.encode()).hexdigest()[:16]}"
     if not made.exists():
@@ -73,6 +79,19 @@ def networks(recipes: Mapping[str, Recipe] = RECIPES, progress: bool = True) -> 
             if not made.exists():  # it does when another process was quicker, and its networks are as good
                 raise ModelUnavailable(f"networks could not be stored in {made}: {error.strerror}") from error
     return made
+
+
+def ship() -> None:
+    """Train the networks of `RECIPES` and put them into the package. Call this after a change of recipes or drawing."""
+    with paths.whole(SHIPPED) as partial:
+        partial.mkdir()
+        _train_all(RECIPES, partial, progress=True)
+        (partial / MADE_BY).write_text(_text(RECIPES), encoding="utf-8")
+        shutil.rmtree(SHIPPED, ignore_errors=True)
+
+
+def _text(recipes: Mapping[str, Recipe]) -> str:
+    return json.dumps({name: asdict(recipe) for name, recipe in recipes.items()}, sort_keys=True)
 
 
 def _train_all(recipes: Mapping[str, Recipe], folder: Path, progress: bool) -> None:
