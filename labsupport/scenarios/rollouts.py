@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 LIMIT = 0.05  # error rate that the tolerant rules allow in a look
 NO_ANSWER = 0  # the status of a request that got no answer at all
-PATIENCE = 80.0  # seconds that a cell waits for something
+PATIENCE = 150.0  # seconds that a cell waits for something
 
 
 @dataclass(frozen=True)
