@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 LIMIT = 0.05  # error rate that the tolerant rules allow in a look
 NO_ANSWER = 0  # the status of a request that got no answer at all
-PATIENCE = 80.0  # seconds that a cell waits for something
+BARS = 90  # of a timeline, at most
+PATIENCE = 150.0  # seconds that a cell waits for something
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ class Users:
         for thread in self._threads:
             thread.start()
 
-    def ask(self, key: str, picture: bytes, session: requests.Session | None = None) -> Answer:
-        """Send one picture as the user `key`, and return and remember what came back."""
+    def ask(self, key: str, picture: bytes) -> Answer:
+        """Send one picture as the user `key`, over a new connection. Return and remember what came back."""
         sent, status, version = time.time(), NO_ANSWER, None
         try:
-            response = (session or requests).post(
-                f"{self._url}/detect", files={"file": picture}, headers={"X-Client-Key": key}, timeout=30
+            response = requests.post(
+                f"{self._url}/detect", files={"file": picture}, headers={"X-Client-Key": key}, timeout=60
             )
             status, version = response.status_code, response.headers.get("X-Model-Version")
         except requests.RequestException:
@@ -92,9 +93,8 @@ class Users:
 
     def _send(self, seed: int) -> None:
         choose = random.Random(seed)
-        with requests.Session() as session:
-            while not self._over.wait(self._pause):
-                self.ask(f"person {choose.randrange(self._people)}", choose.choice(self._pictures), session)
+        while not self._over.wait(self._pause):
+            self.ask(f"person {choose.randrange(self._people)}", choose.choice(self._pictures))
 
 
 def wait(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
@@ -130,7 +130,7 @@ def journal_table(history: Sequence[State]) -> "pd.DataFrame":
 
 
 def timeline(log: "pd.DataFrame", history: Sequence[State], colours: Mapping[str, str]) -> "Figure":
-    """Draw which version answered, second by second, the failed answers, and the phases of a router's history.
+    """Draw the share of answers of each version over time, the failed answers, and the phases of a router's history.
 
     `log` is the frame of a prediction log, `colours` maps the versions to draw to their colours.
     """
@@ -138,16 +138,17 @@ def timeline(log: "pd.DataFrame", history: Sequence[State], colours: Mapping[str
 
     began = history[0].time
     seconds = np.array([moment.timestamp() - began for moment in log["time"]])
-    second = pd.Series(np.floor(seconds).astype(int), index=log.index)
+    wide = max(1, int(np.ceil(seconds.max() / BARS)))  # seconds of each bar
+    second = pd.Series(wide * (seconds // wide).astype(int), index=log.index)
     shares = 100 * pd.crosstab(second, log["version"], normalize="index").reindex(columns=list(colours), fill_value=0)
     failed = (log["status"] >= 500).groupby(second).sum()
     figure = charts.new_figure(10, 5)
     names, upper, lower = figure.subplots(3, 1, sharex=True, height_ratios=[0.5, 3, 1])
     floor = np.zeros(len(shares))
     for version, colour in colours.items():
-        upper.bar(shares.index, shares[version], 1.0, floor, align="edge", color=colour, label=version)
+        upper.bar(shares.index, shares[version], wide, floor, align="edge", color=colour, label=version)
         floor = floor + shares[version].to_numpy()
-    lower.bar(failed.index, failed, 1.0, align="edge", color=charts.ALARM)
+    lower.bar(failed.index, failed, wide, align="edge", color=charts.ALARM)
     for name, start, end in phases(history, began + float(seconds.max())):
         names.axvspan(start - began, end - began, color="#dddddd")
         names.text((start + end) / 2 - began, 0.5, name, ha="center", va="center", fontsize=8)
@@ -161,7 +162,7 @@ def timeline(log: "pd.DataFrame", history: Sequence[State], colours: Mapping[str
     )
     upper.set(ylabel="share of answers (%)", ylim=(0, 100), xlim=(0, seconds.max()))
     upper.legend(loc="lower left", fontsize=8)
-    lower.set(ylabel="failed answers\nper second", xlabel="time (seconds)", ylim=(0, max(2, failed.max() + 1)))
+    lower.set(ylabel=f"failed answers\nin {wide} s", xlabel="time (seconds)", ylim=(0, max(2, failed.max() + 1)))
     return figure
 
 
