@@ -193,7 +193,7 @@ class Program:
         command = [sys.executable, "-c", "\n".join([IMPORTS, *sources, call])]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._said)
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = 250) -> None:
         """Return as soon as `condition()` is true. Raises RuntimeError if the program ends before, and TimeoutError."""
 
         def reached() -> bool:
@@ -243,7 +243,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         if time.monotonic() > until:
             raise TimeoutError(f"it did not happen within {seconds:g} s")
-        time.sleep(0.002)
+        time.sleep(0.01)
 
 
 def rows(file: str | Path, table: str = "done") -> int:
