@@ -17,7 +17,7 @@ from scipy import stats
 from labsupport import drift, exercises, images, models, paths, scenarios
 from labsupport.automation import Thresholds, choose_thresholds
 from labsupport.detection import Detector, draw_boxes
-from labsupport.exercises import automation_checks
+from labsupport.exercises import automation_checks, drift_checks
 from labsupport.log import PredictionLog
 from labsupport.monitoring import Alarms, AlertRule
 from labsupport.rollout import Gate, Router
@@ -228,6 +228,7 @@ def test_error_free_decisions(answer, verdict, capsys):
         (None, "give a set"),
         (set(), "one column has changed"),
         ({"price", "hour"}, "hour comes from the same distribution"),
+        ({"prices"}, "the shop has no column prices"),
     ],
 )
 def test_drifted_columns(answer, verdict, capsys):
@@ -263,6 +264,86 @@ def uncorrected(reference, current):
 )
 def test_own_detector(is_drift, verdict, capsys):
     exercises.own_detector.check(is_drift)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "check, answer, verdict",
+    [
+        (drift_checks.largest_gap, 0.5, "Right."),
+        (drift_checks.largest_gap, 2, "a difference of two shares"),
+        (drift_checks.largest_gap, 1, "no value in common"),
+        (drift_checks.largest_gap, 0.25, "compare the shares"),
+        (drift_checks.largest_gap, True, "give a number"),
+        (drift_checks.any_alarm, 0.46, "Right."),
+        (drift_checks.any_alarm, 0.54, "that no test fires"),
+        (drift_checks.any_alarm, 0.6, "a sum counts"),
+        (drift_checks.any_alarm, 0.05, "for one column"),
+        (drift_checks.any_alarm, 0.2, "the product of their chances"),
+        (drift_checks.any_alarm, 46, "between 0 and 1"),
+        (drift_checks.share_of_defects, 0.3, "Right."),
+        (drift_checks.share_of_defects, 0.34, "the share that the model flags"),
+        (drift_checks.share_of_defects, 0.24, "80 points"),
+        (drift_checks.share_of_defects, 0.378, "good phones that are flagged"),
+        (drift_checks.share_of_defects, 0.5, "write down which phones"),
+        (drift_checks.share_of_defects, "30 %", "between 0 and 1"),
+        (drift_checks.cusum_by_hand, 1.0, "Right."),
+        (drift_checks.cusum_by_hand, 0.5, "never falls below 0"),
+        (drift_checks.cusum_by_hand, 3, "the number of errors"),
+        (drift_checks.cusum_by_hand, 2, "after each of the five values"),
+        (drift_checks.cusum_by_hand, None, "give a number"),
+        (drift_checks.fair_baseline, 0.3, "Right."),
+        (drift_checks.fair_baseline, 0.7, "another constant is better"),
+        (drift_checks.fair_baseline, 0.5, "a coin is no constant"),
+        (drift_checks.fair_baseline, 0.1, "of the other class"),
+        (drift_checks.fair_baseline, 30, "between 0 and 1"),
+        (drift_checks.rows_to_learn, "since the change", "Right."),
+        (drift_checks.rows_to_learn, "everything", "outvote"),
+        (drift_checks.rows_to_learn, "last 1000", "half of the last 1,000"),
+        (drift_checks.rows_to_learn, None, "give 'everything'"),
+    ],
+)
+def test_answers_on_drift(check, answer, verdict, capsys):
+    check.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "column_with_new_gaps, verdict",
+    [
+        (lambda before, now: (now.isna().mean() - before.isna().mean()).idxmax(), "Right."),
+        (lambda before, now: now.isna().mean().idxmax(), "light always had gaps"),
+        (lambda before, now: before.isna().sum().idxmax(), "light always had gaps"),
+        (lambda before, now: (now.isna().mean() - before.isna().mean()).idxmin(), "speed has fewer gaps"),
+        (lambda before, now: 0.2, "return the name"),
+        (lambda before, now: "belt", "there is no column 'belt'"),
+    ],
+)
+def test_most_missing(column_with_new_gaps, verdict, capsys):
+    exercises.most_missing.check(column_with_new_gaps)
+    assert verdict in capsys.readouterr().out
+
+
+def cusum_alarm(values, k, limit, floor=0.0, late=0):
+    total = 0.0
+    for index, value in enumerate(values):
+        total = max(floor, total + value - k)
+        if total > limit:
+            return index + late
+    return None
+
+
+@pytest.mark.parametrize(
+    "first_alarm, verdict",
+    [
+        (cusum_alarm, "Right."),
+        (lambda values, k, limit: cusum_alarm(values, k, limit, late=1), "the first alarm is at index"),
+        (lambda values, k, limit: cusum_alarm(values, 0, limit), "subtract k"),
+        (lambda values, k, limit: None, "the sum exceeds the limit at"),
+    ],
+)
+def test_own_cusum(first_alarm, verdict, capsys):
+    exercises.own_cusum.check(first_alarm)
     assert verdict in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -271,6 +272,11 @@ def churn_truth(age, months, calls):
     return logistic(logit), logistic(logit + 2.5) if age < 35 else logistic(logit)
 
 
+def clear_churn_truth(age, months, calls):
+    loyal = -0.4 - 0.04 * (months - 30)
+    return logistic(4 * (loyal + 0.6 * (calls - 1))), logistic(4 * (loyal + 0.05 * (45 - age)))
+
+
 def vocabulary_truth(text):
     ranks = [int(word[1:]) % 500 for word in text.split()]
     logit = sum(1 if rank % 2 == 0 else -1 for rank in ranks if rank >= 10)
@@ -296,6 +302,7 @@ def spam_truth(text):
         (house_prices, house_truth),
         (fraud, fraud_truth),
         (churn, churn_truth),
+        (partial(churn, clear=True), clear_churn_truth),
         (vocabulary, vocabulary_truth),
         (spam, spam_truth),
     ],
@@ -348,6 +355,15 @@ def test_a_classifier_loses_what_its_world_says_it_loses(world, drift):
     else:
         assert after > 2 * before
         assert right[1] < right[0] - 0.03
+
+
+def test_reasons_that_are_clear_give_a_model_skill_and_leave_the_share_of_those_who_leave_as_it_is():
+    customers = churn(2 * HALF, 3, drift="concept", clear=True)
+    old, new = slice(0, HALF), slice(HALF, 2 * HALF)
+    wrong = LogisticRegression(max_iter=1_000).fit(customers.frame[old], customers.target[old]).predict(customers.frame)
+    wrong = wrong != customers.target
+    assert wrong[old].mean() < 0.15 < 0.25 < wrong[new].mean() < 0.33 < customers.target[old].mean()
+    assert customers.target[new].mean() == pytest.approx(customers.target[old].mean(), abs=0.03)
 
 
 @pytest.mark.parametrize(("drift", "limits"), [("none", (0, 0.1)), ("data", (0, 0.1)), ("concept", (0.15, 0.25))])

@@ -569,6 +569,46 @@ def test_a_table_adds_up_all_drifts_and_all_clean_samples_not_streams():
     assert row.false_alarms_per_10000 == 1e4 * sum(e.false_alarms for e in each) / sum(e.clean_samples for e in each)
 
 
+def test_each_stream_may_have_its_own_reference_and_each_figure_an_interval():
+    random = np.random.default_rng(3)
+    levels, starts = range(0, 600, 10), random.integers(500, 1_500, 60)
+    parts = [
+        (random.normal(at, 1, start), random.normal(at + 2, 1, 300)) for at, start in zip(levels, starts, strict=True)
+    ]
+    streams_ = [(np.concatenate(part), [len(part[0])]) for part in parts]
+    references = [random.normal(level, 1, 2_000) for level in levels]
+    detectors = {"cusum": lambda reference: ConceptDriftMonitor("cusum", reference=reference, h=6)}
+    table = compare_detectors(detectors, streams_, 300, references, interval=0.95)
+    own, dummy = table.loc["cusum"], table.loc["fires every 300"]
+    assert own.delay_low < own.mean_delay < own.delay_high < 8 and own.missed_percent == 0
+    assert own.false_alarms_low <= own.false_alarms_per_10000 <= own.false_alarms_high < 20
+    assert (
+        dummy.delay_low < 150 < dummy.delay_high
+    )  # it is as late as it should be, because changes come at random times
+    assert compare_detectors(detectors, streams_, 300, references).columns.tolist() == table.columns[:3].tolist()
+
+
+def test_no_false_alarm_leaves_room_for_some():
+    table = compare_detectors({"cusum": lambda: Cusum(h=50)}, [(np.zeros(10_000), [9_000])], 100, interval=0.95)
+    row = table.loc["cusum"]
+    assert (row.false_alarms_per_10000, row.false_alarms_low) == (0, 0)
+    assert row.false_alarms_high == pytest.approx(-math.log(0.025) * 10_000 / 9_899)
+    assert math.isnan(row.delay_low)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"references": []}, "0 references, 1 streams"),
+        ({"interval": 95}, "interval=95"),
+        ({"interval": 1}, "interval=1"),
+    ],
+)
+def test_references_and_intervals_that_do_not_fit_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        compare_detectors({}, [(np.zeros(10), [])], **options)
+
+
 def test_a_table_of_nothing_and_of_used_detectors_is_refused():
     with pytest.raises(ValueError, match="no stream"):
         compare_detectors({}, [])

@@ -188,13 +188,17 @@ def fraud(count: int, seed: int = 0, *, drift: str = "both", **when: Unpack[When
     return _stream(frame, noise.random(count) < np.where(plan.regime, after, before), plan, drift, before, after)
 
 
-def churn(count: int, seed: int = 0, *, drift: str = "both", **when: Unpack[When]) -> Stream:
+def churn(count: int, seed: int = 0, *, drift: str = "both", clear: bool = False, **when: Unpack[When]) -> Stream:
     """Return customers, and whether each leaves.
 
     age = 45 + 13 z years, kept within 18 and 90; months as a customer from 0 to 60, uniform; calls to the hotline:
     Poisson, mean 1; logit P(leaves|x) = -1.5 + 0.6 calls - 0.04 months, at any age.
 
     Data drift: customers get younger, by 12 years. Concept drift: those below 35 begin to leave, + 2.5 on their logit.
+
+    With `clear` the reasons are strong, so a model makes far fewer errors than a constant does: logit P(leaves|x) = 4
+    (-0.4 + 0.6 (calls - 1) - 0.04 (months - 30)). Concept drift: 0.05 (45 - age) replaces 0.6 (calls - 1), and about as
+    many leave as before.
 
     >>> stream = churn(4000, seed=1, drift="concept")
     >>> young = stream.frame["age"] < 35
@@ -206,8 +210,12 @@ def churn(count: int, seed: int = 0, *, drift: str = "both", **when: Unpack[When
     frame = {"age": (45 + 13 * age.standard_normal(count) - 12 * plan.moved).clip(18, 90)}
     frame |= {"months": months.uniform(0, 60, count), "calls": calls.poisson(1, count)}
     logit = -1.5 + 0.6 * frame["calls"] - 0.04 * frame["months"]
+    later = logit + 2.5 * (frame["age"] < 35)
+    if clear:
+        loyal = -0.4 - 0.04 * (frame["months"] - 30)
+        logit, later = 4 * (loyal + 0.6 * (frame["calls"] - 1)), 4 * (loyal + 0.05 * (45 - frame["age"]))
     before = _sigmoid(logit)
-    after = _sigmoid(logit + 2.5 * (frame["age"] < 35)) if plan.concept else before
+    after = _sigmoid(later) if plan.concept else before
     return _stream(frame, noise.random(count) < np.where(plan.regime, after, before), plan, drift, before, after)
 
 
