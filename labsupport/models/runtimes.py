@@ -5,12 +5,8 @@ as YOLOv3 defines them (Redmon and Farhadi, 2018, section 2.1).
 """
 
 import functools
-import os
-import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -201,10 +197,9 @@ def _interpreter() -> "type[Interpreter]":
 
 def _litert(interpreter: "type[Interpreter]", network: Path, anchors: list[np.ndarray], slots: int) -> Forward:
     """Return a network on LiteRT that uses one core for each picture, with int8 weights and dynamic activations."""
-    with without_notes(b"XNNPACK delegate"):
-        interpreters = [interpreter(str(network), num_threads=1) for _ in range(slots)]
-        for each in interpreters:
-            each.allocate_tensors()
+    interpreters = [interpreter(str(network), num_threads=1) for _ in range(slots)]
+    for each in interpreters:
+        each.allocate_tensors()
     (entry,) = interpreters[0].get_input_details()
     # LiteRT lists outputs in another order; those of YOLOv3 go from the coarse grid to the fine one
     outputs = sorted(interpreters[0].get_output_details(), key=lambda output: tuple(output["shape"]))
@@ -216,25 +211,6 @@ def _litert(interpreter: "type[Interpreter]", network: Path, anchors: list[np.nd
         return _decode(heads, anchors, confidence)
 
     return _taking_turns(interpreters, forward)
-
-
-@contextmanager
-def without_notes(text: bytes) -> Iterator[None]:
-    """Keep lines with this text off stderr, also those of native code. All other lines appear when the block ends."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as notes:
-        os.dup2(notes.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            notes.seek(0)
-            for line in notes:
-                if text not in line:
-                    os.write(2, line)
 
 
 def _taking_turns(
