@@ -5,7 +5,7 @@ import os
 import pytest
 import requests
 
-from labsupport import paths
+from labsupport import charts, paths
 from labsupport.edge import Camera
 from labsupport.scenarios import lesson_batch_edge as scene
 from labsupport.serving import browser_page
@@ -61,7 +61,7 @@ def test_a_program_that_fails_or_is_too_slow_is_not_waited_for():
 
 
 def test_what_native_code_writes_is_hushed_and_then_not(capfd):
-    with scene.hushed():
+    with charts.hushed():
         os.write(2, b"INFO: a delegate")
     os.write(2, b"an error")
     assert capfd.readouterr().err == "an error"

@@ -221,11 +221,3 @@ def test_a_kernel_outlives_its_detectors_and_every_interrupt(seed):
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-
-
-def test_a_note_of_native_code_is_left_out_and_every_other_line_appears(capfd):
-    with pytest.raises(KeyError), runtimes.without_notes(b"XNNPACK delegate"):
-        os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nERROR: no memory\n")
-        raise KeyError
-    os.write(2, b"afterwards\n")
-    assert capfd.readouterr().err == "ERROR: no memory\nafterwards\n"

@@ -13,8 +13,8 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -217,19 +217,6 @@ class Program:
         self._process.kill()
         self._process.wait()
         self._said.close()
-
-
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Drop what native libraries write to the standard error, such as LiteRT's note about its delegate."""
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
