@@ -2,7 +2,7 @@
 
 from labsupport.scenarios import clickstream, incidents, lesson_batch_edge, rollouts, speech
 from labsupport.scenarios.incidents import simulate
-from labsupport.scenarios.inspector import Inspector, Line
+from labsupport.scenarios.inspector import Inspector, Line, enlarged, sheet
 from labsupport.scenarios.phones import inspection
 from labsupport.scenarios.photographs import Photos, photos
 from labsupport.scenarios.worlds import Stream, When, churn, fraud, house_prices, spam, vocabulary
@@ -15,6 +15,7 @@ __all__ = [
     "When",
     "churn",
     "clickstream",
+    "enlarged",
     "fraud",
     "house_prices",
     "incidents",
@@ -22,6 +23,7 @@ __all__ = [
     "lesson_batch_edge",
     "photos",
     "rollouts",
+    "sheet",
     "simulate",
     "spam",
     "speech",
