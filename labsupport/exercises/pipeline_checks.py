@@ -85,7 +85,9 @@ def unknown_share(share: Callable[[Any], float]) -> str | None:
     day = pd.DataFrame(
         {"profile.value": ["yes", "unknown", None, "no", "unknown"], "profile.null": [False, True, True, False, True]}
     )
-    answer = float(share(day))
+    if (returned := share(day)) is ...:
+        return "share returns the dots: put the share in their place"
+    answer = float(returned)
     if abs(answer - 0.6) < 1e-9:
         return "you count None, too: it is null, but it is not the word unknown"
     if abs(answer - 2) < 1e-9:
