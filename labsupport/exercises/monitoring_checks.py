@@ -1,7 +1,7 @@
 """Define the exercises of monitoring.ipynb."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -137,7 +137,7 @@ def whose_fault(answer: dict[str, str]) -> str | None:
     "Alarms([rule], traffic) evaluates a rule on simulated traffic, as section 6 does.",
     "range(0, 3_601, 15) gives the times. `evaluate(now)` returns events, and `event.event` is 'fired' or 'cleared'.",
 )
-def firings(calls: Callable[..., int]) -> str | None:
+def firings(calls: Callable[..., Any]) -> str | None:
     """monitoring.ipynb: how often a rule fires in an hour of traffic that is looked at every 15 seconds."""
     from labsupport.monitoring import Alarms
     from labsupport.scenarios import incidents

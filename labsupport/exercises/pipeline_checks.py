@@ -78,7 +78,7 @@ def first_change(answer: str) -> str | None:
     "The rows of the day are in `days`, under its name. The profile's output is in the column 'profile.value'.",
     "(column == 'unknown') is True or False for each visit. The mean of that is a share.",
 )
-def unknown_share(share: Callable[[Any], float]) -> str | None:
+def unknown_share(share: Callable[[Any], Any]) -> str | None:
     """pipeline_monitoring.ipynb: the share of visits of a day for which the profile says "unknown"."""
     import pandas as pd
 
