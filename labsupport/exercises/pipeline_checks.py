@@ -77,14 +77,16 @@ def first_change(answer: str) -> str | None:
     "The rows of the day are in `days`, under its name. The profile's output is in the column 'profile.value'.",
     "(column == 'unknown') is True or False for each visit. The mean of that is a share.",
 )
-def unknown_share(share: Callable[[Any], float]) -> str | None:
+def unknown_share(share: Callable[[Any], Any]) -> str | None:
     """pipeline_monitoring.ipynb: the share of visits of a day for which the profile says "unknown"."""
     import pandas as pd
 
     day = pd.DataFrame(
         {"profile.value": ["yes", "unknown", None, "no", "unknown"], "profile.null": [False, True, True, False, True]}
     )
-    answer = float(share(day))
+    if (returned := share(day)) is ...:
+        return "share returns the dots: put the share in their place"
+    answer = float(returned)
     if abs(answer - 0.6) < 1e-9:
         return "you count None, too: it is null, but it is not the word unknown"
     if abs(answer - 2) < 1e-9:

@@ -152,7 +152,7 @@ def _draw_panel(axis: "Axes", panel: Panel, series: Sequence[Series], seen: Time
             axis.axvspan(
                 *np.array([span.since, span.until]).astype("datetime64[s]"), color=ALARM, alpha=0.18, linewidth=0
             )
-    axis.set_title(panel.title, loc="left", fontsize=10)
+    axis.set_title(panel.title, loc="left", fontsize=10, pad=14)  # letters of changes stand below it
     if len(series) > 1:
         axis.legend(frameon=False, fontsize=8, loc="upper left")
     _scale(axis, series[0], times)
@@ -167,7 +167,7 @@ def _scale(axis: "Axes", series: Series, times: np.ndarray) -> None:
     axis.set_ylim(bottom=0, top=None if axis.get_ylim()[1] > 0.001 else 1)
     axis.yaxis.set_major_locator(ticker.MaxNLocator(3))
     axis.yaxis.set_major_formatter(lambda value, position: series.text(value))
-    axis.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=5))
+    axis.xaxis.set_major_locator(dates.AutoDateLocator(minticks=2, maxticks=5))
     clock = "%H:%M:%S" if times[-1] - times[0] < CLOSE else "%H:%M"
     axis.xaxis.set_major_formatter(dates.DateFormatter(clock))
     axis.tick_params(labelsize=8)
