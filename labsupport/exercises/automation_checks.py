@@ -92,7 +92,7 @@ def price_of_a_miss(answer: float, table: "pd.DataFrame") -> str | None:
 @exercise(
     "The two thresholds need not be equally far from 0 and 1. Which mistake is dear: below low, or from high on?",
     "low=0 means: a person looks at each phone that may be good.",
-    "Try a few values of high between 0.5 and 1 with expected_outcome, and keep the cheapest.",
+    "Try values of high between 0.1 and 1 with expected_outcome, and keep the cheapest.",
 )
 def cheapest_thresholds(thresholds: Thresholds, labels: np.ndarray, confidences: np.ndarray) -> str | None:
     """automation.ipynb: thresholds of partial automation at which a phone costs least, if a missed scratch costs 50."""

@@ -110,7 +110,7 @@ def journal_table(history: Sequence[State]) -> "pd.DataFrame":
     """Return a row for each state of a router's history: seconds, action, the candidate and its share, and the reason.
 
     >>> row = journal_table([State(stable="v1", time=9.0), State("v1", "v2", mode="canary", share=5.0, time=10.5)]).iloc[1]
-    >>> row["second"], row["stable version"], row["candidate"], row["share"]
+    >>> float(row["second"]), row["stable version"], row["candidate"], row["share"]
     (1.5, 'v1', 'v2', '5 %')
     """
     import pandas as pd
