@@ -4,6 +4,7 @@ import copy
 import faulthandler
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,13 @@ def note(where: str) -> None:
 
 @pytest.hookimpl(trylast=True)  # after pytest's own faulthandler, which writes to the terminal
 def pytest_configure(config):
-    """Open the file, one for each process that runs tests. What the tests start does not write there."""
+    """Let Ctrl-C interrupt, also where a shell started this in the background, which makes its programs ignore it.
+
+    Open the file for a crash, one for each process that runs tests. What the tests start does not write there.
+    """
     global crash
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("numprocesses", None) or not (file := os.environ.pop("LAB_CRASH", None)):
         return  # where other processes run the tests, these have a file each
     file += os.environ.get("PYTEST_XDIST_WORKER", "")
