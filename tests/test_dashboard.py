@@ -635,3 +635,19 @@ def test_prometheus_understands_every_question(tmp_path):
     file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
     done = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True)
     assert done.returncode == 0 and f"SUCCESS: {len(rules)} rules found" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("seconds", "step"), [(4, 1), (100, 30), (135, 30), (250, 60), (590, 120)])
+def test_a_short_period_shows_seconds_on_its_clock(tmp_path, seconds, step):
+    with PredictionLog(f"sqlite:///{tmp_path}/short.db") as log:
+        log.record(id="1", version="v1", latency=0.1, detections=[], features={}, time=BEGAN + 1)
+        log.flush()
+        figure = dashboard(log, since=BEGAN, until=BEGAN + seconds)
+    figure.canvas.draw()
+    ticks = figure.axes[9].get_xticklabels()
+    marks = [
+        int(hour) * 3600 + int(minute) * 60 + int(second)
+        for hour, minute, second in (tick.get_text().split(":") for tick in ticks)
+    ]
+    assert 2 <= len(marks) <= 6
+    assert set(np.diff(marks)) == {step}

@@ -33,6 +33,7 @@ HEADLINE = {
     "refused_ratio": lambda value: f"{100 * value:.3g} % refused",
     "latency_p95": lambda value: f"p95 {value:.3g} s",
 }
+STEPS = (1, 2, 5, 10, 15, 30, 60, 120)  # seconds between two marks of the clock in such a period
 STABLE = ("start", "promote", "rollback", "switch")  # changes after which the stable version is what one asks for
 
 
@@ -167,8 +168,14 @@ def _scale(axis: "Axes", series: Series, times: np.ndarray) -> None:
     axis.set_ylim(bottom=0, top=None if axis.get_ylim()[1] > 0.001 else 1)
     axis.yaxis.set_major_locator(ticker.MaxNLocator(3))
     axis.yaxis.set_major_formatter(lambda value, position: series.text(value))
-    axis.xaxis.set_major_locator(dates.AutoDateLocator(minticks=2, maxticks=5))
-    clock = "%H:%M:%S" if times[-1] - times[0] < CLOSE else "%H:%M"
+    close = times[-1] - times[0] < CLOSE
+    if close:
+        step = next(step for step in STEPS if (times[-1] - times[0]).astype(int) < 5 * step)
+        first = -(-times[0].astype(int) // step) * step
+        axis.set_xticks(np.arange(first, times[-1].astype(int) + 1, step).astype("datetime64[s]"))
+    else:
+        axis.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=5))
+    clock = "%H:%M:%S" if close else "%H:%M"
     axis.xaxis.set_major_formatter(dates.DateFormatter(clock))
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
