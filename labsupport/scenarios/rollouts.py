@@ -6,6 +6,7 @@ another user, and each rule is evaluated after every 40 requests of the candidat
 several requests, no rule holds its level.
 """
 
+import functools
 import random
 import threading
 import time
@@ -17,7 +18,7 @@ import numpy as np
 import requests
 from scipy.stats import norm
 
-from labsupport import charts, loopback
+from labsupport import background, charts, loopback
 from labsupport.rollout import Evidence, State
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ class Users:
         self.answers: list[Answer] = []
         self._url, self._pictures, self._people, self._pause = url, pictures, people, pause
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._send, args=(seed,), daemon=True) for seed in range(threads)]
-        for thread in self._threads:
-            thread.start()
+        self._threads = [
+            background.start(functools.partial(self._send, seed), f"user {seed}") for seed in range(threads)
+        ]
 
     def ask(self, key: str, picture: bytes) -> Answer:
         """Send one picture as the user `key`, over a new connection. Return and remember what came back."""
