@@ -1,12 +1,10 @@
 """Scaling out: what needs no cluster here, and everything that does in `on_cluster.py`, in a process of its own."""
 
 import functools
-import http.server
 import itertools
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -176,53 +174,6 @@ def test_nonsense_is_refused_on_paper_too(wrong):
         needs(**{"rate": 1, "cost": Cost(0.01, 1), "machine": Machine("m", 1, 1), **wrong})
     with pytest.raises(ValueError, match="CPU seconds above 0"):
         Cost(cpu=0, bytes=1)
-
-
-class Answering(http.server.BaseHTTPRequestHandler):
-    """Answers right, wrong and 503 in turn."""
-
-    turn = itertools.count()
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        status, body = ((200, b'{"objects": 1}'), (200, b'{"objects": 2}'), (503, b"{}"))[next(self.turn) % 4 % 3]
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def answering():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
-        threading.Thread(target=server.serve_forever).start()
-        yield server
-        server.shutdown()
-
-
-def test_steady_clients_keep_how_each_request_ended(answering):
-    url = f"http://127.0.0.1:{answering.server_port}/detect"
-    with scale.SteadyClients(url, b"picture", lambda answer: answer["objects"] == 1, count=2) as clients:
-        clients.wait(8)
-        answering.shutdown()
-        answering.server_close()  # from here on nobody answers
-        since = time.monotonic()
-        clients.wait(2, since)
-        with pytest.raises(TimeoutError, match="less than 1000 requests"):
-            clients.wait(1_000, since, seconds=0.1)
-    ended = clients.frame()
-    assert set(ended["status"]) == {200, 503, 0}
-    assert set(ended.loc[ended["right"], "status"]) == {200} and not ended.loc[ended["status"] == 200, "right"].all()
-    assert (ended["seconds"] > 0).all()
-
-
-def test_steady_clients_raise_what_the_judge_of_answers_raised(answering):
-    url = f"http://127.0.0.1:{answering.server_port}/detect"
-    with pytest.raises(KeyError), scale.SteadyClients(url, b"picture", lambda answer: answer["none"], count=1):
-        time.sleep(0.2)
 
 
 def test_a_figure_of_a_loss_marks_the_moment():

@@ -1,8 +1,10 @@
 """Worlds whose truth is known: each drift changes its own and nothing else, at the rows that are named."""
 
+import http.server
 import importlib.util
 import itertools
 import math
+import threading
 from functools import partial
 
 import numpy as np
@@ -26,6 +28,7 @@ from labsupport.scenarios import (
     photos,
     rollouts,
     spam,
+    traffic,
     vocabulary,
     worlds,
 )
@@ -529,18 +532,55 @@ def test_light_out_of_range_is_refused(light):
         photos(10, light=light)
 
 
+class Answering(http.server.BaseHTTPRequestHandler):
+    """Answers right, wrong and 503 in turn."""
+
+    turn = itertools.count()
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        status, body = ((200, b'{"objects": 1}'), (200, b'{"objects": 2}'), (503, b"{}"))[next(self.turn) % 4 % 3]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def answering():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield server
+        server.shutdown()
+
+
+def test_users_keep_how_each_request_ended_and_what_it_said(answering):
+    users = traffic.Users(f"http://127.0.0.1:{answering.server_port}", [b"picture"], threads=2, pause=0)
+    users.wait_for(8)
+    answering.shutdown()
+    answering.server_close()  # from here on nobody answers
+    users.wait_for(2)
+    ended = users.stop()
+    assert set(ended["status"]) == {200, 503, traffic.NO_ANSWER} and (ended["seconds"] > 0).all()
+    assert ((ended["status"] == 200) == ended["body"].notna()).all()
+    assert {body["objects"] for body in ended["body"].dropna()} <= {0, 1, 2}
+
+
 def test_users_count_requests_that_get_no_answer(detector):
     frame = (paths.IMAGES / "clock.png").read_bytes()
     with serve(create_app(detector), port=0) as server:
-        users = rollouts.Users(server.url, [frame], people=3, threads=1)
+        users = traffic.Users(server.url, [frame], people=3, threads=1)
         answers = users.wait_for(3)
         assert set(answers["status"]) == {200} and set(answers["version"]) == {detector.version}
         assert set(answers["key"]) <= {"person 0", "person 1", "person 2"}
         before = len(users.stop())
-    assert users.ask("person 1", frame).status == rollouts.NO_ANSWER
-    assert len(users.frame()) == before + 1 and (users.frame()["status"] == rollouts.NO_ANSWER).sum() == 1
+    assert users.ask("person 1", frame).status == traffic.NO_ANSWER
+    assert len(users.frame()) == before + 1 and (users.frame()["status"] == traffic.NO_ANSWER).sum() == 1
     with pytest.raises(TimeoutError, match=r"not within 0\.1 seconds: rain"):
-        rollouts.wait(lambda: False, "rain", seconds=0.1)
+        traffic.wait(lambda: False, "rain", seconds=0.1)
 
 
 def test_a_timeline_shows_each_phase_and_each_version():

@@ -4,12 +4,10 @@ from labsupport.scale import bulk, figures, local_cluster
 from labsupport.scale.bulk import predict_folder
 from labsupport.scale.deployment import Deployed, deploy
 from labsupport.scale.local_cluster import LocalCluster
-from labsupport.scale.steady_clients import SteadyClients
 
 __all__ = [
     "Deployed",
     "LocalCluster",
-    "SteadyClients",
     "bulk",
     "deploy",
     "figures",

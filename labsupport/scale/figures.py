@@ -37,7 +37,7 @@ def compared(table: "pd.DataFrame", columns: Sequence[str], title: str) -> "Figu
 def around_a_loss(answers: "pd.DataFrame", killed: float, title: str) -> "Figure":
     """Draw how long each answer took, against the time at which it was asked for.
 
-    `answers` has the columns of `SteadyClients.frame`; `killed` is the time of the loss on the same clock.
+    `answers` has the columns `sent` and `seconds`; `killed` is the time of the loss on the same clock.
     """
     figure = new_figure(8, 2.8)
     axes = figure.subplots()

@@ -25,6 +25,7 @@ import numpy as np
 
 from labsupport import arguments, background, charts, images, paths
 from labsupport.scenarios.phones import Inspection, inspection
+from labsupport.scenarios.traffic import wait
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +39,7 @@ import sqlite3
 from labsupport import scenarios
 from labsupport.batch import predict_folder
 from labsupport.edge import Camera, InspectionStation, Outbox
-from labsupport.scenarios import Inspector, lesson_batch_edge as scene
+from labsupport.scenarios import Inspector, lesson_batch_edge as scene, traffic
 """
 
 logger = logging.getLogger(__name__)
@@ -203,7 +204,7 @@ class Program:
             return now
 
         try:
-            wait_until(reached, seconds)
+            wait(reached, "what the program is waited for", seconds)
         except BaseException:
             self.kill()
             raise
@@ -217,20 +218,6 @@ class Program:
         self._process.kill()
         self._process.wait()
         self._said.close()
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Return as soon as `condition()` is true. Raises TimeoutError.
-
-    >>> wait_until(lambda: False, seconds=0.01)
-    Traceback (most recent call last):
-    TimeoutError: it did not happen within 0.01 s
-    """
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            raise TimeoutError(f"it did not happen within {seconds:g} s")
-        time.sleep(0.01)
 
 
 def rows(file: str | Path, table: str = "done") -> int:

@@ -1,24 +1,18 @@
-"""Simulate what surrounds a rollout: the users of a server, the picture of a day, and how often common rules err.
+"""Simulate what surrounds a rollout: the picture of a day, and how often common rules err.
 
-`Users` send real requests. `timeline` draws what the log and the journal of a router hold. `rolled_back` compares
+`timeline` draws what the log and the journal of a router hold. `rolled_back` compares
 common rollback rules with the gate's e-value: a canary of 5 % answers beside a stable version, each request comes from
 another user, and each rule is evaluated after every 40 requests of the candidate, at most 25 times. If one user sends
 several requests, no rule holds its level.
 """
 
-import functools
-import random
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import requests
 from scipy.stats import norm
 
-from labsupport import background, charts, loopback
+from labsupport import charts
 from labsupport.rollout import Evidence, State
 
 if TYPE_CHECKING:
@@ -27,84 +21,7 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 LIMIT = 0.05  # error rate that the tolerant rules allow in a look
-NO_ANSWER = 0  # the status of a request that got no answer at all
 BARS = 90  # of a timeline, at most
-PATIENCE = 150.0  # seconds that a cell waits for something
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Hold what one user got: when the request was sent, its status (`NO_ANSWER` if none came), version and key."""
-
-    sent: float  # seconds since the epoch
-    status: int
-    version: str | None
-    key: str
-
-
-class Users:
-    """Send one picture after another to a server, in several threads, until `stop`. Each request has a user's key.
-
-    `answers` holds every request that is over, also those without an answer.
-    """
-
-    def __init__(
-        self, url: str, pictures: Sequence[bytes], people: int = 200, threads: int = 3, pause: float = 0.02
-    ) -> None:
-        loopback.ask_directly()
-        self.answers: list[Answer] = []
-        self._url, self._pictures, self._people, self._pause = url, pictures, people, pause
-        self._over = threading.Event()
-        self._threads = [
-            background.start(functools.partial(self._send, seed), f"user {seed}") for seed in range(threads)
-        ]
-
-    def ask(self, key: str, picture: bytes) -> Answer:
-        """Send one picture as the user `key`, over a new connection. Return and remember what came back."""
-        sent, status, version = time.time(), NO_ANSWER, None
-        try:
-            response = requests.post(
-                f"{self._url}/detect", files={"file": picture}, headers={"X-Client-Key": key}, timeout=60
-            )
-            status, version = response.status_code, response.headers.get("X-Model-Version")
-        except requests.RequestException:
-            pass  # the status says it
-        self.answers.append(Answer(sent, status, version, key))
-        return self.answers[-1]
-
-    def wait_for(self, count: int, since: float | None = None) -> "pd.DataFrame":
-        """Wait until `count` requests that were sent `since` then (or from now on) are over, and return all of these."""
-        since = time.time() if since is None else since
-        wait(lambda: sum(answer.sent >= since for answer in self.answers) >= count, f"{count} answers")
-        return self.frame(since)
-
-    def frame(self, since: float = 0.0) -> "pd.DataFrame":
-        """Return the requests sent `since` then, with the columns sent, status, version and key."""
-        import pandas as pd
-
-        rows = [vars(answer) for answer in list(self.answers) if answer.sent >= since]
-        return pd.DataFrame(rows, columns=["sent", "status", "version", "key"])
-
-    def stop(self) -> "pd.DataFrame":
-        """Stop sending, wait for the last answers, and return all requests."""
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-        return self.frame()
-
-    def _send(self, seed: int) -> None:
-        choose = random.Random(seed)
-        while not self._over.wait(self._pause):
-            self.ask(f"person {choose.randrange(self._people)}", choose.choice(self._pictures))
-
-
-def wait(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
-    """Return when `condition()` is true. Raises TimeoutError if that takes longer than so many seconds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"not within {seconds:g} seconds: {what}")
-        time.sleep(0.05)
 
 
 def journal_table(history: Sequence[State]) -> "pd.DataFrame":
