@@ -173,14 +173,15 @@ def test_a_cell_that_serves_until_interrupted(kernel):
 def test_a_cell_that_hangs_fails_the_run_and_hides_nothing(tmp_path):
     """nbval alone passes a cell that swallows the interrupt, and then expects every later one to fail."""
     hangs = "import time\ntry:\n    for _ in range(600):\n        time.sleep(0.1)\nexcept KeyboardInterrupt:\n    pass"
-    cells = [nbformat.v4.new_code_cell(source) for source in (hangs, "assert False, 'the second cell'")]
+    own = f"import os\nassert os.environ['LAB_ROOT'] == {str(paths.root())!r}"  # as it was set; conftest.py is copied
+    cells = [nbformat.v4.new_code_cell(source) for source in (own, hangs, "assert False, 'the last cell'")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "hangs.ipynb")
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(paths.root() / name, tmp_path)
     command = [sys.executable, "-m", "pytest", "--nbval-cell-timeout=3", "-p", "no:cacheprovider", "hangs.ipynb"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert run.returncode == 1, run.stdout + run.stderr
-    assert "2 failed" in run.stdout.splitlines()[-1]
-    assert "FAILED hangs.ipynb::Cell 0" in run.stdout
+    assert "2 failed, 1 passed" in run.stdout.splitlines()[-1]
     assert "FAILED hangs.ipynb::Cell 1" in run.stdout
-    assert "took too long" in run.stdout and "the second cell" in run.stdout
+    assert "FAILED hangs.ipynb::Cell 2" in run.stdout
+    assert "took too long" in run.stdout and "the last cell" in run.stdout
