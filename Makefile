@@ -17,7 +17,7 @@ help:
 	@echo "make bench    how fast it is, beside the lab's handler and other engines; written to benchmarks/RESULTS.md"
 	@echo "make env      only the environment, in .venv"
 	@echo "make lock     choose the locked versions anew, within the ranges of pyproject.toml"
-	@echo "make clean    remove .venv and what the lab wrote (the weights stay)"
+	@echo "make clean    remove .venv and the lab's pictures (the weights and the log stay)"
 
 env: .venv/installed
 

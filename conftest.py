@@ -1,4 +1,4 @@
-"""What every test needs, the notebooks' cells included: fixtures never reach those, hooks do."""
+"""Prepare the environment of every test. Cells of notebooks are tests too, which hooks reach and fixtures do not."""
 
 import copy
 import faulthandler
@@ -12,7 +12,7 @@ import pytest
 if (Path(__file__).parent / "labsupport").is_dir():  # not a copy beside somebody's own notebooks
     os.environ["LAB_ROOT"] = str(Path(__file__).parent)
 os.environ["LAB_PORT"] = "0"  # any free port: notebooks under test cannot collide
-crash = None  # the number of an open file that `make test` prints at its end if something is left in it
+crash = None  # the file descriptor of a file that `make test` prints at its end if something is left in it
 
 
 def note(where: str) -> None:

@@ -36,12 +36,11 @@ def show(figure: "Figure", alt: str, caption: str = "") -> None:
 
     Raises ValueError for an empty `alt`.
     """
-    from IPython.display import Image, Markdown, display
-
+    notebook = imported("IPython.display")
     arguments.text("alt", alt, 1_000, least=1)
-    display(Image(_png(figure)), metadata={"image/png": {"alt": alt}})
+    notebook.display(notebook.Image(_png(figure)), metadata={"image/png": {"alt": alt}})
     if caption:
-        display(Markdown(f"*{caption}*"))
+        notebook.display(notebook.Markdown(f"*{caption}*"))
     figure.clear()  # a figure of pyplot would be drawn a second time when the cell ends
     if pyplot := sys.modules.get("matplotlib.pyplot"):
         pyplot.close(figure)

@@ -82,13 +82,14 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _cure() -> str:
-    """Return the command that installs what is missing: `make` where there is a checkout, else pip."""
+def _cure(extra: str = "") -> str:
+    """Return the command that installs what is missing: `make` where there is a checkout, else pip with the extra."""
     try:
         here = (paths.root() / "Makefile").is_file()
     except paths.LabNotFound:
         here = False
-    return "make env" if here else "pip install --upgrade labsupport"
+    wanted = f"'labsupport[{extra}]'" if extra else "labsupport"
+    return "make env" if here else f"pip install --upgrade {wanted}"
 
 
 def dependency(requirement: Requirement) -> Check:
@@ -97,7 +98,7 @@ def dependency(requirement: Requirement) -> Check:
     >>> print(dependency(Requirement("no-such-package>=1")))
     [FAIL] no-such-package is not installed; cure: make env
     """
-    name, cure = requirement.name, _cure()
+    name, cure = requirement.name, _cure(next((extra for extra in EXTRAS if _is_for(requirement, extra)), ""))
     if (version := _version(name)) is None:
         return Check(name, False, "is not installed", cure)
     if not requirement.specifier.contains(version, prereleases=True):
@@ -105,15 +106,17 @@ def dependency(requirement: Requirement) -> Check:
     if name not in NOT_IMPORTED:
         try:
             importlib.import_module(IMPORTED.get(name, name.replace("-", "_")))
-        except Exception as error:  # report any error of the import
+        except (Exception, SystemExit) as error:  # report any error of the import
             return Check(name, False, f"{version} does not import ({error})", CURES.get(name, cure))
     return Check(name, True, version)
 
 
 def weights() -> list[Check]:
     """Check each model's files. yolov3 may be missing, because it is optional."""
-    from labsupport import models
-
+    try:
+        from labsupport import models
+    except Exception as error:  # a dependency is broken, and was named above
+        return [Check("models", False, f"cannot be looked at ({error})", "repair what is named above")]
     checks = []
     for name in models.MODELS:
         try:

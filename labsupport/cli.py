@@ -5,6 +5,7 @@ Each command imports what it needs when it runs, so that `labsupport check` can 
 
 import functools
 import importlib.metadata
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
     from labsupport.detection import Detection
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Check this installation, install models, serve, detect, process folders, and change which version answers.",
+)
 
 # errors caused by users and their machines, shown in one line
 TROUBLE = (OSError, ValueError, RuntimeError, ImportError)
@@ -61,7 +67,7 @@ def main(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="print the version, and exit")
     ] = False,
 ) -> None:
-    """Check this installation, install models, serve, detect, process folders, and change which version answers."""
+    """Say nothing, but for --version."""
 
 
 @command
@@ -131,55 +137,55 @@ def serve(
     running.run(options, port, workers)
 
 
-class Action(StrEnum):
-    """Name an action of `labsupport rollout`."""
+Action = StrEnum("Action", "status shadow canary blue_green ramp switch promote pause resume rollback")
 
-    status = "status"
-    shadow = "shadow"
-    canary = "canary"
-    blue_green = "blue_green"
-    ramp = "ramp"
-    switch = "switch"
-    promote = "promote"
-    pause = "pause"
-    resume = "resume"
-    rollback = "rollback"
+
+def _percent(value: float | None) -> float | None:
+    if value is not None and not 0 < value <= 100:  # not a number is neither
+        raise typer.BadParameter("give a number above 0, up to 100")
+    return value
+
+
+def _weights(steps: str | None) -> list[float] | None:
+    try:
+        return None if steps is None else [float(weight) for weight in steps.split(",")]
+    except ValueError:
+        raise ValueError(f"--steps={steps!r}: give weights in percent, as in 5,25,50,100") from None
 
 
 @command
 def rollout(
-    action: Annotated[
-        Action, typer.Argument(help="status only looks; every other action needs LAB_TOKEN")
-    ] = Action.status,
-    version: Annotated[
-        str | None,
-        typer.Argument(help="the candidate, or the version that a rollback returns to: see versions in status"),
-    ] = None,
+    action: Annotated[Action, typer.Argument(help="all but status need LAB_TOKEN")] = Action.status,
+    version: Annotated[str | None, typer.Argument(help="the candidate, or what a rollback returns to")] = None,
     model: ModelName = "yolov3-tiny",
-    weight: Annotated[float | None, typer.Option(help="percent of the requests that a canary answers")] = None,
-    percent: Annotated[float | None, typer.Option(help="percent of the pictures that a shadow candidate sees")] = None,
+    percent: Annotated[
+        float | None, typer.Option(callback=_percent, help="of requests for a canary, of pictures for shadow")
+    ] = None,
     steps: Annotated[str | None, typer.Option(help="the weights of a ramp, as in 5,25,50,100")] = None,
-    reason: Annotated[str, typer.Option(help="a note for the log of changes")] = "",
+    reason: Annotated[str | None, typer.Option(help="a note for the journal; a ramp writes its own")] = None,
     url: Annotated[str | None, typer.Option(help="of the server; by default the one on LAB_PORT, or 8000")] = None,
 ) -> None:
     """Show which version of a model a running server answers with, or change it."""
     import requests
 
-    from labsupport import loopback
+    from labsupport import arguments, loopback
     from labsupport.client import Client
     from labsupport.protection import security
 
-    change = None
-    if action is not Action.status:
-        weights = [float(weight) for weight in steps.split(",")] if steps else None
-        target = "to" if action is Action.rollback else "candidate"
-        given = {target: version, "weight": weight, "percent": percent, "steps": weights, "reason": reason or None}
-        change = {"action": action.value, **{name: value for name, value in given.items() if value is not None}}
-    server = Client(url or f"http://127.0.0.1:{loopback.default_port()}", model)
+    target = "to" if action is Action.rollback else "candidate"
+    share = "weight" if action is Action.canary else "percent"
+    options = {target: version, share: percent, "steps": _weights(steps), "reason": reason}
+    options = {name: value for name, value in options.items() if value is not None}
+    if action is Action.status and options:
+        raise ValueError(f"status only looks: leave out {', '.join(map(str, options.values()))}")
+    change = None if action is Action.status else {"action": action.value, **options}
+    address = arguments.address("--url", url or f"http://127.0.0.1:{loopback.default_port()}")
     try:
-        status = server.rollout(change, security.token())
+        status = Client(address, model).rollout(change, security.token())
+    except requests.exceptions.SSLError as error:
+        raise OSError(f"--url={address}: this server does not speak TLS, or its certificate is not trusted") from error
     except requests.ConnectionError as error:
-        raise OSError(f"no server answers at {server.url}: start one with labsupport serve, or give --url") from error
+        raise OSError(f"no server answers at {address}: start one with labsupport serve, or give --url") from error
     for line in _rollout_lines(status):
         typer.echo(line)
 
@@ -195,10 +201,14 @@ def _rollout_lines(status: dict[str, Any]) -> list[str]:
     reason = f" ({status['reason']})" if status["reason"] else ""
     lines = [f"{status['phase']}: {status['action']}, at {since}{reason}"]
     shadow, share = status["mode"] == "shadow", status["share"]
+    share = 0 if shadow and status["paused"] else share
     lines.append(f"  stable     {status['stable']}  answers {100 if shadow else 100 - share:g} %")
     if status["candidate"]:
         lines.append(f"  candidate  {status['candidate']}  {'sees' if shadow else 'answers'} {share:g} %")
-    lines += [f"  {name} {value:.4g}" for name, value in status["figures"].items()]
+    lines += [
+        f"  {name} {value:.0f}" if value % 1 == 0 else f"  {name} {value:.4g}"
+        for name, value in status["figures"].items()
+    ]
     if others := [name for name in status["loadable"] if name not in (status["stable"], status["candidate"])]:
         lines.append(f"  versions   {', '.join(others)}")
     return [*lines, f"  trouble    {status['trouble']}"] if status["trouble"] else lines
@@ -226,8 +236,6 @@ def detect(
         try:
             image = images.read(picture)
             detections = detector.detect(image, confidence)
-            if save:
-                _save(save / f"{picture.stem}.jpg", image, detections)
         except (images.UnsupportedImage, images.ImageTooLarge, OSError) as error:
             failed = True
             is_folder = os.path.isdir(picture)
@@ -237,22 +245,28 @@ def detect(
         if as_json:
             rows = [{"label": one.label, "confidence": one.confidence, "box": one.box._asdict()} for one in detections]
             typer.echo(json.dumps({"file": name, "detections": rows}))
-            continue
-        if not detections:
-            _complain(f"{name}: nothing found with a confidence above {confidence:g}")
-        for one in detections:
-            typer.echo(f"{name}\t{one.label}\t{one.confidence:.3f}\t{','.join(map(str, one.box))}")
+        else:
+            for one in detections:
+                typer.echo(f"{name}\t{one.label}\t{one.confidence:.3f}\t{','.join(map(str, one.box))}")
+            if not detections:
+                _complain(f"{name}: nothing found with a confidence above {confidence:g}")
+        if save:
+            try:
+                _save(save, picture.stem, image, detections)
+            except OSError as error:
+                failed = True
+                _complain(f"{name}: its copy could not be stored in {save}: {error.strerror or error}")
     if failed:
         raise typer.Exit(1)
 
 
-def _save(file: Path, image: "np.ndarray", detections: "list[Detection]") -> None:
-    """Write the picture with its boxes. Raises FileExistsError if there is a file of that name."""
+def _save(folder: Path, stem: str, image: "np.ndarray", detections: "list[Detection]") -> None:
+    """Write the picture with its boxes, under a name that no file has: stem.jpg, stem_2.jpg and so on."""
     from labsupport import images, paths
     from labsupport.detection import draw_boxes
 
-    if os.path.lexists(file):
-        raise FileExistsError(f"{file} exists: name another folder with --save")
+    names = itertools.chain([f"{stem}.jpg"], (f"{stem}_{number}.jpg" for number in itertools.count(2)))
+    file = next(folder / name for name in names if not os.path.lexists(folder / name))
     with paths.whole(file) as partial:
         partial.write_bytes(images.encode(draw_boxes(image, detections)))
 

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +19,9 @@ from labsupport.detection import NOT_OURS, Detection, read_answer
 
 TIMEOUT = 60  # seconds
 TRIES = 4
+# of what GET /rollout answers: the parts that people are shown
+STATUS: dict[str, Any] = {"phase": str, "action": str, "reason": str, "stable": str, "mode": str, "share": float | int}
+STATUS |= {"candidate": str | None, "paused": bool, "loadable": list, "trouble": str}
 PATIENCE = 5  # seconds: a server that needs more time must first be repaired, for example by installing a model
 
 
@@ -72,15 +76,21 @@ class Client:
             params={"model": self.model},
             json=change,
             headers={"Authorization": f"Bearer {token}"} if token else {},
+            auth=lambda request: request,  # else an entry in ~/.netrc would replace the token
             timeout=TIMEOUT,
             allow_redirects=False,
         )
         if response.status_code != 200:
             raise ServerError(f"{response.status_code}: {_detail(response)}")
         try:
-            return dict(response.json())
-        except NOT_OURS as error:
-            raise ServerError(f"{self.url} is not the lab's server, it answered: {response.text[:200]}") from error
+            status = dict(response.json())
+            datetime.fromtimestamp(status["time"], UTC)
+            status["figures"].items()
+            if all(isinstance(status[name], kind) for name, kind in STATUS.items()):
+                return status
+        except (*NOT_OURS, AttributeError, OverflowError, OSError):
+            pass
+        raise ServerError(f"{self.url} is not this version of the lab's server, it answered: {response.text[:200]}")
 
     def _post(self, url: str, **request: Any) -> requests.Response:
         """Send a request, with retries. `urllib3.util.Retry` may wait for a minute, and adds no jitter to `Retry-After`."""

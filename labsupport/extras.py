@@ -16,7 +16,7 @@ def imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if not error.name or error.name.partition(".")[0] != library:
+        if error.name != library:
             raise  # the library is here, and something that it needs is not
         raise ImportError(needed(library), name=library) from error
 

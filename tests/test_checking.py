@@ -145,3 +145,23 @@ def test_a_copy_of_the_folder_does_not_know_what_it_needs(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "requires", unknown)
     (only,) = checking.dependencies()
     assert str(only) == "[FAIL] labsupport is not installed, so what it needs is not known here; cure: make env"
+
+
+@pytest.mark.parametrize("error", [AttributeError("_ARRAY_API not found"), ImportError("libGL.so.1")])
+def test_a_broken_library_below_the_models_is_a_line_and_the_other_checks_go_on(error, monkeypatch):
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "labsupport.models":
+                raise error
+
+    monkeypatch.delitem(sys.modules, "labsupport.models")
+    monkeypatch.delattr("labsupport.models")
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    (found,) = checking.weights()
+    assert not found.ok and str(error) in str(found)
+
+
+def test_without_a_checkout_the_cure_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_ROOT", str(tmp_path))
+    found = checking.dependency(Requirement('no-such-package; extra == "lab"'))
+    assert found.cure == "pip install --upgrade 'labsupport[lab]'"

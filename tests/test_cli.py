@@ -10,11 +10,12 @@ import sys
 import numpy as np
 import pytest
 import requests
+from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from labsupport import batch, cli, images, models, paths
-from labsupport.client import Client, ServerError
-from labsupport.log import PredictionLog
+from labsupport.client import STATUS, Client, ServerError
+from labsupport.log import LogUnavailable, PredictionLog
 from labsupport.models import registry
 from labsupport.rollout import Router
 from labsupport.serving import create_app, running, serve, worker
@@ -337,7 +338,7 @@ def test_rollout_shows_who_answers_changes_it_and_takes_it_back(server):
     first, stable, others = rollout()
     assert first.startswith("Healthy: start, at 20") and stable == "  stable     v1  answers 100 %"
     assert others == "  versions   v2"
-    changed = rollout("canary", "v2", "--weight", "30", "--reason", "a try")
+    changed = rollout("canary", "v2", "--percent", "30", "--reason", "a try")
     assert changed[0].startswith("Progressing: canary, at 20") and changed[0].endswith("(a try)")
     assert changed[1:3] == ["  stable     v1  answers 70 %", "  candidate  v2  answers 30 %"]
     upload = {"file": images.encode(np.zeros((8, 8, 3), np.uint8), "png")}
@@ -364,6 +365,46 @@ def test_a_rollout_that_is_refused_is_one_line(server):
     assert (code, out) == (1, "") and err.startswith("labsupport: no server answers at http://127.0.0.1:9: start one")
 
 
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("status", "v2"), "status only looks: leave out v2"),
+        (("ramp", "v2", "--steps", "5,abc"), "--steps='5,abc': give weights in percent, as in 5,25,50,100"),
+        (("ramp", "v2", "--steps", ""), "--steps='': give weights in percent"),
+        (("--url", "http://me:secret@127.0.0.1:9"), "--url='...@...': give an address"),
+    ],
+)
+def test_what_a_rollout_does_not_read_is_named(words, complaint):
+    code, out, err = labsupport("rollout", *words)
+    assert (code, out) == (1, "") and err.startswith(f"labsupport: {complaint}")
+
+
+@pytest.mark.parametrize("share", ["0", "101", "nan"])
+def test_a_share_that_is_none_is_refused(share):
+    code, _, err = labsupport("rollout", "canary", "v2", "--percent", share)
+    assert code == 2 and "--percent" in err and "give a number above 0" in err
+
+
+def test_a_rollout_of_a_server_that_is_another_program_says_so():
+    other = FastAPI()
+    answers = iter([{"status": "ok"}, [], {**dict.fromkeys(STATUS, ""), "time": 1e20, "figures": {}}])
+    other.get("/rollout")(lambda: next(answers))
+    with serve(other, port=0) as running:
+        for _ in range(3):
+            code, out, err = labsupport("rollout", "--url", running.url)
+            assert (code, out) == (1, "") and "is not this version of the lab's server" in err
+
+
+def test_a_change_is_answered_and_who_answers_is_said_while_the_log_is_away(server, monkeypatch):
+    def away(*_):
+        raise LogUnavailable("the log cannot be read at present")
+
+    monkeypatch.setattr("labsupport.rollout.ramp_figures.Tally", away)
+    code, out, err = labsupport("rollout", "canary", "v2", "--url", server.url)
+    assert (code, err) == (0, "") and out.splitlines()[2] == "  candidate  v2  answers 5 %"
+    assert out.splitlines()[-1] == "  trouble    there are no figures: the log cannot be read at present"
+
+
 # detect
 
 
@@ -376,8 +417,11 @@ def test_detect_prints_json_and_saves_pictures_but_never_over_another_file(seein
     assert json.loads(out) == {"file": str(picture), "detections": [{"label": "cat", "confidence": 0.9, "box": box}]}
     saved = images.read(tmp_path / "boxes" / "gray.jpg")
     assert saved.shape == (20, 30, 3) and saved.std() > 0  # something was drawn
-    code, out, err = labsupport("detect", picture, "--save", tmp_path / "boxes")
-    assert code == 1 and "exists" in err and [path.name for path in (tmp_path / "boxes").iterdir()] == ["gray.jpg"]
+    first = (tmp_path / "boxes" / "gray.jpg").read_bytes()
+    assert labsupport("detect", picture, "--save", tmp_path / "boxes")[0] == 0
+    assert (tmp_path / "boxes" / "gray_2.jpg").exists() and (tmp_path / "boxes" / "gray.jpg").read_bytes() == first
+    code, out, err = labsupport("detect", picture, "--save", picture)  # a file where a folder should be
+    assert code == 1 and out.count("cat") == 1 and f"its copy could not be stored in {picture}" in err
 
 
 def test_the_version_is_that_of_the_package():

@@ -55,6 +55,13 @@ def test_a_library_that_lacks_a_library_of_its_own_is_not_called_missing(tmp_pat
         ("import labsupport.scenarios", "scipy", "lab"),
         (LOG + "PredictionLog(f'sqlite:///{mkdtemp()}/log.db').frame()", "pandas", "lab"),
         (LOG + "PredictionLog(f'sqlite:///{mkdtemp()}/log.db').pairs()", "pandas", "lab"),
+        (LOG + "PredictionLog(f'sqlite:///{mkdtemp()}/log.db').export('/tmp/never.parquet')", "pyarrow", "lab"),
+        ("from labsupport.rollout import Retraining", "scipy", "lab"),
+        (
+            "import numpy; from labsupport import images; images.show(numpy.zeros((2, 2, 3), 'uint8'), 'a')",
+            "IPython",
+            "lab",
+        ),
         ("from labsupport import charts; charts.new_figure(1, 1)", "matplotlib", "lab"),
         (
             "from labsupport.automation import choose_thresholds as c; c([0, 1] * 99, [0.1, 0.9] * 99, 0.5)",

@@ -8,7 +8,7 @@ import requests
 from labsupport import charts, paths
 from labsupport.edge import Camera
 from labsupport.scenarios import lesson_batch_edge as scene
-from labsupport.serving import browser_page
+from labsupport.serving import browser_page, create_app, serve
 from test_browser import program
 
 
@@ -30,6 +30,17 @@ def test_nothing_passes_a_pulled_cable(server):
     cable.close()
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{cable.url}/health", timeout=5)
+
+
+def test_a_cable_finds_a_server_that_was_away_for_a_time(detector):
+    with serve(create_app(detector), port=0) as first:
+        port = first.port
+    cable = scene.Cable(port)
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{cable.url}/health", timeout=5)
+    with serve(create_app(detector), port=port):
+        assert requests.get(f"{cable.url}/health", timeout=5).status_code == 200
+    cable.close()
 
 
 def slowly(file):

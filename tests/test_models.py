@@ -549,7 +549,10 @@ def test_a_conversion_that_fails_leaves_nothing_and_says_why(installed, monkeypa
         )
 
     monkeypatch.setattr(subprocess, "run", fail)
-    with pytest.raises(ModelUnavailable, match=r"toy\.weights .* converted .*'keras': pip install 'labsupport\[lab\]'"):
+    with pytest.raises(
+        ModelUnavailable,
+        match=r"toy\.weights .* converted .*'keras': pip install 'labsupport\[lab\]'",
+    ):
         models.network("toy")
     assert cached(tmp_path) == []
 

@@ -95,6 +95,16 @@ def test_the_figures_of_a_trial_are_those_of_its_rows_to_users_or_in_shadow(log)
     assert trial.figures(log, State(stable="v1")) == {}
 
 
+def test_what_users_say_of_the_answer_they_got_is_no_remark_on_the_candidate_in_shadow(log):
+    for number in range(20):
+        for version, shadow in (("v1", False), ("v2", True)):
+            note(log, f"{number}", version, time=BEGAN + number, shadow=shadow)
+        log.flush()
+        log.feedback(f"{number}", correct=False)
+    figures = TrialFigures().figures(log, State(stable="v1", candidate="v2", mode="shadow", time=BEGAN))
+    assert figures["stable_correction_rate"] == 1 and "correction_rate" not in figures
+
+
 def test_without_late_remarks_the_e_value_is_that_of_the_first_requests_in_the_order_of_writing(log):
     random, watch = np.random.default_rng(1), Watch(log, "v1", "v2", BEGAN)
     for number in range(300):

@@ -18,6 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from conftest import QUICK
+
 LAB = Path(__file__).parent.parent
 PROJECT = tomllib.loads((LAB / "pyproject.toml").read_text())["project"]
 PEERS = PROJECT["optional-dependencies"].pop(
@@ -266,6 +268,10 @@ def test_a_face_offers_what_its_package_defines_and_every_name_once():
             if isinstance(value, type):
                 offered[value] += 1
     assert [value.__name__ for value, count in offered.items() if count > 1] == ["PredictionLog"]
+
+
+def test_make_check_asks_for_what_the_tests_call_quick():
+    assert f"QUICK := {QUICK}\n" in (LAB / "Makefile").read_text()
 
 
 def test_packages_are_small():

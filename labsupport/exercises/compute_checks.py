@@ -1,9 +1,12 @@
 """Define the check cells of compute.ipynb. The right answer depends on the machine, so each check gets the measurements."""
 
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from labsupport.compute import Machine, Server, machines_for
 from labsupport.exercises.exercise import OpenExercise, Question, exercise
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RATE, P99 = 200, 0.5  # requests a second; seconds
 CLOSE = 0.05  # an answer is right that is this close: a simulation has its noise
@@ -60,14 +63,14 @@ def half_load(answer: float, server: Server) -> str | None:
     "First leave out the rows that exceed the limit, then look at the price of the others.",
     "table[table[column] <= limit] keeps the rows within a limit; idxmin() names the row with the lowest value.",
 )
-def cheapest(answer: str, table: pd.DataFrame, limits: dict[str, float]) -> str | None:
+def cheapest(answer: str, table: "pd.DataFrame", limits: dict[str, float]) -> str | None:
     """Check the runtime (a row of `table`) that costs least in dollars, of those within `limits`: column -> the most."""
     if answer not in table.index:
         return f"give one of {', '.join(table.index)}"
     for column, most in limits.items():
         if table[column][answer] > most:
             return f"{answer} has {table[column][answer]:.0f} {column}: the limit is {most:.0f}"
-    fits = (table[list(limits)] <= pd.Series(limits)).all(axis=1)
+    fits = (table[list(limits)] <= list(limits.values())).all(axis=1)
     best = table["$ a million"][fits].idxmin()
     return None if answer == best else f"{answer} fits, and so does one that costs less"
 

@@ -1,14 +1,14 @@
-"""Make the exercises of the lessons: each checks an answer, gives hints, and shows its solution.
+"""Make the exercises of the lessons, the questions at their ends, and guesses before a measurement.
 
-A check runs the answer; it does not compare its text. It never raises, because an unfinished exercise must not stop a
-notebook that is run from top to bottom.
+The check of an `Exercise` runs the answer; it does not compare its text. No check raises, because an unfinished exercise
+must not stop a notebook that is run from top to bottom.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from labsupport import paths
+from labsupport import arguments, paths
 
 NOT_TRIED = "Not tried yet: put your answer in place of the dots."
 
@@ -38,9 +38,10 @@ class Exercise:
             return
         try:
             wrong = self._question(*answer)
-        except Exception as error:  # the learner's code may do anything
-            wrong = f"it raised {type(error).__name__}: {error}"
-        print(f"Not yet: {wrong}" if wrong else "Right.")
+            verdict = f"Not yet: {wrong}" if wrong else "Right."
+        except (Exception, SystemExit) as error:  # the learner's code may do anything
+            verdict = f"Not yet: it raised {type(error).__name__}: {_text(error)}"
+        print(verdict.encode(errors="backslashreplace").decode())  # a text may hold what cannot be printed
 
     def hint(self) -> None:
         """Print the next hint. After the last one, print all of them again from the first."""
@@ -61,8 +62,16 @@ class Exercise:
         print(f"No solution was found in {paths.root() / 'notebooks'}.")
 
 
+def _text(value: object) -> str:
+    """Return `str(value)`, or a stand-in if that raises."""
+    try:
+        return str(value)
+    except Exception:
+        return "(its text cannot be shown)"
+
+
 def exercise(*hints: str) -> Callable[[Callable[..., str | None]], Exercise]:
-    """Return a decorator that makes an `Exercise`, called like its function, with these hints.
+    """Return a decorator that makes an `Exercise` with these hints. It has the name of the function.
 
     >>> @exercise("look at the last digit")
     ... def even(answer):
@@ -108,6 +117,8 @@ class Question:
     Right. Light scatters.
     >>> sky.check(...)
     Not tried yet: give one of a, b.
+    >>> sky.check(["b"])
+    ['b'] is no option: give one of a, b.
     """
 
     def __init__(self, text: str, right: str, **options: tuple[str, str]) -> None:
@@ -124,8 +135,9 @@ class Question:
 
     def check(self, letter: Any) -> None:
         """Print whether the option is right, and its explanation."""
-        if letter is ... or letter not in self.options:
-            print(f"Not tried yet: give one of {', '.join(self.options)}.")
+        if not isinstance(letter, str) or letter not in self.options:
+            tried = "Not tried yet" if letter is ... else f"{arguments.shown(letter)} is no option"
+            print(f"{tried}: give one of {', '.join(self.options)}.")
             return
         verdict = "Right." if letter == self.right else "Not that one."
         print(f"{verdict} {self.options[letter][1]}")
@@ -152,7 +164,7 @@ class OpenExercise:
 
     def check(self, answer: Any) -> None:
         """Print the model answer and the points to compare, once there is an answer."""
-        if answer is ... or not str(answer).strip():
+        if answer is ... or not _text(answer).strip():
             print(NOT_TRIED)
             return
         print(f"One good answer: {self.model_answer}\nCompare it with yours:")

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from labsupport.arguments import choice, number, shown, text
+from labsupport.extras import imported
 from labsupport.images import headers, jpeg, png
 from labsupport.images.headers import ImageTooLarge, UnsupportedImage
 
@@ -168,13 +169,11 @@ def show(image: np.ndarray, alt: str = "", width: int = 560) -> None:
     image = checked("image", image)
     text("alt", alt, most=100_000)
     number("width", width, 1, MAX_SIDE)
-    from IPython.display import Image as Shown
-    from IPython.display import display
-
+    notebook = imported("IPython.display")
     if (share := width / image.shape[1]) < 1:
         size = [max(1, round(share * side)) for side in image.shape[1::-1]]
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    display(Shown(data=encode(image), format="jpeg", alt=alt))
+    notebook.display(notebook.Image(data=encode(image), format="jpeg", alt=alt))
 
 
 def _squeezed(image: np.ndarray) -> np.ndarray:

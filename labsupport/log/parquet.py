@@ -5,8 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from pyarrow import parquet
+from labsupport.extras import needed
+
+try:
+    import pyarrow as pa
+    from pyarrow import parquet
+except ModuleNotFoundError as error:
+    raise ImportError(needed("pyarrow"), name="pyarrow") from error
 
 from labsupport.detection import Box
 from labsupport.log.rows import mended

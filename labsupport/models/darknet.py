@@ -1,15 +1,16 @@
 """Convert Darknet's two files, `.cfg` and `.weights`, to a network for OpenVINO, or by way of Keras to one for LiteRT.
 
-This runs once for each model, in a separate process, because LiteRT's network needs TensorFlow, which takes seconds to
-import and hundreds of megabytes of memory. `models.network` starts the process and keeps the result.
+`models.network` converts each model once, and keeps the result. It does so in a separate process, because TensorFlow, which
+LiteRT's network needs, takes seconds to import and hundreds of megabytes of memory.
 
 The format is Darknet's (Redmon and Farhadi, "YOLOv3: An Incremental Improvement", 2018): the cfg lists the layers in order;
 the weights follow in the same order, raw 32-bit floats behind a header of 20 bytes.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SIZE = 416  # every model of the lab gets pictures of 416 x 416, also if its cfg has another size
 HEADER_BYTES = 20  # three int32 for the version, one int64 for the pictures seen in training
 FILES = {"openvino": "openvino.xml", "litert": "litert.tflite"}  # runtime -> the file written for it
-UNKNOWN = "a [{}] section: only the layers of YOLOv3 are known here"
+Step = Callable[..., Any]  # adds one kind of layer, in one library
 EPSILON = 1e-6  # Darknet's batch-norm epsilon; the default of Keras is 1e-3
 
 
@@ -42,7 +43,8 @@ def parse(cfg: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def anchors(cfg: str) -> list[np.ndarray]:
-    """Return the anchor boxes of each output, in order: arrays (3, 2), width and height in pixels of the input.
+    """Return the anchor boxes of each output, in order: arrays (anchors, 2), width and height in pixels of the
+    input.
 
     >>> tiny = "[yolo]\\nmask = 1,2\\nanchors = 10,14, 23,27, 37,58"
     >>> anchors(tiny)[0].tolist()
@@ -60,72 +62,71 @@ def to_keras(cfg: str, weights: bytes) -> "keras.Model":
     """
     import keras
 
-    x = image = keras.Input((SIZE, SIZE, 3), batch_size=1, name="image")
-    floats = _Floats(weights)
-    layers: list[keras.KerasTensor] = []
-    heads: list[keras.KerasTensor] = []
-    for kind, options in parse(cfg)[1:]:  # after [net], which is only for training
-        if kind == "convolutional":
-            x = _convolution(x, options, floats)
-        elif kind == "maxpool":
-            x = keras.layers.MaxPool2D(int(options["size"]), int(options["stride"]), "same")(x)
-        elif kind == "upsample":
-            x = keras.layers.UpSampling2D(int(options["stride"]))(x)
-        elif kind == "shortcut":
-            x = keras.layers.Add()([x, layers[int(options["from"])]])
-        elif kind == "route":
-            sources = [layers[i] for i in _numbers(options["layers"])]
-            x = keras.layers.Concatenate()(sources) if len(sources) > 1 else sources[0]
-        elif kind == "yolo":
-            heads.append(x)
-        else:
-            raise ValueError(UNKNOWN.format(kind))
-        layers.append(x)
-    floats.finish()
-    return keras.Model(image, heads)
+    image = keras.Input((SIZE, SIZE, 3), batch_size=1, name="image")
+    steps: dict[str, Step] = {
+        "convolutional": _keras_convolution,
+        "maxpool": lambda x, size, stride: keras.layers.MaxPool2D(size, stride, "same")(x),
+        "upsample": lambda x, stride: keras.layers.UpSampling2D(stride)(x),
+        "shortcut": lambda x, y: keras.layers.Add()([x, y]),
+        "route": lambda sources: keras.layers.Concatenate()(sources),
+    }
+    return keras.Model(image, _heads(cfg, weights, image, steps))
 
 
 def to_openvino(cfg: str, weights: bytes, folder: Path) -> None:
     """Write `openvino.xml` and `openvino.bin` into `folder`: the network for pictures in the format of OpenCV.
 
     Input: (1, 416, 416, 3), uint8, BGR. The order of the colours and the scale are part of the network. The outputs are
-    those of `to_keras`, to the bit. Raises ValueError if the two files do not belong together.
+    those of `to_keras`. Raises ValueError if the two files do not belong together.
     """
     import openvino as ov
     from openvino import opset1, opset13
     from openvino.preprocess import ColorFormat, PrePostProcessor
 
-    x = image = opset13.parameter([1, 3, SIZE, SIZE], np.float32, name="image")
-    floats = _Floats(weights)
-    layers: list[Node] = []
-    heads: list[Node] = []
+    def upsample(x: "Node", stride: int) -> "Node":
+        grid = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}  # repeats each cell
+        return opset13.interpolate(x, np.full(2, stride, np.float32), "nearest", "scales", axes=[2, 3], **grid)
+
+    image = opset13.parameter([1, 3, SIZE, SIZE], np.float32, name="image")
+    steps: dict[str, Step] = {
+        "convolutional": _openvino_convolution,
+        "maxpool": lambda x, size, stride: opset1.max_pool(
+            x, [stride] * 2, [0, 0], [0, 0], [size] * 2, auto_pad="same_upper"
+        ),
+        "upsample": upsample,
+        "shortcut": opset13.add,
+        "route": lambda sources: opset13.concat(sources, 1),
+    }
+    last = opset13.constant(np.array([0, 2, 3, 1]))  # channels last, as Keras has them
+    heads = [opset13.transpose(head, last) for head in _heads(cfg, weights, image, steps)]
+    made = PrePostProcessor(ov.Model(heads, [image], "darknet"))
+    picture = made.input().tensor()
+    picture.set_element_type(ov.Type.u8).set_color_format(ColorFormat.BGR).set_layout(ov.Layout("NHWC"))
+    made.input().model().set_layout(ov.Layout("NCHW"))
+    made.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ColorFormat.RGB).scale(255.0)
+    ov.save_model(made.build(), folder / FILES["openvino"], compress_to_fp16=False)
+
+
+def _heads(cfg: str, weights: bytes, image: Any, steps: dict[str, Step]) -> list[Any]:
+    """Apply the steps of a library, layer by layer, and return the inputs of the `[yolo]` sections."""
+    x, layers, heads, floats = image, list[Any](), list[Any](), _Floats(weights)
     for kind, options in parse(cfg)[1:]:  # after [net], which is only for training
         if kind == "convolutional":
-            x = _openvino_convolution(x, options, floats)
-        elif kind == "maxpool":
-            side, stride = [int(options["size"])] * 2, [int(options["stride"])] * 2
-            x = opset1.max_pool(x, stride, [0, 0], [0, 0], side, auto_pad="same_upper")
-        elif kind == "upsample":
-            scale = np.full(2, int(options["stride"]), np.float32)
-            grid = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}  # repeats each cell
-            x = opset13.interpolate(x, scale, "nearest", "scales", axes=[2, 3], **grid)
+            x = steps[kind](x, options, floats)
+        elif kind in ("maxpool", "upsample"):
+            x = steps[kind](x, **{name: int(options[name]) for name in ("size", "stride") if name in options})
         elif kind == "shortcut":
-            x = opset13.add(x, layers[int(options["from"])])
+            x = steps[kind](x, layers[int(options["from"])])
         elif kind == "route":
             sources = [layers[i] for i in _numbers(options["layers"])]
-            x = opset13.concat(sources, 1) if len(sources) > 1 else sources[0]
+            x = steps[kind](sources) if len(sources) > 1 else sources[0]
         elif kind == "yolo":
-            heads.append(opset13.transpose(x, opset13.constant(np.array([0, 2, 3, 1]))))
+            heads.append(x)
         else:
-            raise ValueError(UNKNOWN.format(kind))
+            raise ValueError(f"a [{kind}] section: only the layers of YOLOv3 are known here")
         layers.append(x)
     floats.finish()
-    steps = PrePostProcessor(ov.Model(heads, [image], "darknet"))
-    picture = steps.input().tensor()
-    picture.set_element_type(ov.Type.u8).set_color_format(ColorFormat.BGR).set_layout(ov.Layout("NHWC"))
-    steps.input().model().set_layout(ov.Layout("NCHW"))
-    steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ColorFormat.RGB).scale(255.0)
-    ov.save_model(steps.build(), folder / FILES["openvino"], compress_to_fp16=False)
+    return heads
 
 
 def to_litert(cfg: str, weights: bytes, folder: Path) -> None:
@@ -186,7 +187,7 @@ def _openvino_convolution(x: "Node", options: dict[str, str], floats: _Floats) -
     return opset13.prelu(x, opset13.constant(np.array([0.1], np.float32))) if options["activation"] == "leaky" else x
 
 
-def _convolution(x: "keras.KerasTensor", options: dict[str, str], floats: _Floats) -> "keras.KerasTensor":
+def _keras_convolution(x: "keras.KerasTensor", options: dict[str, str], floats: _Floats) -> "keras.KerasTensor":
     import keras
 
     filters, size, stride = (int(options[key]) for key in ("filters", "size", "stride"))

@@ -189,7 +189,7 @@ def _convert(files: Files, runtime: str, out: Path) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         why = conversion.stderr.strip().rpartition("\n")[2] or f"exit code {conversion.returncode}"
         if "No module named" in why:
-            why += ": pip install 'labsupport[lab]', which has TensorFlow"
+            why += ": pip install 'labsupport[lab]'"
         raise ModelUnavailable(f"{files.weights.name} could not be converted for {runtime}: {why}")
 
 

@@ -1,4 +1,4 @@
-"""Summarise the requests since a ramp began. Each check reads only the new rows of the log."""
+"""Summarise the requests since a ramp or another trial began. Each look reads only the new rows of the log."""
 
 import math
 import threading
@@ -30,7 +30,8 @@ FASTEST, STEP = 1e-4, math.log(1.01)  # histogram of latencies: lowest value in 
 _row, _remark, _word = PREDICTIONS.c, FEEDBACK.c, FEEDBACK.alias().c
 _last_word = sql.select(_word.correct).where(_word.id == _row.id).order_by(_word.row.desc()).limit(1)
 _names = ("row", "time", "key", "version", "status", "latency", "n_detections", "shadow")
-_correct = _last_word.correlate(PREDICTIONS).scalar_subquery().label("correct")
+# what the user said of the answer that came; the candidate in shadow gave another one
+_correct = sql.case((_row.shadow.is_(False), _last_word.correlate(PREDICTIONS).scalar_subquery())).label("correct")
 _fields: list[sql.ColumnElement[Any]] = [*(_row[name] for name in _names), _correct]
 _answer = (_row.id == _remark.id) & _row.shadow.is_(False)
 ROWS = sql.select(_row.row.label("number"), *_fields)
@@ -132,7 +133,7 @@ class TrialFigures:
     def figures(self, log: PredictionLog, state: State) -> dict[str, float]:
         """Return the metrics of the candidate and of the stable version (`stable_...`) since the last change.
 
-        They are those of `Watch.figures`, without evidence; {} if nothing is on trial. Raises `LogUnavailable`.
+        Return {} if nothing is on trial. Raises `LogUnavailable`.
         """
         if state.candidate is None:
             return {}

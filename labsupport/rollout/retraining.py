@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, overload
 
 import numpy as np
-from scipy import special
 
 from labsupport import arguments
 from labsupport.detection import Version
+from labsupport.extras import imported
 from labsupport.rollout.gate import MUCH, Gate, Judgement
 from labsupport.rollout.journal import State
 from labsupport.rollout.ramp import Rollout, checked
@@ -21,6 +21,8 @@ from labsupport.rollout.transitions import Changed, WrongMoment, as_seen, let_in
 
 if TYPE_CHECKING:
     import pandas as pd
+
+special = imported("scipy.special")
 
 REASON = 900  # characters at most
 NO_LOG = "a candidate is judged by what the log says: Router(..., log=PredictionLog(...))"

@@ -162,7 +162,12 @@ class Cable:
     def _accept(self) -> None:
         with suppress(OSError):  # closed
             while True:
-                here, there = self._listening.accept()[0], socket.create_connection(("127.0.0.1", self._port))
+                here = self._listening.accept()[0]
+                try:
+                    there = socket.create_connection(("127.0.0.1", self._port))
+                except OSError:  # the server is away: this client hears so, and the next one may find it again
+                    here.close()
+                    continue
                 self._ends += [here, there]
                 for ends in ((here, there), (there, here)):
                     background.start(partial(self._copy, *ends), "cable")

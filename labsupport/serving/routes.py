@@ -1,5 +1,6 @@
 """Define the routes of the HTTP API. `serving.create_app` adds them to the app, one group at a time."""
 
+import contextlib
 import copy
 import uuid
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from fastapi.routing import APIRoute
 
 from labsupport import images, models
 from labsupport.detection import Detection, draw_boxes, versions
-from labsupport.log import PredictionLog
+from labsupport.log import LogUnavailable, PredictionLog
 from labsupport.monitoring import CONTENT_TYPE, Metrics
 from labsupport.rollout import Gate, Ramps, Router, TrialFigures
 from labsupport.serving import schemas, strict_routes
@@ -209,10 +210,14 @@ def add_rollout_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None
 
     def state_of(name: str) -> RolloutOut:
         router = predictor.router(name)
-        status, log = router.status(), predictor.log
-        others = versions(name) if status.pop("loads") else []
+        status, log, others = router.status(), predictor.log, list[str]()
+        with contextlib.suppress(OSError):  # files that cannot be read: who answers is known all the same
+            others = versions(name) if status.pop("loads") else []
         if not status["figures"] and log:
-            status["figures"] = trials[name].figures(log, router.state)
+            try:
+                status["figures"] = trials[name].figures(log, router.state)
+            except LogUnavailable as error:
+                status["trouble"] = "; ".join(filter(None, [status["trouble"], f"there are no figures: {error}"]))
         return RolloutOut(**status, loadable=sorted({*status["versions"], *others}))
 
     @app.get(
