@@ -1,5 +1,6 @@
 """The course as a whole: one path through the lessons, every exercise checked, every word and link where it should be."""
 
+import html
 import inspect
 import re
 from pathlib import Path
@@ -96,6 +97,42 @@ def test_a_word_of_the_glossary_happens_where_it_says(term, lesson, section):
     assert section in headings(lesson)
     stem = re.sub(r"(e|es|s|ed|ion|ing)$", "", term.lower().split()[-1].split("/")[-1])
     assert stem in (LAB / "notebooks" / f"{lesson}.ipynb").read_text().lower()
+
+
+MAP = (LAB / "docs" / "ideas.md").read_text()
+IDEAS = [line for line in MAP.splitlines() if line.startswith("|") and not line.startswith(("| Idea |", "|---|"))]
+
+
+def code_of(lesson: str, number: str) -> list[nbformat.NotebookNode]:
+    """Return the code cells below the heading "## number · ..." of a lesson, up to the next heading of that level."""
+    inside, cells = False, []
+    for cell in NOTEBOOKS[lesson].cells:
+        if cell.cell_type == "code":
+            cells += [cell] * inside
+        elif titles := re.findall(r"^## (.+)", cell.source, re.MULTILINE):
+            inside = titles[-1].startswith(f"{number} · ")
+    return cells
+
+
+def shown(output: nbformat.NotebookNode) -> str:
+    """Return a cell's output as one line: text, a table without its tags, a caption, or the alt text of a picture."""
+    data = output.get("data", {})
+    table = html.unescape(re.sub(r"<[^>]+>", " ", data.get("text/html", "")))
+    alts = [kind["alt"] for kind in output.get("metadata", {}).values() if "alt" in kind]
+    parts = [output.get("text", ""), data.get("text/plain", ""), data.get("text/markdown", ""), table, *alts]
+    return " ".join(" ".join(parts).split())
+
+
+@pytest.mark.parametrize("row", IDEAS, ids=lambda row: row.split("|")[1].strip())
+def test_an_idea_is_seen_where_the_map_says(row):
+    """In that section of the lesson an output holds the phrase. A row that cannot be read fails, too."""
+    cells = re.fullmatch(r"\| [^|]+ \| \[(\w+) (\d+)\]\(\.\./notebooks/(\w+)\.ipynb\) \| `([^`]+)` \|", row)
+    assert cells, row
+    lesson, number, linked, phrase = cells.groups()
+    assert lesson == linked
+    code = code_of(lesson, number)
+    assert code, f"{lesson} has no code in a section {number}"
+    assert any(phrase in shown(output) for cell in code for output in cell.outputs), phrase
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(LAB).as_posix())

@@ -98,6 +98,7 @@ PREDICTIONS = sql.Table(
     sql.Column("row", WHOLE, primary_key=True),
     *(sql.Column(name, KINDS[kind], index=name in ("time", "id")) for name, kind in KEPT.items()),
     sql.Column("said", sql.BigInteger),  # the row of the last remark, so that reading a window needs no search for it
+    sqlite_autoincrement=True,  # the number of a removed row is not used again: a reader goes on from the last one it read
 )
 FEEDBACK = sql.Table(
     "feedback",
@@ -107,6 +108,7 @@ FEEDBACK = sql.Table(
     sql.Column("id", sql.String),  # of the prediction
     *(sql.Column(name, KINDS[kind]) for name, kind in SAID.items()),
     sql.Index("ix_feedback_id", "id", "row"),  # with the row: PostgreSQL might look for the last one in the whole table
+    sqlite_autoincrement=True,
 )
 DECISIONS = sql.Table(
     "decisions",

@@ -268,7 +268,7 @@ class Cursor:
                 del self._gaps[row.number]
             yield rows, True
         rows = self._next()
-        if not rows:  # the last rows may have been removed: SQLite uses their numbers again
+        if not rows:  # a new file may have taken the place of this one: its numbers begin at 1
             self._last = min(self._last, self._log.select(sql.select(sql.func.max(self._number)))[0][0] or 0)
         while rows:
             yield rows, False
