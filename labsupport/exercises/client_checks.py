@@ -93,7 +93,7 @@ class _Answer:
 
 
 @exercise(
-    "Three things are to be mended: the wait after the last try, a very long wait, and nothing else.",
+    "Two things are to be mended: the wait after the last try, and a very long wait.",
     "Read the wait into a variable first. If it is more than 5, return the response.",
     "After a loop with three tries, one more call of send() is the fourth try, whatever it answers.",
 )
@@ -150,7 +150,7 @@ class _Labels:
     "Each object in response.json()['detections'] has a label. A Counter counts them: counts[label] += 1.",
 )
 def tally(count: Callable[..., dict[str, int]]) -> str | None:
-    """client.ipynb: `count(url, files)`: how often a server finds each label in files; refused ones are left out."""
+    """client.ipynb: `count(base_url, files)`: how often a server finds each label in files; refused ones are left out."""
     dogs, clocks = random.sample(range(3, 9), 2)  # three or more: then each wrong way of counting has a sum of its own
     with serve(create_app({"yolov3-tiny": _Labels()}), port=0) as server, tempfile.TemporaryDirectory() as folder:
         for name, height, width in (("a.png", dogs, 20), ("b.png", clocks, 30), ("d.png", 1, 20)):
