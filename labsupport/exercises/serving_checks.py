@@ -146,8 +146,8 @@ def post(url: str, name: str) -> requests.Response:
 
 what_to_keep = OpenExercise(
     "For every request: time, id, status, version, latency, and the size and brightness of the picture, for 30 days, as "
-    "complaints come within days and drift shows within weeks. The user's key goes after 7 days. No picture and no file "
-    "name, because both may name a person, and most complaints can be answered without them.",
+    "complaints come within days and drift shows within weeks. The user's key goes after 7 days. No picture, because it may "
+    "show a person, and no file name, because it may name one: most complaints can be answered without them.",
     "Can you find one request again, and say which version answered it?",
     "Is there a reason for each column that may point to a person?",
     "Is there an end: a number of days after which a row is removed?",
