@@ -115,7 +115,7 @@ def days_of_corrections() -> dict[str, "pd.DataFrame"]:
 @exercise(
     "For each day compare brightness and confidence with the usual day, then day['answer'].value_counts().",
     "pd.crosstab(day['answer'], day['person']) shows which answers people replace, and by what.",
-    "If pictures and answers are as usual and only people's words differ, people mean something else by the word.",
+    "If pictures and answers are as usual and only people's words differ, people now expect another answer.",
 )
 def whose_fault(answer: dict[str, str]) -> str | None:
     """monitoring.ipynb: is it the pictures, the model, or what people expect? For three days, by name."""
@@ -173,7 +173,7 @@ hysteresis_question = Question(
     ),
 )
 cause_question = Question(
-    "Empty answers rise from 10 % to 70 %. The log shows them for one version only; brightness is as before. What first?",
+    "Null answers rise from 10 % to 70 %. The log shows them for one version only; brightness is as before. What first?",
     right="c",
     a=(
         "Retrain on today's pictures.",
