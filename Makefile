@@ -90,7 +90,7 @@ check: env
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet -m "$(QUICK)" tests
+	$(BIN)/python -m pytest -p no:schemathesis --numprocesses 2 --dist loadfile --quiet -m "$(QUICK)" tests
 
 # without npm the page's tests are skipped, unless LAB_REQUIRE_BROWSER asks for them
 test: weights .venv-oracle/installed $(if $(shell command -v npm),browser)

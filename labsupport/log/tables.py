@@ -1,7 +1,6 @@
 """Define the tables of the log. Open, create or migrate the database that holds them.
 
-The database is a SQLite file, or a PostgreSQL database that several machines share. `prediction_log` writes and reads the
-tables; `rows` converts their rows.
+It is a SQLite file, or a PostgreSQL database for several machines. `prediction_log` uses the tables, `rows` converts rows.
 """
 
 import re
