@@ -91,7 +91,7 @@ def plot(x: float, y: float, points: list, limit: float, new_points: bool = Fals
     w, h = 270, 140
     parts = [f'<rect class="plain" x="{x}" y="{y}" width="{w}" height="{h}" rx="6"/>']
     for across, up in points:
-        new = new_points or limit < up < old_limit
+        new = new_points or (old_limit > 0 and (up > limit) != (up > old_limit))
         parts.append(mark(x + w * across, y + h * (1 - up), up > limit, "accent" if new else "plain"))
     height, before = y + h * (1 - limit), y + h * (1 - old_limit)
     parts.append(line([(x, height), (x + w, height)], "accent" if old_limit else "soft"))
@@ -117,7 +117,7 @@ def drift(seed: int = 4) -> str:
     parts += [label(30, 58, "Data drift: the pictures get darker, the rule stays.", anchor="start")]
     parts += [*plot(30, 76, points, 0.63), *plot(340, 76, darker, 0.63, new_points=True)]
     parts += [label(30, 252, "Concept drift: the pictures stay, the rule changes.", anchor="start")]
-    parts += [*plot(30, 270, points, 0.63), *plot(340, 270, points, 0.345, old_limit=0.63)]
+    parts += [*plot(30, 270, points, 0.345), *plot(340, 270, points, 0.63, old_limit=0.345)]
     parts += [mark(36, 436, False), label(50, 436, "good", anchor="start"), mark(116, 436, True)]
     parts += [
         label(130, 436, "defect", anchor="start"),
@@ -128,7 +128,7 @@ def drift(seed: int = 4) -> str:
     desc = (
         "Four scatter plots of phones by brightness and length of the scratch; a line separates good from defect. Data "
         "drift: later the points lie further left, in the dark, and the line is where it was. Concept drift: the points are "
-        "where they were, but the line is lower, so some phones that were good are defects now."
+        "where they were, but the line is higher, so some phones that were defects are good now."
     )
     return card("Data drift and concept drift", desc, 640, 460, *parts)
 

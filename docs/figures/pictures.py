@@ -30,10 +30,10 @@ ALT = {  # the alternative text: what the picture says, in 30 words at most
     "human_in_the_loop": "The model decides where it is sure. Other cases wait in a review queue for a person, "
     "whose decisions become labels for retraining the model.",
     "drift": "Data drift: the pictures get darker and the rule for a defect stays. Concept drift: the pictures stay "
-    "and the rule changes, so good phones become defects.",
+    "and the rule changes, so phones with short scratches become good.",
     "monitoring_loop": "Measure, alarm, act, deploy again, and measure again: monitoring is a loop.",
     "pipeline": "A new voice-activity detector shortens the speech, and the recogniser's confidence falls with it. "
-    "The first metric that falls is where to look.",
+    "The first step that changed, given its input, is where to look.",
     "edge": "A station decides with the server or alone, stores the decision in its outbox, acts, and sends the record "
     "until the server confirms it.",
     "batch_stream_online": "The same inputs, answered in three ways: all together at night, each some minutes later, "

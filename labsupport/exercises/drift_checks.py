@@ -44,7 +44,7 @@ def drifted_columns(answer: set[str]) -> str | None:
         return f"the shop has no column {', '.join(sorted(map(str, unknown)))}"
     if extra := set(answer) - {"price"}:
         return f"{', '.join(sorted(extra))} comes from the same distribution as before: is its adjusted p-value below 0.05?"
-    return None if answer else "one column has changed: drift.compare(last_week, today).features"
+    return None if answer else "one column has changed: drift.compare(last_week, this_week).features"
 
 
 @exercise("First find the chance that all twelve tests stay silent.", "Independent events: multiply their chances.")
@@ -132,14 +132,14 @@ watch_list = OpenExercise(
 )
 
 harmless_question = Question(
-    "An alarm says that the inputs have changed. Labels arrive, and the error is what it was. What happened?",
+    "Each new window raises an alarm on the inputs. Labels arrive, and the error is as before. What happened?",
     right="b",
     a=(
         "A false alarm.",
-        "It may be one, but a change without a change of the error is also possible: larger houses in section 1.",
+        "Chance raises an alarm now and then, but not in each new window. Think of the larger houses in section 1.",
     ),
     b=(
-        "Perhaps data drift that does no harm.",
+        "Data drift that does no harm.",
         "P(x) changed, and what the model learned about y given x still holds.",
     ),
     c=("Concept drift.", "Then y given x would have changed, and the error with it."),

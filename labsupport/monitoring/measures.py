@@ -76,7 +76,16 @@ class Measure:
         >>> MEASURES["refused_ratio"].text(0.0512), MEASURES["latency_p95"].text(1.2345)
         ('5.12 %', '1.23 s')
         """
-        return f"{100 * value:.3g} %" if self.unit == "ratio" else f"{value:.3g} {self.unit}".strip()
+        return f"{rounded(100 * value)} %" if self.unit == "ratio" else f"{rounded(value)} {self.unit}".strip()
+
+
+def rounded(value: float) -> str:
+    """Return three digits of a number, without an exponent below a million.
+
+    >>> rounded(0.012345), rounded(1088.6), rounded(0.00001)
+    ('0.0123', '1,090', '1e-05')
+    """
+    return f"{float(f'{value:.3g}'):,g}"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from labsupport.extras import imported
 from labsupport.log import Moment, seconds
 from labsupport.monitoring.alarms import Alarms
 from labsupport.monitoring.default_rules import DEFAULT_RULES
+from labsupport.monitoring.measures import rounded
 from labsupport.monitoring.panels import Panel
 from labsupport.monitoring.timeline import Series, Timeline, reach, read, timeline, window
 from labsupport.rollout import State
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 COLUMNS = 3
 CLOSE = np.timedelta64(600, "s")  # a shorter period shows seconds, because several marks lie in one minute
 HEADLINE = {
-    "requests_per_second": lambda value: f"{value:.3g} requests/s",
-    "error_ratio": lambda value: f"{100 * value:.3g} % failed",
-    "refused_ratio": lambda value: f"{100 * value:.3g} % refused",
-    "latency_p95": lambda value: f"p95 {value:.3g} s",
+    "requests_per_second": lambda value: f"{rounded(value)} requests/s",
+    "error_ratio": lambda value: f"{rounded(100 * value)} % failed",
+    "refused_ratio": lambda value: f"{rounded(100 * value)} % refused",
+    "latency_p95": lambda value: f"p95 {rounded(value)} s",
 }
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120)  # seconds between two marks of the clock in such a period
 STABLE = ("start", "promote", "rollback", "switch")  # changes after which the stable version is what one asks for
