@@ -176,7 +176,7 @@ promise_question = Question(
     "Thresholds were chosen so that at most 2 % of the model's own decisions are wrong. What does that promise?",
     right="a",
     a=(
-        "a bound on the average of all its mistakes, on phones like those in shadow",
+        "with a confidence level of 95 %, a bound on the average of its mistakes, on phones like those in shadow",
         "Missed scratches and false rejects count alike, so the share of scratches that are missed can be much higher.",
     ),
     b=("that it misses at most 2 % of the scratches", "It may miss more: most of its decisions are about good phones."),
@@ -191,7 +191,7 @@ move_right_question = Question(
     right="b",
     a=("When it has kept its promise for a year.", "The promise covers the cases of which it is sure, not the others."),
     b=(
-        "When its mistakes on the unsure cases cost less than the people who look at them.",
+        "When its mistakes on the unsure cases cost less than people do, with their looks and their mistakes.",
         "Both count: the performance of the model, and what the mistakes cost in this use.",
     ),
     c=("As soon as possible: full automation is the goal.", "For many uses partial automation or assistance is best."),
