@@ -477,7 +477,7 @@ def test_pipeline_level(answer, verdict, capsys):
             lambda clicks, seen=[]: {"odd": seen.append(1) or len(seen) // 200 + len(seen) % 7},
             "where nothing has changed",
         ),
-        (lambda clicks: {}, "holds no figure"),
+        (lambda clicks: {}, "holds no measure"),
         (None, "it raised TypeError"),
     ],
 )
@@ -787,10 +787,11 @@ def test_machines_with_spares(machines, verdict, capsys):
 @pytest.mark.parametrize(
     "answer, verdict",
     [
-        (9.9, "Right."),
-        (1.238, "in gigabytes"),
-        (4.95, "sent twice"),
-        (9_904, "in megabits"),
+        (5.75, "Right."),
+        (0.719, "in gigabytes"),
+        (4.95, "file is sent twice"),
+        (9.9, "pixels are sent once"),
+        (5_752, "in megabits"),
         (1.6, "as the network sees it"),
         (7, "by the requests of a second"),
         (None, "give a number"),

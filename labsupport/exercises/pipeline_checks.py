@@ -26,14 +26,14 @@ def pipeline_level(answer: float) -> str | None:
     "Compare each click with the next one: zip(clicks, clicks[1:]).",
 )
 def order_of_clicks(describe: Callable[[list[str]], dict[str, Any]]) -> str | None:
-    """pipeline_monitoring.ipynb: figures of a visit that change if the logging sorts its clicks, and only then."""
+    """pipeline_monitoring.ipynb: measures of a visit that change if the logging sorts its clicks, and only then."""
     from labsupport import drift
     from labsupport.scenarios import clickstream
 
     before, same, other = (clickstream.visits(200, seed=seed).clicks for seed in (71, 72, 73))
     figures = [[dict(describe(list(clicks))) for clicks in visits] for visits in (before, same, map(sorted, other))]
     if not figures[0][0]:
-        return "your description holds no figure"
+        return "your description holds no measure"
     columns = [{name: [row.get(name) for row in rows] for name in figures[0][0]} for rows in figures]
     if drift.compare(columns[0], columns[1], alpha=0.001).drifted:
         return "it raises an alarm where nothing has changed"
@@ -100,7 +100,7 @@ own_pipeline = OpenExercise(
     "Camera -> cropper (finds the phone in the picture) -> inspector (finds scratches) -> rule (reject, or pass). "
     "Input: brightness and sharpness. Cropper: size and position of the cut, null if no phone was found. Inspector: "
     "number of scratches, highest confidence. Rule: share rejected. Each: latency and errors.",
-    "Does each stage have a figure for its output, and one for a missing output?",
+    "Does each stage have a measure for its output, and one for a missing output?",
     "Does each description contain all that the next stage looks at?",
     "Which stage would you suspect if only the share of rejected phones rises, and what would prove you wrong?",
     hints=["Begin with the steps from the camera to the arm that takes a phone off the line."],
@@ -130,7 +130,7 @@ describe_question = Question(
     right="b",
     a=("More data.", "With more data the wrong verdict would only become more certain."),
     b=(
-        "A figure of the input that tells children's voices from adults'.",
+        "A measure of the input that tells children's voices from adults'.",
         "The input looked the same to the diagnosis, so the first stage that reacted to the new voices was blamed.",
     ),
     c=("A stricter level.", "A stricter level hides the change. It does not say where the change began."),
