@@ -3,7 +3,7 @@
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,23 @@ def show(figure: "Figure", alt: str, caption: str = "") -> None:
     figure.clear()  # a figure of pyplot would be drawn a second time when the cell ends
     if pyplot := sys.modules.get("matplotlib.pyplot"):
         pyplot.close(figure)
+
+
+def slider(draw: "Callable[[float], Figure]", label: str, positions: Sequence[float], start: float) -> None:
+    """Display a slider under a cell, and below it the figure that `draw` returns for its position.
+
+    A figure is drawn anew for each move, so `draw` should take less than a second. Without a running kernel the slider
+    stays at `start`. So show all positions in a figure or table, too.
+    Raises ValueError if `start` is not one of the `positions`.
+    """
+    widgets, notebook = imported("ipywidgets"), imported("IPython.display")
+    if start not in positions:
+        raise ValueError(f"start={start!r}: give one of the positions {', '.join(map(str, positions))}")
+    chosen = widgets.SelectionSlider(options=positions, value=start, description=label, continuous_update=False)
+    picture = widgets.Image(value=_png(draw(start)), format="png")
+    picture.layout.max_width = "100%"
+    chosen.observe(lambda move: setattr(picture, "value", _png(draw(move["new"]))), "value")
+    notebook.display(widgets.VBox([chosen, picture]))
 
 
 @contextmanager
