@@ -76,7 +76,7 @@ def timeline(log: "pd.DataFrame", history: Sequence[State], colours: Mapping[str
     names.set(
         ylim=(0, 1),
         yticks=[],
-        title="Each pattern moves a chosen share of the answers, and errors end with the rollback",
+        title="Each pattern moves a chosen share of the answers, and after the rollback no answer fails",
     )
     upper.set(ylabel="share of answers (%)", ylim=(0, 100), xlim=(0, seconds.max()))
     upper.legend(loc="lower left", fontsize=8)
