@@ -15,7 +15,7 @@ from test_browser import program
 def test_a_belt_has_one_phone_without_a_picture(tmp_path):
     phones = scene.belt(tmp_path / "belt", count=9)
     products = list(Camera(tmp_path / "belt"))
-    assert [picture is None for _, picture in products] == [number == scene.COVERED for number in range(9)]
+    assert [picture is None for _, picture in products] == [number == scene.UNREADABLE for number in range(9)]
     assert (products[0][1] == phones.images[0]).all()
 
 

@@ -92,10 +92,10 @@ def probe_pause(pause: Callable[[int], float]) -> str | None:
         if (answer := pause(failed)) == right:
             continue
         if answer == FIRST * 2**failed:
-            return f"after {failed} failed probes it waits {answer:g} s: no pause is longer than {LONGEST:g} s"
+            return f"with failed={failed} it waits {answer:g} s: no pause is longer than {LONGEST:g} s"
         if answer == min(LONGEST, FIRST * 2 ** (failed + 1)):
-            return f"after {failed} failed probes it waits {answer:g} s: that is one doubling too many"
-        return f"after {failed} failed probes it waits {answer} s, not {right:g}"
+            return f"with failed={failed} it waits {answer:g} s: that is one doubling too many"
+        return f"with failed={failed} it waits {answer} s, not {right:g}"
     return None
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-COVERED = 7  # the phone on the belt whose picture cannot be read
+UNREADABLE = 7  # the phone on the belt whose picture cannot be read
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 READY = 60_000  # milliseconds: to fetch the model and to build the network, on a slow machine
 IMPORTS = """
@@ -72,7 +72,7 @@ def belt(folder: Path, count: int = 120, seed: int = 31) -> Inspection:
     phones = inspection(count, seed)
     folder.mkdir(parents=True)
     for number, picture in enumerate(phones.images):
-        content = b"the lens was covered" if number == COVERED else images.encode(picture, "png")
+        content = b"the camera failed" if number == UNREADABLE else images.encode(picture, "png")
         (folder / f"phone_{number:03}.png").write_bytes(content)
     return phones
 
@@ -94,7 +94,7 @@ def draw_demand(arrivals: np.ndarray, capacities: Mapping[str, float], bills: Ma
         left.text(0.2, capacity, name, color=colour, va="bottom", fontsize=9)
     left.set(xlim=(0, 24), ylim=(0, 1.2 * max(capacities.values())), xticks=range(0, 25, 6))
     left.set(xlabel="hour of the day", ylabel="pictures a second")
-    left.set_title("Realtime pays for the peak, batch for the average", fontsize=10)
+    left.set_title("Realtime pays for the peak, a daily batch for the average", fontsize=10)
     colours = [charts.ALARM if "batch" in name else charts.NOW for name in bills]
     bars = right.bar([name.replace(", ", ",\n") for name in bills], [*bills.values()], color=colours, alpha=0.8)
     right.bar_label(bars, fmt="$%.2f", fontsize=9)
@@ -109,7 +109,8 @@ def draw_demand(arrivals: np.ndarray, capacities: Mapping[str, float], bills: Ma
 def draw_decisions(seen: "pd.DataFrame", deadline: float, pulled: int, plugged: int) -> "Figure":
     """Draw how long each decision took and how many records waited; the cable was out from row `pulled` to `plugged`.
 
-    `seen` has the columns at, took, decided_by and waiting: seconds, seconds, a name, a number.
+    `seen` has the columns at, took, decided_by, waiting and open: seconds, seconds, a name, a number, and whether the
+    circuit breaker is open after the decision.
     """
     above, below = (figure := charts.new_figure(9, 4.6)).subplots(2, 1, sharex=True, height_ratios=(2, 1))
     styles = {"server": (charts.BEFORE, "o"), "device": (charts.NOW, "^"), "nobody": (charts.ALARM, "X")}
@@ -118,15 +119,20 @@ def draw_decisions(seen: "pd.DataFrame", deadline: float, pulled: int, plugged: 
         above.scatter(rows["at"], rows["took"], s=28, color=colour, marker=marker, label=by)
     above.axhline(deadline, color="black", linestyle="--", linewidth=1)
     above.text(seen["at"].iloc[0], deadline, "deadline", va="bottom", fontsize=9)
+    if seen["open"].any():
+        decided = seen["at"] + seen["took"]
+        top = {"color": charts.NOW, "alpha": 0.25, "linewidth": 0}
+        above.fill_between(decided, 1.03 * deadline, 1.13 * deadline, where=seen["open"], **top)
+        above.text(decided[seen["open"]].min(), 1.08 * deadline, " breaker open", va="center", fontsize=9)
     below.step(seen["at"], seen["waiting"], where="post", color=charts.BEFORE)
     start, end = seen["at"].iloc[pulled], seen["at"].iloc[plugged]
     for axes in (above, below):
         axes.axvspan(start, end, color="#dddddd", zorder=0)
         axes.spines[["top", "right"]].set_visible(False)
     above.text((start + end) / 2, 0.55 * deadline, "cable pulled", ha="center", fontsize=9)
-    above.set(ylabel="seconds to decide", ylim=(-0.04 * deadline, 1.15 * deadline))
+    above.set(ylabel="seconds to decide", ylim=(-0.04 * deadline, 1.2 * deadline))
     above.legend(title="decided by", frameon=False, fontsize=8, loc="center right", bbox_to_anchor=(1, 0.55))
-    above.set_title("While the cable is pulled, the device decides and records wait", fontsize=10)
+    above.set_title("Without an answer in time, or with an open breaker, the device decides", fontsize=10)
     below.set(xlabel="seconds since the first phone", ylabel="records that wait", ylim=(0, None))
     return figure
 
