@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
+# Python keeps what it compiled, also where a machine says otherwise: hundreds of processes start here
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help env weights lab serve browser check test lessons figures bench lock clean
 .DELETE_ON_ERROR:
