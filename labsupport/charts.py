@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -46,21 +47,24 @@ def show(figure: "Figure", alt: str, caption: str = "") -> None:
         pyplot.close(figure)
 
 
-def slider(draw: "Callable[[float], Figure]", label: str, positions: Sequence[float], start: float) -> None:
+def slider(draw: "Callable[[float], Figure]", label: str, positions: Sequence[float], start: float, alt: str) -> None:
     """Display a slider under a cell, and below it the figure that `draw` returns for its position.
 
-    A figure is drawn anew for each move, so `draw` should take less than a second. Without a running kernel the slider
-    stays at `start`. So show all positions in a figure or table, too.
-    Raises ValueError if `start` is not one of the `positions`.
+    A figure is drawn anew for each move, so `draw` should take less than a second. Where no slider can be shown, as on a
+    page without a kernel, the figure of `start` stands in its place, with `alt` for people who cannot see it.
+    Raises ValueError if `start` is not one of the `positions`, and for an empty `alt`.
     """
     widgets, notebook = imported("ipywidgets"), imported("IPython.display")
+    arguments.text("alt", alt, 1_000, least=1)
     if start not in positions:
         raise ValueError(f"start={start!r}: give one of the positions {', '.join(map(str, positions))}")
+    first = _png(draw(start))
     chosen = widgets.SelectionSlider(options=positions, value=start, description=label, continuous_update=False)
-    picture = widgets.Image(value=_png(draw(start)), format="png")
-    picture.layout.max_width = "100%"
+    picture = widgets.Image(value=first, format="png")
     chosen.observe(lambda move: setattr(picture, "value", _png(draw(move["new"]))), "value")
-    notebook.display(widgets.VBox([chosen, picture]))
+    shown = widgets.VBox([chosen, picture])._repr_mimebundle_()  # viewers take the first of its kinds that they know
+    shown |= {"image/png": b64encode(first).decode(), "text/plain": alt}
+    notebook.display(shown, raw=True, metadata={"image/png": {"alt": alt}})
 
 
 @contextmanager

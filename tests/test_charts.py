@@ -1,7 +1,11 @@
 """The slider of the lessons; what else charts draw is looked at where it is used."""
 
+import base64
+
 import IPython.display
+import ipywidgets
 import pytest
+from ipywidgets import VBox
 
 from labsupport import charts
 
@@ -13,16 +17,23 @@ def bar(height: float):
 
 
 def test_a_slider_draws_the_figure_of_its_position(monkeypatch):
-    shown = []
-    monkeypatch.setattr(IPython.display, "display", shown.append)
-    charts.slider(bar, "height", [0.2, 0.5, 0.8], start=0.5)
-    slider, picture = shown[0].children
+    shown, made = {}, []
+    monkeypatch.setattr(IPython.display, "display", lambda data, **_: shown.update(data))
+    monkeypatch.setattr(ipywidgets, "VBox", lambda children: made.extend(children) or VBox(children))
+    charts.slider(bar, "height", [0.2, 0.5, 0.8], start=0.5, alt="a bar of one half")
+    slider, picture = made
     assert slider.description == "height" and slider.value == 0.5
     assert picture.value == bar(0.5)._repr_png_() != bar(0.8)._repr_png_()
     slider.value = 0.8
     assert picture.value == bar(0.8)._repr_png_()
+    assert base64.b64decode(shown["image/png"]) == bar(0.5)._repr_png_()  # for a page without a kernel
+    assert shown["text/plain"] == "a bar of one half"
+    assert "application/vnd.jupyter.widget-view+json" in shown
 
 
-def test_a_slider_starts_at_one_of_its_positions():
-    with pytest.raises(ValueError, match=r"start=0.3: give one of the positions 0.2, 0.5"):
-        charts.slider(bar, "height", [0.2, 0.5], start=0.3)
+@pytest.mark.parametrize(
+    "start, alt, message", [(0.3, "a bar", "start=0.3: give one of the positions 0.2, 0.5"), (0.2, "", "alt")]
+)
+def test_a_slider_starts_at_one_of_its_positions_and_has_words(start, alt, message):
+    with pytest.raises(ValueError, match=message):
+        charts.slider(bar, "height", [0.2, 0.5], start, alt)
