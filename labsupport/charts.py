@@ -60,9 +60,10 @@ def slider(draw: "Callable[[float], Figure]", label: str, positions: Sequence[fl
         raise ValueError(f"start={start!r}: give one of the positions {', '.join(map(str, positions))}")
     first = _png(draw(start))
     chosen = widgets.SelectionSlider(options=positions, value=start, description=label, continuous_update=False)
-    picture = widgets.Image(value=first, format="png")
+    picture = widgets.Image(value=first, format="png", layout=widgets.Layout(max_width="100%"))
     chosen.observe(lambda move: setattr(picture, "value", _png(draw(move["new"]))), "value")
-    shown = widgets.VBox([chosen, picture])._repr_mimebundle_()  # viewers take the first of its kinds that they know
+    box = widgets.VBox([chosen, picture], layout=widgets.Layout(align_items="flex-start"))  # in its own size
+    shown = box._repr_mimebundle_()  # a viewer takes what it knows: the slider, the picture, or the words
     shown |= {"image/png": b64encode(first).decode(), "text/plain": alt}
     notebook.display(shown, raw=True, metadata={"image/png": {"alt": alt}})
 

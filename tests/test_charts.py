@@ -19,7 +19,7 @@ def bar(height: float):
 def test_a_slider_draws_the_figure_of_its_position(monkeypatch):
     shown, made = {}, []
     monkeypatch.setattr(IPython.display, "display", lambda data, **_: shown.update(data))
-    monkeypatch.setattr(ipywidgets, "VBox", lambda children: made.extend(children) or VBox(children))
+    monkeypatch.setattr(ipywidgets, "VBox", lambda children, **look: made.extend(children) or VBox(children, **look))
     charts.slider(bar, "height", [0.2, 0.5, 0.8], start=0.5, alt="a bar of one half")
     slider, picture = made
     assert slider.description == "height" and slider.value == 0.5
