@@ -147,7 +147,7 @@ def files_to_repeat(again: Callable[["pd.DataFrame", str], list[str]]) -> str | 
     if missing := [name for name in wanted if name not in answer]:
         return f"{', '.join(missing)} is missing"
     if extra := sorted(set(answer) - set(wanted)):
-        return f"{', '.join(extra)} would be looked at again, and say the same"
+        return f"{', '.join(extra)} would be looked at again, and give the same result"
     return None if answer == wanted else f"{answer}: each file once, in the table's order"
 
 
@@ -186,7 +186,7 @@ question_of_the_arm = Question(
 )
 
 question_of_the_bill = Question(
-    "The server needs more machines than the nightly batch, for the same pictures a day. What is the main reason?",
+    "The server needs more machines than a batch once a day, for the same pictures. What is the main reason?",
     right="b",
     a=(
         "It computes more for each picture.",
