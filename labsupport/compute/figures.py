@@ -34,8 +34,13 @@ def waterfall(parts: Mapping[str, float], title: str) -> "Figure":
     return _plain(figure, [axes])
 
 
-def knee(closed: Sequence[Run], opened: Sequence[Run], rates: Sequence[float], capacity: float) -> "Figure":
-    """Draw p99 and refusals against requests a second: runs of a closed loop, and of an open loop at `rates`."""
+def knee(
+    closed: Sequence[Run], opened: Sequence[Run], rates: Sequence[float], capacity: float, clients: Sequence[int] = ()
+) -> "Figure":
+    """Draw p99 and refusals against requests a second: runs of a closed loop, and of an open loop at `rates`.
+
+    `clients` are the numbers of clients of the closed loop's runs. They are written beside its points.
+    """
     figure = new_figure(8, 3.2)
     left, right = figure.subplots(1, 2)
     answered = [run.rate for run in closed]
@@ -46,6 +51,10 @@ def knee(closed: Sequence[Run], opened: Sequence[Run], rates: Sequence[float], c
         highest = max((value for value in values(opened) + values(closed) if np.isfinite(value)), default=1.0)
         axes.set(xlabel="requests/s", ylim=(0, max(1.0, 1.15 * highest)))
     left.text(capacity, left.get_ylim()[1], "capacity ", color=ALARM, fontsize=8, ha="right", va="top", rotation=90)
+    for count, rate, high in zip(clients, answered, _p99(closed), strict=False):
+        left.annotate(
+            str(count), (rate, high), (-4, 4), textcoords="offset points", ha="right", color=BEFORE, fontsize=8
+        )
     left.set_ylabel("p99, ms")
     right.set_ylabel("refused, %")
     right.legend(frameon=False, fontsize=8, loc="upper left")
@@ -70,6 +79,7 @@ def modelled(
     axes.plot(100 * np.array(loads), _p99(runs), "o", color=NOW, label="measured")
     axes.axvline(100, color=ALARM, linestyle="--", linewidth=1)
     axes.set(xlabel="load, % of the capacity", ylabel="p99, ms", ylim=0)
+    axes.text(100, 0, " capacity", color=ALARM, fontsize=8, ha="right", va="bottom", rotation=90)
     axes.set_title(title, fontsize=11, loc="left")
     axes.legend(frameon=False, fontsize=8, loc="upper left")
     return _plain(figure, [axes])

@@ -116,7 +116,7 @@ def queue_in_memory(answer: int) -> str | None:
 
 
 sizing_note = OpenExercise(
-    "From the arithmetic we guessed one machine. Measured and simulated, 200 pictures a second need the number that the "
+    "From the arithmetic we guessed too few machines. Measured and simulated, 200 pictures a second need the number that the "
     "table gives, plus one in case a machine fails. We assumed that all pictures are like the measured one and arrive at "
     "random. If the pictures get larger, or the provider slows the machine down, we measure again.",
     "Does it name the number of machines, and the spare?",
