@@ -116,9 +116,9 @@ def queue_in_memory(answer: int) -> str | None:
 
 
 sizing_note = OpenExercise(
-    "From the arithmetic we guessed too few machines. Measured and simulated, 200 pictures a second need the number that the "
-    "table gives, plus one in case a machine fails. We assumed that all pictures are like the measured one and arrive at "
-    "random. If the pictures get larger, or the provider slows the machine down, we measure again.",
+    "From the arithmetic we guessed too few machines. Measured and simulated, 200 pictures a second need the number that "
+    "the table gives, plus one in case a machine fails. We assumed that all pictures are like the measured one and arrive "
+    "at random. If the pictures get larger, or the provider slows the machine down, we measure again.",
     "Does it name the number of machines, and the spare?",
     "Does it say what was measured and what was assumed?",
     "Does it say when the number has to be worked out again?",
