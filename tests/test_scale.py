@@ -180,4 +180,4 @@ def test_a_figure_of_a_loss_marks_the_moment():
     answers = pd.DataFrame({"sent": [9.0, 11.0], "seconds": [0.1, 1.5]})
     (axes,) = scale.figures.around_a_loss(answers, 10.0, "All were answered").axes
     assert axes.get_title(loc="left") == "All were answered"
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["100", "200", "500", "1,000", "2,000"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0.1", "0.2", "0.5", "1", "2"]

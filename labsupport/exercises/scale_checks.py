@@ -6,7 +6,7 @@ from collections.abc import Callable
 from labsupport.exercises.exercise import OpenExercise, Question, exercise
 
 Replica = Callable[[object], object]  # a function of a picture
-RATE, UPLOAD, RESIZED, TIMES = 1_000, 100_000, 519_000, 2  # requests a second; bytes; how often each is sent
+RATE, UPLOAD, PIXELS = 1_000, 100_000, 519_000  # requests a second; bytes: the upload is sent twice, the pixels once
 
 
 @exercise(
@@ -34,7 +34,7 @@ def machines_with_spares(machines: Callable[[float, float, int], int]) -> str | 
             return f"for rate={rate}, each={each}, lost={lost} it returned {answer!r}: return a whole number"
         if answer != fewest:
             wrong = "too few" if answer < fewest else "more than it takes"
-            return f"{answer} machines are {wrong} for rate={rate}, each={each}, lost={lost}"
+            return f"{answer} is {wrong} for rate={rate}, each={each}, lost={lost}"
     return None
 
 
@@ -70,19 +70,20 @@ def asked_again(ask: Callable[[list[Replica], object], object]) -> str | None:
 
 
 @exercise(
-    "Each request sends the upload twice and the resized picture twice.",
+    "Each request sends the file twice and the pixels once.",
     "A byte has 8 bits, and a gigabit has 1e9 bits.",
 )
 def network_load(answer: float) -> str | None:
-    """Check the gigabits a second of 1,000 requests that each send 100 kB twice and 519 kB twice."""
+    """Check the gigabits a second of 1,000 requests that each send 100 kB twice and 519 kB once."""
     if not isinstance(answer, int | float) or isinstance(answer, bool) or answer <= 0:
         return "give a number of gigabits a second"
-    right = 8 * RATE * TIMES * (UPLOAD + RESIZED) / 1e9
+    right = 8 * RATE * (2 * UPLOAD + PIXELS) / 1e9
     hints = {
         right / 8: "that is in gigabytes: a byte has 8 bits",
-        right / TIMES: "each of them is sent twice",
+        8 * RATE * (UPLOAD + PIXELS) / 1e9: "the file is sent twice",
+        8 * RATE * 2 * (UPLOAD + PIXELS) / 1e9: "the pixels are sent once",
         right * 1000: "that is in megabits: give gigabits",
-        8 * RATE * TIMES * UPLOAD / 1e9: "that leaves out the picture as the network sees it, 519 kB",
+        8 * RATE * 2 * UPLOAD / 1e9: "that leaves out the picture as the network sees it, 519 kB",
     }
     if abs(answer / right - 1) < 0.02:
         return None
