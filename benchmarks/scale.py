@@ -145,9 +145,12 @@ def log_lines() -> list[str]:
 
 
 def paper(measured: dict[str, list[dict]]) -> list[str]:
-    """What other rates would need: all single machines, or one cluster in which pictures travel twice."""
+    """What other rates would need: all single machines behind a balancer, or one cluster.
+
+    A file travels twice, to the balancer or the proxy and on. In the cluster its pixels then travel to a replica.
+    """
     upload = (paths.IMAGES / PICTURE).stat().st_size
-    shapes = {"many single machines": (ONE, upload), "one cluster": (RAY_TWO, 2 * (upload + SQUEEZED))}
+    shapes = {"many single machines": (ONE, 2 * upload), "one cluster": (RAY_TWO, 2 * upload + SQUEEZED)}
     lines = [f"On paper, with machines of {MACHINE.cores} cores at {MACHINE.dollars_per_hour} dollars an hour:", ""]
     lines += ["| requests/s | shape | machines | limit | Gbit/s | databases | $/hour | $/million |", "|---" * 8 + "|"]
     for rate in (1_000, 100_000):
