@@ -238,7 +238,7 @@ def machines_for(server: Server, rate: float, p99: float) -> int:
     4
     >>> machines_for(server, rate=200, p99=0.02)
     Traceback (most recent call last):
-    labsupport.compute.queueing.NoMachinesHelp: alone on a machine, 1 request in 100 takes 0.03 s or more: promise more than 0.02 s
+    labsupport.compute.queueing.NoMachinesHelp: alone on a machine, 1 request in 100 takes 0.03 s or more: promise more than 0.03 s
     """  # noqa: E501
     if not isinstance(server, Server):
         raise ValueError(f"server={shown(server)}: give a Server")
@@ -259,7 +259,7 @@ def machines_for(server: Server, rate: float, p99: float) -> int:
             high *= 2
     if alone >= p99 or high >= MOST_MACHINES:
         longest = f"1 request in 100 takes {alone:.2g} s or more"
-        raise NoMachinesHelp(f"alone on a machine, {longest}: promise more than {p99:.3g} s")
+        raise NoMachinesHelp(f"alone on a machine, {longest}: promise more than {max(alone, p99):.2g} s")
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
