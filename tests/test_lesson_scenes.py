@@ -1,6 +1,8 @@
 """The scenes of the lessons about batches and the edge: a cable that is pulled, a program that is killed, a page visited."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import requests
@@ -62,6 +64,25 @@ def test_a_killed_program_leaves_what_it_has_committed(tmp_path):
     killed.wait_for(lambda: scene.rows(file) >= 5)
     killed.kill()
     assert 5 <= scene.rows(file) < 10_000
+
+
+def test_the_rows_of_a_program_that_was_killed_while_it_wrote_are_those_that_it_had_committed(tmp_path):
+    assert scene.rows(tmp_path / "none.db") == 0
+    file = tmp_path / "rows.db"
+    code = f"""
+import os, sqlite3
+db = sqlite3.connect({str(file)!r}, isolation_level=None)
+db.execute("CREATE TABLE done (text)")
+db.execute("INSERT INTO done VALUES ('whole')")
+db.execute("PRAGMA cache_size = 2")  # so that a part of the transaction is in the file
+db.execute("BEGIN")
+db.executemany("INSERT INTO done VALUES (?)", [["x" * 1000]] * 200)
+os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert file.with_name("rows.db-journal").exists()
+    assert scene.rows(file) == 1
+    assert scene.rows(file, "undone") == 0
 
 
 def test_a_program_that_fails_or_is_too_slow_is_not_waited_for():

@@ -232,13 +232,17 @@ class Program:
 
 
 def rows(file: str | Path, table: str = "done") -> int:
-    """Return the number of rows of a table in a SQLite file, 0 if there is no such file or table yet."""
-    try:
-        with closing(sqlite3.connect(f"{Path(file).absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            (count,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
-            return int(count)
-    except sqlite3.OperationalError:
+    """Return the number of rows of a table in a SQLite file, 0 if there is no such file or table yet.
+
+    The file is opened for writing. A reader could not undo the transaction in which a killed program was.
+    """
+    if not Path(file).exists():
         return 0
+    with closing(sqlite3.connect(f"{Path(file).absolute().as_uri()}?mode=rw", uri=True)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [table]).fetchone():
+            return 0
+        (count,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+        return int(count)
 
 
 def visit(url: str, picture: Path, screenshot: Path | None = None) -> dict[str, Any] | None:
