@@ -34,6 +34,7 @@ from labsupport.monitoring import (
     dashboard,
     dashboard_data,
     grafana,
+    notebook_dashboard,
     timeline,
 )
 from labsupport.monitoring.dashboard_data import NO_LOG, bounded
@@ -273,9 +274,7 @@ def test_rollouts_are_marked_with_letters_that_are_explained_below(figure):
 def test_the_title_and_the_sentence_say_the_figures_of_the_last_minute(figure, log):
     frame = log.frame(since=BEGAN + 1140, until=BEGAN + 1200)
     rate, p95 = len(frame) / 60, frame.latency[frame.status == 200].quantile(0.95)
-    title = (
-        f"simulated and sized answers, {rate:.3g} requests/s, 0 % failed, 0 % refused, p95 {p95:.3g} s, firing: Dark"
-    )
+    title = f"simulated and sized answer, {rate:.3g} requests/s, 0 % failed, 0 % refused, p95 {p95:.3g} s, firing: Dark"
     assert figure.get_suptitle() == title
     assert figure.alt == f"Dashboard from 22:13 to 22:33 UTC: {title}."
 
@@ -293,7 +292,11 @@ def test_with_a_reference_there_is_drift_and_its_limit(log):
     assert judged[0] == pytest.approx(-math.log10(value)) and judged[-1] > 5 > judged[0]
 
 
-def test_it_is_as_wide_as_a_notebook_and_nothing_sticks_out(figure):
+@pytest.mark.parametrize("names", [[], ["yolov3-tiny/openvino-bf16", "yolov3-tiny/litert-int8", "yolov3-tiny/pruned"]])
+def test_it_is_as_wide_as_a_notebook_and_nothing_sticks_out(log, monkeypatch, names):
+    if names:
+        monkeypatch.setattr(notebook_dashboard, "_versions", lambda *_: names)
+    figure = dashboard(log, since=BEGAN, until=BEGAN + 1200)
     assert figure.get_figwidth() <= 12
     figure.canvas.draw()
     box = figure.get_tightbbox()

@@ -6,6 +6,7 @@ the page `/dashboard`.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,7 +78,8 @@ def headline(seen: Timeline, versions: Sequence[str] = ()) -> str:
     """Return one line: the versions that answer, and the measures of the last minute."""
     if not seen.count or seen.last is None:
         return "no requests were written down"
-    words = [f"{' and '.join(versions)} answers" if versions else f"silent since {_clock(seen.last)}"]
+    who = f"{' and '.join(versions)} {'answer' if len(versions) > 1 else 'answers'}"
+    words = [who if versions else f"silent since {_clock(seen.last)}"]
     readings = {name: seen.now[name].value for name in HEADLINE}
     words += [HEADLINE[name](value) for name, value in readings.items() if value is not None]
     firing = [span.alarm for span in seen.spans if span.until == seen.edges[-1]]
@@ -132,11 +134,11 @@ def _drawn(seen: Timeline, changes: Sequence[State], title: str) -> "Figure":
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
         axes[0].set_ylabel(group, fontweight="bold")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
+    figure.suptitle(fill(title, 115), x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
     letters = "   ".join(
         f"{_letter(number)}: {_clock(state.time)} {change(state)}" for number, state in enumerate(changes)
     )
-    figure.supxlabel("\n".join(filter(None, ["time in UTC", letters])), fontsize=9, parse_math=False)
+    figure.supxlabel("\n".join(filter(None, ["time in UTC", fill(letters, 170)])), fontsize=9, parse_math=False)
     return figure
 
 
