@@ -1,26 +1,27 @@
-"""The container: its steps executed, and its command run in a root of its own, as an engine would.
+"""The container: built by a real Docker engine, and run as compose.yaml runs it, but without any network."""
 
-There is no Docker engine here: `image` executes the Dockerfile's instructions with debootstrap and namespaces.
-"""
-
-import fnmatch
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 import requests
 
-import image_builder
+import engine
+from deploy.aws import bundle
 from labsupport import paths
 
 LAB = paths.root()
+IMAGE = "labsupport"
 TOKEN = "0123456789abcdef0123456789abcdef"
 FRUITS = (paths.IMAGES / "fruits.jpg").read_bytes()
 VISITOR = """
@@ -38,48 +39,86 @@ def test_the_linter_has_nothing_to_say():
 
 
 def test_what_an_image_is_made_of_is_named():
-    """Whatever else lies in a checkout (a log of predictions, a token) is not sent to the engine."""
+    """The engine is sent only what .dockerignore names, and that is enough for every COPY."""
     first, *lines = (line for line in (LAB / ".dockerignore").read_text().splitlines() if not line.startswith("#"))
     assert first == "*"
     let_in = [line.removeprefix("!") for line in lines if line.startswith("!")]
-    steps = image_builder.instructions((LAB / "Dockerfile").read_text())
-    copies = [rest for name, rest in steps if name == "COPY" and "--from" not in rest]
-    assert copies
-    for path in (path for rest in copies for path in rest.split()[:-1]):
-        assert any(fnmatch.fnmatch(path, line) or path.startswith(line + "/") for line in let_in), path
+    copied = bundle.sources((LAB / "Dockerfile").read_text())
+    assert copied
+    for path in copied:
+        assert any(fnmatch(path, line) or path.startswith(line + "/") for line in let_in), path
+
+
+@dataclass
+class Container:
+    """A container of the image; `id` is its name in the engine."""
+
+    engine: engine.Engine
+    id: str
+
+    @property
+    def state(self) -> dict:
+        return self.engine.inspect(self.id)["State"]
+
+    @property
+    def pid(self) -> int:
+        """Its first process, as the machine numbers it."""
+        return self.state["Pid"]
+
+    @property
+    def volume(self) -> Path:
+        """The folder that it sees as /data."""
+        (mount,) = self.engine.inspect(self.id)["Mounts"]
+        assert mount["Destination"] == "/data"
+        return Path(mount["Source"])
+
+    @property
+    def console(self) -> str:
+        """All that it printed."""
+        return self.engine.docker("logs", self.id, stderr=subprocess.STDOUT)
+
+    def fails(self, program: str) -> str:
+        """Run a Python program in it, as its user; return its errors. Raises if the program succeeds."""
+        with pytest.raises(AssertionError) as raised:
+            self.engine.docker("exec", self.id, "python", "-c", program)
+        return str(raised.value)
+
+    def becomes(self, health: str) -> None:
+        """Return when the engine's health check says so."""
+        until = time.monotonic() + 60
+        while (state := self.state)["Health"]["Status"] != health:
+            assert state["Running"] and time.monotonic() < until, f"{state}\n{self.console}"
+            time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    if missing := image_builder.missing():
+def built():
+    """An engine that has built the image."""
+    try:
+        with engine.started() as docker:
+            docker.import_base()
+            docker.build(LAB, IMAGE)
+            yield docker
+    except engine.Unavailable as reason:
         if os.environ.get("LAB_REQUIRE_IMAGE"):
-            pytest.fail(f"missing: {', '.join(missing)}")
-        pytest.skip(f"building an image without an engine needs {', '.join(missing)}")
-    scratch = tmp_path_factory.mktemp("image")
-    yield image_builder.build(LAB / "Dockerfile", scratch)
-    shutil.rmtree(scratch)
+            pytest.fail(str(reason))
+        pytest.skip(str(reason))
 
 
 @pytest.fixture
-def started(built, tmp_path):
-    """Start containers with a volume each; what still runs at the end is stopped."""
+def started(built):
+    """Start containers with a volume each; they are removed at the end."""
     running = []
 
-    def start(*arguments, **env) -> image_builder.Container:
-        volume = tmp_path / f"volume{len(running)}"
-        shutil.copytree(built.root / "data", volume)  # an engine fills a new volume from the image
-        for path in (volume, *volume.rglob("*")):
-            os.chown(path, 10001, 10001)
-        console = (tmp_path / f"console{len(running)}").open("w+b")
-        container = image_builder.Container(built, volume, env, console, *arguments)
-        container.volume, container.console = volume, console
-        running.append(container)
-        return container
+    def start(*arguments, **env) -> Container:
+        given = [word for name, value in env.items() for word in ("--env", f"{name}={value}")]
+        # the image's own check, but every second: the tests wait for it
+        options = [*engine.RUN.split(), *given, "--health-interval", "1s", "--health-retries", "1"]
+        running.append(built.docker("run", "--detach", *options, IMAGE, *arguments))
+        return Container(built, running[-1])
 
     yield start
-    for container in running:
-        container.kill()
-        container.console.close()
+    built.docker("rm", "--force", "--volumes", *running)
 
 
 def visit(container, script: str, token: str = TOKEN) -> subprocess.Popen:
@@ -96,32 +135,43 @@ def ask(container, token: str = TOKEN) -> tuple[int, dict]:
     return tuple(json.loads(out))
 
 
-def ready(container) -> image_builder.Container:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        assert container.process.poll() is None, said(container)
-        try:
-            if container.inside(container.image.health).returncode == 0:
-                return container
-        except (IndexError, FileNotFoundError):  # not that far yet
-            time.sleep(0.05)
-    raise AssertionError(said(container))
-
-
-def said(container) -> str:
-    container.console.seek(0)
-    return container.console.read().decode()
+def ready(container) -> Container:
+    container.becomes("healthy")
+    return container
 
 
 def test_it_is_small_and_holds_no_more_than_a_server_needs(built):
-    assert built.size() < 1_000_000_000
-    packages = {path.name.lower() for path in (built.root / "opt/lab/lib/python3.11/site-packages").iterdir()}
+    image = built.inspect(IMAGE)
+    assert image["Size"] < 1_000_000_000
+    listed = ("run", "--rm", *engine.RUN.split(), "--entrypoint", "ls", IMAGE, "/opt/lab/lib/python3.11/site-packages")
+    packages = {name.lower() for name in built.docker(*listed).split()}
     assert {"fastapi", "openvino", "cv2"} <= packages
     assert not packages & {"tensorflow", "keras", "jupyterlab", "pandas", "matplotlib", "pip", "setuptools", "pytest"}
-    assert (built.user, built.ports) == ("10001:10001", [8000])
+    config = image["Config"]
+    assert (config["User"], [*config["ExposedPorts"]], [*config["Volumes"]]) == ("10001:10001", ["8000/tcp"], ["/data"])
+    check = config["Healthcheck"]
+    assert [check[name] / 1e9 for name in ("Interval", "Timeout", "StartPeriod")] == [10, 3, 20]
+    assert (check["Retries"], config["StopSignal"]) == (3, "SIGTERM")
 
 
-def test_it_answers_as_the_lab_does_alone_in_its_network_and_on_a_root_it_cannot_write(started, built, server):
+def test_nothing_else_of_a_checkout_reaches_the_engine(built, tmp_path):
+    """A log of predictions, pictures, keys: .dockerignore keeps them out of an image that copies everything."""
+    wanted = ["deploy/docker/server.lock", "labsupport/serving/app.py"]
+    others = ["predictions.db", "token", "images_uploaded/a.jpg", "deploy/docker/prometheus.yml", "labsupport/.env"]
+    others += ["labsupport/lab.pem", "labsupport/tls/lab.key", "labsupport/__pycache__/app.pyc"]
+    for name in [*wanted, *others]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    shutil.copy(LAB / ".dockerignore", tmp_path)
+    (tmp_path / "Dockerfile").write_text(f"FROM {engine.BASE}\nCOPY . /context\n")
+    built.build(tmp_path, "context")
+    sent = built.docker(
+        "run", "--rm", *engine.RUN.split(), "context", "find", "/context", "-type", "f", "-printf", "%P "
+    )
+    assert sorted(sent.split()) == wanted
+
+
+def test_it_answers_as_the_lab_does_alone_in_its_network_and_on_a_root_it_cannot_write(started, server):
     container = ready(started("--precision", "f32", LAB_TOKEN=TOKEN))
     here = requests.post(f"{server.url}/detect", files={"file": FRUITS}, timeout=30).json()
     status, there = ask(container)
@@ -130,18 +180,17 @@ def test_it_answers_as_the_lab_does_alone_in_its_network_and_on_a_root_it_cannot
     assert "Uid:\t10001\t10001\t10001\t10001" in status
     assert "CapEff:\t0000000000000000" in status
     assert "NoNewPrivs:\t1" in status
-    write = container.inside(["python", "-c", "open('/opt/lab/app/labsupport/evil.py', 'w')"])
-    assert b"Read-only file system" in write.stderr
-    out = container.inside(["python", "-c", "import socket; socket.create_connection(('192.0.2.1', 80), 2)"])
-    assert b"Network is unreachable" in out.stderr
+    assert "Read-only file system" in container.fails("open('/opt/lab/app/labsupport/evil.py', 'w')")
+    elsewhere = "import socket; socket.create_connection(('192.0.2.1', 80), 2)"
+    assert "Network is unreachable" in container.fails(elsewhere)
 
 
-def test_without_the_token_nobody_gets_an_answer_and_without_one_it_does_not_start(started):
+def test_without_the_token_nobody_gets_an_answer_and_without_one_it_does_not_start(started, built):
     container = ready(started(LAB_TOKEN=TOKEN))
     assert ask(container, token="x" * 32)[0] == 401
     naked = started()
-    assert naked.process.wait(30) == 1
-    assert "set LAB_TOKEN" in said(naked)
+    assert built.docker("wait", naked.id) == "1"
+    assert "set LAB_TOKEN" in naked.console
 
 
 CLIENTS = """
@@ -164,15 +213,16 @@ print(json.dumps([answered, wrong]))
 """
 
 
-def test_told_to_stop_it_answers_what_it_has_and_loses_no_row(started):
+def test_told_to_stop_it_answers_what_it_has_and_loses_no_row(started, built):
     """Eight clients ask without end while it is told to stop: what it took up is in the log, and was answered."""
     container = ready(started(LAB_TOKEN=TOKEN))
     with visit(container, CLIENTS) as clients:
         while int(clients.stdout.readline()) < 40:
             pass
-        assert container.stop() == 0
+        built.docker("stop", container.id)  # after ten seconds it would kill it, which is exit code 137
         out, error = clients.communicate(timeout=60)
     assert not error, error.decode()
+    assert container.state["ExitCode"] == 0, container.console
     answered, wrong = json.loads(out.splitlines()[-1])
     with closing(sqlite3.connect(container.volume / "predictions.db")) as log:
         written = {row[0] for row in log.execute("SELECT id FROM predictions WHERE status = 200")}
@@ -183,8 +233,7 @@ def test_told_to_stop_it_answers_what_it_has_and_loses_no_row(started):
 
 def test_its_health_check_notices_when_it_hangs(started):
     container = ready(started(LAB_TOKEN=TOKEN))
-    os.kill(container.pid, 19)  # SIGSTOP
-    try:
-        assert container.inside(container.image.health).returncode != 0
-    finally:
-        os.kill(container.pid, 18)
+    os.kill(container.pid, signal.SIGSTOP)
+    container.becomes("unhealthy")
+    os.kill(container.pid, signal.SIGCONT)
+    container.becomes("healthy")

@@ -116,7 +116,7 @@ def test_ci_starts_with_an_empty_home_and_keeps_the_package_clients_settings(set
         (home / ".config" / "pip" / "pip.conf").touch()
         (home / ".npmrc").touch()
     programs.mkdir()
-    for name in ("chromium", "npm", "promtool", "debootstrap", "ip", "openssl", "apt-get"):
+    for name in ("chromium", "npm", "promtool", "dockerd", "debootstrap", "openssl", "apt-get"):
         (programs / name).symlink_to("/bin/true")
     look = """#!/bin/sh
 ls -A "$HOME" "$TMPDIR"
