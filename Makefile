@@ -1,8 +1,8 @@
-# Everything a person or a machine types: make lab, make serve, make test. Each works first, in any order.
+# Everything a person or a machine types: make lab, make serve, make test. Any of them may come first.
 PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
-# Python keeps what it compiled, also where a machine says otherwise: hundreds of processes start here
+# Python keeps what it compiled, even where the machine sets this: the tests start hundreds of processes
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help env weights lab serve browser check test lessons figures bench lock clean
@@ -86,9 +86,9 @@ CRASH := $(CURDIR)/.pytest_crash
 # a file's tests run in one process, in order; the files that take long come first
 TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-# the first time mypy reads everything; tests/conftest.py names what takes long
+# the first time mypy reads everything; tests/conftest.py names what takes long; no quick test needs schemathesis
 QUICK := not slow and not browser and not system and not cluster
-check: env
+check: weights
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy

@@ -2,7 +2,7 @@
 
 `started` needs root, and Debian's packages docker.io and debootstrap. No registry of images is asked: debootstrap makes the
 base image. Our engine cannot see the machine's own engine, because the folders of its settings and sockets are hidden.
-`python tests/engine.py` starts a small container. It exits with 1 and the reason if that is impossible on this machine.
+`python tests/engine.py` starts a small container. If this machine cannot, it prints the reason and exits with 3.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from pathlib import Path
 
 BASE, SUITE = "python:3.11-slim-bookworm", "bookworm"  # that image is this Debian, with Python in /usr/local
 PROGRAMS = ("dockerd", "docker", "debootstrap", "setpriv", "unshare", "nsenter", "tar")
+UNAVAILABLE = 3  # the exit code; 1 is a fault of this file
 HIDDEN = ("/etc/docker", "/run/docker", "/run/containerd")
 ALONE = "--bridge=none --iptables=false --ip6tables=false --ip-forward=false"  # it leaves the machine's network alone
 # as deploy/README.md and compose.yaml have it, but without any network
@@ -107,7 +108,8 @@ def started() -> Iterator[Engine]:
             yield engine
         finally:
             with contextlib.suppress(AssertionError):
-                engine.docker("rm", "--force", "--volumes", *engine.docker("ps", "--all", "--quiet").split())
+                if containers := engine.docker("ps", "--all", "--quiet").split():
+                    engine.docker("rm", "--force", "--volumes", *containers)
             dockerd.terminate()
             try:
                 dockerd.wait(60)
@@ -130,7 +132,7 @@ def _try(engine: Engine, dockerd: subprocess.Popen, log: Path) -> None:
         time.sleep(0.1)
     try:
         engine.import_image("probe", "cd /; tar -c bin lib*")  # links into /usr
-        engine.docker("run", "--rm", *RUN.split(), "--volume", "/usr:/usr:ro", "probe", "/bin/true")
+        engine.docker("run", "--rm", "--network", "none", "--volume", "/usr:/usr:ro", "probe", "/bin/true")
     except AssertionError as error:
         raise Unavailable(f"an engine runs here, but no container: {' '.join(str(error).split())}") from error
 
@@ -140,4 +142,5 @@ if __name__ == "__main__":
         with started():
             pass
     except Unavailable as reason:
-        sys.exit(str(reason))
+        print(reason, file=sys.stderr)
+        sys.exit(UNAVAILABLE)

@@ -17,8 +17,8 @@ def bar(height: float):
 
 
 def test_a_slider_draws_the_figure_of_its_position(monkeypatch):
-    shown, made = {}, []
-    monkeypatch.setattr(IPython.display, "display", lambda data, **_: shown.update(data))
+    shown, how, made = {}, {}, []
+    monkeypatch.setattr(IPython.display, "display", lambda data, **options: (shown.update(data), how.update(options)))
     monkeypatch.setattr(ipywidgets, "VBox", lambda children, **look: made.extend(children) or VBox(children, **look))
     charts.slider(bar, "height", [0.2, 0.5, 0.8], start=0.5, alt="a bar of one half")
     slider, picture = made
@@ -28,6 +28,7 @@ def test_a_slider_draws_the_figure_of_its_position(monkeypatch):
     assert picture.value == bar(0.8)._repr_png_()
     assert base64.b64decode(shown["image/png"]) == bar(0.5)._repr_png_()  # for a page without a kernel
     assert shown["text/plain"] == "a bar of one half"
+    assert how == {"raw": True, "metadata": {"image/png": {"alt": "a bar of one half"}}}
     assert "application/vnd.jupyter.widget-view+json" in shown
 
 

@@ -1,4 +1,4 @@
-"""The commands that README and docs/service.md show, typed in a shell, in the order in which they stand there."""
+"""The `labsupport` and `curl` commands of README and docs/service.md, typed in a shell; `serve` as a process."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def typed(tmp_path):
 
 
 @pytest.mark.parametrize("command", [line for line in TABLE if not line.endswith(("serve", "rollout"))])
-def test_a_command_of_the_table_works_in_any_folder(typed, command, tmp_path):
+def test_a_command_of_the_table_works_in_another_lab_folder(typed, command, tmp_path):
     printed = typed(command)
     if "batch" in command:
         assert (tmp_path / "found.parquet").stat().st_size > 1_000
@@ -71,12 +71,12 @@ def test_the_service_is_asked_and_another_version_rolled_out(typed, tmp_path):
         env = {"LAB_TOKEN": TOKEN, "LAB_PORT": str(server.port), "NO_PROXY": "127.0.0.1"}
         typed(ask.replace(":8000", f":{server.port}") + " --fail --silent", **env)
         assert (tmp_path / "answer.jpg").read_bytes()[:2] == b"\xff\xd8"
-        assert "stable" in typed(look, **env)
-        for command, phase in ((shadow, "shadow"), (canary, "canary"), (rollback, "stable")):
+        assert typed(look, **env).startswith("Healthy: ")
+        for command, first in ((shadow, "shadow"), (canary, "canary"), (rollback, "rollback")):
             typed(command, **env)
-            assert phase in typed(look, **env), command
+            assert typed(look, **env).partition(",")[0].endswith(f": {first}"), command
         typed(curl.replace(":8000", f":{server.port}") + " --fail --silent", **env)
-        assert "canary" in typed(look, **env)
+        assert typed(look, **env).partition(",")[0].endswith(": canary")
 
 
 def command_line(command: str) -> tuple[str, ...]:

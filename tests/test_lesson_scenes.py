@@ -82,7 +82,6 @@ os.kill(os.getpid(), 9)
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     assert file.with_name("rows.db-journal").exists()
     assert scene.rows(file) == 1
-    assert scene.rows(file, "undone") == 0
 
 
 def test_a_program_that_fails_or_is_too_slow_is_not_waited_for():

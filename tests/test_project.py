@@ -74,7 +74,7 @@ def test_the_lock_holds_a_version_in_range_of_what_is_declared(requirement):
 
 # Makefile
 
-BEHIND_THE_SCENES = {"help", "weights"}  # weights is a step of lab, serve and test
+BEHIND_THE_SCENES = {"help", "weights"}  # weights is a step of lab, check and test
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")

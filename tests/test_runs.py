@@ -103,12 +103,42 @@ def test_tests_that_end_say_no_more_than_pytest_does_and_what_they_start_writes_
 # CI
 
 
+def ci_script(folder: Path, engine: int) -> None:
+    """Copy CI's script, beside an `engine.py` that only ends with this code."""
+    (folder / ".ci").mkdir()
+    shutil.copy(LAB / ".ci" / "run", folder / ".ci")
+    (folder / "tests").mkdir()
+    (folder / "tests" / "engine.py").write_text(f"print('words'); raise SystemExit({engine})")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="CI's script is for Debian")
+@pytest.mark.parametrize(
+    ("engine", "wanted", "told"),
+    [
+        (0, "1", ""),
+        (3, "", "Containers are not tested on this machine: words"),
+        (1, None, "tests/engine.py failed: words"),
+    ],
+)
+def test_ci_skips_containers_where_there_can_be_none_and_stops_for_a_fault(engine, wanted, told, tmp_path):
+    ci_script(tmp_path, engine)
+    (tmp_path / "bin").mkdir()
+    for name in ("chromium", "npm", "promtool", "dockerd", "debootstrap", "openssl", "apt-get"):
+        (tmp_path / "bin" / name).symlink_to("/bin/true")
+    make = tmp_path / "bin" / "make"
+    make.write_text('#!/bin/sh\necho "[$LAB_REQUIRE_IMAGE]"\n')
+    make.chmod(0o755)
+    env = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    done = subprocess.run([tmp_path / ".ci" / "run"], env=env, capture_output=True, text=True)
+    assert done.stderr.strip() == told
+    assert (done.returncode, done.stdout) == ((1, "") if wanted is None else (0, f"[{wanted}]\n"))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="CI's script is for Debian")
 @pytest.mark.parametrize("settings", [True, False])
 def test_ci_starts_with_an_empty_home_and_keeps_the_package_clients_settings(settings, tmp_path):
     """Its script, with a `make` that only looks around."""
-    (tmp_path / ".ci").mkdir()
-    shutil.copy(LAB / ".ci" / "run", tmp_path / ".ci")
+    ci_script(tmp_path, engine=3)
     home, programs = tmp_path / "old", tmp_path / "bin"
     (home / ".config" / "pip").mkdir(parents=True)
     (home / ".cache" / "labsupport").mkdir(parents=True)

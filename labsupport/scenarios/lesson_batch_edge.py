@@ -231,17 +231,17 @@ class Program:
         self._said.close()
 
 
-def rows(file: str | Path, table: str = "done") -> int:
-    """Return the number of rows of a table in a SQLite file, 0 if there is no such file or table yet.
+def rows(file: str | Path) -> int:
+    """Return the number of rows of the table `done` in a SQLite file, 0 if there is no such file or table yet.
 
-    The file is opened for writing. A reader could not undo the transaction in which a killed program was.
+    If the program was killed inside a transaction, SQLite must undo that first, which it cannot on a read-only connection.
     """
     if not Path(file).exists():
         return 0
     with closing(sqlite3.connect(f"{Path(file).absolute().as_uri()}?mode=rw", uri=True)) as connection:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [table]).fetchone():
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'done'").fetchone():
             return 0
-        (count,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+        (count,) = connection.execute("SELECT count(*) FROM done").fetchone()
         return int(count)
 
 
