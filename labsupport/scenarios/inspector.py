@@ -22,9 +22,12 @@ from labsupport.detection import Box, Detection, draw_boxes
 from labsupport.models import runtimes
 from labsupport.scenarios import inspector_training
 from labsupport.scenarios.phones import SIZE, Inspection
+from labsupport.scenarios.traffic import wait
 
 if TYPE_CHECKING:
     from labsupport.rollout import Router
+
+PART = 8  # phones after which a line waits for the candidate in shadow; half of what may wait for it
 
 
 class Inspector:
@@ -148,7 +151,8 @@ def _network(file: Path, slots: int) -> Callable[[np.ndarray], np.ndarray]:
 class Line:
     """Show phones to the version that a router chooses, and to a candidate in shadow. Then a person says what is right.
 
-    The router's log gets the answers and the remarks. `pictures` keeps each picture under its id in the log.
+    The router's log gets the answers and the remarks. `pictures` keeps each picture under its id in the log. Phones come
+    only as fast as a candidate in shadow answers, so it is shown every phone, also on a busy machine.
     """
 
     def __init__(self, router: "Router") -> None:
@@ -159,6 +163,7 @@ class Line:
     def inspect(self, phones: Inspection) -> None:
         """Inspect each phone once. Waits until all answers are in the log, before the person looks at the phones."""
         remarks: list[tuple[str, dict[str, Any]]] = []
+        start = time.time()
         for picture, scratched in zip(phones.images, phones.truth, strict=True):
             key = str(len(self.pictures))
             id = f"phone {key}"
@@ -172,6 +177,19 @@ class Line:
             self.pictures[id] = picture
             right = bool(found) == scratched
             remarks.append((id, {"correct": True} if right else {"labels": ["scratch"] * int(scratched)}))
+            if len(remarks) % PART == 0:
+                self._wait_for_shadow(len(remarks), start)
+        self._wait_for_shadow(len(remarks), start)
         self.log.flush()
         for id, remark in remarks:
             self.log.feedback(id, **remark)
+
+    def _wait_for_shadow(self, shown: int, start: float) -> None:
+        """Wait until a candidate in shadow, if there is one, has answered all phones shown since `start`."""
+
+        def answered() -> bool:
+            self.log.flush()
+            return len(self.log.columns("id", since=start, shadow=True)["id"]) >= shown
+
+        if self.router.state.mode == "shadow":
+            wait(answered, f"{shown} answers of {self.router.state.candidate} in shadow")
