@@ -23,20 +23,22 @@ RUN /opt/lab/bin/pip uninstall --yes --quiet setuptools pip \
 FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 lab \
     && useradd --uid 10001 --gid lab --home-dir /home/lab --no-create-home --shell /usr/sbin/nologin lab \
-    && install --directory --owner lab --group lab /data /data/images /data/notebooks
+    && install --directory --owner lab --group lab /data /data/images /data/notebooks \
+    && install --directory --owner lab --group lab --mode 700 /keys
 COPY --from=packages /opt/lab /opt/lab
 COPY --from=model /home/lab /home/lab
 COPY labsupport /opt/lab/app/labsupport
-# LAB_ROOT is where it writes: the log of predictions, and who answers
+# LAB_ROOT is where it writes: the log of predictions, and who answers. LAB_KEYS is apart, so that no copy of the data has keys
 ENV PATH=/opt/lab/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/opt/lab/app \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HOME=/home/lab \
-    LAB_ROOT=/data
+    LAB_ROOT=/data \
+    LAB_KEYS=/keys
 USER 10001:10001
 WORKDIR /data
-VOLUME /data
+VOLUME /data /keys
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \

@@ -6,10 +6,12 @@ import math
 import os
 import random
 import re
+import ssl
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 import numpy as np
 import requests
@@ -22,6 +24,7 @@ TRIES = 4
 # of what GET /rollout answers: the parts that people are shown
 STATUS: dict[str, Any] = {"phase": str, "action": str, "reason": str, "stable": str, "mode": str, "share": float | int}
 STATUS |= {"candidate": str | None, "paused": bool, "loadable": list, "trouble": str}
+EXPIRED, MISMATCH = 10, (62, 64)  # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH
 PATIENCE = 5  # seconds: a server that needs more time must first be repaired, for example by installing a model
 
 
@@ -36,10 +39,23 @@ class Client:
     'http://127.0.0.1:8000'
     """
 
-    def __init__(self, url: str, model: str = "yolov3-tiny") -> None:
-        """Connect to the server at `url`. Raises ValueError if it is not an address of a server."""
+    def __init__(
+        self,
+        url: str,
+        model: str = "yolov3-tiny",
+        *,
+        verify: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+    ) -> None:
+        """Connect to the server at `url`.
+
+        `verify` is the file of the authority (PEM) that signed the server's certificate, for an address with https. Without
+        it, requests trusts those in `REQUESTS_CA_BUNDLE`, or the public ones. `token` is sent with every request. Raises
+        ValueError if `url` is not an address of a server, and for an invalid file or token.
+        """
         self.url, self.model = _checked_url(url).rstrip("/"), model
         self.version: str | None = None
+        self._verify, self._token = _checked_authority(verify), _checked_token(token)
         loopback.ask_directly()
         self._session = requests.Session()  # keeps its connection between calls
 
@@ -52,7 +68,7 @@ class Client:
         picture is sent nowhere else. Raises the errors of requests if there is no response.
         """
         response = self._post(
-            f"{self.url}/detect",
+            "/detect",
             params={"model": self.model, "confidence": confidence},
             files={"file": ("picture.png", images.encode(image, "png"), "image/png")},
         )
@@ -67,19 +83,12 @@ class Client:
     def rollout(self, change: dict[str, Any] | None = None, token: str | None = None) -> dict[str, Any]:
         """Return which version of the model answers, as `GET /rollout` says it. With a `change`, make it first.
 
-        A change is the body of `PUT /rollout`, as {"action": "canary", "candidate": "yolov3-tiny/opencv-f32"}, and needs the
-        server's `token`. Raises `ServerError` if the server refuses, and the errors of requests if there is no response.
+        A change is the body of `PUT /rollout`, as {"action": "canary", "candidate": "yolov3-tiny/opencv-f32"}, and needs a
+        token: that of this call, or that of the client. Raises `ServerError` if the server refuses, and the errors of
+        requests if there is no response.
         """
-        response = self._session.request(
-            "GET" if change is None else "PUT",
-            f"{self.url}/rollout",
-            params={"model": self.model},
-            json=change,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            auth=lambda request: request,  # else an entry in ~/.netrc would replace the token
-            timeout=TIMEOUT,
-            allow_redirects=False,
-        )
+        method, token = "GET" if change is None else "PUT", _checked_token(token)
+        response = self._send(method, "/rollout", token or self._token, params={"model": self.model}, json=change)
         if response.status_code != 200:
             raise ServerError(f"{response.status_code}: {_detail(response)}")
         try:
@@ -92,20 +101,25 @@ class Client:
             pass
         raise ServerError(f"{self.url} is not this version of the lab's server, it answered: {response.text[:200]}")
 
-    def _post(self, url: str, **request: Any) -> requests.Response:
+    def _post(self, path: str, **request: Any) -> requests.Response:
         """Send a request, with retries. `urllib3.util.Retry` may wait for a minute, and adds no jitter to `Retry-After`."""
-        request = {"timeout": TIMEOUT, "allow_redirects": False, **request}
         for _ in range(TRIES - 1):
-            response = self._session.post(url, **request)
+            response = self._send("POST", path, self._token, **request)
             if (wait := _busy_for(response)) > PATIENCE:
                 return response
             time.sleep(wait + random.random())  # spreads the retries of clients that were refused together
-        return self._session.post(url, **request)
+        return self._send("POST", path, self._token, **request)
+
+    def _send(self, method: str, path: str, token: str | None, **request: Any) -> requests.Response:
+        request["headers"] = {"Authorization": f"Bearer {token}"} if token else {}
+        request["auth"] = lambda request: request  # else an entry in ~/.netrc would replace the token
+        return _request(self._session, method, f"{self.url}{path}", self._verify, **request)
 
 
 def find_server(port: int | None = None) -> str | None:
     """Return the address of the lab's server on this machine, or None. `port=None` means `LAB_PORT` or 8000.
 
+    It finds servers without TLS only.
     Raises ValueError for an invalid port.
     """
     port = loopback.default_port() if port is None else loopback.checked_port(port)
@@ -117,10 +131,12 @@ def find_server(port: int | None = None) -> str | None:
         return None
 
 
-def response_from_server(url: str, image_file: BinaryIO, verbose: bool = True) -> requests.Response:
+def response_from_server(
+    url: str, image_file: BinaryIO, verbose: bool = True, *, verify: str | os.PathLike[str] | None = None
+) -> requests.Response:
     """Send an open picture file, from its beginning, to a prediction URL and return the response.
 
-    Prints whether it succeeded. A redirect is returned and not followed.
+    Prints whether it succeeded. A redirect is returned and not followed. `verify` is the same as for `Client`.
     Raises ValueError for anything but a file that was opened for reading bytes, and for an empty file.
 
     >>> response_from_server("http://127.0.0.1:8000/predict", "images/clock.png")
@@ -130,7 +146,10 @@ def response_from_server(url: str, image_file: BinaryIO, verbose: bool = True) -
     content = _content(image_file)
     loopback.ask_directly()
     name = Path(str(getattr(image_file, "name", ""))).name or "picture"
-    response = requests.post(_checked_url(url), files={"file": (name, content)}, timeout=TIMEOUT, allow_redirects=False)
+    with requests.Session() as session:
+        response = _request(
+            session, "POST", _checked_url(url), _checked_authority(verify), files={"file": (name, content)}
+        )
     if verbose and response.ok and not response.is_redirect:
         print(f"answered: {response.status_code}, {len(response.content):,} bytes")
     elif verbose:
@@ -197,6 +216,56 @@ def _checked_url(url: str) -> str:
     if not isinstance(url, str) or not url.lower().startswith(("http://", "https://")):
         raise ValueError(f"url={arguments.shown(url)}: give an address, such as http://127.0.0.1:8000")
     return url
+
+
+def _checked_authority(verify: str | os.PathLike[str] | None) -> str | None:
+    """Return the path of a file with certificates of authorities, or None. Raises ValueError."""
+    if verify is None:
+        return None
+    cure = "give the file of the authority that signed the server's certificate (PEM), such as 'ca.pem'"
+    if not isinstance(verify, str | os.PathLike):  # False would mean: trust every server
+        raise ValueError(f"verify={arguments.shown(verify)}: {cure}")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(verify)
+    except (OSError, ValueError) as error:  # an ssl.SSLError if it holds no certificate
+        reason = "it holds none" if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None) or error
+        raise ValueError(f"verify={os.fspath(verify)!r} ({reason}): {cure}") from None
+    return os.fspath(verify)
+
+
+def _checked_token(token: str | None) -> str | None:
+    """Return a token that a header can carry, or None. Raises ValueError, which does not contain it."""
+    if token is None or (isinstance(token, str) and re.fullmatch("[!-~]+", token)):
+        return token
+    raise ValueError("token: give the text that labsupport users or LAB_TOKEN gives, without spaces")
+
+
+def _request(session: requests.Session, method: str, url: str, verify: str | None, **request: Any) -> requests.Response:
+    """Send a request. Follow no redirect. Raises the errors of requests, that of TLS with a text that says what to do."""
+    try:
+        return session.request(method, url, verify=verify, timeout=TIMEOUT, allow_redirects=False, **request)
+    except requests.exceptions.SSLError as error:
+        raise requests.exceptions.SSLError(_tls_problem(url, error), request=error.request) from error
+
+
+def _tls_problem(url: str, error: Exception) -> str:
+    """Return the reason why there is no encrypted connection, and what to do, in one sentence."""
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    server = f"https://{urlsplit(url).netloc.rpartition('@')[2]}"  # without a password
+    if not isinstance(cause, ssl.SSLCertVerificationError):
+        reason = getattr(cause, "reason", None) or error
+        return f"{server}: no encrypted connection ({reason}): if this server speaks HTTP without TLS, use http://"
+    reason = cause.verify_message.strip(".")
+    if cause.verify_code in MISMATCH:
+        return f"{server}: {reason}: use an address that the certificate names"
+    if cause.verify_code == EXPIRED:
+        return f"{server}: {reason}: give the server a new one (labsupport certificate)"
+    return (
+        f"{server}: its certificate is not trusted ({reason}): give the file of the authority that signed it, with "
+        "verify='ca.pem' in Python, with --cacert ca.pem on the command line, or in REQUESTS_CA_BUNDLE"
+    )
 
 
 def _busy_for(response: requests.Response) -> float:

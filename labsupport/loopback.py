@@ -1,6 +1,8 @@
-"""Find the port of the lab's server on this machine, and send requests to it without a proxy."""
+"""Find the port and the address of the lab's server on this machine, and send requests to it without a proxy."""
 
 import os
+import socket
+from typing import Any
 
 from labsupport import arguments
 
@@ -28,3 +30,15 @@ def default_port() -> int:
 def checked_port(port: int) -> int:
     """Return `port` as an int. Raises ValueError for an invalid port."""
     return arguments.number("port", port, 0, MAX_PORT, whole=True)
+
+
+def resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """Return the address family and the socket address of a host, IPv4 if it has both. Raises ValueError."""
+    try:
+        addresses = socket.getaddrinfo(arguments.text("host", host, 255), port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise ValueError(
+            f"host={arguments.shown(host)}: give an address of this machine, such as 127.0.0.1, ::1 or 0.0.0.0"
+        ) from None
+    family, _, _, _, address = min(addresses, key=lambda one: one[0] != socket.AF_INET)
+    return family, address

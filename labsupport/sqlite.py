@@ -119,3 +119,23 @@ def transaction(connection: sqlite3.Connection, synchronous: str) -> Iterator[sq
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         yield connection
+
+
+def rewrite(connection: sqlite3.Connection, patience: float) -> None:
+    """Write the file anew and empty its write-ahead log, so that no byte of a removed row is left in either.
+
+    `PRAGMA secure_delete` overwrites removed rows, but not the copies that SQLite left in its pages when it moved rows.
+    Waits up to `patience` seconds for other processes. Raises sqlite3.OperationalError if one holds the file for longer.
+
+    >>> connection = sqlite3.connect(":memory:", isolation_level=None)
+    >>> rewrite(connection, patience=1)
+    """
+    (before,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute(f"PRAGMA busy_timeout={patience * 1000:.0f}")
+    try:
+        connection.execute("VACUUM")
+        busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={before}")
+    if busy:
+        raise sqlite3.OperationalError("another process is reading the file")

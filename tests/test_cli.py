@@ -433,7 +433,7 @@ def test_serve_makes_a_folder_for_its_log_where_there_is_no_lab(monkeypatch, tmp
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr(paths, "root", raising(paths.LabNotFound("no lab")))
     ran = []
-    monkeypatch.setattr(running, "run", lambda options, port, workers: ran.append(options))
+    monkeypatch.setattr(running, "run", lambda options, port, workers, files: ran.append(options))
     monkeypatch.setattr(models, "ensure", lambda name: None)
     monkeypatch.setattr(models, "network", lambda name: None)
     code, _, err = labsupport("serve", "--port", "0")

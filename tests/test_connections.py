@@ -1,10 +1,16 @@
-"""Connections have an end: a client that sends nothing, reads nothing, or sends crumbs keeps one for a while only."""
+"""Connections have an end: a client that sends nothing, reads nothing, or sends crumbs keeps one for a while only.
+
+With TLS, too: the tests with a server run over HTTP and over HTTPS.
+"""
 
 import contextlib
+import http.client
 import logging
+import os
 import resource
 import select
 import socket
+import ssl
 import threading
 import time
 from types import SimpleNamespace
@@ -15,11 +21,13 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from command import until
+from labsupport.access import certificates
 from labsupport.protection import connections
 from labsupport.serving import serve
 
 LARGE = 30_000_000  # bytes of an answer: more than the system takes off our hands
 app = FastAPI()
+asked: list[str] = []  # the paths of requests for large answers, in their order
 
 
 @app.get("/")
@@ -29,6 +37,7 @@ async def hello() -> str:
 
 @app.get("/large")
 async def large() -> Response:
+    asked.append("/large")
     return Response(bytes(LARGE))
 
 
@@ -42,26 +51,56 @@ async def refuse() -> Response:
     return Response("no", 503)
 
 
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """A folder with the certificate of a server on this machine, and with that of its authority."""
+    folder = tmp_path_factory.mktemp("certificates")
+    certificates.make_authority(folder)
+    certificates.make_certificate(folder)
+    return folder
+
+
+@pytest.fixture(params=["http", "https"])
+def files(request, authority, monkeypatch):
+    """The options of a server that speaks HTTP, then those of one that speaks HTTPS, which `requests` trusts."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority / "ca.pem"))
+    names = {"certfile": "server.pem", "keyfile": "server.key"} if request.param == "https" else {}
+    return {option: authority / name for option, name in names.items()}
+
+
 @pytest.fixture
-def quick(monkeypatch):
-    """A server whose limits are a fraction of a second."""
-    for name in ("HEAD_SECONDS", "BODY_SECONDS", "ANSWER_SECONDS", "CLOSING_SECONDS"):
-        monkeypatch.setattr(connections, name, 0.3)
-    with serve(app, port=0) as server:
+def quick(monkeypatch, files):
+    """A server whose limits are at most one second: long enough for a handshake, and for a large answer."""
+    limits = {"HEAD_SECONDS": 1.0 if files else 0.3, "BODY_SECONDS": 0.3, "ANSWER_SECONDS": 1.0, "CLOSING_SECONDS": 0.3}
+    for name, seconds in limits.items():
+        monkeypatch.setattr(connections, name, seconds)
+    with serve(app, port=0, **files) as server:
         yield server
 
 
 @pytest.fixture
-def usual():
-    with serve(app, port=0) as server:
+def usual(files):
+    with serve(app, port=0, **files) as server:
         yield server
 
 
 @contextlib.contextmanager
 def connected(server, sent: bytes = b""):
-    with socket.create_connection((server.host, server.port), timeout=20) as connection:
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection((server.host, server.port), timeout=20))
+        if server.url.startswith("https"):
+            context = ssl.create_default_context(cafile=os.environ["REQUESTS_CA_BUNDLE"])
+            context.maximum_version = ssl.TLSVersion.TLSv1_2  # with 1.3 tickets follow: bytes to read, and no answer
+            connection = stack.enter_context(context.wrap_socket(connection, server_hostname=server.host))
         connection.sendall(sent)
         yield connection
+
+
+def fetched(server, path: str) -> bytes:
+    """The body of an answer; nothing if the client itself was too slow for the server's limits, on a busy machine."""
+    with contextlib.suppress(requests.RequestException):
+        return requests.get(server.url + path, timeout=20).content
+    return b""
 
 
 def head(line: str, *headers: str) -> bytes:
@@ -71,10 +110,17 @@ def head(line: str, *headers: str) -> bytes:
 def rest(connection: socket.socket) -> bytes:
     """All that comes until the connection is closed."""
     answer = b""
-    with contextlib.suppress(ConnectionError):
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
         while more := connection.recv(1 << 20):
             answer += more
     return answer
+
+
+def answer(connection: socket.socket) -> tuple[int, bytes]:
+    """The status and the body of the next answer, as Python's own library reads it."""
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response.status, response.read()
 
 
 CHUNKED = "Transfer-Encoding: chunked"
@@ -94,7 +140,7 @@ def test_who_sends_no_more_loses_the_connection(quick, sent):
         started = time.monotonic()
         rest(connection)
         assert time.monotonic() - started < 15
-        assert requests.get(quick.url, timeout=10).ok
+        until(lambda: fetched(quick, "/"))
 
 
 @pytest.mark.parametrize("crumb", [b"a", b"a: b\r\n"], ids=["bytes", "lines"])
@@ -108,23 +154,24 @@ def cut(connection: socket.socket, crumb: bytes) -> bool:
     try:
         connection.sendall(crumb)
         return bool(select.select([connection], [], [], 0.02)[0]) and not connection.recv(1000)
-    except ConnectionError:
+    except (ConnectionError, ssl.SSLError):
         return True
 
 
 def test_who_does_not_read_a_large_answer_loses_it_and_who_reads_gets_all_of_it(quick):
     with connected(quick, head("GET /large")) as idle:
-        assert len(requests.get(quick.url + "/large", timeout=20).content) == LARGE
+        until(lambda: len(fetched(quick, "/large")) == LARGE)
         until(lambda: not quick._server.server_state.connections, 15)
         assert len(rest(idle)) < LARGE
 
 
 @pytest.mark.parametrize("sent", [head("GET /large"), head("GET /large", "Connection: close")])
 def test_no_connection_and_no_memory_is_left_behind(quick, sent):
+    before = len(asked)
     with contextlib.ExitStack() as stack:
         for _ in range(5):
             stack.enter_context(connected(quick, sent))
-        until(lambda: len(quick._server.server_state.connections) == 5, 15)
+        until(lambda: len(asked) == before + 5, 15)
         until(lambda: not quick._server.server_state.connections, 15)
         assert not quick._server.server_state.tasks
 
@@ -157,7 +204,7 @@ def test_a_head_has_a_limit_in_bytes_and_in_lines(usual, sent, step):
         with contextlib.suppress(ConnectionError):
             for start in range(0, len(sent), step):
                 connection.sendall(sent[start : start + step])
-        assert rest(connection).startswith(b"HTTP/1.1 431")
+        assert answer(connection)[0] == 431
 
 
 def test_a_body_that_follows_its_head_at_once_is_not_taken_for_the_head(usual):
@@ -178,18 +225,19 @@ def test_a_body_cut_into_crumbs_is_refused_and_one_cut_into_pieces_is_not(usual,
     with connected(usual, head("POST /read", CHUNKED)) as connection:
         with contextlib.suppress(ConnectionError):
             connection.sendall(crumbs)
-        answer = rest(connection)
-    assert answer.startswith(b"HTTP/1.1 400") and b"send it in larger ones" in answer
+        status, body = answer(connection)
+    assert status == 400 and b"send it in larger ones" in body
     pieces = iter([b"x" * 1_000] * 1_000)  # requests cuts there
     assert requests.post(usual.url + "/read", data=pieces, timeout=20).json() == 1_000_000
 
 
 def test_of_requests_that_are_sent_at_once_the_first_is_answered(usual):
     """What comes after it never costs anything: it may be a flood."""
-    with connected(usual, head("GET /") * 5_000) as connection:
+    flood = head("GET /") * (100 if usual.url.startswith("https") else 5_000)  # what is read at once
+    with connected(usual, flood) as connection:
         answer = rest(connection)
     assert answer.count(b"HTTP/1.1 200") == 1 and answer.endswith(b'"hello"')
-    with connected(usual, head("POST /read", "Content-Length: 3") + b"abc" + head("GET /") * 5_000) as connection:
+    with connected(usual, head("POST /read", "Content-Length: 3") + b"abc" + flood) as connection:
         assert rest(connection).count(b"HTTP/1.1 200") == 1
 
 
@@ -197,8 +245,7 @@ def test_requests_one_after_the_other_share_a_connection(usual):
     with connected(usual) as connection:
         for _ in range(3):
             connection.sendall(head("GET /"))
-            until(lambda: select.select([connection], [], [], 0)[0])
-            assert connection.recv(10_000).startswith(b"HTTP/1.1 200")
+            assert answer(connection) == (200, b'"hello"')
         assert len(usual._server.server_state.connections) == 1
 
 
@@ -213,7 +260,7 @@ def test_past_the_most_connections_whoever_kept_us_waiting_for_longest_makes_roo
         assert not select.select(idle[-1:], [], [], 0)[0] or rest(idle[-1]) == b""
 
 
-def test_whoever_waits_for_us_is_not_closed_for_a_new_one(monkeypatch):
+def test_whoever_waits_for_us_is_not_closed_for_a_new_one(monkeypatch, files):
     monkeypatch.setattr(connections, "MOST", 4)
     gate, slow = threading.Event(), FastAPI()
     entered = threading.Semaphore(0)
@@ -224,7 +271,7 @@ def test_whoever_waits_for_us_is_not_closed_for_a_new_one(monkeypatch):
         assert gate.wait(30)
         return "done"
 
-    with serve(slow, port=0) as server, contextlib.ExitStack() as stack:
+    with serve(slow, port=0, **files) as server, contextlib.ExitStack() as stack:
         working = [stack.enter_context(connected(server, head("GET /slow", "Connection: close"))) for _ in range(3)]
         for _ in working:
             assert entered.acquire(timeout=10)

@@ -33,6 +33,7 @@ from labsupport.log import (
     PredictionLog,
     UnknownPrediction,
     UnknownSchema,
+    forgetting,
     retention,
     rows,
     tables,
@@ -406,7 +407,7 @@ def test_tables_of_an_older_version_are_brought_up_to_date_once_by_all_who_come_
     [
         ("CREATE TABLE predictions (id int)", r"schema 0 \(tables: predictions\)"),
         ("CREATE TABLE feedback (id int)", r"schema 0 \(tables: feedback\)"),
-        ("CREATE TABLE predictions (id int); COMMENT ON TABLE predictions IS 'labsupport 5'", "schema 5"),
+        ("CREATE TABLE predictions (id int); COMMENT ON TABLE predictions IS 'labsupport 6'", "schema 6"),
     ],
 )
 def test_tables_of_a_newer_lab_or_of_another_program_are_refused(server, database, url, script, what):
@@ -415,6 +416,54 @@ def test_tables_of_a_newer_lab_or_of_another_program_are_refused(server, databas
         PredictionLog(url)
     ((left,),) = server.ask(database, "SELECT count(*) FROM information_schema.columns WHERE table_schema = 'public'")
     assert left == 1
+
+
+def test_a_forgotten_person_is_gone_and_stays_away(log, url, server, database):
+    for number in range(30):
+        record(log, f"a{number}", person="p-ann", key="client key of ann")
+        record(log, f"a{number}", version="v2", shadow=True, person="p-ann" if number % 2 else None)
+        record(log, f"b{number}", person="p-bob")
+    log.flush()
+    for id in ("a1", "b1"):
+        log.feedback(id, labels=[f"said of {id}"])
+    assert (log.person_of("a1"), log.person_of("b1")) == ("p-ann", "p-bob")
+    assert log.forget("p-ann") == [f"a{number}" for number in range(30)]
+    record(log, "late", person="p-ann")
+    record(log, "a2", person="p-ann", shadow=True)
+    record(log, "b30", person="p-bob")
+    log.flush()
+    assert server.ask(database, "SELECT DISTINCT person, shadow FROM predictions") == [("p-bob", False)]
+    assert server.ask(database, "SELECT count(*) FROM predictions") == [(31,)]
+    assert server.ask(database, "SELECT id FROM feedback") == [("b1",)]
+    assert log.forget("p-ann") == [] and log.dropped == 0
+
+
+def test_who_is_being_forgotten_waits_for_a_writer_and_the_next_writer_for_that(
+    log, url, server, database, monkeypatch
+):
+    """A writer looks who was forgotten, then `forget` begins, then the writer writes: `forget` finds the row."""
+    remaining, at_once, done = forgetting.remaining, threading.Event(), []
+    with PredictionLog(url) as other:
+
+        def forget() -> None:
+            at_once.set()
+            done.append(other.forget("p-ann"))
+
+        def look(connection, batch):
+            found = remaining(connection, batch)
+            thread.start()
+            at_once.wait(20)
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            until(lambda: server.ask(database, waiting) == [(1,)])
+            monkeypatch.setattr(forgetting, "remaining", remaining)
+            return found
+
+        thread = threading.Thread(target=forget)
+        monkeypatch.setattr(forgetting, "remaining", look)
+        record(log, "a1", person="p-ann")
+        log.flush()
+        thread.join(20)
+    assert done == [["a1"]] and server.ask(database, "SELECT count(*) FROM predictions") == [(0,)]
 
 
 def test_who_may_only_read_can_read(server, database, log):

@@ -21,6 +21,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from labsupport import images
+from labsupport.access import Keys, NoKey
 from labsupport.automation import (
     Degree,
     QueueUnavailable,
@@ -380,6 +381,8 @@ def test_texts_have_a_length_and_are_valid(queue, bad):
     if bad not in ("", None):
         with pytest.raises(ValueError, match=r"person=.*: give text"):
             queue.answer("a", "good", person=bad)
+        with pytest.raises(ValueError, match=r"owner=.*: give text"):
+            queue.add("b", ASSISTED, owner=bad)
         for ask in (queue.picture, queue.forget, lambda id: queue.answer(id, "good")):
             with pytest.raises(ValueError, match=r"id=.*: give text"):
                 ask(bad)
@@ -446,9 +449,67 @@ def test_another_programs_file_is_refused_and_left_as_it_is(file):
 
 def test_a_newer_queue_is_refused(file, queue):
     with closing(sqlite3.connect(file)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     with pytest.raises(QueueUnavailable, match="newer version"):
         ReviewQueue(file)
+
+
+FIRST = """
+CREATE TABLE review_items (
+    row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, degree TEXT NOT NULL, confidence REAL, opinion TEXT, shown TEXT,
+    highlight TEXT NOT NULL, picture BLOB, waiting INTEGER NOT NULL DEFAULT 1, leased_until REAL NOT NULL DEFAULT 0
+);
+CREATE TABLE review_answers (
+    row INTEGER PRIMARY KEY, id TEXT NOT NULL, time REAL NOT NULL, label TEXT NOT NULL, person TEXT
+);
+CREATE INDEX review_waiting ON review_items (row) WHERE waiting;
+CREATE INDEX review_answered ON review_answers (id);
+INSERT INTO review_items VALUES(1,'a','assistance',0.6,'defect','defect',
+    '[{{"label": "scratch", "confidence": 0.6, "box": [10, 20, 60, 30]}}]',X'{picture}',0,0.0);
+INSERT INTO review_items VALUES(2,'b','human_only',NULL,NULL,NULL,'[]',NULL,1,0.0);
+INSERT INTO review_answers VALUES(1,'a',1750000000.0,'good','p7');
+PRAGMA user_version = 1;
+"""  # what version 1 left behind: sqlite3's iterdump of its file
+
+
+def test_a_file_of_the_first_version_goes_on_and_many_may_open_it_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(5):
+            file = tmp_path / f"{number}.db"
+            with closing(sqlite3.connect(file)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.executescript(FIRST.format(picture=png(1).hex()))
+            queues = [*pool.map(ReviewQueue, [file] * 8)]
+    queue = queues[0]
+    assert (queue.picture("a"), queue.picture("b"), queue.waiting()) == (png(1), None, 1)
+    assert queue.labels()[["id", "label", "person"]].to_numpy().tolist() == [["a", "good", "p7"]]
+    with pytest.raises(ValueError, match="a is in the queue already"):
+        queue.add("a", ASSISTED, png(2))
+    keyed = ReviewQueue(file, keys=Keys(tmp_path / "keys"))
+    keyed.add("c", ASSISTED, png(3), owner="p-1")
+    assert (queue.next().id, keyed.next().picture, keyed.picture("a")) == ("b", png(3), png(1))
+    with pytest.raises(NoKey, match="the picture of c is encrypted: open this queue with keys="):
+        queue.picture("c")
+    queue.forget("a")
+    assert rows(file, "SELECT user_version FROM pragma_user_version") == [(2,)] and queue.picture("b") is None
+    assert rows(file, "PRAGMA table_info(review_items)")[-1][1:3] == ("owner", "TEXT")
+    for one in (*queues, keyed):
+        one.close()
+
+
+def test_while_another_program_reads_what_is_forgotten_is_said_to_be_there_still(file, queue, monkeypatch):
+    monkeypatch.setattr(review, "BUSY", 0.05)
+    queue.add("a", ASSISTED)
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM review_items").fetchone()
+        with pytest.raises(
+            QueueUnavailable, match="are removed, but their bytes are still in the file: close it in other"
+        ):
+            queue.forget("a")
+        other.execute("COMMIT")
+    queue.forget("a")
+    assert queue.waiting() == 0
 
 
 def test_a_queue_lets_go_of_its_file_when_nobody_holds_it(tmp_path, file):

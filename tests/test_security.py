@@ -15,10 +15,10 @@ from starlette.datastructures import Headers
 from typer.testing import CliRunner
 
 from labsupport import cli, paths
+from labsupport.access.kept_uploads import Uploads
 from labsupport.protection import security
 from labsupport.protection.security import TokenMissing
 from labsupport.serving import create_app, serve
-from labsupport.serving.kept_uploads import Uploads
 
 TOKEN = "0123456789abcdef0123"
 READER = "fedcba9876543210"

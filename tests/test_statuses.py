@@ -12,10 +12,10 @@ import pytest
 import requests
 
 from labsupport import models
+from labsupport.access.kept_uploads import Uploads
 from labsupport.log import PredictionLog, tables
 from labsupport.rollout import Router
 from labsupport.serving import create_app, errors, serve
-from labsupport.serving.kept_uploads import Uploads
 from labsupport.serving.strict_routes import StrictRoute
 from test_strict import PICTURE, UPLOADS, Blind
 

@@ -50,10 +50,18 @@ CREATE TABLE decisions (
 INSERT INTO decisions VALUES('d1',1750000000.0,'s','p1','accept','device','v1',0.1,'');
 CREATE INDEX ix_decisions_time ON decisions (time);
 """
+FOURTH = """
+CREATE INDEX ix_feedback_time ON feedback (time);
+DROP INDEX ix_feedback_id;
+CREATE INDEX ix_feedback_id ON feedback (id, "row");
+ALTER TABLE predictions ADD COLUMN said BIGINT;
+UPDATE predictions SET said = 1 WHERE id = 'a1';
+"""
 OLD = {
     1: FIRST.format(shadow="", no="") + "PRAGMA user_version=1;",
     2: FIRST.format(shadow="shadow BOOLEAN,", no=",0") + SECOND + "PRAGMA user_version=2;",
     3: FIRST.format(shadow="shadow BOOLEAN,", no=",0") + SECOND + THIRD + "PRAGMA user_version=3;",
+    4: FIRST.format(shadow="shadow BOOLEAN,", no=",0") + SECOND + THIRD + FOURTH + "PRAGMA user_version=4;",
 }
 
 
@@ -73,7 +81,12 @@ def test_a_file_of_an_older_version_is_read_and_goes_on(file, version):
     make_old(file, version)
     with PredictionLog(f"sqlite:///{file}") as log:
         log.record(
-            id="new", version="v3", latency=0.1, detections=[], features={"noise": 0.02, "width": 3, "height": 2}
+            id="new",
+            version="v3",
+            latency=0.1,
+            detections=[],
+            features={"noise": 0.02, "width": 3, "height": 2},
+            person="p-1",
         )
         log.flush()
         log.feedback("a2", correct=True)
@@ -83,11 +96,12 @@ def test_a_file_of_an_older_version_is_read_and_goes_on(file, version):
     assert frame.loc["a1", [*first]].to_dict() == first
     assert frame["detections"]["a1"] == [CAT] and frame["error"]["a2"] == "UnsupportedImage"
     assert frame["time"]["a1"].timestamp() == 1_750_000_000.25
-    assert frame["noise"].isna().tolist() == [True, True, False]
+    assert frame["noise"].isna().tolist() == frame["person"].isna().tolist() == [True, True, False]
+    assert frame["person"]["new"] == "p-1"
     assert frame["labels"]["a1"] == ["dog"] if version > 1 else frame["labels"].isna().all()
     assert bool(frame["correct"]["a2"])
     assert len(log.frame(shadow=True)) == (version > 1)
-    assert log.decisions()["product"].tolist() == (["p1"] if version == 3 else [])
+    assert log.decisions()["product"].tolist() == (["p1"] if version > 2 else [])
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (tables.SCHEMA,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -107,7 +121,7 @@ def layout(file) -> tuple[set, set]:
     with closing(sqlite3.connect(file)) as connection:
         columns = {
             (table, name, kind)
-            for table in ("predictions", "feedback", "decisions")
+            for table in tables.TABLES.tables
             for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})")
         }
         names = connection.execute("SELECT name, tbl_name FROM sqlite_master WHERE type = 'index'").fetchall()
@@ -153,18 +167,18 @@ for file in sys.argv[2:]:
 @pytest.mark.parametrize(
     ("script", "what"),
     [
-        ("CREATE TABLE predictions (id); PRAGMA user_version=5", r"holds schema 5 \(tables: predictions\)"),
+        ("CREATE TABLE predictions (id); PRAGMA user_version=6", r"holds schema 6 \(tables: predictions\)"),
         ("PRAGMA user_version=-1", r"holds schema -1 \(tables: None\)"),
         ("CREATE TABLE songs (id)", r"holds schema 0 \(tables: songs\)"),
         ("CREATE TABLE songs (id); PRAGMA user_version=1", r"holds schema 1 \(tables: songs\)"),
-        ("CREATE TABLE songs (id); PRAGMA user_version=4", r"holds schema 4 \(tables: songs\)"),
+        ("CREATE TABLE songs (id); PRAGMA user_version=5", r"holds schema 5 \(tables: songs\)"),
     ],
 )
 def test_a_file_of_a_newer_lab_or_of_another_program_is_refused_and_left_alone(file, script, what):
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(script)
     before = file.read_bytes()
-    with pytest.raises(UnknownSchema, match=what + ", this labsupport reads 4: update it, or name another database"):
+    with pytest.raises(UnknownSchema, match=what + ", this labsupport reads 5: update it, or name another database"):
         PredictionLog(f"sqlite:///{file}")
     assert file.read_bytes() == before
 

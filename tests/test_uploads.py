@@ -12,9 +12,10 @@ import requests
 
 from conftest import disk_of
 from labsupport import images, paths
+from labsupport.access import Damaged, Forgotten, Keys
+from labsupport.access.kept_uploads import ABANDONED, OLDEST, Uploads
 from labsupport.log import PredictionLog
 from labsupport.serving import create_app, serve
-from labsupport.serving.kept_uploads import ABANDONED, OLDEST, Uploads
 from test_strict import PICTURE, Blind
 
 OURS = images.encode(np.random.default_rng(1).integers(0, 256, (300, 400, 3), np.uint8))
@@ -99,6 +100,7 @@ def test_the_rest_of_a_picture_that_was_being_written_is_removed_and_nothing_els
     for made in (half, theirs, young):
         made.mkdir()
         (made / fresh()).write_bytes(b"half of it")
+        (made / fresh().replace("jpg", "bin")).write_bytes(b"half of it")
     (theirs / "notes.txt").write_text("mine")
     (folder / ".partial-file").write_text("mine, too")
     for path in (half, theirs, folder / ".partial-file"):
@@ -200,6 +202,77 @@ def test_a_record_cannot_take_the_row_of_a_prediction(tmp_path, monkeypatch):
         assert taken.json() == {"new": 1, "known": 0}
         again = requests.post(f"{server.url}/records", json=records[:1], headers=headers, timeout=30)
         assert again.json() == {"new": 0, "known": 1}
+
+
+ANN, BOB = "p-0123456789ab", "p-ba9876543210"
+
+
+@pytest.fixture
+def keys(tmp_path):
+    return Keys(tmp_path / "keys")
+
+
+def test_a_picture_of_a_person_is_kept_encrypted_and_one_of_nobody_as_it_was(folder, keys):
+    uploads, ids = Uploads(folder, keys=keys), [uuid.uuid4().hex for _ in range(4)]
+    kept = [uploads.keep(f"{id}.jpg", OURS, person) for id, person in zip(ids, (ANN, BOB, None, ANN), strict=True)]
+    assert [path.name for path in kept] == [f"{ids[0]}.bin", f"{ids[1]}.bin", f"{ids[2]}.jpg", f"{ids[3]}.bin"]
+    assert kept[2].read_bytes() == OURS and uploads.picture(ids[2], ANN) is None
+    for path, id, person in ((kept[0], ids[0], ANN), (kept[1], ids[1], BOB)):
+        assert mode(path) == 0o600 and OURS[:16] not in path.read_bytes()
+        assert keys.decrypt(person, id, path.read_bytes()) == uploads.picture(id, person) == OURS
+    for id, person in ((ids[0], BOB), (ids[1], ANN)):
+        with pytest.raises(Damaged):
+            uploads.picture(id, person)
+    kept[3].write_bytes(kept[0].read_bytes())  # one picture in the place of another one
+    with pytest.raises(Damaged):
+        uploads.picture(ids[3], ANN)
+    assert Uploads(folder).keep(fresh(), OURS, ANN).read_bytes() == OURS  # without keys
+
+
+def test_encrypted_pictures_count_towards_the_limits_also_after_a_restart(folder, keys):
+    uploads = Uploads(folder, most=3, keys=keys)
+    kept = [uploads.keep(fresh(), OURS, ANN if number % 2 else None) for number in range(5)]
+    assert {*folder.iterdir()} == {*kept[2:]}
+    aged(kept[3])
+    aged(kept[2])
+    (theirs := folder / "notes.bin").touch(0o600)
+    aged(theirs)
+    last = Uploads(folder, most=3, keys=keys).keep(fresh(), OURS, ANN)
+    assert {*folder.iterdir()} == {kept[4], last, theirs}
+
+
+def test_pictures_of_given_ids_are_removed_and_leave_their_place(folder, keys):
+    uploads = Uploads(folder, most=3, keys=keys)
+    kept = [uploads.keep(fresh(), OURS, person) for person in (BOB, ANN, None)]
+    assert uploads.forget([kept[1].stem, kept[2].stem, uuid.uuid4().hex, "../keys/p-0123456789ab", "", "*"]) == 2
+    assert [*folder.iterdir()] == [kept[0]] and uploads.picture(kept[1].stem, ANN) is None
+    more = [uploads.keep(fresh(), OURS, ANN) for _ in range(2)]
+    assert {*folder.iterdir()} == {kept[0], *more}
+
+
+def test_of_a_forgotten_person_nothing_is_kept(folder, keys, caplog):
+    uploads = Uploads(folder, keys=keys)
+    before = uploads.keep(fresh(), OURS, ANN)
+    keys.forget(ANN)
+    assert uploads.keep(fresh(), OURS, ANN) is None and not caplog.records
+    with pytest.raises(Forgotten):
+        uploads.picture(before.stem, ANN)
+    (keys.folder / BOB).write_bytes(b"half")
+    assert [uploads.keep(fresh(), OURS, BOB) for _ in range(3)] == [None] * 3
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "pictures cannot be kept" in said and f"{BOB} has 4 bytes and not 32" in said
+    assert [*folder.iterdir()] == [before]
+
+
+def test_a_picture_is_asked_for_by_an_id_and_with_keys(folder, keys):
+    for id in ("../keys/p-1", f"{uuid.uuid4().hex}.jpg", "", None, 5):
+        with pytest.raises(ValueError, match=r"id=.*: give the id of a prediction, without .jpg"):
+            Uploads(folder, keys=keys).picture(id, ANN)
+    with pytest.raises(ValueError, match="keys=None"):
+        Uploads(folder).picture(uuid.uuid4().hex, ANN)
+    with pytest.raises(ValueError, match=r"person=.*: give the id of a person"):
+        Uploads(folder, keys=keys).keep(fresh(), OURS, "../p-1")
+    assert not [*folder.iterdir()]
 
 
 @pytest.mark.parametrize(

@@ -4,60 +4,28 @@
 label, for `choose_thresholds` and for training the next model.
 """
 
-import json
 import sqlite3
 import threading
 import time as clock
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labsupport import arguments, images, sqlite
+from labsupport import arguments, sqlite
+from labsupport.access import Forgotten, Keys
+from labsupport.automation import review_pictures, review_tables
 from labsupport.automation.degrees import Decision
-from labsupport.detection import Box, Detection
+from labsupport.detection import Detection
 from labsupport.extras import imported
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LABELS = ("good", "defect")
-PNG = b"\x89PNG"  # the first bytes of a PNG file
-NEW, OURS = (0, None), (1, "review_items,review_answers")  # SQLite's user_version and the tables
 BUSY = 5.0  # seconds that a call waits while another process writes
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS review_items (
-    row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, degree TEXT NOT NULL, confidence REAL, opinion TEXT, shown TEXT,
-    highlight TEXT NOT NULL, picture BLOB, waiting INTEGER NOT NULL DEFAULT 1, leased_until REAL NOT NULL DEFAULT 0
-);
-CREATE TABLE IF NOT EXISTS review_answers (
-    row INTEGER PRIMARY KEY, id TEXT NOT NULL, time REAL NOT NULL, label TEXT NOT NULL, person TEXT
-);
-CREATE INDEX IF NOT EXISTS review_waiting ON review_items (row) WHERE waiting;
-CREATE INDEX IF NOT EXISTS review_answered ON review_answers (id);
-PRAGMA user_version = 1;
-"""
-CONTENT = """
-SELECT user_version, (SELECT group_concat(name) FROM sqlite_master WHERE type = 'table') FROM pragma_user_version
-"""
-ADD = """
-INSERT INTO review_items (id, degree, confidence, opinion, shown, highlight, picture)
-VALUES (:id, :degree, :confidence, :opinion, :shown, :highlight, :picture) ON CONFLICT (id) DO NOTHING
-"""
-NEXT = """
-UPDATE review_items SET leased_until = :now + :lease WHERE row = (
-    SELECT row FROM review_items WHERE waiting AND leased_until <= :now ORDER BY row LIMIT 1
-) RETURNING id, shown, highlight, picture
-"""
-READ = """
-SELECT item.id, confidence, label, opinion, shown, degree, person, time,
-    (SELECT count(*) FROM review_answers WHERE id = item.id) AS answers
-FROM review_items AS item JOIN review_answers AS answer
-    ON answer.row = (SELECT max(row) FROM review_answers WHERE id = item.id)
-ORDER BY item.row
-"""
 
 
 class QueueUnavailable(OSError):
@@ -70,7 +38,10 @@ class UnknownItem(LookupError):
 
 @dataclass(frozen=True)
 class ReviewItem:
-    """Hold what a person sees of an item. In shadow mode it has no opinion and no regions of the model."""
+    """Hold what a person sees of an item. In shadow mode it has no opinion and no regions of the model.
+
+    `picture` is None if none was added, or if its owner was forgotten.
+    """
 
     id: str
     opinion: str | None
@@ -87,13 +58,15 @@ class ReviewQueue:
     `next` returns it again.
 
     Privacy: the file holds a picture only if you give it, and without metadata. Its pixels are decoded and encoded again,
-    so that no place, time, camera, comment or thumbnail stays. `person` can be a pseudonym. Only its owner can read the
-    file. `forget` removes an item permanently.
+    so that no place, time, camera, comment or thumbnail stays. With `keys`, a picture that has an `owner` is encrypted
+    before it is written. `person` can be a pseudonym. Only the user of this process can read the file. `forget` and
+    `forget_owner` remove items permanently.
 
     Threads may share a queue. Each process opens its own, also after a fork. Delete the file only while it is not open.
 
     >>> import tempfile
     >>> from labsupport.automation import Degree, Thresholds, decide
+    >>> from labsupport.detection import Box
     >>> folder = tempfile.TemporaryDirectory()
     >>> scratch = Detection("scratch", 0.6, Box(10, 20, 60, 30))
     >>> with ReviewQueue(f"{folder.name}/review.db") as queue:
@@ -108,9 +81,12 @@ class ReviewQueue:
     >>> folder.cleanup()
     """
 
-    def __init__(self, path: str | Path = "review.db", lease: float = 600) -> None:
-        """Open or create the file. `lease` is in seconds. Raises `QueueUnavailable`, and ValueError for an invalid lease."""
-        self.lease = arguments.number("lease", lease, 0, ends=False)
+    def __init__(self, path: str | Path = "review.db", lease: float = 600, keys: Keys | None = None) -> None:
+        """Open or create the file. `lease` is in seconds; `keys` encrypt the pictures of owners.
+
+        Raises `QueueUnavailable`, and ValueError for an invalid lease.
+        """
+        self.lease, self.keys = arguments.number("lease", lease, 0, ends=False), keys
         self.path = Path(path).absolute()
         self._lock, self._reads = threading.Lock(), threading.Lock()
         try:
@@ -130,38 +106,48 @@ class ReviewQueue:
             self.close()
             raise
 
-    def add(self, id: str, decision: Decision, picture: bytes | None = None) -> None:
+    def add(self, id: str, decision: Decision, picture: bytes | None = None, owner: str | None = None) -> None:
         """Add an item with the id of its prediction. `picture` is a JPEG or PNG, if the queue should store it.
 
-        A PNG keeps its pixels; a JPEG is encoded again with quality 90. Both are turned upright. Adding the same item again
-        changes nothing, so repeat the call after a crash. You may also add a decision of the model, for an audit.
+        A PNG keeps its pixels; a JPEG is encoded again with quality 90. Both are turned upright. `owner` is the person's id
+        for `keys`. Adding the same item again changes nothing, so repeat the call after a crash. You may also add a decision
+        of the model, for an audit.
         Raises ValueError if the id exists with another content or is not text of 1 to 1,000 characters, TypeError for a
-        picture that is not bytes, and the errors of `images.decode` if it is not a JPEG or PNG.
+        picture that is not bytes, the errors of `images.decode` if it is not a JPEG or PNG, and those of `Keys.encrypt`.
         """
         if not isinstance(picture, bytes | None):
             raise TypeError(f"picture is a {type(picture).__name__}: give the bytes of a file, as images.encode does")
-        row = {
-            "id": arguments.text("id", id, least=1),
-            "degree": decision.degree.name.lower(),
-            "confidence": None if decision.confidence is None else float(decision.confidence),
-            "opinion": decision.opinion,
-            "shown": decision.shown,
-            "highlight": _to_json(decision.highlight),
-            "picture": None if picture is None else _bare(picture),
-        }
+        if owner is not None:
+            arguments.text("owner", owner, least=1)
+        row = review_tables.row(arguments.text("id", id, least=1), decision, owner)
+        row["picture"] = None if picture is None else review_pictures.bare(picture)
         with self._transaction() as connection:
-            if not connection.execute(ADD, row).rowcount:
-                there = connection.execute(f"SELECT {', '.join(row)} FROM review_items WHERE id = :id", row).fetchone()
-                if there != tuple(row.values()):
+            # in the transaction: `forget_owner` waits for an item that was encrypted before the key was removed
+            stored = row | {"picture": review_pictures.sealed(self.keys, id, row["picture"], owner)}
+            if not connection.execute(review_tables.ADD, stored).rowcount:
+                query = f"SELECT {', '.join(row)} FROM review_items WHERE id = :id"
+                there = dict(zip(row, connection.execute(query, row).fetchone(), strict=True))
+                there["picture"] = review_pictures.opened(self.keys, id, there["picture"], there["owner"])
+                if there != row:
                     raise ValueError(
                         f"{id} is in the queue already, with another decision or picture: give each its own id"
                     )
 
     def next(self) -> ReviewItem | None:
-        """Return the oldest free item and reserve it for `lease` seconds; None if there is none."""
+        """Return the oldest free item and reserve it for `lease` seconds; None if there is none.
+
+        Raises `access.NoKey` and `access.Damaged` if its picture cannot be decrypted. The next call returns another item.
+        """
         with self._transaction() as connection:
-            rows = connection.execute(NEXT, {"now": clock.time(), "lease": self.lease}).fetchall()
-        return next((ReviewItem(id, shown, _from_json(text), picture) for id, shown, text, picture in rows), None)
+            rows = connection.execute(review_tables.NEXT, {"now": clock.time(), "lease": self.lease}).fetchall()
+        if not rows:
+            return None
+        id, shown, text, picture, owner = rows[0]
+        try:
+            picture = review_pictures.opened(self.keys, id, picture, owner)
+        except Forgotten:
+            picture = None
+        return ReviewItem(id, shown, review_tables.from_json(text), picture)
 
     def answer(self, id: str, label: str, person: str | None = None) -> None:
         """Store a person's label: "good" or "defect". A later answer corrects the first.
@@ -186,23 +172,48 @@ class ReviewQueue:
         return count
 
     def picture(self, id: str) -> bytes | None:
-        """Return the picture of an item, for training; None if it was not given. Raises `UnknownItem`."""
+        """Return the picture of an item, for training; None if it was not given.
+
+        Raises `UnknownItem`, and what `Keys.decrypt` raises: `access.Forgotten` if its owner was forgotten, `access.NoKey`,
+        also in a queue that was opened without `keys`, and `access.Damaged`.
+        """
         arguments.text("id", id)
         with self._reading() as connection:
-            row = connection.execute("SELECT picture FROM review_items WHERE id = ?", [id]).fetchone()
+            row = connection.execute("SELECT picture, owner FROM review_items WHERE id = ?", [id]).fetchone()
         if row is None:
             raise UnknownItem(f"{id} is not in {self.path}: was it added, or forgotten?")
-        picture: bytes | None = row[0]
-        return picture
+        return review_pictures.opened(self.keys, id, *row)
 
     def forget(self, id: str) -> None:
-        """Remove and overwrite an item, its picture and its answers; in the log at the latest when all close it."""
+        """Remove an item, its picture and its answers, and write the file anew, so that no byte of them is left.
+
+        Raises `QueueUnavailable` if another process holds the file for longer than 5 s. Repeat the call then.
+        """
         arguments.text("id", id)
         with self._transaction("FULL") as connection:
-            for table in ("review_items", "review_answers"):
-                connection.execute(f"DELETE FROM {table} WHERE id = ?", [id])
-        with self._used() as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # empties the log too
+            for statement in review_tables.FORGET:
+                connection.execute(statement, [id])
+        self._rewrite()
+
+    def forget_owner(self, owner: str, ids: Iterable[str] = ()) -> int:
+        """Remove all items of an owner as `forget` does, and the items with these ids. Return the number of items removed.
+
+        `ids` may name items that were added without an owner. Answers that the owner gave to other people's items stay as
+        labels, without the name. Remove the key first (`Keys.forget`): then no process adds another item of this owner.
+        Raises the errors of `forget`.
+        """
+        arguments.text("owner", owner, least=1)
+        chosen = [(arguments.text("an id", id),) for id in ids]
+        with self._transaction("FULL") as connection:
+            (before,) = connection.execute("SELECT count(*) FROM review_items").fetchone()
+            for statement in review_tables.FORGET_OWNER:
+                connection.execute(statement, [owner])
+            for statement in review_tables.FORGET:
+                connection.executemany(statement, chosen)
+            (after,) = connection.execute("SELECT count(*) FROM review_items").fetchone()
+        self._rewrite()
+        removed: int = before - after
+        return removed
 
     def labels(self) -> "pd.DataFrame":
         """Return the answered items as a frame, one row each with its latest answer, in the order in which they were added.
@@ -223,7 +234,7 @@ class ReviewQueue:
         pd = imported("pandas")
 
         with self._reading() as connection:
-            cursor = connection.execute(READ)
+            cursor = connection.execute(review_tables.READ)
             frame = pd.DataFrame(cursor.fetchall(), columns=[column[0] for column in cursor.description])
         frame["time"] = pd.to_datetime(frame["time"].astype(float), unit="s", utc=True)
         return frame.astype({"confidence": float, "answers": int})
@@ -238,15 +249,20 @@ class ReviewQueue:
         return f"<ReviewQueue {self.path}>"
 
     def _prepare(self) -> None:
-        """Create the tables in a new file, once even if several processes open it. Refuse files of other programs."""
         with self._used() as connection:
-            if (content := connection.execute(CONTENT).fetchone()) not in (NEW, OURS):
+            if not review_tables.prepare(connection):
                 raise QueueUnavailable(f"{self.path} is of another program or of a newer version: name another file")
-            connection.execute("PRAGMA secure_delete=ON")
-            if content == NEW:
-                sqlite.write_ahead(connection)
-                connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
         sqlite.make_private(self.path)
+
+    def _rewrite(self) -> None:
+        try:
+            with self._lock:
+                sqlite.rewrite(self._connection, BUSY)
+        except sqlite3.Error as error:
+            words = (
+                "the rows are removed, but their bytes are still in the file: close it in other programs, and repeat"
+            )
+            raise QueueUnavailable(f"{self.path}: {words} ({error})") from error
 
     @contextmanager
     def _used(self) -> Iterator[sqlite3.Connection]:
@@ -276,16 +292,3 @@ class ReviewQueue:
 def _close(*connections: sqlite3.Connection) -> None:
     for connection in connections:
         connection.close()
-
-
-def _bare(picture: bytes) -> bytes:
-    """Return a JPEG or PNG with the same pixels, upright, and nothing else in it. Raises what `images.decode` raises."""
-    return images.encode(images.decode(picture), "png" if picture.startswith(PNG) else "jpeg")
-
-
-def _to_json(detections: tuple[Detection, ...]) -> str:
-    return json.dumps([vars(detection) for detection in detections], default=float)
-
-
-def _from_json(text: str) -> tuple[Detection, ...]:
-    return tuple(Detection(one["label"], one["confidence"], Box(*one["box"])) for one in json.loads(text))

@@ -11,10 +11,12 @@ from importlib import import_module
 from types import ModuleType
 
 from labsupport.log import drift_window, rows, station_records, tables
-from labsupport.log.prediction_log import PredictionLog, UnknownPrediction
+from labsupport.log.migrations import SCHEMA
+from labsupport.log.prediction_log import PredictionLog, UnknownPrediction, unknown
 from labsupport.log.rows import YEAR_10000, Moment, seconds, to_json
 from labsupport.log.station_records import RecordClash
-from labsupport.log.tables import COLUMNS, FEATURES, FEEDBACK, PREDICTIONS, SAID, SCHEMA, LogUnavailable, UnknownSchema
+from labsupport.log.stored import StoredPrediction, stored_prediction
+from labsupport.log.tables import COLUMNS, FEATURES, FEEDBACK, PREDICTIONS, SAID, LogUnavailable, UnknownSchema
 from labsupport.log.writer import NotWritten
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "NotWritten",
     "PredictionLog",
     "RecordClash",
+    "StoredPrediction",
     "UnknownPrediction",
     "UnknownSchema",
     "drift_window",
@@ -37,8 +40,10 @@ __all__ = [
     "rows",
     "seconds",
     "station_records",
+    "stored_prediction",
     "tables",
     "to_json",
+    "unknown",
 ]
 
 

@@ -10,36 +10,18 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError
 
-from labsupport.arguments import shown
-from labsupport.detection import Detection, agreement
-from labsupport.log import rows, station_records, tables
+from labsupport import arguments
+from labsupport.detection import Detection
+from labsupport.log import forgetting, rows, station_records, tables
+from labsupport.log.reading import LogReader
 from labsupport.log.retention import Retention
-from labsupport.log.rows import Moment, from_json, to_json
-from labsupport.log.tables import COLUMNS, FEATURES, PREDICTIONS, SAID, LogUnavailable, UnknownSchema
-from labsupport.log.writer import NotWritten, Trouble, Writer
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from labsupport.log.rows import Query
-
-__all__ = [
-    "COLUMNS",
-    "FEATURES",
-    "SAID",
-    "LogUnavailable",
-    "NotWritten",
-    "PredictionLog",
-    "UnknownPrediction",
-    "UnknownSchema",
-    "from_json",
-    "to_json",
-]
+from labsupport.log.tables import FEATURES, PREDICTIONS, LogUnavailable, UnknownSchema
+from labsupport.log.writer import NotWritten, Writer
 
 
 class UnknownPrediction(KeyError):
@@ -49,7 +31,7 @@ class UnknownPrediction(KeyError):
         return str(self.args[0])
 
 
-class PredictionLog:
+class PredictionLog(LogReader):
     """Store requests and answers in a database. Several processes may write and read it at the same time.
 
     `url` names a SQLite file: "sqlite:///" and an unescaped path, or a `Path`. Only its owner can read the file. Or `url`
@@ -90,12 +72,11 @@ class PredictionLog:
         negative limit.
         """
         self.url = tables.shown(url)
-        self._engine = tables.open_database(url)
+        super().__init__(tables.open_database(url), self.url)
         self._prepare = partial(tables.prepare, self._engine)
         retention, limited = Retention(self._engine, keep, max_bytes), keep is not None or max_bytes is not None
         tend = retention.step if limited else None
         self._writer = Writer(self._engine, self.url, rows.insert, self._prepare, tend, retention.close)
-        self._unread = Trouble(self.url)
 
     @property
     def dropped(self) -> int:
@@ -111,6 +92,7 @@ class PredictionLog:
         detections: Sequence[Detection] | None,
         features: Mapping[str, float] | None,
         key: str | None = None,
+        person: str | None = None,
         bytes: int | None = None,
         status: int | None = 200,
         error: str | None = None,
@@ -120,18 +102,21 @@ class PredictionLog:
         """Record one request. Takes some microseconds, because it does not wait for the disk. Reopens a closed log.
 
         `latency` is in seconds. `features` come from `images.features`; `aspect` is not stored, but computed at reading.
-        `key` routes the caller; `bytes` is the size of the upload; `error` is the type of a failure. `shadow` marks the
-        answer of a candidate in shadow. `detections` and `features` are None if no model ran. `time` is now by default;
-        give it as for `rows.seconds`. Text that is too long is cut, and characters that no database stores are replaced.
-        Raises ValueError for a feature that has no column, and for an invalid time.
+        `key` routes the caller; `person` is the id of the person who sent the request, for `forget`; `bytes` is the size of
+        the upload; `error` is the type of a failure. `shadow` marks the answer of a candidate in shadow. `detections` and
+        `features` are None if no model ran. `time` is now by default; give it as for `rows.seconds`. Text that is too long
+        is cut, and characters that no database stores are replaced.
+        Raises ValueError for a feature that has no column, an invalid time, and a person that is not text.
         """
         measured = features or {}
         if unknown := measured.keys() - FEATURES:
             raise ValueError(f"no column for {', '.join(sorted(unknown))}: the features are {', '.join(FEATURES)}")
+        if person is not None:
+            arguments.text("person", person, least=1)
         now = clock.time() if time is None else rows.seconds(time)
         answer = None if detections is None else tuple(detections)  # a copy: the caller may change its list
         row: dict[str, Any] = dict(measured, time=now, id=id, key=key, version=version, latency=latency, bytes=bytes)
-        row.update(detections=answer, error=error, status=status, shadow=shadow)
+        row.update(detections=answer, error=error, status=status, shadow=shadow, person=person)
         self._writer.put(row)
 
     def feedback(
@@ -145,14 +130,39 @@ class PredictionLog:
         """
         remark, id = rows.remark(correct, labels, retry), rows.clean(str(id))
         with self._writing():
-            if not self._recorded(id):
-                self.flush()  # the prediction may not be written yet
-                if not self._recorded(id):
-                    raise UnknownPrediction(
-                        f"no prediction {shown(id)} is in the log: take the id from X-Prediction-Id"
-                    )
+            self._row_of(id)
             with self._engine.begin() as connection:
                 rows.note(connection, id, remark)
+                if connection.execute(_rows_of(id)).first() is None:  # `forget` has removed it meanwhile
+                    raise unknown(id)
+
+    def person_of(self, id: str) -> str | None:
+        """Return the id of the person who sent the request of a prediction; None if it was recorded without one.
+
+        Raises `UnknownPrediction`, `NotWritten` if the prediction may still wait to be written, and `LogUnavailable`.
+        """
+        with self._reading():
+            row = self._row_of(rows.clean(str(id)))
+        if row.shadow:  # only a candidate's answer is there
+            raise unknown(id)
+        person: str | None = row.person
+        return person
+
+    def forget(self, person: str) -> list[str]:
+        """Remove all predictions of a person, with remarks and candidates' answers. Return the ids of the predictions.
+
+        Rows of this person that any process records later are dropped, so give each person an id that is never used again.
+        Other rows stay. A SQLite file is then written anew, so that no byte of the removed rows is left in it or beside it.
+        Writers wait for that, and keep their rows in memory. PostgreSQL overwrites the bytes after its next VACUUM.
+        Raises ValueError for an invalid person, and `NotWritten` if other processes keep the file locked for 30 s. Repeat
+        the call then.
+        """
+        arguments.text("person", person, least=1)
+        self.flush()
+        with self._writing():
+            removed = forgetting.remove(self._engine, person)
+        forgetting.rewrite(self._engine)
+        return removed
 
     def receive(self, decided: Sequence[Mapping[str, Any]]) -> int:
         """Store the records of stations (`edge`), each id once, in this order. Return how many were new.
@@ -174,8 +184,9 @@ class PredictionLog:
         """Remove rows that are too old, then the oldest rows until the rest fits. Return the number of predictions removed.
 
         The limits apply to predictions, remarks and decisions, by their time. A remark is removed at the latest with its
-        prediction. Each transaction removes only some rows, so that writers do not wait for long. A SQLite file that an
-        older version created is rewritten once. Writers wait for that, and keep their rows in memory.
+        prediction. Each transaction removes only some rows, so that writers do not wait for long. Then a SQLite file is
+        written anew, so that no byte of the removed rows is left in it. Writers wait for that, and keep their rows in
+        memory. `logging` gets a warning if that was not possible, because another process reads or the disk is full.
 
         `max_bytes` is the size of the SQLite file, without the few megabytes of its write-ahead log. The disk gets its space
         back. In PostgreSQL it is the size of the rows of all tables without their indexes, estimated from a sample of a
@@ -207,88 +218,15 @@ class PredictionLog:
     def __repr__(self) -> str:
         return f"<PredictionLog {self.url}>"
 
-    def columns(
-        self, *names: str, since: Moment = None, until: Moment = None, shadow: bool = False
-    ) -> dict[str, list[Any]]:
-        """Return columns of the rows with since <= time < until, by time. The rows may be from any process.
-
-        `since` and `until` are as for `rows.seconds`: a datetime with a time zone, its text in ISO 8601, or seconds since
-        the epoch. `since=timedelta(minutes=5)` means the last five minutes. `names` are columns of `COLUMNS`, and of `SAID`
-        for the user's last remark. Values have the database's types. `shadow=True` returns candidates' answers.
-        Raises ValueError for an invalid time or name, and `LogUnavailable` if the database cannot be read.
-        """
-        with self._reading() as connection:
-            table = connection.execute(rows.query(names, since, until).where(PREDICTIONS.c.shadow.is_(shadow))).all()
-        return dict(zip(names, map(list, zip(*table, strict=True)) if table else [[] for _ in names], strict=True))
-
-    def select(self, query: "Query") -> "Sequence[sql.Row[*tuple[Any, ...]]]":
-        """Return the rows of a query on the tables of `tables`. Raises `LogUnavailable`."""
-        with self._reading() as connection:
-            return connection.execute(query).all()
-
-    def oldest(self) -> float | None:
-        """Return the time of the oldest row, in seconds since the epoch; None if there is none."""
-        with self._reading() as connection:
-            oldest: float | None = connection.execute(sql.select(sql.func.min(PREDICTIONS.c.time))).scalar_one()
-        return oldest
-
-    def frame(self, since: Moment = None, until: Moment = None, shadow: bool = False) -> "pd.DataFrame":
-        """Return the rows with since <= time < until as a frame, by time. Arguments are as for `columns`.
-
-        Columns: those of `COLUMNS` and `SAID`, with `time` as datetime64 in UTC, `detections` as lists of `Detection` and
-        `labels` as lists of strings. Raises the errors of `columns`.
-        """
-        kinds = {name: kind for name, kind in {**COLUMNS, **SAID}.items() if name != "shadow"}
-        return rows.to_frame(self.columns(*kinds, since=since, until=until, shadow=shadow), kinds)
-
-    def decisions(self, since: Moment = None, until: Moment = None) -> "pd.DataFrame":
-        """Return the verdicts of stations with since <= time < until, by time, with a row for each product.
-
-        Columns: those of `tables.DECIDED`. `id` is also the id of the prediction, if a model saw the product. `latency` is
-        the time from the picture to the decision, in seconds.
-        Raises the errors of `columns`.
-        """
-        with self._reading() as connection:
-            return station_records.read(connection, since, until)
-
-    def pairs(self, since: Moment = None, until: Moment = None) -> "pd.DataFrame":
-        """Return each picture that a candidate saw in shadow, with the two answers and their agreement.
-
-        Columns: `time`, `id`, `key`, `version`, `candidate`, `latency`, `candidate_latency`, `detections`,
-        `candidate_detections`, `candidate_error`, and `matched`, `relabelled`, `missed`, `extra` and `agreement` as
-        `agreement.compare` counts them, with the stable version's answer as the reference. These are missing if the
-        candidate failed. `since` and `until` select the stable version's answers. Candidates may answer 1 h later.
-        """
-        later = None if until is None else rows.seconds(until) + 3600  # a candidate may be slow
-        return agreement.paired(self.frame(since, until), self.frame(since, later, shadow=True))
-
-    def export(self, path: Path | str, since: Moment = None, until: Moment = None) -> int:
-        """Write the rows with since <= time < until to a Parquet file, by time. Return the number of rows.
-
-        Columns: those of `COLUMNS` and `SAID`. The column `shadow` marks the answers of candidates in shadow. `time` is a
-        timestamp in UTC, `detections` a list of structs of label, confidence and box, and `labels` a list of strings.
-        This reads one snapshot of the log, 10,000 rows at a time. The file appears complete or not at all.
-        Raises the errors of `columns`.
-        """
-        from labsupport.log import parquet
-
-        query = rows.query((*COLUMNS, *SAID), since, until).execution_options(yield_per=parquet.ROWS)
-        with self._reading() as connection:
-            return parquet.write(path, {**COLUMNS, **SAID}, connection.execute(query).partitions())
-
-    def _recorded(self, id: str) -> bool:
-        with self._engine.connect() as connection:
-            return connection.execute(sql.select(PREDICTIONS.c.row).where(PREDICTIONS.c.id == id)).first() is not None
-
-    @contextmanager
-    def _reading(self) -> Iterator[sql.Connection]:
-        try:
+    def _row_of(self, id: str) -> sql.Row[*tuple[Any, ...]]:
+        """Return the row of a prediction. If it is not there, wait for the rows that are not written yet."""
+        for flushed in (False, True):
+            if flushed:
+                self.flush()
             with self._engine.connect() as connection:
-                yield connection
-        except DBAPIError as error:
-            self._unread.met("cannot be read: %s", tables.reason(error))
-            raise LogUnavailable("the log of predictions cannot be read now: try again") from error
-        self._unread.over("can be read again")
+                if row := connection.execute(_rows_of(id)).first():
+                    return row
+        raise unknown(id)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -298,3 +236,14 @@ class PredictionLog:
             self._writer.fails(error)
             raise NotWritten("the log of predictions cannot be written now: nothing was noted, try again") from error
         self._writer.works()
+
+
+def _rows_of(id: str) -> "rows.Query":
+    """Return the query for the rows of a prediction: the answer before those of candidates in shadow."""
+    asked = sql.select(PREDICTIONS.c.person, PREDICTIONS.c.shadow).where(PREDICTIONS.c.id == id)
+    return asked.order_by(PREDICTIONS.c.shadow)
+
+
+def unknown(id: str) -> UnknownPrediction:
+    """Return the error for an id that the log does not have, or that its sender may not see."""
+    return UnknownPrediction(f"no prediction {arguments.shown(id)} is in the log: take the id from X-Prediction-Id")

@@ -4,6 +4,7 @@ Transactions are small so that writers do not wait for long. Users' remarks are 
 """
 
 import logging
+import sqlite3
 import time as clock
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,13 +13,14 @@ from typing import TypeVar
 
 import sqlalchemy as sql
 
-from labsupport import arguments
-from labsupport.log.tables import DECISIONS, FEEDBACK, PREDICTIONS, PRUNING, TENDING, alone, driver
+from labsupport import arguments, sqlite
+from labsupport.log.tables import BUSY, DECISIONS, FEEDBACK, FORGOTTEN, PREDICTIONS, PRUNING, TENDING, alone, driver
 
 AGED = {  # every table with limits, and the column with the time of a row
     PREDICTIONS: PREDICTIONS.c.time,
     FEEDBACK: FEEDBACK.c.time,
     DECISIONS: DECISIONS.c.time,
+    FORGOTTEN: FORGOTTEN.c.time,
 }
 ROWS = {"sqlite": 1000, "postgresql": 10_000}  # of a table in one transaction; in PostgreSQL it blocks no writer
 PAGES = 500  # given back to the disk in one transaction
@@ -64,12 +66,14 @@ class Retention:
 
     def all(self) -> int:
         """Remove all rows beyond the limits, and give back their space. Return the number of predictions removed."""
-        removed = 0
+        removed, changed = 0, False
         with self._connection() as connection:
             while counts := self._pausing(self._remove, connection):
-                removed += counts[PREDICTIONS]
-            while self._pausing(_gave_back, connection):
+                removed, changed = removed + counts[PREDICTIONS], True
+            while self._pausing(_gave_back, connection):  # needs no free space on the disk
                 pass
+            if changed and connection.dialect.name == "sqlite":
+                _rewrite(connection)
             _empty_log(connection)
         return removed
 
@@ -204,6 +208,14 @@ def _gave_back(connection: sql.Connection) -> bool:
         connection.exec_driver_sql(f"PRAGMA auto_vacuum={INCREMENTAL}")
         connection.exec_driver_sql("VACUUM")
     return True
+
+
+def _rewrite(connection: sql.Connection) -> None:
+    """Remove the copies of rows that SQLite left in unused parts of its pages. `step` spares writers this."""
+    try:
+        sqlite.rewrite(driver(connection), BUSY)
+    except sqlite3.OperationalError as error:
+        logger.warning("old rows are removed, but the log's file may still have some of their bytes: %s", error)
 
 
 def _empty_log(connection: sql.Connection) -> None:

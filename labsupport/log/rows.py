@@ -18,6 +18,7 @@ import sqlalchemy as sql
 from labsupport import arguments
 from labsupport.detection import Box, Detection
 from labsupport.extras import imported
+from labsupport.log import forgetting
 from labsupport.log.tables import COLUMNS, FEEDBACK, KEPT, PREDICTIONS, SAID
 
 if TYPE_CHECKING:
@@ -185,8 +186,9 @@ def insert(connection: sql.Connection, rows: list[dict[str, Any]]) -> None:
     """Insert recorded rows. You may insert the same rows again if the result of a commit is not known.
 
     With SQLite the result is always known. With PostgreSQL it is not if the network fails during a commit. So rows get their
-    numbers first, and a row whose number exists is not inserted again.
+    numbers first, and a row whose number exists is not inserted again. Rows of a forgotten person are left out.
     """
+    rows = forgetting.remaining(connection, rows)
     inserted, dialect = 0, connection.dialect.name
     if dialect == "postgresql":
         _number(connection, [row for row in rows if "row" not in row])

@@ -18,6 +18,7 @@ from sqlalchemy.types import TypeEngine
 
 from labsupport import sqlite
 from labsupport.extras import needed
+from labsupport.log.migrations import FOUND, KNOWN, MARK, SCHEMA, STEPS
 
 BUSY = 2.0  # seconds that SQLite waits for another writer
 PATIENCE = {  # seconds (tcp_user_timeout: milliseconds) to wait for a server that does not answer
@@ -27,35 +28,12 @@ PATIENCE = {  # seconds (tcp_user_timeout: milliseconds) to wait for a server th
     "keepalives_interval": 3,
     "keepalives_count": 3,
 }
-SCHEMA = 4  # the version, stored in SQLite's user_version, or in PostgreSQL as a comment on the table
-BOTH = {"predictions", "feedback"}
-KNOWN = {0: set(), 1: {"predictions"}, 2: BOTH, 3: BOTH}  # the tables that each older version has at least
-STEPS = {  # from a version to the next one, after missing tables have been created
-    1: ["ALTER TABLE predictions ADD COLUMN shadow BOOLEAN DEFAULT 0"],
-    2: ["ALTER TABLE predictions ADD COLUMN noise FLOAT"],
-    3: [
-        "CREATE INDEX IF NOT EXISTS ix_feedback_time ON feedback (time)",
-        "DROP INDEX ix_feedback_id",
-        'CREATE INDEX ix_feedback_id ON feedback (id, "row")',
-        "ALTER TABLE predictions ADD COLUMN said BIGINT",
-        'UPDATE predictions SET said = (SELECT max(f."row") FROM feedback AS f WHERE f.id = predictions.id) '
-        "WHERE id IN (SELECT id FROM feedback)",
-    ],
-}
-FOUND = {  # the version and the tables' names, in one statement so that they are consistent
-    "sqlite": """SELECT user_version, (SELECT group_concat(name) FROM sqlite_master WHERE type = 'table')
-        FROM pragma_user_version""",
-    "postgresql": """SELECT
-        coalesce(substring(obj_description(to_regclass('predictions'), 'pg_class') from '^labsupport ([0-9]+)$'), '0'),
-        concat_ws(',', to_regclass('predictions')::text, to_regclass('feedback')::text, to_regclass('decisions')::text)""",
-}
 # of a server: user and password may not contain the characters that end them
 ADDRESS = re.compile(r"[\w+]+://([^:/?#@]*(:[^/?#@]*)?@)?[^/?#@]*(/[^/?#@]*)?(\?[^#@]*)?")
 HINTS = {
     "sqlite": "is its folder writable, and is it a SQLite file?",
     "postgresql": "is the server running, and may we log in?",
 }
-MARK = {"sqlite": "PRAGMA user_version={}", "postgresql": "COMMENT ON TABLE predictions IS 'labsupport {}'"}
 # PostgreSQL's locks: numbers that no other program uses
 MIGRATING, PRUNING, TENDING = 7521948360, 7521948361, 7521948362
 
@@ -65,6 +43,7 @@ COLUMNS = {  # types of Python; a list is stored as JSON
     "time": float,  # seconds since the epoch, UTC, to the microsecond
     "id": str,
     "key": str,
+    "person": str,  # the id of the person whose token came with the request
     "version": str,
     "latency": float,
     **dict.fromkeys(FEATURES, float),
@@ -113,6 +92,13 @@ DECISIONS = sql.Table(
     "decisions",
     TABLES,
     *(sql.Column(name, KINDS[kind], primary_key=name == "id", index=name == "time") for name, kind in DECIDED.items()),
+)
+# whose rows must not be written any more, though a process may still have some: see `forgetting`
+FORGOTTEN = sql.Table(
+    "forgotten",
+    TABLES,
+    sql.Column("id", sql.String, primary_key=True),  # the SHA-256 of a person's id
+    sql.Column("time", sql.Float, index=True),
 )
 
 
@@ -255,6 +241,7 @@ def _sqlite(file: Path) -> sql.Engine:
     @sql.event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
         connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA secure_delete=ON")  # overwrites removed rows
         record.info["file"] = file, sqlite.identity(file)
 
     return engine

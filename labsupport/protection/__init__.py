@@ -1,8 +1,9 @@
 """Protect the server from overload and from unauthorised requests, with limits and tokens."""
 
-from labsupport.protection import admission, connections, security
+from labsupport.protection import admission, connections, people_guard, security
 from labsupport.protection.admission import MOST_SLOTS, WAITING_PER_SLOT, Admission, Overloaded, Rule, Slots
 from labsupport.protection.memory import COPIES, LARGE_BODY, LARGE_PICTURE, LEAST, Budget, memory_limit, memory_needed
+from labsupport.protection.people_guard import PeopleGuard
 from labsupport.protection.security import WrongTokens, required_token, unfit
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Admission",
     "Budget",
     "Overloaded",
+    "PeopleGuard",
     "Rule",
     "Slots",
     "WrongTokens",
@@ -22,6 +24,7 @@ __all__ = [
     "connections",
     "memory_limit",
     "memory_needed",
+    "people_guard",
     "required_token",
     "security",
     "unfit",

@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labsupport import arguments, background
+from labsupport.access import CHANGE
 from labsupport.protection import security
 from labsupport.protection.memory import LARGE_BODY, SMALL, Budget, Hold
 
@@ -226,7 +227,7 @@ class Admission:
             return await self.app(scope, receive, send)
         rule = self.rules.get(scope["path"].removeprefix(scope.get("root_path", "")), OTHER)
         headers = Headers(scope=scope)
-        if rule.needs_token(scope["method"], headers) and not security.carries(headers, security.token()):
+        if rule.needs_token(scope["method"], headers) and not security.may(scope, CHANGE):
             return await self.wrong_tokens.refuse(scope, receive, send)
         if len(scope["query_string"]) > MAX_QUERY:
             refusal = JSONResponse(

@@ -2,6 +2,7 @@
 
 uvicorn waits without limit for the rest of a request's head, for a body and for a client that does not read its answer. It
 also accepts any number of connections. `Connection` is uvicorn's HTTP/1.1 connection with a limit for each of these.
+`EncryptedConnection` is the same with TLS.
 """
 
 import asyncio
@@ -10,12 +11,17 @@ import logging
 import math
 import re
 import resource
+import ssl
 import time
-from typing import cast
+from asyncio.sslproto import SSLProtocol
+from typing import Any, cast
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import is_ssl
 
+from labsupport.access import tls_files
 from labsupport.protection.security import FRAMES, HEADERS
 
 # for the head of a request, from its first byte; for the first head, from the start of the connection
@@ -30,6 +36,7 @@ MOST = 1_000  # connections
 OTHER_FILES = 64  # other open files of the process: the log, the models, the listening socket
 FILES_EACH = 3  # for each connection: itself, an upload on the disk, a connection accepted while it closes
 HEAD_END = re.compile(rb"\n\r?\n")
+HANDSHAKE = b"\x16"  # the first byte of a client that speaks TLS, and of no HTTP request
 
 logger = logging.getLogger(__name__)
 
@@ -185,3 +192,101 @@ class Connection(H11Protocol):
             self._timer.cancel()
         self._since = self.loop.time()
         self._timer = self.loop.call_later(seconds, self.transport.abort) if seconds else None
+
+
+class Tls(SSLProtocol):
+    """asyncio's TLS with a smaller buffer for reading. asyncio's own takes 256 kB of memory for each connection."""
+
+    max_size = 32_768
+
+
+class EncryptedConnection(Connection):
+    """Handle one connection with TLS. It counts as one from its start, and has `HEAD_SECONDS` for its handshake and its
+    first head together. If a client sends HTTP without TLS, it gets an error that says so.
+
+    uvicorn's own TLS gives each handshake 60 seconds, and a connection counts only after it. So a thousand clients that
+    send nothing would keep all others out.
+    """
+
+    _bare: asyncio.Transport  # what the encrypted bytes go through
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin a connection. The second call, when the handshake has succeeded, brings the encrypted transport."""
+        if is_ssl(cast(asyncio.Transport, transport)):
+            H11Protocol.connection_made(self, cast(asyncio.Transport, transport))
+        else:
+            self._bare = cast(asyncio.Transport, transport)
+            super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.scheme == "https" or self._closing:
+            super().data_received(data)
+        elif data.startswith(HANDSHAKE):
+            self._begin_handshake(data)
+        else:
+            self._refuse("this server speaks HTTPS: use the same address with https:// at its start", 400)
+
+    def _begin_handshake(self, data: bytes) -> None:
+        """Put TLS between the bare transport and this connection. Pass it the bytes that came already."""
+        ended = self.loop.create_future()
+        ended.add_done_callback(self._handshake_ended)
+        context = cast(Config, self.config).tls
+        tls = Tls(self.loop, self, context, ended, server_side=True, ssl_shutdown_timeout=ANSWER_SECONDS)
+        self._bare.set_protocol(tls)
+        tls.connection_made(self._bare)
+        while data and not self._bare.is_closing():
+            buffer = tls.get_buffer(len(data))
+            part = data[: len(buffer)]
+            buffer[: len(part)] = part
+            tls.buffer_updated(len(part))
+            data = data[len(part) :]
+
+    def _handshake_ended(self, ended: asyncio.Future[None]) -> None:
+        error = ended.exception()
+        if self.scheme != "https":  # asyncio does not report a failed handshake
+            self.connection_lost(cast(Exception | None, error))
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._close_now()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._close_now()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._close_now()
+
+    def _close_now(self) -> None:
+        """Close a closing connection as soon as all is sent. asyncio would wait until the client says goodbye, too."""
+        if self.transport.is_closing():
+            self._bare.close()
+
+
+class Config(uvicorn.Config):
+    """Hold the settings of uvicorn for every server of the lab. With `files`, a certificate and its key, it speaks TLS."""
+
+    tls: ssl.SSLContext
+
+    def __init__(self, app: Any, files: tls_files.Files | None, workers: int = 1, factory: bool = False) -> None:
+        super().__init__(
+            app,
+            http=EncryptedConnection if files else Connection,
+            log_level="warning",  # at "info" every request would be printed into whichever cell is running
+            log_config=None,  # uvicorn's own would reset the logging of the whole process, the notebook's too
+            loop="asyncio",  # and not what else happens to be installed
+            ws="none",
+            h11_max_incomplete_event_size=MAX_HEAD,
+            backlog=most(),
+            server_header=False,
+            timeout_graceful_shutdown=10,
+            workers=workers,
+            factory=factory,
+        )
+        self.files = files
+
+    def load(self) -> None:
+        super().load()
+        if self.files:
+            self.tls = tls_files.server_context(*self.files)

@@ -14,12 +14,15 @@ import os
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from labsupport.access import OWNER, Person
 
 HOW = "start the server with LAB_TOKEN, and send that token in the header Authorization: Bearer ..."
 OPEN = ("/health",)  # reports only that the process is alive
@@ -124,11 +127,31 @@ def required_token(host: str) -> str | None:
     return value
 
 
+def bearer(headers: Headers) -> str | None:
+    """Return the bearer token in the headers, which may be wrong; None if there is none."""
+    scheme, _, secret = headers.get("authorization", "").partition(" ")
+    return secret.strip(" ") if scheme.lower() == "bearer" else None
+
+
 def carries(headers: Headers, token: str | None) -> bool:
     """Return whether the headers carry this token, compared in constant time. Return False for None."""
-    scheme, _, secret = headers.get("authorization", "").partition(" ")
-    right = token is not None and hmac.compare_digest(secret.strip(" ").encode(), token.encode())
-    return right and scheme.lower() == "bearer"
+    secret = bearer(headers)
+    return token is not None and secret is not None and hmac.compare_digest(secret.encode(), token.encode())
+
+
+def sender(scope: Scope) -> Person | None:
+    """Return the person who sends a request: as a guard found out, else the holder of `LAB_TOKEN`, else None."""
+    state = scope.get("state") or {}
+    if "person" in state:
+        person: Person | None = state["person"]
+        return person
+    return OWNER if carries(Headers(scope=scope), token()) else None
+
+
+def may(scope: Scope, what: str) -> bool:
+    """Return whether the sender of a request is known, and has a role that allows `what` (`access.users`)."""
+    person = sender(scope)
+    return person is not None and person.may(what)
 
 
 class WrongTokens:
@@ -191,11 +214,12 @@ class SiteGuard:
     """Refuse requests that a page of another site makes through a visitor's browser, and forbid to show answers in a frame.
 
     With `local` it also refuses every `Host` that is not this machine's, because a foreign name may point at 127.0.0.1 (DNS
-    rebinding). A request with the token in `LAB_TOKEN` may use any name.
+    rebinding). A request with a valid token may use any name: `known` returns whether the headers carry one.
     """
 
-    def __init__(self, app: ASGIApp, local: bool) -> None:
-        self.app, self.local, self.token = app, local, token() if local else None
+    def __init__(self, app: ASGIApp, local: bool, known: Callable[[Headers], bool] | None = None) -> None:
+        self.app, self.local = app, local
+        self.known = known or partial(carries, token=token() if local else None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -208,7 +232,7 @@ class SiteGuard:
             await send(message)
 
         headers = Headers(scope=scope)
-        if self.local and not _is_own(headers.get("host", "")) and not carries(headers, self.token):
+        if self.local and not _is_own(headers.get("host", "")) and not self.known(headers):
             return await JSONResponse({"detail": OTHER_HOST}, 421)(scope, receive, protected)
         if _from_other_site(scope["method"], headers):
             return await JSONResponse({"detail": OTHER_SITE}, 403)(scope, receive, protected)

@@ -28,7 +28,9 @@ class Chooser(Protocol):
     def choose(self, key: str | None = None) -> Version:
         """Return the version that answers."""
 
-    def mirror(self, id: str, image: np.ndarray, confidence: float, key: str | None = None) -> None:
+    def mirror(
+        self, id: str, image: np.ndarray, confidence: float, key: str | None = None, person: str | None = None
+    ) -> None:
         """Show an answered picture to the candidate in shadow, if there is one."""
 
 
@@ -41,11 +43,13 @@ def answer(
     write: Callable[..., None],
     render: Callable[[str, float, np.ndarray, list[Detection]], Answer],
     status: Callable[[BaseException], int] = lambda error: 500,
+    person: str | None = None,
 ) -> Answer:
     """Run the version that `router` chooses on a picture, and return `render(version, latency, image, detections)`.
 
     `picture()` returns the picture. `write` is called once, after a success and after a failure, with `id`, `version`,
     `latency`, `detections`, `status` and `error`. A failure is logged under a new id, with the status `status(error)`.
+    `person` is the id of the person who asks, for the log of the candidate's answer; `write` logs it with the other rows.
     Raises the error of the step that fails. Raises `VersionFailed` if that error would blame the request although its
     picture has been read.
     """
@@ -69,7 +73,7 @@ def answer(
             raise VersionFailed(f"{version} raised {kind} on a picture that could be read: {error}") from error
         raise
     write(id=id, version=version, latency=latency, detections=detections, status=200, error=None)
-    router.mirror(id, image, confidence, key)
+    router.mirror(id, image, confidence, key, person)
     return answer
 
 

@@ -143,21 +143,21 @@ class Router:
         for name in filter(None, (state.stable, state.candidate, state.previous)):
             self._versions.ready(name)
 
-    def mirror(self, id: str, image: np.ndarray, confidence: float, key: str | None = None) -> None:
+    def mirror(
+        self, id: str, image: np.ndarray, confidence: float, key: str | None = None, person: str | None = None
+    ) -> None:
         """Queue an answered picture for the candidate in shadow, if there is one, and return without waiting.
 
-        The candidate's answer or failure is written to the log under the same id. Errors here are logged and not raised,
-        because the request has been answered already.
+        The candidate's answer or failure is logged under the same id. Errors are not raised: the request was answered.
         """
         try:
             state = self.state
             name = state.candidate if state.mode == "shadow" and not state.paused else None
-            if name is None or self._places.of(None, state.began) >= state.share:
-                return
-            if candidate := self._versions.ready(name):
-                self._shadow.show(candidate, id, image, confidence, key, self.log)
-            else:
-                note(self.log, name, id, key, error="NotShown")
+            if name and self._places.of(None, state.began) < state.share:
+                if candidate := self._versions.ready(name):
+                    self._shadow.show(candidate, id, image, confidence, key, person, self.log)
+                else:
+                    note(self.log, name, id, key, person, error="NotShown")
         except Exception:
             logger.exception("a picture was not shown to the candidate in shadow")
 

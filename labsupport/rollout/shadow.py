@@ -30,6 +30,7 @@ class Copy(NamedTuple):
     image: np.ndarray
     confidence: float
     key: str | None
+    person: str | None
     size: int  # bytes
 
 
@@ -50,6 +51,7 @@ class Shadow:
         image: np.ndarray,
         confidence: float,
         key: str | None,
+        person: str | None,
         log: PredictionLog | None,
     ) -> None:
         """Queue a picture for the candidate and return without waiting. If too many wait, log that it was not shown."""
@@ -58,10 +60,10 @@ class Shadow:
             fits = self._bytes + size <= SHADOW_BYTES and not self._waiting.full()
             if fits:
                 self._bytes += size
-                self._waiting.put_nowait((candidate, Copy(id, image, confidence, key, size), log))
+                self._waiting.put_nowait((candidate, Copy(id, image, confidence, key, person, size), log))
                 self._runs = self._runs or self._started()
         if not fits:
-            note(log, candidate.version, id, key, error="NotShown")
+            note(log, candidate.version, id, key, person, error="NotShown")
 
     def _started(self) -> bool:
         try:
@@ -90,7 +92,8 @@ class Shadow:
         finally:
             with self._guard:
                 self._bytes -= copy.size
-        note(log, candidate.version, copy.id, copy.key, time.perf_counter() - started, detections, error)
+        latency = time.perf_counter() - started
+        note(log, candidate.version, copy.id, copy.key, copy.person, latency, detections, error)
         return False
 
 
@@ -99,6 +102,7 @@ def note(
     version: str,
     id: str,
     key: str | None,
+    person: str | None,
     latency: float | None = None,
     found: list[Detection] | None = None,
     error: str | None = None,
@@ -109,6 +113,7 @@ def note(
             id=id,
             version=version,
             key=key,
+            person=person,
             latency=latency,
             detections=found,
             features=None,

@@ -23,13 +23,13 @@ from starlette.routing import Match, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from labsupport import arguments, images, models
+from labsupport.access import Access, Uploads
 from labsupport.detection import Detector, Version
 from labsupport.log import PredictionLog
 from labsupport.monitoring import Live, Metrics, Watch
 from labsupport.protection import COPIES, LEAST, MOST_SLOTS, Admission, Budget, Rule, Slots, WrongTokens
 from labsupport.rollout import Ramps, Router
-from labsupport.serving import access_log, errors, pages, routes, strict_routes
-from labsupport.serving.kept_uploads import Uploads
+from labsupport.serving import access_log, errors, own_predictions, pages, routes, strict_routes
 from labsupport.serving.predictor import Predictor
 from labsupport.serving.running import PortTaken, RunningServer, serve
 from labsupport.serving.schemas import ERRORS, GUARDED, NO_NUL, Problem, Responses
@@ -50,7 +50,10 @@ ANYWHERE: Responses = {  # what every route may answer besides what it says of i
     **GUARDED,
     **{status: ERRORS[status] for status in (408, 413, 503)},
     414: {"model": Problem, "description": "the address is too long"},
-    403: {"model": Problem, "description": "a page of another site made the browser ask"},
+    403: {
+        "model": Problem,
+        "description": "a page of another site made the browser ask, or the role does not allow it",
+    },
     421: {"model": Problem, "description": "on loopback: the header Host names another machine"},
 }
 PROBLEMS = 10  # that an answer names, of those that a request has
@@ -74,6 +77,7 @@ def create_app(
     log: PredictionLog | None = None,
     slots: int | None = None,
     memory: int | None = None,
+    access: Access | None = None,
 ) -> FastAPI:
     """Return the app that serves `detectors` over HTTP. A request names the detector in `?model=`.
 
@@ -85,6 +89,8 @@ def create_app(
     - `slots`: the number of pictures that are processed in parallel; by default one a core.
     - `memory`: the most bytes that uploads, pictures and answers take together. By default it is computed from the free
       part of the container's limit, or of a quarter of the machine's memory.
+    - `access`: the people of a data folder. Then `serve` accepts their tokens, each may do what the role allows and sees
+      only own predictions, the audit trail lists what they do, and their kept pictures are encrypted.
 
     Raises `models.ModelUnavailable` if no model is installed, and ValueError for any other kind of detector, a
     `root_path` that is not a path, or too little `memory`.
@@ -105,8 +111,9 @@ def create_app(
     budget = Budget(memory if memory is None else arguments.number("memory", memory, least=LEAST, whole=True))
     places = Slots(slots and slots + 1, budget=budget)
     metrics.places.set(places.limit)
-    predictor = Predictor(routers, places, log, Uploads() if keep_uploads else None, metrics)
-    app.state.root_path = root_path
+    uploads = Uploads(keys=access.keys if access else None) if keep_uploads else None
+    predictor = Predictor(routers, places, log, uploads, metrics)
+    app.state.root_path, app.state.access = root_path, access
     app.state.wrong_tokens = WrongTokens(lambda reason: metrics.unauthorised.labels(reason).inc())
     handlers: set[str] = set()
     # the last one added is the first to see a request
@@ -152,6 +159,7 @@ def _routers(
 def _add_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None:
     routes.add_prediction_routes(app, predictor)
     routes.add_feedback_route(app, predictor.log, predictor.metrics)
+    own_predictions.add_own_routes(app, predictor)
     routes.add_records_route(app, predictor.log)
     routes.add_rollout_routes(app, predictor, ramps)
     routes.add_status_routes(app, predictor.routers)

@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from labsupport import images, models
+from labsupport.access import Uploads
 from labsupport.detection import Detection
 from labsupport.log import PredictionLog
 from labsupport.monitoring import Metrics
 from labsupport.protection import LARGE_BODY, LARGE_PICTURE, Overloaded, Slots, memory_needed
 from labsupport.rollout import Router, answering
 from labsupport.serving import errors
-from labsupport.serving.kept_uploads import Uploads
 
 Answer = TypeVar("Answer")
 
@@ -34,6 +34,7 @@ class Asked:
     confidence: float
     key: str | None
     record: str | None = None  # the id under which the caller itself reports what became of this
+    person: str | None = None  # the id of the person who sent it (`access.users`)
 
 
 @dataclass(frozen=True)
@@ -126,5 +127,6 @@ class Predictor:
         self.metrics.predicted(version, latency, row["detections"], row["features"], status)
         if self.log and not (asked.record and status == 200):  # who reports it writes the one row: `records`
             size = len(asked.upload)
-            self.log.record(version=version, latency=latency, key=asked.key, bytes=size, status=status, **row)
+            key, person = asked.key, asked.person
+            self.log.record(version=version, latency=latency, key=key, person=person, bytes=size, status=status, **row)
             self.metrics.dropped(self.log.dropped)

@@ -5,18 +5,20 @@ import copy
 import uuid
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, FastAPI, Form, Header, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from labsupport import images, models
-from labsupport.detection import Detection, draw_boxes, versions
+from labsupport.detection import draw_boxes, versions
 from labsupport.log import LogUnavailable, PredictionLog
 from labsupport.monitoring import CONTENT_TYPE, Metrics
+from labsupport.protection import security
 from labsupport.rollout import Gate, Ramps, Router, TrialFigures
 from labsupport.serving import schemas, strict_routes
+from labsupport.serving.own_predictions import check_own
 from labsupport.serving.predictor import Asked, Prediction, Predictor
 from labsupport.serving.schemas import (
     UPLOAD,
@@ -95,8 +97,9 @@ async def asked(
 ) -> Asked:
     """Return the one picture in the form, and the parameters. The file name that the client sends is ignored."""
     if x_record_id is not None:
-        strict_routes.token_shown(request)
-    return Asked(await form.file.read(), model.value, confidence, x_client_key, x_record_id)
+        strict_routes.change_allowed(request)
+    upload, person = await form.file.read(), security.sender(request.scope)
+    return Asked(upload, model.value, confidence, x_client_key, x_record_id, person.owner if person else None)
 
 
 def add_head_routes(app: FastAPI) -> None:
@@ -116,14 +119,15 @@ def add_prediction_routes(app: FastAPI, predictor: Predictor) -> None:
         summary="Get the picture with boxes drawn",
         response_description="the picture, a JPEG",
         response_class=Response,
-        responses=answers(content={"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}),
+        responses=answers(content=schemas.JPEG),
         openapi_extra=UPLOAD,
     )
     async def predict(question: Question) -> Response:
         def render(prediction: Prediction) -> Response:
             content = images.encode(draw_boxes(prediction.image, prediction.detections))
             if predictor.uploads:  # under an id of the server's: that of a record comes from the client
-                predictor.uploads.keep(f"{uuid.uuid4().hex if question.record else prediction.id}.jpg", content)
+                name = f"{uuid.uuid4().hex if question.record else prediction.id}.jpg"
+                predictor.uploads.keep(name, content, question.person)
             return Response(content, media_type="image/jpeg", headers=prediction.headers)
 
         return await predictor.answer(question, render)
@@ -138,7 +142,12 @@ def add_prediction_routes(app: FastAPI, predictor: Predictor) -> None:
     )
     async def detect(question: Question) -> Response:
         def render(p: Prediction) -> Response:
-            content = {"id": p.id, "version": p.version, "latency": p.latency, "detections": _as_json(p.detections)}
+            content = {
+                "id": p.id,
+                "version": p.version,
+                "latency": p.latency,
+                "detections": schemas.as_json(p.detections),
+            }
             return JSONResponse(content, headers=p.headers)
 
         return await predictor.answer(question, render)
@@ -159,15 +168,11 @@ def _add_counting_route(app: FastAPI, predictor: Predictor, plural: str, label: 
     )
     async def count(question: Annotated[Asked, Depends(asked)]) -> Response:
         def render(prediction: Prediction) -> Response:
-            counted = _as_json([one for one in prediction.detections if one.label == label])
+            counted = schemas.as_json([one for one in prediction.detections if one.label == label])
             content = {"label": label, "count": len(counted), "detections": counted}
             return JSONResponse(content, headers=prediction.headers)
 
         return await predictor.answer(question, render)
-
-
-def _as_json(detections: list[Detection]) -> list[dict[str, Any]]:
-    return [{"label": d.label, "confidence": d.confidence, "box": d.box._asdict()} for d in detections]
 
 
 def add_feedback_route(app: FastAPI, log: PredictionLog | None, metrics: Metrics) -> None:
@@ -179,10 +184,8 @@ def add_feedback_route(app: FastAPI, log: PredictionLog | None, metrics: Metrics
         status_code=204,
         responses=schemas.refusals(400, 404, 422, 503),
     )
-    def feedback(said: FeedbackIn) -> None:
-        if log is None:
-            raise HTTPException(404, "this server keeps no log of its predictions: it cannot store feedback about them")
-        log.feedback(said.prediction_id, said.correct, said.labels, said.retry)
+    def feedback(said: FeedbackIn, request: Request) -> None:
+        check_own(log, said.prediction_id, request).feedback(said.prediction_id, said.correct, said.labels, said.retry)
         metrics.said(said.correct, said.labels, said.retry)
 
 
@@ -195,7 +198,7 @@ def add_records_route(app: FastAPI, log: PredictionLog | None) -> None:
         description="Needs the server's token. Each id is stored once, so a station can safely send records again. "
         "The answer comes when all of it is on the disk. A station that asks for a prediction sends the id of its later "
         "record in the header X-Record-Id, with the token. Then only the record is logged.",
-        dependencies=[Depends(strict_routes.token_shown)],
+        dependencies=[Depends(strict_routes.change_allowed)],
         responses=schemas.refusals(400, 404, 422, 503),
     )
     def receive(decided: Records) -> RecordsOut:
@@ -236,7 +239,7 @@ def add_rollout_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None
         summary="Change which version answers",
         response_description="the state after the change",
         description="Needs the server's token, also on this machine: start the server with LAB_TOKEN, and press Authorize.",
-        dependencies=[Depends(strict_routes.token_shown)],
+        dependencies=[Depends(strict_routes.change_allowed)],
         responses=schemas.refusals(400, 404, 409, 422, 503),
     )
     def change(wanted: RolloutIn, model: ModelName = ModelName.yolov3_tiny) -> RolloutOut:

@@ -25,7 +25,8 @@ from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 from labsupport import arguments, background, loopback
-from labsupport.protection import connections, security
+from labsupport.access import tls_files
+from labsupport.protection import PeopleGuard, connections, security
 
 MADE = "made"  # the file by which a worker says that it has made its app, beside the metrics
 
@@ -44,10 +45,10 @@ class RunningServer:
     {'status': 'alive'}
     """
 
-    def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, listening: socket.socket, files: tls_files.Files | None = None) -> None:
         self.host, self.port = listening.getsockname()[:2]
-        self.url = _url(listening)
-        self._server = uvicorn.Server(_config(app, workers=1))
+        self.url = _url(listening, files)
+        self._server = uvicorn.Server(connections.Config(app, files))
         self._ended = threading.Event()
         loopback.ask_directly()
         self._thread = background.start(partial(self._run, listening), f"server on port {self.port}")
@@ -88,26 +89,52 @@ _running: set[RunningServer] = set()  # those that `serve` started, so that a ce
 
 
 @overload
-def serve(app: ASGIApp, host: str = ..., port: int | None = ..., block: Literal[False] = ...) -> RunningServer: ...
+def serve(
+    app: ASGIApp,
+    host: str = ...,
+    port: int | None = ...,
+    block: Literal[False] = ...,
+    *,
+    certfile: str | Path | None = ...,
+    keyfile: str | Path | None = ...,
+) -> RunningServer: ...
 
 
 @overload
-def serve(app: ASGIApp, host: str = ..., port: int | None = ..., *, block: Literal[True]) -> None: ...
+def serve(
+    app: ASGIApp,
+    host: str = ...,
+    port: int | None = ...,
+    *,
+    block: Literal[True],
+    certfile: str | Path | None = ...,
+    keyfile: str | Path | None = ...,
+) -> None: ...
 
 
-def serve(app: ASGIApp, host: str = "127.0.0.1", port: int | None = None, block: bool = False) -> RunningServer | None:
+def serve(
+    app: ASGIApp,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    block: bool = False,
+    *,
+    certfile: str | Path | None = None,
+    keyfile: str | Path | None = None,
+) -> RunningServer | None:
     """Run an app: in the background, or with `block=True` until the kernel is interrupted.
 
     `port=None` is 8000, or the port in `LAB_PORT`; `port=0` is any free port. If a server that this process started has
     the port, it is stopped first, so a cell can be run twice. Beyond loopback every request must carry the token in
-    `LAB_TOKEN`. If a proxy is set, this process no longer uses it for its own machine (`loopback.ask_directly`). Raises
-    `PortTaken` if the port belongs to another program, `security.TokenMissing` beyond loopback without a token,
-    ValueError for an invalid app, host or port, and OSError for an address that this machine does not have.
+    `LAB_TOKEN`. With `certfile` and `keyfile` (PEM) the server speaks HTTPS. If a proxy is set, this process no longer uses
+    it for its own machine (`loopback.ask_directly`). Raises `PortTaken` if the port belongs to another program,
+    `security.TokenMissing` beyond loopback without a token, ValueError for an invalid app, host, port, certificate or key,
+    and OSError for an address that this machine does not have.
     """
     port = loopback.default_port() if port is None else loopback.checked_port(port)
     if not callable(app):
         raise ValueError(f"app={arguments.shown(app)}: give an app, as create_app returns it")
-    resolved(host, port)
+    loopback.resolved(host, port)
+    files = tls_files.checked(certfile, keyfile)
     app = guarded(app, host)
     try:
         listening = _listen(host, port)
@@ -118,9 +145,9 @@ def serve(app: ASGIApp, host: str = "127.0.0.1", port: int | None = None, block:
             server.stop()
         listening = _listen(host, port)
     if block:
-        _serve_here(app, listening)
+        _serve_here(app, listening, files)
         return None
-    server = RunningServer(app, listening)
+    server = RunningServer(app, listening, files)
     _running.add(server)
     return server
 
@@ -131,23 +158,26 @@ def guarded(app: ASGIApp, host: str) -> ASGIApp:
     Raises `security.TokenMissing`. Without a token the request's `Host` must be this machine, unless the app was made
     for a proxy (`root_path`).
     """
-    token = security.required_token(host)
-    proxied = getattr(getattr(app, "state", None), "root_path", "")
-    if token:
-        app = security.TokenGuard(app, token, security.read_token())
-    return security.SiteGuard(app, local=not (proxied or isinstance(app, security.TokenGuard)))
+    required, state, known = security.required_token(host), getattr(app, "state", None), None
+    local = not (getattr(state, "root_path", "") or required)
+    if access := getattr(state, "access", None):
+        app = people = PeopleGuard(app, access, security.token(), security.read_token(), local=required is None)
+        known = people.known
+    elif required:
+        app = security.TokenGuard(app, required, security.read_token())
+    return security.SiteGuard(app, local, known)
 
 
 def _ours(host: str, port: int) -> list[RunningServer]:
     """Return the servers of this process that keep another one from listening on this address."""
-    address = resolved(host, port)[1][0]
+    address = loopback.resolved(host, port)[1][0]
     return [
         one for one in _running if one.port == port and (one.host == address or {one.host, address} & {"0.0.0.0", "::"})
     ]
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family, address = resolved(host, port)
+    family, address = loopback.resolved(host, port)
     both = address[0] == "::" and socket.has_dualstack_ipv6()
     try:
         listening = socket.create_server(address, family=family, backlog=2048, dualstack_ipv6=both)
@@ -166,38 +196,9 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
-    """Return the address family and the socket address of a host, IPv4 if it has both. Raises ValueError."""
-    try:
-        addresses = socket.getaddrinfo(arguments.text("host", host, 255), port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise ValueError(
-            f"host={arguments.shown(host)}: give an address of this machine, such as 127.0.0.1, ::1 or 0.0.0.0"
-        ) from None
-    family, _, _, _, address = min(addresses, key=lambda one: one[0] != socket.AF_INET)
-    return family, address
-
-
-def _url(listening: socket.socket) -> str:
+def _url(listening: socket.socket, files: tls_files.Files | None) -> str:
     host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _config(app: ASGIApp | str, workers: int, factory: bool = False) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        log_level="warning",  # at "info" every request would be printed into whichever cell is running
-        log_config=None,  # uvicorn's own would reset the logging of the whole process, the notebook's too
-        loop="asyncio",  # and not what else happens to be installed
-        http=connections.Connection,
-        ws="none",
-        h11_max_incomplete_event_size=connections.MAX_HEAD,
-        backlog=connections.most(),
-        server_header=False,
-        timeout_graceful_shutdown=10,
-        workers=workers,
-        factory=factory,
-    )
+    return f"{'https' if files else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class _Announcing(uvicorn.Server):
@@ -240,46 +241,47 @@ class _Workers(Multiprocess):
             self.processes.append(process)
 
 
-def _serve_here(app: ASGIApp, listening: socket.socket) -> None:
+def _serve_here(app: ASGIApp, listening: socket.socket, files: tls_files.Files | None) -> None:
     """Run the server and block until it is interrupted.
 
     In a notebook the cell waits for a server on a thread, because an event loop already runs there. A nested loop
     (nest_asyncio) would lose the cells that are queued behind this one.
     """
-    announcement = f"serving on {_url(listening)} until interrupted (in a notebook: Kernel, Interrupt)"
+    announcement = f"serving on {_url(listening, files)} until interrupted (in a notebook: Kernel, Interrupt)"
     with contextlib.suppress(KeyboardInterrupt):
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            _Announcing(_config(app, workers=1), announcement).run([listening])
+            _Announcing(connections.Config(app, files), announcement).run([listening])
         else:
-            with RunningServer(app, listening) as server:
+            with RunningServer(app, listening, files) as server:
                 print(announcement, flush=True)
                 server.wait()
     print("stopped")
 
 
-def run(options: dict[str, Any], port: int, workers: int) -> None:
+def run(options: dict[str, Any], port: int, workers: int, files: tls_files.Files | None) -> None:
     """Run `labsupport serve`: the app of `serving.worker` in this process, or in `workers` processes, until it is stopped.
 
-    The cores are divided among the workers. Prints its address once it answers. Raises the errors of `_listen` and of
-    making the app. With several workers these errors are printed by a worker, and this function raises SystemExit.
+    The cores are divided among the workers. With the `files` that `tls_files.checked` returns, the server speaks HTTPS.
+    Prints its address once it answers. Raises the errors of `_listen` and of making the app. With several workers these
+    errors are printed by a worker, and this function raises SystemExit.
     """
     slots = max(1, (os.cpu_count() or 1) // workers)
     os.environ["LAB_APP_OPTIONS"] = json.dumps({**options, "slots": slots, "workers": workers})
     listening = _listen(options["host"], port)
-    announcement = f"serving on {_url(listening)} until interrupted"
+    announcement = f"serving on {_url(listening, files)} until interrupted"
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to stop is no failure
     with contextlib.suppress(KeyboardInterrupt):
         if workers > 1:
             with tempfile.TemporaryDirectory(prefix="labsupport-metrics-") as folder:
                 os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where every worker counts
-                config = _config("labsupport.serving.worker:worker_app", factory=True, workers=workers)
+                config = connections.Config("labsupport.serving.worker:worker_app", files, workers, factory=True)
                 supervisor = _Workers(config, listening, Path(folder, MADE), announcement)
                 supervisor.run()
             if supervisor.failed:
                 sys.exit(1)
         else:
-            config = _config("labsupport.serving.worker:app_from_environment", factory=True, workers=1)
+            config = connections.Config("labsupport.serving.worker:app_from_environment", files, factory=True)
             config.load()
             _Announcing(config, announcement).run([listening])

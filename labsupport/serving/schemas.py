@@ -6,6 +6,7 @@ from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict, JsonValue
 
+from labsupport.detection import Detection
 from labsupport.log import FEATURES, YEAR_10000, station_records
 from labsupport.rollout import METRICS, Gate
 
@@ -273,7 +274,13 @@ ERRORS: Responses = {
 
 # what FastAPI cannot know of the form: which files are worth sending
 PICTURE = {"encoding": {"file": {"contentType": "image/jpeg, image/png"}}}
+JPEG = {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}
 UPLOAD = {"requestBody": {"content": {"multipart/form-data": PICTURE}}}
+
+
+def as_json(detections: list[Detection]) -> list[dict[str, Any]]:
+    """Return detections in the form of `DetectionOut`."""
+    return [{"label": d.label, "confidence": d.confidence, "box": d.box._asdict()} for d in detections]
 
 
 def refusals(*statuses: int) -> Responses:

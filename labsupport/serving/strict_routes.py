@@ -18,6 +18,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException as Refusal  # what Starlette raises; FastAPI's own is a subclass
 
+from labsupport.access import CHANGE
 from labsupport.arguments import shown
 from labsupport.protection import security
 
@@ -99,14 +100,12 @@ class StrictRequest(Request):
         return form
 
 
-BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="the server's token, from LAB_TOKEN")
+BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="LAB_TOKEN, or a person's own token")
 
 
-def token_shown(request: Request, _: Annotated[object, Depends(BEARER)] = None) -> None:
-    """Raise a 401 unless the request carries the server's token. A server without a token refuses every change of its
-    state.
-    """
-    if not security.carries(request.headers, security.token()):
+def change_allowed(request: Request, _: Annotated[object, Depends(BEARER)] = None) -> None:
+    """Raise a 401 unless the sender may change the server's state. A server without a token refuses every change."""
+    if not security.may(request.scope, CHANGE):
         raise HTTPException(401, security.HOW, {"WWW-Authenticate": "Bearer"})
 
 

@@ -13,6 +13,7 @@ import cv2
 from starlette.types import ASGIApp
 
 from labsupport import arguments, background, paths
+from labsupport.access import Access
 from labsupport.detection import Detector
 from labsupport.log import PredictionLog
 from labsupport.protection import Budget, memory_limit
@@ -41,7 +42,10 @@ def app_from_environment() -> ASGIApp:
         for name, detector in detectors.items()
     }
     options["memory"] = Budget.left(memory_limit() // workers)
-    app = guarded(create_app(routers, log=PredictionLog(log) if log else None, **options), host)
+    access = Access(paths.root())
+    if access.users.exist:
+        access.keys.make_folder()  # one that cannot be used stops the server here, with its reason
+    app = guarded(create_app(routers, log=PredictionLog(log) if log else None, access=access, **options), host)
     gc.collect()
     gc.freeze()  # what is here stays: looking through it for garbage stopped every thread for 60 ms
     return app

@@ -1,54 +1,25 @@
-"""Run the `labsupport` command: check the installation, install models, serve, detect, process a folder.
+"""Run the commands about models: check the installation, install models, serve, detect, process a folder.
 
 Each command imports what it needs when it runs, so that `labsupport check` can report a broken installation.
 """
 
-import functools
 import importlib.metadata
 import itertools
 import json
 import os
-from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from labsupport.cli.app import app, command, complain
 
 if TYPE_CHECKING:
     import numpy as np
 
     from labsupport.detection import Detection
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Check this installation, install models, serve, detect, process folders, and change which version answers.",
-)
-
-# errors caused by users and their machines, shown in one line
-TROUBLE = (OSError, ValueError, RuntimeError, ImportError)
-
-Arguments = ParamSpec("Arguments")
-
-
-def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Make a command from a function. An error in `TROUBLE` becomes one line on stderr and exit status 1."""
-
-    @functools.wraps(function)
-    def in_one_line(*args: Arguments.args, **options: Arguments.kwargs) -> None:
-        try:
-            function(*args, **options)
-        except (typer.Exit, typer.Abort):  # these are RuntimeErrors
-            raise
-        except TROUBLE as error:
-            _complain(" ".join(str(error).split()) or type(error).__name__)
-            raise typer.Exit(1) from None
-
-    return app.command()(in_one_line)
-
 
 ModelName = Annotated[str, typer.Option(help="yolov3-tiny or yolov3")]
 Confidence = Annotated[float, typer.Option(min=0, max=1, help="report objects above this, from 0 to 1")]
@@ -116,9 +87,12 @@ def serve(
             "every user of this machine can read a command's options",
         ),
     ] = None,
+    certfile: Annotated[Path | None, typer.Option(help="a certificate (PEM), to speak HTTPS; needs --keyfile")] = None,
+    keyfile: Annotated[Path | None, typer.Option(help="the private key of --certfile (PEM, not encrypted)")] = None,
 ) -> None:
     """Run the API until interrupted."""
     from labsupport import loopback, models, paths
+    from labsupport.access import tls_files
     from labsupport.protection import security
     from labsupport.rollout import journal
     from labsupport.serving import running
@@ -128,13 +102,14 @@ def serve(
     log = f"sqlite:///{folder / 'predictions.db'}" if log is None else log
     options = {"host": host, "log": log, "precision": precision, "root_path": root_path, "keep_uploads": keep_uploads}
     port = loopback.default_port() if port is None else port
-    running.resolved(host, port)
+    loopback.resolved(host, port)
     security.required_token(host)
+    files = tls_files.checked(certfile, keyfile)
     models.ensure("yolov3-tiny")
     models.network("yolov3-tiny")  # once, before several workers need it
     for file in folder.glob("rollout-*.db"):
         journal.check(file)  # here, because a worker that fails to start is restarted without end
-    running.run(options, port, workers)
+    running.run(options, port, workers, files)
 
 
 Action = StrEnum("Action", "status shadow canary blue_green ramp switch promote pause resume rollback")
@@ -164,6 +139,7 @@ def rollout(
     steps: Annotated[str | None, typer.Option(help="the weights of a ramp, as in 5,25,50,100")] = None,
     reason: Annotated[str | None, typer.Option(help="a note for the journal; a ramp writes its own")] = None,
     url: Annotated[str | None, typer.Option(help="of the server; by default the one on LAB_PORT, or 8000")] = None,
+    cacert: Annotated[Path | None, typer.Option(help="the authority of an https server, such as ca.pem")] = None,
 ) -> None:
     """Show which version of a model a running server answers with, or change it."""
     import requests
@@ -181,9 +157,9 @@ def rollout(
     change = None if action is Action.status else {"action": action.value, **options}
     address = arguments.address("--url", url or f"http://127.0.0.1:{loopback.default_port()}")
     try:
-        status = Client(address, model).rollout(change, security.token())
-    except requests.exceptions.SSLError as error:
-        raise OSError(f"--url={address}: this server does not speak TLS, or its certificate is not trusted") from error
+        status = Client(address, model, verify=cacert, token=security.token()).rollout(change)
+    except requests.exceptions.SSLError:
+        raise  # its message says what to do
     except requests.ConnectionError as error:
         raise OSError(f"no server answers at {address}: start one with labsupport serve, or give --url") from error
     for line in _rollout_lines(status):
@@ -240,7 +216,7 @@ def detect(
             failed = True
             is_folder = os.path.isdir(picture)
             why = "this is a folder: labsupport batch looks at folders" if is_folder else str(error)
-            _complain(f"{name}: {getattr(error, 'strerror', None) or why}")
+            complain(f"{name}: {getattr(error, 'strerror', None) or why}")
             continue
         if as_json:
             rows = [{"label": one.label, "confidence": one.confidence, "box": one.box._asdict()} for one in detections]
@@ -249,13 +225,13 @@ def detect(
             for one in detections:
                 typer.echo(f"{name}\t{one.label}\t{one.confidence:.3f}\t{','.join(map(str, one.box))}")
             if not detections:
-                _complain(f"{name}: nothing found with a confidence above {confidence:g}")
+                complain(f"{name}: nothing found with a confidence above {confidence:g}")
         if save:
             try:
                 _save(save, picture.stem, image, detections)
             except OSError as error:
                 failed = True
-                _complain(f"{name}: its copy could not be stored in {save}: {error.strerror or error}")
+                complain(f"{name}: its copy could not be stored in {save}: {error.strerror or error}")
     if failed:
         raise typer.Exit(1)
 
@@ -287,12 +263,8 @@ def batch(
     try:
         done = predict_folder(folder, out, Detector.load(model, precision=precision), confidence, every)
     except KeyboardInterrupt:
-        _complain("stopped; the same command goes on from here")
+        complain("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
     left_out = f", {len(done.left_out):,} files left out" if done.left_out else ""
     rows = f"{done.rows:,} rows, {done.errors:,} with an error, {done.resumed:,} from an earlier run{left_out}"
     typer.echo(f"{typer.format_filename(out)}: {rows}")
-
-
-def _complain(text: str) -> None:
-    typer.echo(f"labsupport: {text}", err=True)

@@ -1,0 +1,65 @@
+"""Show a person the own predictions again, and nobody those of another person."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import FastAPI, HTTPException, Path, Request, Response
+from pydantic import Field
+
+from labsupport.access import OTHERS, PREDICT
+from labsupport.log import PredictionLog, stored_prediction, unknown
+from labsupport.protection import security
+from labsupport.serving import schemas
+from labsupport.serving.predictor import Predictor
+from labsupport.serving.schemas import DetectionOut, PredictionOut
+
+PredictionId = Annotated[str, Path(pattern=schemas.RECORD_ID, description="the id from X-Prediction-Id")]
+
+
+class StoredOut(PredictionOut):
+    time: datetime = Field(description="when it was answered, in UTC")
+
+
+def check_own(log: PredictionLog | None, id: str, request: Request) -> PredictionLog:
+    """Return the log if the sender may see this prediction: an own one, nobody's without a token, or with OTHERS any.
+
+    Raises a 404 without a log, and `UnknownPrediction` also for the prediction of another person.
+    """
+    if log is None:
+        raise HTTPException(404, "this server keeps no log of its predictions: it cannot find this one")
+    request.state.object = id  # for the audit trail
+    owner, person = log.person_of(id), security.sender(request.scope)
+    own = owner == (person and person.owner) and (person is None or person.may(PREDICT))
+    if not own and not (person and person.may(OTHERS)):
+        raise unknown(id)
+    return log
+
+
+def add_own_routes(app: FastAPI, predictor: Predictor) -> None:
+    @app.get(
+        "/predictions/{id}",
+        tags=["predictions"],
+        summary="Get an own prediction again",
+        response_description="the prediction, as it was answered",
+        responses=schemas.refusals(404, 503),
+    )
+    def again(id: PredictionId, request: Request) -> StoredOut:
+        stored = stored_prediction(check_own(predictor.log, id, request), id)
+        found = [DetectionOut.model_validate(one) for one in schemas.as_json(stored.detections)]
+        time = datetime.fromtimestamp(stored.time, UTC)
+        return StoredOut(id=id, time=time, version=stored.version, latency=stored.latency, detections=found)
+
+    @app.get(
+        "/predictions/{id}/picture",
+        tags=["predictions"],
+        summary="Get the kept picture of an own prediction",
+        response_description="the picture with boxes drawn, a JPEG",
+        response_class=Response,
+        responses={200: {"content": schemas.JPEG}, **schemas.refusals(404, 503)},
+    )
+    def picture(id: PredictionId, request: Request) -> Response:
+        uploads, person = predictor.uploads, check_own(predictor.log, id, request).person_of(id)
+        content = uploads.picture(id, person) if uploads else None
+        if content is None:
+            raise HTTPException(404, "no picture of this prediction is kept: a server keeps some with --keep-uploads")
+        return Response(content, media_type="image/jpeg")
