@@ -18,7 +18,7 @@ SLOW = """
 admission alerts automation aws batch checking cli clickstream commands compute conditional damage darknet dashboard
 detection diagnosis drift edge estimation exercises extras figures folders fuzz gate holding inspection lab
 lesson_scenes metrics models multivariate natives oracle outbox outcomes phones predictions queueing retention
-retraining review rollout rollout_machine router runs scenarios schema security serving speech statuses streams tables
+retraining review rollout rollout_machine router runs scenarios schema security serving speech statuses streams tables tls
 univariate
 """
 MARKS = {

@@ -40,11 +40,19 @@ class Engine:
 
     folder: Path
 
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables with which `docker` asks this engine."""
+        return {
+            "DOCKER_HOST": f"unix://{self.folder}/socket",
+            "DOCKER_CONFIG": str(self.folder),
+            "DOCKER_BUILDKIT": "0",
+        }
+
     def docker(self, *words: str | Path, stdin: int = subprocess.DEVNULL, stderr: int = subprocess.PIPE) -> str:
         """Run `docker` with these words, and return its output. Raises AssertionError with its errors if it fails."""
-        own = {"DOCKER_HOST": f"unix://{self.folder}/socket", "DOCKER_CONFIG": str(self.folder), "DOCKER_BUILDKIT": "0"}
         pipes = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": stderr, "text": True}
-        done = subprocess.run(["docker", *words], env=os.environ | own, **pipes)
+        done = subprocess.run(["docker", *words], env=os.environ | self.env, **pipes)
         message = f"docker {shlex.join(map(str, words))}\n{done.stdout[-4000:]}\n{(done.stderr or '')[-2000:]}"
         assert done.returncode == 0, message
         return done.stdout.strip()

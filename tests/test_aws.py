@@ -1,5 +1,6 @@
 """The lab on Elastic Beanstalk, against moto (S3, Parameter Store, STS, applications) and what fake_beanstalk adds to it."""
 
+import contextlib
 import doctest
 import hashlib
 import json
@@ -21,8 +22,7 @@ import pytest
 import urllib3
 from typer.testing import CliRunner
 
-import fake_beanstalk
-from deploy.aws import account, beanstalk, bundle, costs, environments, steps
+from deploy.aws import account, beanstalk, bundle, costs, environments, fake_beanstalk, rehearsal, steps
 from labsupport import images, serving
 from labsupport.detection import Box, Detection
 from labsupport.protection import security
@@ -664,6 +664,48 @@ def test_every_operation_and_option_that_we_use_is_in_botocores_model(calls):
     assert {name for service, name, _ in calls if service == "elasticbeanstalk"} <= set(model.operation_names)
     for name in (*steps.COLOURS, "labsupport-" + NUMBER + "-preview"):
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{2,38}[A-Za-z0-9]", name)
+
+
+# the rehearsal of the lesson
+
+
+def test_a_rehearsal_runs_the_commands_and_leaves_nothing_behind(monkeypatch, capsys):
+    """As in shipping.ipynb, with servers that were started with the token."""
+    monkeypatch.setenv("LAB_TOKEN", TOKEN)
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    replaced = [beanstalk.ROOT, environments.POLL, environments.sleep, steps.sleep, boto3.Session]
+    car = Detection("car", 0.9, Box(1, 2, 30, 40))
+    well, blind = (serving.serve(serving.create_app(Detector(*found)), port=0) for found in ((car,), ()))
+    with well, blind, contextlib.closing(rehearsal.Rehearsal(well.port)) as aws:
+        first = aws.version
+        assert first == bundle.make(LAB).label
+        assert aws.run() == 0 and "nothing has been changed" in capsys.readouterr().out
+        assert aws.run("deploy", "--apply") == 0
+        (there,) = aws.table()
+        cname = f"labsupport-{NUMBER}.us-east-1.elasticbeanstalk.com"
+        assert [*there.values()] == ["labsupport-blue", cname, first, "Green"]
+        aws.answered_by(aws.change(), blind.port)
+        assert aws.run("swap", "--apply") == 1 and "finds nothing in a picture" in capsys.readouterr().out
+        second = aws.change()
+        assert aws.run("swap", "--apply") == 0
+        now = {one["environment"]: one["version"] for one in aws.table()}
+        assert now == {"labsupport-blue": first, "labsupport-green": second}
+        monkeypatch.setattr(beanstalk, "_back", lambda account: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            aws.run("back", "--apply")
+    assert replaced == [beanstalk.ROOT, environments.POLL, environments.sleep, steps.sleep, boto3.Session]
+    assert "AWS_DEFAULT_REGION" not in os.environ and not aws.checkout.exists()
+    assert TOKEN not in capsys.readouterr().out
+
+
+def test_a_rehearsal_that_cannot_begin_leaves_nothing_behind(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(rehearsal.shutil, "copy", refuse)
+    with pytest.raises(RuntimeError, match="no room"):
+        rehearsal.Rehearsal(0)
+    assert beanstalk.ROOT == LAB
 
 
 # costs

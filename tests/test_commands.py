@@ -33,7 +33,7 @@ def typed(tmp_path):
     for folder in ("images_with_boxes", "images_uploaded"):
         (tmp_path / folder).mkdir()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    env = {**os.environ, "PATH": path, "LAB_ROOT": str(tmp_path)}
+    env = {**os.environ, "PATH": path, "LAB_ROOT": str(tmp_path), "LAB_KEYS": f"{tmp_path}-keys"}
 
     def run(command: str, **more: str) -> str:
         done = subprocess.run(
@@ -45,13 +45,33 @@ def typed(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("command", [line for line in TABLE if not line.endswith(("serve", "rollout"))])
+ELSEWHERE = ("serve", "rollout", "users", "audit", "forget ana", "certificate")  # in tests below
+
+
+@pytest.mark.parametrize("command", [line for line in TABLE if not line.endswith(ELSEWHERE)])
 def test_a_command_of_the_table_works_in_another_lab_folder(typed, command, tmp_path):
     printed = typed(command)
     if "batch" in command:
         assert (tmp_path / "found.parquet").stat().st_size > 1_000
     else:
         assert printed
+
+
+def test_people_are_added_looked_after_and_forgotten(typed):
+    add, look, revoke = shown(SERVICE, "labsupport users add")
+    assert typed(add).split()[-1].startswith("lab_")
+    assert typed(look).startswith("ana") and "valid" in typed(look)
+    typed(revoke)
+    assert "revoked" in typed(look) and "is intact" in typed("labsupport audit")
+    assert typed("labsupport forget ana") and not typed(look)
+    assert {"labsupport users", "labsupport audit", "labsupport forget ana"} <= {*TABLE}
+
+
+def test_a_certificate_is_made(typed, tmp_path):
+    (command,) = shown(SERVICE, "labsupport certificate")
+    home = tmp_path.with_name("a home")
+    assert "labsupport serve --certfile" in typed(command, HOME=str(home))
+    assert (home / ".labsupport" / "certificates" / "ca.pem").is_file()
 
 
 def test_the_table_of_commands_is_that_of_the_help(typed):

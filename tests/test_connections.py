@@ -165,6 +165,16 @@ def test_who_does_not_read_a_large_answer_loses_it_and_who_reads_gets_all_of_it(
         assert len(rest(idle)) < LARGE
 
 
+def test_a_large_answer_is_whole_although_the_connection_closes_after_it(usual):
+    before = len(asked)
+    with connected(usual, head("GET /large", "Connection: close")) as connection:
+        until(lambda: len(asked) > before)
+        (server_side,) = usual._server.server_state.connections
+        until(server_side.transport.is_closing)  # the server has written all of it, and most was not sent yet
+        status, body = answer(connection)
+    assert status == 200 and body == bytes(LARGE)
+
+
 @pytest.mark.parametrize("sent", [head("GET /large"), head("GET /large", "Connection: close")])
 def test_no_connection_and_no_memory_is_left_behind(quick, sent):
     before = len(asked)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -17,6 +18,7 @@ import pytest
 import requests
 
 import engine
+from deploy import shipping
 from deploy.aws import bundle
 from labsupport import paths
 
@@ -68,9 +70,9 @@ class Container:
     @property
     def volume(self) -> Path:
         """The folder that it sees as /data."""
-        (mount,) = self.engine.inspect(self.id)["Mounts"]
-        assert mount["Destination"] == "/data"
-        return Path(mount["Source"])
+        mounts = {mount["Destination"]: mount["Source"] for mount in self.engine.inspect(self.id)["Mounts"]}
+        assert {*mounts} == {"/data", "/keys"}
+        return Path(mounts["/data"])
 
     @property
     def console(self) -> str:
@@ -148,7 +150,8 @@ def test_it_is_small_and_holds_no_more_than_a_server_needs(built):
     assert {"fastapi", "openvino", "cv2"} <= packages
     assert not packages & {"tensorflow", "keras", "jupyterlab", "pandas", "matplotlib", "pip", "setuptools", "pytest"}
     config = image["Config"]
-    assert (config["User"], [*config["ExposedPorts"]], [*config["Volumes"]]) == ("10001:10001", ["8000/tcp"], ["/data"])
+    assert (config["User"], [*config["ExposedPorts"]]) == ("10001:10001", ["8000/tcp"])
+    assert {*config["Volumes"]} == {"/data", "/keys"}
     check = config["Healthcheck"]
     assert [check[name] / 1e9 for name in ("Interval", "Timeout", "StartPeriod")] == [10, 3, 20]
     assert (check["Retries"], config["StopSignal"]) == (3, "SIGTERM")
@@ -237,3 +240,49 @@ def test_its_health_check_notices_when_it_hangs(started):
     container.becomes("unhealthy")
     os.kill(container.pid, signal.SIGCONT)
     container.becomes("healthy")
+
+
+@pytest.fixture
+def shell(built, monkeypatch):
+    """A folder with a copy of the checkout, in which the lesson's commands run with our engine."""
+    for name, value in built.env.items():
+        monkeypatch.setenv(name, value)
+    shell = shipping.Shell()
+    yield shell
+    shell.close()
+
+
+def test_the_recorded_run_in_the_lesson_is_one_of_this_image(shell):
+    """Run each command of shipping.ipynb again, but not the build after a change of the packages, which takes minutes.
+
+    Texts are the recorded ones. The image and each layer have the recorded size within 15 % or 5 MB, the memory is the
+    recorded one within 25 %, and the server's start takes at most 10 seconds longer than in the recorded run.
+    """
+    recorded = {name: shipping.Result(**step) for name, step in shipping.recorded()["steps"].items()}
+    now = {name: shell.run(name) for name in shipping.DOCKER if name != "change packages"}
+    assert {name: done.code for name, done in now.items()} == {name: recorded[name].code for name in now}
+    assert all("CACHED" in line or ": FROM " in line for line in now["build"].lines)  # it is what `built` has built
+    assert "set LAB_TOKEN" in now["no token"].lines[0]
+    for name in ("ask", "ask 20 times", "user", "write", "call out", "stop", "rows"):
+        assert words(now[name]) == words(recorded[name])
+    for name in ("build", "change code"):
+        assert [line[18:] for line in now[name].lines] == [line[18:] for line in recorded[name].lines]
+    assert cached(now["change code"]) == cached(recorded["change code"])
+    for name in ("size", "layers", "memory"):
+        tolerance = {"rel": 0.25} if name == "memory" else {"rel": 0.15, "abs": 5}
+        assert numbers(now[name]) == pytest.approx(numbers(recorded[name]), **tolerance)
+    start, before = (done["run"].seconds + done["wait"].seconds for done in (now, recorded))
+    assert start < before + 10
+
+
+def words(done: shipping.Result) -> list[str]:
+    """What it printed, without numbers that have a decimal point, as confidences have."""
+    return [re.sub(r"\d+\.\d+", "", line) for line in done.lines]
+
+
+def numbers(done: shipping.Result) -> list[float]:
+    return [float(re.findall(r"[\d.]+", line)[0]) for line in done.lines]
+
+
+def cached(done: shipping.Result) -> list[bool]:
+    return ["CACHED" in line for line in done.lines]

@@ -34,8 +34,8 @@ def roles(element: ET.Element) -> set[str]:
 # the files
 
 
-def test_there_are_fifteen_pictures_the_first_in_five_variants():
-    assert len({name.partition("_")[0] if name.startswith("lifecycle") else name for name in NAMES}) == 15
+def test_there_are_twenty_pictures_the_first_in_five_variants():
+    assert len({name.partition("_")[0] if name.startswith("lifecycle") else name for name in NAMES}) == 20
     assert len([name for name in NAMES if name.startswith("lifecycle")]) == 5
     assert sorted(path.name for path in pictures.FOLDER.glob("*.svg")) == [f"{name}.svg" for name in NAMES]
 

@@ -78,6 +78,12 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
+def same_ids(seed: int, count: int) -> list[str]:
+    """The same at each run. They were chosen so that SQLite leaves copies of some, unless the file is written anew."""
+    chance = random.Random(seed)
+    return [f"{chance.getrandbits(128):032x}" for _ in range(count)]
+
+
 @pytest.fixture
 def data(tmp_path):
     made = tmp_path / "data"
@@ -448,23 +454,31 @@ def test_while_another_program_reads_or_writes_forget_says_what_to_do(log, data,
         assert log.forget(ANN) == [] and not traces(data, ANN, KEY[ANN], "id of ann")
 
 
-def test_after_retention_no_byte_of_removed_rows_is_left(log, data):
-    """In the order of numbers and of times, and mixed: stations' records come late, and ids are random."""
-    many, now = random.Random(5), time.time()
-    old, young = [new_id() for _ in range(600)], [new_id() for _ in range(600)]
-    both = [(id, 5000) for id in old] + [(id, 10) for id in young]
-    many.shuffle(both)
-    for id, age in both:
-        columns = {
-            "key": f"{'old' if age > 100 else 'young'} key {id}",
-            "detections": [Detection(id, 0.9, Box(1, 2, 3, 4))] * 3,
-        }
-        record(log, id, ANN, time=now - age - many.random(), **columns)
+def fill_mixed(log, ids: list[str], gone: str, stays: str) -> None:
+    """Rows with keys and labels: every second one is Bob's, and young."""
+    now = time.time()
+    for number, id in enumerate(ids):
+        kind, person, age = (stays, BOB, 10) if number % 2 else (gone, ANN, 5000)
+        found = [Detection(f"{kind} label", 0.9, Box(1, 2, 3, 4))] * (number % 5)
+        record(log, id, person, time=now - age, key=f"{kind} key {id}", detections=found)
     log.flush(20)
-    assert len(traces(data, *old)) == 600
+
+
+def test_after_forget_no_copy_of_a_row_is_left_between_the_others(log, data):
+    ids = same_ids(3, 1200)
+    fill_mixed(log, ids, "gone", "stays")
+    assert log.forget(ANN) == ids[::2]
+    assert not traces(data, ANN, "gone", *ids[::2]) and len(traces(data, *ids)) == 600
+
+
+def test_after_retention_no_byte_of_removed_rows_is_left(log, data):
+    """Also where the order of times is not that of the rows: stations' records come late."""
+    ids = same_ids(3, 1200)
+    fill_mixed(log, ids, "gone", "stays")
+    assert len(traces(data, *ids)) == 1200
     assert log.prune(older_than=timedelta(seconds=1000)) == 600
-    assert not traces(data, "old key", *old)
-    assert len(traces(data, *young)) == 600 and sorted(rows(log)) == sorted(young)
+    assert not traces(data, ANN, "gone", *ids[::2])
+    assert len(traces(data, *ids)) == 600 and sorted(rows(log)) == sorted(ids[1::2])
 
 
 def test_the_writers_own_retention_overwrites_what_it_removes(log, data):
@@ -537,7 +551,7 @@ def test_a_candidate_in_shadow_is_logged_with_the_person(log, monkeypatch, bytes
 
 def test_after_forget_no_byte_of_a_review_item_is_left(data, keys):
     """Small rows in the middle of others are what SQLite copies when it moves rows between pages."""
-    ids = [new_id() for _ in range(300)]
+    ids = same_ids(19, 300)
     with ReviewQueue(data / "review.db", keys=keys) as queue:
         for number, id in enumerate(ids):
             queue.add(id, UNSURE, encoded(number)[1] if number % 50 == 0 else None, owner=BOB if number % 2 else ANN)

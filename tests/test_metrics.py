@@ -234,7 +234,7 @@ def test_the_routes_that_take_pictures_are_the_ones_whose_refusals_count():
         if "multipart/form-data" in methods.get("post", {}).get("requestBody", {}).get("content", {})
     }
     every = set(create_app({}).openapi()["paths"])
-    assert paths_of_uploads == {path for path in every if path.startswith(UPLOADS)}
+    assert paths_of_uploads == {path for path in every if UPLOADS.fullmatch(path)}
 
 
 def test_the_memory_is_what_the_system_says(server):

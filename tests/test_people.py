@@ -18,7 +18,7 @@ import requests
 from starlette.routing import Route
 from typer.testing import CliRunner
 
-from command import SERVE
+from command import SERVE, until
 from labsupport import cli, images
 from labsupport.access import ROLES, Access, Person, Users, UsersUnavailable, certificates
 from labsupport.detection import Box, Detection
@@ -56,6 +56,10 @@ class Cats:
         return [Detection("cat", 0.9, Box(1, 2, 30, 20))]
 
 
+class Dogs(Cats):
+    version = "dogs"
+
+
 class World:
     """A data folder with people, a log, and the app that serves them."""
 
@@ -67,8 +71,8 @@ class World:
         self.tokens["revoked"] = self.access.users.add("a former operator", "operator")
         self.access.users.revoke("a former operator")
         self.log = PredictionLog(folder / "predictions.db")
-        router = Router(Cats(), journal=folder / "rollout-yolov3-tiny.db")
-        self.app = create_app(router, keep_uploads=True, log=self.log, access=self.access)
+        self.router = Router(Cats(), journal=folder / "rollout-yolov3-tiny.db")
+        self.app = create_app(self.router, keep_uploads=True, log=self.log, access=self.access)
 
     def headers(self, who):
         return {} if self.tokens[who] is None else {"Authorization": f"Bearer {self.tokens[who]}"}
@@ -248,6 +252,16 @@ def test_while_the_list_of_users_cannot_be_read_no_token_counts(world):
         (world.folder / "users.db").write_bytes(b"this is no database" * 100)
         answers = [caller(who, "GET", "/models").status_code for who in ("client", "revoked", "owner", "nobody")]
         assert answers == [503, 503, 200, 200]
+
+
+def test_what_a_candidate_in_shadow_saw_of_a_person_is_the_persons_too(world):
+    with serve(world.app, port=0) as server:
+        world.router.shadow(Dogs())
+        caller = Caller(server.url, world)
+        id = caller.predict("client")
+        until(lambda: world.log.columns("id", shadow=True)["id"] == [id])
+    (person,) = (one.id for one in world.access.users.all() if one.name == "the client")
+    assert world.log.columns("person", shadow=True)["person"] == [person]
 
 
 def test_who_needs_no_people_has_no_trail_and_no_keys(tmp_path, monkeypatch):

@@ -56,12 +56,16 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """Made as deploy/README.md says."""
-    (said,) = re.findall(r"^    (openssl req .*)$", (LAB / "deploy/README.md").read_text(), re.MULTILINE)
     folder = tmp_path_factory.mktemp("tls")
+    make_certificate(folder)
+    return folder
+
+
+def make_certificate(folder):
+    """Make it as deploy/README.md says."""
+    (said,) = re.findall(r"^    (openssl req .*)$", (LAB / "deploy/README.md").read_text(), re.MULTILINE)
     command = shlex.split(said.replace("$LAB_SECRETS/tls", str(folder)))
     subprocess.run(command, check=True, capture_output=True)
-    return folder
 
 
 @contextlib.contextmanager
@@ -241,6 +245,20 @@ def test_a_canary_in_the_proxy_gets_its_share_of_the_clients_and_keeps_them(cert
     # a share this far from 20 % comes once in 10,000 seeds, and the keys are fixed
     low, high = stats.binom.interval(0.9999, 200, 0.2)
     assert low <= first.count("candidate") <= high
+
+
+def test_the_recorded_answers_of_nginx_in_the_lesson_are_given_again(detector, tmp_path):
+    """Run each command of shipping.ipynb again. Only the words of refusals may be others."""
+    from deploy import shipping
+    from record_shipping import behind_nginx
+
+    recorded = {name: shipping.Result(**step) for name, step in shipping.recorded()["steps"].items()}
+    for name, done in behind_nginx(detector, tmp_path):
+        assert (done.command, done.code) == (recorded[name].command, recorded[name].code)
+        if name == "change":
+            assert done.lines[0].endswith("} 401")
+        elif name != "stranger":
+            assert done.lines == recorded[name].lines
 
 
 def test_compose_is_what_the_specification_says_and_names_files_that_are_there():

@@ -264,7 +264,7 @@ def test_the_address_of_the_log_can_stay_off_the_command_line(monkeypatch):
     from labsupport.serving import running
 
     started = []
-    monkeypatch.setattr(running, "run", lambda options, port, workers: started.append(options["log"]))
+    monkeypatch.setattr(running, "run", lambda options, port, workers, files: started.append(options["log"]))
     monkeypatch.setattr(models, "ensure", lambda name: None)
     monkeypatch.setattr(models, "network", lambda name: None)
     for value, options in [("postgresql://db/a", []), ("postgresql://db/a", ["--log", "sqlite:///b.db"]), ("", [])]:

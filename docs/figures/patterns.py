@@ -1,4 +1,4 @@
-"""Draw the pictures of how a model reaches its users: lifecycle, request, use cases, shadow, canary, blue/green, ramp."""
+"""Draw how a model reaches its users: lifecycle, ways, request, use cases, shadow, canary, blue/green, ramp, shipping."""
 
 from draw import arrow, box, card, chevron, cylinder, label, lane, note, person, polygon, state
 
@@ -20,6 +20,34 @@ def lifecycle(here: str) -> str:
     parts.append(label((strip[1].bottom[0] + strip[4].at(0.45, 1)[0]) / 2, 154, LOOKS_BACK))
     desc = f"Five stages from left to right: {', '.join(STAGES)}. {here} is marked. {LOOKS_BACK}"
     return card(f"The lifecycle of a project: {here}", desc, 720, 180, *parts)
+
+
+def two_ways() -> str:
+    """Draw the two ways to lower an error: change the model and keep the data, or change the data and keep the model."""
+    rows = [
+        ("Model-centric: the data stay", 1, "improve the model"),
+        ("Data-centric: the model stays", 0, "improve the data and their labels"),
+    ]
+    parts: list = []
+    for row, (name, changed, words) in enumerate(rows):
+        y = 20 + 172 * row
+        parts.append(lane(20, y, 600, 156, name))
+        kinds = [("Data", "with labels"), ("Model", "learns from them"), ("Error", "on a test")]
+        data, model, error = (
+            box(40 + 200 * place, y + 38, 160, 56, *lines, role="accent" if place == changed else "plain")
+            for place, lines in enumerate(kinds)
+        )
+        target = (data, model)[changed]
+        low = y + 118
+        back = [error.bottom, (error.bottom[0], low), (target.bottom[0], low), target.bottom]
+        parts += [data, model, error, arrow(data.right, model.left), arrow(model.right, error.left)]
+        parts.append(arrow(*back, role="accent", text=words, on=1, side=-1))
+    desc = (
+        "Two rows of the same three boxes: data, model and error. In the upper row, model-centric, an arrow leads from the "
+        "error back to the model, and the data stay. In the lower row, data-centric, the arrow leads back to the data and "
+        "their labels, and the model stays."
+    )
+    return card("Model-centric and data-centric", desc, 640, 368, *parts)
 
 
 def request() -> str:
@@ -168,3 +196,64 @@ def ramp(shares: tuple[int, ...] = (5, 25, 50)) -> str:
         "share grows. Too few yet: it stays. Worse: the candidate is rolled back and the stable version answers everything."
     )
     return card("A ramp as a state machine", desc, 640, 332, *parts)
+
+
+def image_layers() -> str:
+    """Draw what is in an image: the stages that are only for building, the layers, and a container with its volume."""
+    install, model, packages = (
+        box(52, 60 + 88 * row, 154, 64, *lines)
+        for row, lines in enumerate(
+            [("Install", "with pip"), ("Model", "fetches weights"), ("Packages", "without pip")]
+        )
+    )
+    code, weights, kept, base = (
+        box(270, 60 + 64 * row, 150, 52, *lines, role="plain" if row else "accent")
+        for row, lines in enumerate(
+            [("Our code", "changes often"), ("Weights",), ("Packages",), ("Base", "Debian, Python")]
+        )
+    )
+    server = box(490, 60, 114, 64, "Server", "runs")
+    data = cylinder(490, 216, 114, 88, "/data", "a volume:", "outlives it")
+    parts = [
+        lane(20, 20, 200, 312, "Stages, for building"),
+        lane(252, 20, 186, 312, "Image, read only"),
+        lane(472, 20, 150, 312, "Container"),
+        *(install, model, packages, code, weights, kept, base, server, data),
+        arrow(install.bottom, model.top),
+        arrow(install.left, (36, install.left[1]), (36, packages.left[1]), packages.left),
+        arrow(model.right, (236, model.right[1]), (236, weights.left[1]), weights.left),
+        arrow(packages.right, (236, packages.right[1]), (236, kept.left[1]), kept.left),
+        arrow((438, 92), server.left),
+        arrow(server.bottom, data.top, text="writes", side=-1),
+    ]
+    desc = (
+        "Three stages are only for building: one installs the packages, one fetches the weights, one keeps the packages "
+        "without pip. The image has four layers: the base, the packages, the weights, and on top our code, which changes "
+        "most often. A container runs the server from the image, which is read only, and writes to a volume."
+    )
+    return card("Stages, layers and a container", desc, 642, 352, *parts)
+
+
+def cname_swap() -> str:
+    """Draw a swap of two names, and a resolver that still remembers the old meaning."""
+    user = person(24, 82)
+    resolver = box(84, 70, 128, 64, "Resolver", "remembers")
+    ours, preview = box(292, 70, 144, 64, "Users' name"), box(292, 196, 144, 64, "Preview", "the other name")
+    blue = box(504, 70, 116, 64, "Blue", "old version", role="blue")
+    green = box(504, 196, 116, 64, "Green", "new version", role="accent")
+    memory = "what it remembers: still blue"
+    parts = [
+        *(user, resolver, ours, preview, blue, green),
+        arrow((62, 102), resolver.left),
+        arrow(resolver.right, ours.left, text="looks up"),
+        arrow(ours.at(1, 0.7), green.at(0, 0.3), role="accent"),
+        arrow(preview.at(1, 0.3), blue.at(0, 0.7)),
+        arrow(resolver.top, (148, 46), (562, 46), blue.top, role="bad", dashed=True, text=memory, on=1),
+        note(20, 276, 600, "A swap exchanges the two names.", "While blue runs, another swap is the way back."),
+    ]
+    desc = (
+        "After the swap the users' name leads to the green environment with the new version, and the preview name leads to "
+        "blue. A resolver that has looked up the name before still remembers blue, until it forgets. A second swap is the "
+        "way back."
+    )
+    return card("Blue/green by a swap of names", desc, 640, 356, *parts)

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import operation
 import patterns
+import protection
 
 FOLDER = Path(__file__).parents[2] / "notebooks" / "figures"
 HERE = "The lifecycle of a project: scoping, data, modelling, deployment, maintenance, and back to data. You are at {}."
 ALT = {  # the alternative text: what the picture says, in 30 words at most
     **{f"lifecycle_{stage.lower()}": HERE.format(stage.lower()) for stage in patterns.STAGES},
+    "two_ways": "Two ways to lower an error. Model-centric: the data stay, and the model is improved. Data-centric: the "
+    "model stays, and the data and their labels are improved.",
     "request": "A client sends a picture to the API, the API asks the model, writes a row into the log and answers. "
     "Monitoring, drift and gates read the log.",
     "use_cases": "Nobody does the task today: canary, then a ramp. A person does it: shadow, then a canary. "
@@ -25,6 +28,14 @@ ALT = {  # the alternative text: what the picture says, in 30 words at most
     "and one call rolls back to blue.",
     "ramp": "The share of keys grows from 5 to 25 to 50 % and to promoted. At each check the gate goes on, "
     "waits, or rolls back to the stable version.",
+    "image_layers": "Stages build packages and weights. The image holds base, packages, weights and code. "
+    "A container runs the server from it, and writes to a volume that outlives it.",
+    "cname_swap": "After the swap the users' name leads to green and the preview to blue. A resolver that remembers the old "
+    "meaning still leads its users to blue.",
+    "attacks": "Where the attacks of each section enter: in the client's request, on the way, at the server, in the data "
+    "folder, in the feedback, and in the model.",
+    "hash_chain": "Each row's hash covers the row and the hash before it. A changed row breaks the chain. A cut tail does "
+    "not, so the newest hash is kept elsewhere.",
     "automation": "Five degrees: human only, shadow, assistance, partial and full automation. From left to right "
     "the model decides more. Assistance and partial are human in the loop.",
     "human_in_the_loop": "The model decides where it is sure. Other cases wait in a review queue for a person, "
@@ -48,7 +59,8 @@ def drawn(name: str) -> str:
     kind, _, stage = name.partition("_")
     if kind == "lifecycle":
         return patterns.lifecycle(stage.capitalize())
-    return getattr(patterns if hasattr(patterns, name) else operation, name)()
+    module = next(one for one in (patterns, operation, protection) if hasattr(one, name))
+    return getattr(module, name)()
 
 
 def write(folder: Path = FOLDER) -> None:

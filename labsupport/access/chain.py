@@ -11,8 +11,8 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,24 +49,16 @@ def row_hash(key: bytes, previous: bytes, number: int, fields: Sequence[Field]) 
     return hmac.digest(key, previous + text.encode(), "sha256")
 
 
-@dataclass(frozen=True)
 class Keeper:
-    """Read and write the key and the anchor. `folder` is the key folder.
+    """Read and write the key and the anchor in the key folder.
 
     The caller holds the write lock of the trail's database, so that no two processes write at the same time. The anchor is
     overwritten in place. It always has the same length and is shorter than a sector of a disk. So a crash or a power cut
     leaves the old anchor or the new one, and a full disk does not prevent the write.
     """
 
-    folder: Path
-
-    @property
-    def _key(self) -> Path:
-        return self.folder / "audit.key"
-
-    @property
-    def _anchor(self) -> Path:
-        return self.folder / "audit.anchor"
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._key, self._anchor = folder, folder / "audit.key", folder / "audit.anchor"
 
     def unused(self) -> bool:
         """Return True if there is no key and no row was anchored: then a new trail may begin. Raises OSError."""
@@ -99,10 +91,28 @@ class Keeper:
 
         Raises `ChainBroken` if the anchor is missing, damaged or was made with another key, and OSError.
         """
+        with self._opened(os.O_RDONLY) as file:
+            return self._read(file, key)
+
+    def anchor(self, key: bytes, link: Link) -> None:
+        """Write `link` into the anchor, unless the anchor has a higher number. Raises the errors of `anchored`."""
+        with self._opened(os.O_RDWR) as file:
+            if link.number > self._read(file, key).number:
+                os.pwrite(file, _content(key, link), 0)
+
+    @contextmanager
+    def _opened(self, flags: int) -> Iterator[int]:
         try:
-            content = self._anchor.read_bytes()
+            file = os.open(self._anchor, flags)
         except FileNotFoundError:
             raise ChainBroken(f"the anchor {self._anchor} is missing: restore it from a copy") from None
+        try:
+            yield file
+        finally:
+            os.close(file)
+
+    def _read(self, file: int, key: bytes) -> Link:
+        content = os.read(file, 1_000)
         try:
             number, text, _ = content.decode().split(" ")
             link = Link(int(number), bytes.fromhex(text))
@@ -113,15 +123,6 @@ class Keeper:
                 f"the key and the anchor in {self.folder} do not belong together: one of them was changed"
             )
         return link
-
-    def anchor(self, key: bytes, link: Link) -> None:
-        """Write `link` into the anchor, unless the anchor has a higher number. Raises the errors of `anchored`."""
-        if link.number > self.anchored(key).number:
-            file = os.open(self._anchor, os.O_WRONLY)
-            try:
-                os.pwrite(file, _content(key, link), 0)
-            finally:
-                os.close(file)
 
 
 def _content(key: bytes, link: Link) -> bytes:

@@ -37,6 +37,11 @@ class Access:
     def trail(self) -> AuditTrail:
         return AuditTrail(self.folder / "audit.db", self.key_folder)
 
+    def close(self) -> None:
+        """Write what waits for the trail, and close its file."""
+        if "trail" in vars(self):
+            self.trail.close()
+
     @cached_property
     def keys(self) -> Keys:
         return Keys(self.key_folder)

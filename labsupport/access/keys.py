@@ -39,11 +39,8 @@ def key_folder(data: Path) -> Path:
     That is `LAB_KEYS` if set. Otherwise it is `~/.labsupport/keys/` and 16 hex digits of the SHA-256 of `data`'s path.
     Raises ValueError, which names `LAB_KEYS`, if that is a relative path, and if the folder is inside `data`.
 
-    >>> os.environ["LAB_KEYS"] = "/srv/lab/keys"
-    >>> key_folder(Path("/srv/lab"))
-    Traceback (most recent call last):
-    ValueError: LAB_KEYS: /srv/lab/keys is inside the data folder, so a copy of it has the keys: name a folder elsewhere
-    >>> del os.environ["LAB_KEYS"]
+    >>> key_folder(Path("/srv/lab")).parent == Path.home() / ".labsupport" / "keys"
+    True
     """
     if not isinstance(data, Path):
         raise ValueError(f"data={arguments.shown(data)}: give the Path of the data folder")

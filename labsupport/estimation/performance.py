@@ -142,6 +142,9 @@ def estimate(
     are drawn 2,000 times, with a fixed seed. In simulations 93 to 96 of 100 intervals at 95 % held. The interval does not
     cover a broken assumption, or answers that depend on each other. From a video, use only a frame now and then.
 
+    After a shift of two of four inputs by one standard deviation, fewer intervals hold: with `inputs` 92 to 97 of 100, and
+    without `inputs` 74 to 90 (a decision tree, a random forest and gradient boosting, 500 runs each).
+
     If the inputs have changed, the calibration may no longer hold. Example: a decision tree gives all inputs of a leaf one
     confidence, and the easy inputs among them may have become rarer. So give the window's `inputs` (a table of N rows), and
     the reference's inputs to the calibration. Then a reference example gets more weight if inputs like it have become more

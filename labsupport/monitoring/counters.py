@@ -7,6 +7,7 @@ write into one folder (`PROMETHEUS_MULTIPROC_DIR`).
 
 # ruff: noqa: E402
 import os
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ SECONDS = sorted({*(round(0.01 * 1.5**k, 4) for k in range(17)), PROMISED})
 SHARES = [round(0.05 * k, 2) for k in range(1, 20)]
 COUNTS = [0, 1, 2, 3, 5, 8, 13, 21, 34]
 PIXELS = [10_000 * 4**k for k in range(8)]
-UPLOADS = ("/predict", "/detect", "/count-")  # what the templates of the routes that take pictures begin with
+UPLOADS = re.compile("/(predict|detect|count-.+)")  # the templates of the routes that take pictures
 REJECTED = {
     408: "too slow",
     413: "too large",
@@ -112,7 +113,7 @@ class Metrics:
         kind = f"{status // 100}xx"
         self.requests.labels(handler, method, kind).inc()
         self.seconds.labels(handler, kind).observe(seconds)
-        if handler.startswith(UPLOADS) and method == "POST" and (reason := REJECTED.get(status)):
+        if UPLOADS.fullmatch(handler) and method == "POST" and (reason := REJECTED.get(status)):
             self.rejected.labels(reason).inc()
 
     def predicted(

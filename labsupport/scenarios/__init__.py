@@ -1,6 +1,6 @@
 """Simulate worlds whose truth is known: prices, phones on a line, speech, clicks, incidents."""
 
-from labsupport.scenarios import clickstream, incidents, lesson_batch_edge, rollouts, speech, traffic
+from labsupport.scenarios import clickstream, incidents, labelling, lesson_batch_edge, rollouts, speech, traffic
 from labsupport.scenarios.incidents import simulate
 from labsupport.scenarios.inspector import Inspector, Line, enlarged, sheet
 from labsupport.scenarios.phones import inspection
@@ -20,6 +20,7 @@ __all__ = [
     "house_prices",
     "incidents",
     "inspection",
+    "labelling",
     "lesson_batch_edge",
     "photos",
     "rollouts",

@@ -160,11 +160,14 @@ class Line:
             raise ValueError("the answers go to the log: give Router(..., log=PredictionLog(...))")
         self.router, self.log, self.pictures = router, router.log, dict[str, np.ndarray]()
 
-    def inspect(self, phones: Inspection) -> None:
-        """Inspect each phone once. Waits until all answers are in the log, before the person looks at the phones."""
+    def inspect(self, phones: Inspection, labels: np.ndarray | None = None) -> None:
+        """Inspect each phone once. Waits until all answers are in the log, before the person looks at the phones.
+
+        `labels` says which phones the person calls defects, as bool (N,). By default the person is always right.
+        """
         remarks: list[tuple[str, dict[str, Any]]] = []
         start = time.time()
-        for picture, scratched in zip(phones.images, phones.truth, strict=True):
+        for picture, scratched in zip(phones.images, phones.truth if labels is None else labels, strict=True):
             key = str(len(self.pictures))
             id = f"phone {key}"
             version, began = self.router.choose(key), time.perf_counter()

@@ -105,7 +105,7 @@ def create_app(
         swagger_ui_parameters={"defaultModelsExpandDepth": -1},
         form_limits=FORM_LIMITS,
         responses=ANYWHERE,
-        lifespan=_life(log, ramps),
+        lifespan=_life(log, ramps, access),
     )
     app.router.route_class = StrictRoute
     budget = Budget(memory if memory is None else arguments.number("memory", memory, least=LEAST, whole=True))
@@ -170,7 +170,9 @@ def _add_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None:
     routes.add_head_routes(app)
 
 
-def _life(log: PredictionLog | None, ramps: Ramps) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _life(
+    log: PredictionLog | None, ramps: Ramps, access: Access | None
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Return the app's lifespan: continue unfinished ramps at the start, and flush the log at the end.
 
     A worker process exits without further notice, so unwritten rows would be lost.
@@ -183,6 +185,8 @@ def _life(log: PredictionLog | None, ramps: Ramps) -> Callable[[FastAPI], Abstra
         await asyncio.to_thread(ramps.stop)
         if log:
             await asyncio.to_thread(log.flush)
+        if access:
+            await asyncio.to_thread(access.close)
 
     return lifespan
 

@@ -98,7 +98,9 @@ class Predictor:
             write(id=uuid.uuid4().hex, version=None, latency=0.0, **failed)
             raise
         see = functools.partial(images.decode, asked.upload)
-        answer: Answer = answering.answer(router, see, asked.confidence, asked.key, id, write, drawn, errors.status)
+        answer: Answer = answering.answer(
+            router, see, asked.confidence, asked.key, id, write, drawn, errors.status, asked.person
+        )
         return answer
 
     def refused(self) -> None:

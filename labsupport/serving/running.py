@@ -159,7 +159,7 @@ def guarded(app: ASGIApp, host: str) -> ASGIApp:
     for a proxy (`root_path`).
     """
     required, state, known = security.required_token(host), getattr(app, "state", None), None
-    local = not (getattr(state, "root_path", "") or required)
+    local = not (getattr(state, "root_path", "") or required or isinstance(app, security.TokenGuard))
     if access := getattr(state, "access", None):
         app = people = PeopleGuard(app, access, security.token(), security.read_token(), local=required is None)
         known = people.known
