@@ -97,7 +97,7 @@ PURPOSES = (  # how a line of the Dockerfile begins, and what it is for
     ("RUN groupadd", "a user who is not root, and the folders that this user may write to"),
     ("COPY --from=packages", "take the packages out of the third stage, and nothing else"),
     ("COPY --from=model", "take the weights out of the second stage"),
-    ("COPY labsupport /opt", "our code comes last, because it changes most often"),
+    ("COPY labsupport /opt", "of all copies our code is the last, because it changes most often"),
     ("ENV PATH", "where programs and code are, and where the server writes"),
     ("USER 10001", "from here on no step and no container runs as root"),
     ("WORKDIR /data", "the folder in which the server starts"),

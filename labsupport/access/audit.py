@@ -139,6 +139,11 @@ class AuditTrail:
             conditions.append(("person = ?", arguments.text("person", person)))
         return self._entries(conditions)
 
+    @property
+    def begun(self) -> bool:
+        """Return whether anything was ever written, also if the file was removed since. Raises OSError."""
+        return not self._keeper.unused()
+
     def close(self) -> None:
         """Write the waiting entries, end the thread and close the file. A later write opens it again."""
         with self._starting:

@@ -33,6 +33,11 @@ class Access:
         """Return the folder of the keys, outside the data folder."""
         return key_folder(self.folder)
 
+    @property
+    def active(self) -> bool:
+        """Return whether there are people, or were: the trail's key lies outside of the data folder. Raises OSError."""
+        return self.users.exist or self.trail.begun
+
     @cached_property
     def trail(self) -> AuditTrail:
         return AuditTrail(self.folder / "audit.db", self.key_folder)

@@ -3,6 +3,7 @@
 import os
 import ssl
 import stat
+from asyncio.sslproto import SSLProtocol
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,3 +101,9 @@ def _content(name: str, file: str | Path) -> bytes:
         reason = str(error.strerror) if isinstance(error, OSError) else "it is not a path"
     cure = "give the path of a PEM file (labsupport certificate makes one)"
     raise ValueError(f"{name}={str(file)!r}: cannot be read ({reason}): {cure}")
+
+
+class Tls(SSLProtocol):
+    """asyncio's TLS with a smaller buffer for reading. asyncio's own takes 256 kB of memory for each connection."""
+
+    max_size = 32_768

@@ -23,6 +23,7 @@ ROLES = {
     "admin": {READ, PREDICT, CHANGE, OTHERS},
 }
 NAME = re.compile(r"[\w.@+-]+( [\w.@+-]+)*")
+ID = re.compile(r"p-[0-9a-f]{12}")
 LONGEST = 100  # characters of a name
 RESERVED = ("owner", "reader")  # the holders of LAB_TOKEN and LAB_READ_TOKEN
 BUSY = 5.0  # seconds that a call waits while another process writes
@@ -193,6 +194,8 @@ def _checked(name: object) -> str:
         raise ValueError(
             f"name={arguments.shown(name)}: give letters, digits and . @ + - _, with single spaces between"
         )
+    if ID.fullmatch(name):
+        raise ValueError(f"name={name!r}: this is the form of an id: choose another name")
     if name in RESERVED:
         raise ValueError(f"name={name!r}: this is the holder of LAB_TOKEN or LAB_READ_TOKEN: choose another name")
     return name

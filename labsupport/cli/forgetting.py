@@ -26,6 +26,8 @@ def forget(person: str, data: Path, keys: Path, log: str | Path | None = None) -
         raise ValueError(
             f"person={arguments.shown(person)}: several people may use this token: give the id of one person"
         )
+    if (data / "audit.db").exists() and not (keys / "audit.key").exists():
+        raise ValueError(f"LAB_KEYS: {keys} has not the key of the audit trail in {data}: set it as for the server")
     Keys(keys).forget(person)
     lines = ["the key: removed, so that no copy of the data shows the pictures of this person"]
     file = data / "predictions.db"

@@ -130,7 +130,7 @@ def best_threshold(threshold: Callable[[np.ndarray, np.ndarray], float]) -> str 
     "idxmax() of a column gives the name of the row with the largest value.",
 )
 def next_slice(answer: str, table: "pd.DataFrame") -> str | None:
-    """lifecycle.ipynb: the slice in which the next day of work can win the most. `table` has columns share, gap, model."""
+    """lifecycle.ipynb: the slice in which most mistakes can be avoided. `table` has columns share, gap and model."""
     if not isinstance(answer, str) or answer not in table.index:
         return f"give the name of a slice: {', '.join(map(str, table.index))}"
     won = 100 * table["share"] * table["gap"]

@@ -13,7 +13,6 @@ import re
 import resource
 import ssl
 import time
-from asyncio.sslproto import SSLProtocol
 from typing import Any, cast
 
 import h11
@@ -194,12 +193,6 @@ class Connection(H11Protocol):
         self._timer = self.loop.call_later(seconds, self.transport.abort) if seconds else None
 
 
-class Tls(SSLProtocol):
-    """asyncio's TLS with a smaller buffer for reading. asyncio's own takes 256 kB of memory for each connection."""
-
-    max_size = 32_768
-
-
 class EncryptedConnection(Connection):
     """Handle one connection with TLS. It counts as one from its start, and has `HEAD_SECONDS` for its handshake and its
     first head together. If a client sends HTTP without TLS, it gets an error that says so.
@@ -231,7 +224,7 @@ class EncryptedConnection(Connection):
         ended = self.loop.create_future()
         ended.add_done_callback(self._handshake_ended)
         context = cast(Config, self.config).tls
-        tls = Tls(self.loop, self, context, ended, server_side=True, ssl_shutdown_timeout=ANSWER_SECONDS)
+        tls = tls_files.Tls(self.loop, self, context, ended, server_side=True, ssl_shutdown_timeout=ANSWER_SECONDS)
         self._bare.set_protocol(tls)
         tls.connection_made(self._bare)
         while data and not self._bare.is_closing():

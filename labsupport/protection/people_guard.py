@@ -25,7 +25,7 @@ from labsupport.protection.security import OPEN, READS, WrongTokens, bearer, car
 READING = {"metrics": READ, "dashboard": READ, "rollout": READ, "predictions": PREDICT}
 WRITING = dict.fromkeys(("predict", "detect", "count-cars", "count-apples", "count-plants", "feedback"), PREDICT)
 LONGEST = 200  # characters of a path in the trail
-NOT_WRITTEN = "the audit trail cannot be written, so nothing is done: the server's log says why"
+NOT_WRITTEN = "the audit trail cannot be written, so this is not answered: the server's log says why"
 UNKNOWN_USERS = "the list of users cannot be read, so nobody can be told apart: the server's log says why"
 
 
@@ -56,18 +56,20 @@ class PeopleGuard:
         self.strangers = Strangers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].removeprefix(getattr(self.state, "root_path", "")) if scope["type"] == "http" else ""
+        path, root = scope.get("path", ""), getattr(self.state, "root_path", "")
+        path = path.removeprefix(root) if path.startswith(f"{root}/") else path  # as `serving.app.Prefix` reads it
         if scope["type"] != "http" or path in OPEN:
             return await self.app(scope, receive, send)
         headers = Headers(scope=scope)
         try:
-            person, active = self.sender(headers), self.access.users.exist
+            person, active = self.sender(headers), self.access.active
         except UsersUnavailable:
             return await JSONResponse({"detail": UNKNOWN_USERS}, 503)(scope, receive, send)
         scope.setdefault("state", {})["person"] = person
         station = "x-record-id" in headers  # it hands in the record of this prediction later
         need = CHANGE if station else needed(scope["method"], path)
         wrong = bearer(headers) is not None and (active or self.token is not None)
+        changes = scope["method"] == "POST" and path == "/feedback"
         unknown = person is None and (not self.local or wrong or need == CHANGE)
         noted = Noted(self, scope, send, person, active)
         if unknown:
@@ -77,7 +79,7 @@ class PeopleGuard:
                 scope, receive, noted
             )
         else:
-            await self._let_in(scope, receive, noted, begins=need == CHANGE and not station)
+            await self._let_in(scope, receive, noted, begins=needed(scope["method"], path) == CHANGE or changes)
 
     def sender(self, headers: Headers) -> Person | None:
         """Return the person whose token the headers carry, or None. Raises `UsersUnavailable`."""
@@ -93,6 +95,15 @@ class PeopleGuard:
         with suppress(UsersUnavailable):
             return self.sender(headers) is not None
         return False
+
+    def noted(self, scope: Scope, send: Send) -> Send:
+        """Return a `send` that writes a refusal of `SiteGuard` to the trail before it sends it."""
+        try:
+            person, active = self.sender(Headers(scope=scope)), self.access.active
+        except UsersUnavailable:
+            return send
+        scope.setdefault("state", {})["person"] = person
+        return Noted(self, scope, send, person, active)
 
     async def _let_in(self, scope: Scope, receive: Receive, noted: "Noted", begins: bool) -> None:
         try:
@@ -142,7 +153,7 @@ class Noted:
         """Write an entry, if this request needs one. If that fails, answer 503 and return False."""
         text: str | None = effect if self.active else None
         if self.active and self.person is None:
-            text = self.guard.strangers.effect(effect) if effect in ("401", "403") else None
+            text = self.guard.strangers.effect(effect) if effect in ("401", "403", "421") else None
         if text is None:
             return True
         try:

@@ -217,8 +217,14 @@ class SiteGuard:
     rebinding). A request with a valid token may use any name: `known` returns whether the headers carry one.
     """
 
-    def __init__(self, app: ASGIApp, local: bool, known: Callable[[Headers], bool] | None = None) -> None:
-        self.app, self.local = app, local
+    def __init__(
+        self,
+        app: ASGIApp,
+        local: bool,
+        known: Callable[[Headers], bool] | None = None,
+        noted: Callable[[Scope, Send], Send] = lambda scope, send: send,
+    ) -> None:
+        self.app, self.local, self.noted = app, local, noted
         self.known = known or partial(carries, token=token() if local else None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -233,9 +239,9 @@ class SiteGuard:
 
         headers = Headers(scope=scope)
         if self.local and not _is_own(headers.get("host", "")) and not self.known(headers):
-            return await JSONResponse({"detail": OTHER_HOST}, 421)(scope, receive, protected)
+            return await JSONResponse({"detail": OTHER_HOST}, 421)(scope, receive, self.noted(scope, protected))
         if _from_other_site(scope["method"], headers):
-            return await JSONResponse({"detail": OTHER_SITE}, 403)(scope, receive, protected)
+            return await JSONResponse({"detail": OTHER_SITE}, 403)(scope, receive, self.noted(scope, protected))
         await self.app(scope, receive, protected)
 
 

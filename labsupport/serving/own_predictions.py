@@ -1,12 +1,13 @@
 """Show a person the own predictions again, and nobody those of another person."""
 
+import logging
 from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Path, Request, Response
 from pydantic import Field
 
-from labsupport.access import OTHERS, PREDICT
+from labsupport.access import OTHERS, PREDICT, Damaged, Forgotten, NoKey
 from labsupport.log import PredictionLog, stored_prediction, unknown
 from labsupport.protection import security
 from labsupport.serving import schemas
@@ -14,6 +15,9 @@ from labsupport.serving.predictor import Predictor
 from labsupport.serving.schemas import DetectionOut, PredictionOut
 
 PredictionId = Annotated[str, Path(pattern=schemas.RECORD_ID, description="the id from X-Prediction-Id")]
+
+
+logger = logging.getLogger(__name__)
 
 
 class StoredOut(PredictionOut):
@@ -59,7 +63,15 @@ def add_own_routes(app: FastAPI, predictor: Predictor) -> None:
     )
     def picture(id: PredictionId, request: Request) -> Response:
         uploads, person = predictor.uploads, check_own(predictor.log, id, request).person_of(id)
-        content = uploads.picture(id, person) if uploads else None
+        try:
+            content = uploads.picture(id, person) if uploads else None
+        except Forgotten:
+            content = None
+        except (NoKey, Damaged) as error:
+            logger.error("the picture of %s cannot be decrypted: %s", id, error)
+            raise HTTPException(503, "this picture cannot be decrypted: the server's log says why") from error
+        except ValueError:  # the id of a station's record, under which no picture is kept
+            content = None
         if content is None:
             raise HTTPException(404, "no picture of this prediction is kept: a server keeps some with --keep-uploads")
         return Response(content, media_type="image/jpeg")

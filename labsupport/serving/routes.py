@@ -201,7 +201,8 @@ def add_records_route(app: FastAPI, log: PredictionLog | None) -> None:
         dependencies=[Depends(strict_routes.change_allowed)],
         responses=schemas.refusals(400, 404, 422, 503),
     )
-    def receive(decided: Records) -> RecordsOut:
+    def receive(decided: Records, request: Request) -> RecordsOut:
+        request.state.object = f"{len(decided):,} records"  # for the audit trail
         if log is None:
             raise HTTPException(404, "this server keeps no log: there is nowhere to put records")
         new = log.receive([record.model_dump() for record in decided])
@@ -242,9 +243,10 @@ def add_rollout_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None
         dependencies=[Depends(strict_routes.change_allowed)],
         responses=schemas.refusals(400, 404, 409, 422, 503),
     )
-    def change(wanted: RolloutIn, model: ModelName = ModelName.yolov3_tiny) -> RolloutOut:
+    def change(wanted: RolloutIn, request: Request, model: ModelName = ModelName.yolov3_tiny) -> RolloutOut:
         router = predictor.router(model.value)
         name = wanted.candidate or ""
+        request.state.object = " ".join(filter(None, (model.value, wanted.action, name)))  # for the audit trail
         if wanted.action in ("shadow", "canary", "blue_green", "ramp") and not name:
             raise HTTPException(422, f"candidate: {wanted.action} needs one, by its version's name")
         match wanted.action:

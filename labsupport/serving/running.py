@@ -162,7 +162,7 @@ def guarded(app: ASGIApp, host: str) -> ASGIApp:
     local = not (getattr(state, "root_path", "") or required or isinstance(app, security.TokenGuard))
     if access := getattr(state, "access", None):
         app = people = PeopleGuard(app, access, security.token(), security.read_token(), local=required is None)
-        known = people.known
+        return security.SiteGuard(people, local, people.known, people.noted)
     elif required:
         app = security.TokenGuard(app, required, security.read_token())
     return security.SiteGuard(app, local, known)
