@@ -117,7 +117,7 @@ def test_only_the_owner_can_read_the_files_and_the_key_is_random(trail, folder):
 
 def test_nothing_changes_or_removes_a_row(trail):
     public = {name for name in dir(trail) if not name.startswith("_")}
-    assert public == {"append", "close", "entries", "path", "verify", "write"}
+    assert public == {"append", "begun", "close", "entries", "path", "verify", "write"}
 
 
 def test_a_trail_without_entries_is_intact_and_verifying_makes_no_file(trail, folder):
