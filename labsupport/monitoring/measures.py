@@ -2,6 +2,7 @@
 
 It has a Python form, computed from log rows, and a PromQL form. Both give the same value. Each measure selects rows and
 takes one value from each; most measures are the mean of these values. The PromQL form uses the metrics of `counters`.
+`panels` has a few measures more, such as the picture size, which are only charts of the dashboard.
 """
 
 import hashlib
