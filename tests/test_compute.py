@@ -27,7 +27,7 @@ from labsupport.compute import (
     targets,
     times,
 )
-from labsupport.exercises import compute_checks
+from labsupport.exercises.machines import compute_checks
 
 # the guess
 

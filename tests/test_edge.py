@@ -32,7 +32,7 @@ from labsupport.edge.breaker import Backoff, CircuitBreaker
 from labsupport.edge.camera import BLIND, CameraUnavailable
 from labsupport.edge.deadline import MOST_BYTES, Worker
 from labsupport.edge.outbox import OutboxUnavailable
-from labsupport.exercises import edge_checks
+from labsupport.exercises.machines import edge_checks
 from labsupport.log import PredictionLog, station_records
 from labsupport.serving import create_app, serve
 

@@ -17,7 +17,8 @@ from scipy import stats
 from labsupport import drift, exercises, images, models, paths, scenarios
 from labsupport.automation import Thresholds, choose_thresholds
 from labsupport.detection import Detector, draw_boxes
-from labsupport.exercises import automation_checks, drift_checks
+from labsupport.exercises.release import automation_checks
+from labsupport.exercises.upkeep import drift_checks
 from labsupport.log import PredictionLog
 from labsupport.monitoring import Alarms, AlertRule
 from labsupport.rollout import Gate, Router

@@ -5,7 +5,7 @@ import pytest
 import requests
 
 from labsupport import exercises
-from labsupport.exercises import client_checks, serving_checks
+from labsupport.exercises.release import client_checks, serving_checks
 
 ADDRESS = "http://127.0.0.1:9000/detect?model=yolov3-tiny&confidence=0.3"
 

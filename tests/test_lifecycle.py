@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from labsupport import exercises
-from labsupport.exercises import lifecycle_checks
+from labsupport.exercises.upkeep import lifecycle_checks
 from labsupport.scenarios import labelling
 
 LENGTHS = np.array(labelling.ON_THE_SHEET, float)

@@ -15,7 +15,7 @@ import requests
 
 from labsupport import exercises, images, paths
 from labsupport.access import certificates
-from labsupport.exercises import security_checks
+from labsupport.exercises.release import security_checks
 from labsupport.scenarios import traffic
 from labsupport.serving import create_app, serve
 

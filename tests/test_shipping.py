@@ -11,7 +11,7 @@ import pytest
 import engine
 from deploy import shipping
 from labsupport import exercises, paths
-from labsupport.exercises import shipping_checks
+from labsupport.exercises.release import shipping_checks
 
 AGAIN = "after a change of these files record the run again: python tests/record_shipping.py"
 RECORDING = shipping.recorded()

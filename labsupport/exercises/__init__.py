@@ -1,6 +1,50 @@
 """Check the answers to the exercises of all lessons."""
 
-from labsupport.exercises.automation_checks import (
+from labsupport.exercises.exercise import Exercise, Guess, OpenExercise, Question, exercise, predict
+from labsupport.exercises.machines.batch_checks import (
+    fewest_machines,
+    files_to_repeat,
+    night_hours,
+    own_use_case,
+    price_of_a_million,
+    question_of_a_crash,
+    question_of_the_arm,
+    question_of_the_bill,
+    resumable,
+)
+from labsupport.exercises.machines.compute_checks import (
+    blocked_clients,
+    cheapest,
+    enough_machines,
+    gpu_break_even,
+    half_busy,
+    half_load,
+    idle_server,
+    queue_in_memory,
+    sizing_note,
+)
+from labsupport.exercises.machines.edge_checks import (
+    backlog,
+    careful_judge,
+    fallback,
+    probe_pause,
+    question_of_the_browser,
+    question_of_the_deadline,
+    question_of_the_id,
+    receiver,
+    undecided_phones,
+)
+from labsupport.exercises.machines.scale_checks import (
+    asked_again,
+    load_after_a_loss,
+    machines_with_spares,
+    network_load,
+    one_or_many,
+    safe_to_repeat,
+    slower_cluster,
+    start_small,
+)
+from labsupport.exercises.release.automation_checks import (
     audit_plan,
     cheapest_thresholds,
     error_free_decisions,
@@ -12,18 +56,7 @@ from labsupport.exercises.automation_checks import (
     promise_question,
     shadow_labels_question,
 )
-from labsupport.exercises.batch_checks import (
-    fewest_machines,
-    files_to_repeat,
-    night_hours,
-    own_use_case,
-    price_of_a_million,
-    question_of_a_crash,
-    question_of_the_arm,
-    question_of_the_bill,
-    resumable,
-)
-from labsupport.exercises.client_checks import (
+from labsupport.exercises.release.client_checks import (
     built_address,
     confidence_challenge,
     move_question,
@@ -34,18 +67,62 @@ from labsupport.exercises.client_checks import (
     timeout_question,
     when_it_is_down,
 )
-from labsupport.exercises.compute_checks import (
-    blocked_clients,
-    cheapest,
-    enough_machines,
-    gpu_break_even,
-    half_busy,
-    half_load,
-    idle_server,
-    queue_in_memory,
-    sizing_note,
+from labsupport.exercises.release.rollout_checks import (
+    blue_green_question,
+    canary_risk,
+    e_value_limit,
+    first_pattern,
+    looks_question,
+    null_gate,
+    own_router,
+    ramp_by_request,
+    rollout_plan,
+    shadow_question,
 )
-from labsupport.exercises.drift_checks import (
+from labsupport.exercises.release.security_checks import (
+    chain_question,
+    checked_weights,
+    erased,
+    escaping_names,
+    forget_question,
+    hospital_plan,
+    keyed_link,
+    least_role,
+    membership_threshold,
+    one_vote,
+    transit_question,
+)
+from labsupport.exercises.release.serving_checks import (
+    alarm_endpoint,
+    answers_with,
+    confidence_question,
+    content_question,
+    count_endpoint,
+    four_statuses,
+    from_a_dict,
+    highest_confidence,
+    log_question,
+    missing_page,
+    question_zero,
+    read_a_histogram,
+    share_of_errors,
+    slow_answers,
+    sure_labels,
+    what_to_keep,
+)
+from labsupport.exercises.release.shipping_checks import (
+    answered_by,
+    green_question,
+    hours_of_credits,
+    option_for,
+    order_of_lines,
+    repeated_lines,
+    shipping_plan,
+    stages_question,
+    swap_question,
+    three_days_of_green,
+)
+from labsupport.exercises.upkeep.drift_checks import (
     any_alarm,
     blind_question,
     cheapest_limit,
@@ -66,19 +143,7 @@ from labsupport.exercises.drift_checks import (
     sudden_question,
     watch_list,
 )
-from labsupport.exercises.edge_checks import (
-    backlog,
-    careful_judge,
-    fallback,
-    probe_pause,
-    question_of_the_browser,
-    question_of_the_deadline,
-    question_of_the_id,
-    receiver,
-    undecided_phones,
-)
-from labsupport.exercises.exercise import Exercise, Guess, OpenExercise, Question, exercise, predict
-from labsupport.exercises.lifecycle_checks import (
+from labsupport.exercises.upkeep.lifecycle_checks import (
     best_threshold,
     chance_agreement,
     fading_light_question,
@@ -90,7 +155,7 @@ from labsupport.exercises.lifecycle_checks import (
     shortest_defect,
     twelve_by_rule,
 )
-from labsupport.exercises.monitoring_checks import (
+from labsupport.exercises.upkeep.monitoring_checks import (
     alarm_delay,
     brainstorm,
     bright_rule,
@@ -102,7 +167,7 @@ from labsupport.exercises.monitoring_checks import (
     share_of_complaints,
     whose_fault,
 )
-from labsupport.exercises.pipeline_checks import (
+from labsupport.exercises.upkeep.pipeline_checks import (
     conditional_question,
     describe_question,
     first_change,
@@ -112,71 +177,6 @@ from labsupport.exercises.pipeline_checks import (
     rollback_question,
     two_changes,
     unknown_share,
-)
-from labsupport.exercises.rollout_checks import (
-    blue_green_question,
-    canary_risk,
-    e_value_limit,
-    first_pattern,
-    looks_question,
-    null_gate,
-    own_router,
-    ramp_by_request,
-    rollout_plan,
-    shadow_question,
-)
-from labsupport.exercises.scale_checks import (
-    asked_again,
-    load_after_a_loss,
-    machines_with_spares,
-    network_load,
-    one_or_many,
-    safe_to_repeat,
-    slower_cluster,
-    start_small,
-)
-from labsupport.exercises.security_checks import (
-    chain_question,
-    checked_weights,
-    erased,
-    escaping_names,
-    forget_question,
-    hospital_plan,
-    keyed_link,
-    least_role,
-    membership_threshold,
-    one_vote,
-    transit_question,
-)
-from labsupport.exercises.serving_checks import (
-    alarm_endpoint,
-    answers_with,
-    confidence_question,
-    content_question,
-    count_endpoint,
-    four_statuses,
-    from_a_dict,
-    highest_confidence,
-    log_question,
-    missing_page,
-    question_zero,
-    read_a_histogram,
-    share_of_errors,
-    slow_answers,
-    sure_labels,
-    what_to_keep,
-)
-from labsupport.exercises.shipping_checks import (
-    answered_by,
-    green_question,
-    hours_of_credits,
-    option_for,
-    order_of_lines,
-    repeated_lines,
-    shipping_plan,
-    stages_question,
-    swap_question,
-    three_days_of_green,
 )
 
 # fmt: off

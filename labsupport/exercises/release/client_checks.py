@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from labsupport import images
 from labsupport.detection import Box, Detection
 from labsupport.exercises.exercise import OpenExercise, Question, exercise
-from labsupport.exercises.serving_checks import post
+from labsupport.exercises.release.serving_checks import post
 from labsupport.serving import create_app, serve
 
 

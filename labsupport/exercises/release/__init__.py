@@ -1,0 +1,1 @@
+"""Define the exercises of the lessons about a service and its release."""
