@@ -70,6 +70,18 @@ def root_or_data() -> Path:
     return made
 
 
+def sync(path: Path) -> None:
+    """Wait until the disk has a file, or the names of the files in a folder.
+
+    >>> sync(Path(tempfile.gettempdir()))
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _absolute(text: str) -> Path:
     if not os.path.isabs(text):
         raise ValueError

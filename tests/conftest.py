@@ -46,6 +46,17 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """A folder with a certificate authority for this machine, and with a server's certificate that it signed."""
+    from labsupport.access import certificates
+
+    folder = tmp_path_factory.mktemp("certificates")
+    certificates.make_authority(folder)
+    certificates.make_certificate(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def pictures():
     """Every picture of the lab, by file name."""
     return {name: images.decode((paths.IMAGES / name).read_bytes()) for name in PICTURES}

@@ -380,7 +380,7 @@ def die_in_writing(at: int) -> None:
         if len(calls) == at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    ledger.to_disk = die
+    ledger.paths.sync = die
 
 
 def test_a_batch_that_is_killed_again_and_again_makes_the_table_of_one_that_was_not(tmp_path):

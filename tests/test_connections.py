@@ -21,7 +21,6 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from command import until
-from labsupport.access import certificates
 from labsupport.protection import connections
 from labsupport.serving import serve
 
@@ -49,15 +48,6 @@ async def read(request: Request) -> int:
 @app.post("/refuse")
 async def refuse() -> Response:
     return Response("no", 503)
-
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory):
-    """A folder with the certificate of a server on this machine, and with that of its authority."""
-    folder = tmp_path_factory.mktemp("certificates")
-    certificates.make_authority(folder)
-    certificates.make_certificate(folder)
-    return folder
 
 
 @pytest.fixture(params=["http", "https"])

@@ -115,8 +115,9 @@ class Lab:
             self.log.record(id=new_id(), version=None, error="E", status=500, **row)
             self.log.flush()
             self.log.feedback(id, labels=[SAID.get(person, "nobody")])
-        self.uploads.keep(f"{id}.jpg", jpeg_png[0], person)
-        self.queue.add(id, UNSURE, jpeg_png[seed % 3 > 0], owner=person)
+        owner = person if self.keys else None
+        self.uploads.keep(f"{id}.jpg", jpeg_png[0], owner)
+        self.queue.add(id, UNSURE, jpeg_png[seed % 3 > 0], owner=owner)
         return id
 
     def close(self) -> None:

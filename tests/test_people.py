@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 
 from command import SERVE, until
 from labsupport import cli, images
-from labsupport.access import ROLES, Access, Person, Users, UsersUnavailable, certificates
+from labsupport.access import ROLES, Access, Person, Users, UsersUnavailable
 from labsupport.detection import Box, Detection
 from labsupport.log import PredictionLog
 from labsupport.protection import PeopleGuard, people_guard, security
@@ -168,23 +169,14 @@ def check_every_cell(caller, world, beyond, wrong=1_000):
     return cells
 
 
-@pytest.fixture(scope="session")
-def tls(tmp_path_factory):
-    """The files of an authority and of a server's certificate."""
-    folder = tmp_path_factory.mktemp("certificates")
-    certificates.make_authority(folder)
-    certificates.make_certificate(folder)
-    return folder
-
-
 @pytest.mark.parametrize("beyond", [False, True])
 @pytest.mark.parametrize("encrypted", [False, True])
-def test_every_route_role_credential_and_object(world, beyond, encrypted, tls, monkeypatch):
+def test_every_route_role_credential_and_object(world, beyond, encrypted, authority, monkeypatch):
     monkeypatch.setattr(security, "WAIT", 0)  # seconds that wrong tokens are delayed after the tenth
-    files = {"certfile": tls / "server.pem", "keyfile": tls / "server.key"} if encrypted else {}
+    files = {"certfile": authority / "server.pem", "keyfile": authority / "server.key"} if encrypted else {}
     with serve(world.app, host="0.0.0.0" if beyond else "127.0.0.1", port=0, **files) as server:
         url = f"{'https' if encrypted else 'http'}://127.0.0.1:{server.port}"
-        caller = Caller(url, world, verify=str(tls / "ca.pem"))
+        caller = Caller(url, world, verify=str(authority / "ca.pem"))
         if encrypted:  # a refusal before the body ends the connection, and with TLS the next request may notice it late
             caller.session.headers["Connection"] = "close"
         assert check_every_cell(caller, world, beyond) > 300
@@ -194,13 +186,13 @@ def test_every_route_role_credential_and_object(world, beyond, encrypted, tls, m
     assert {"owner", "reader", None} < written
 
 
-def test_every_route_role_credential_and_object_with_two_workers_over_https(world, tls):
+def test_every_route_role_credential_and_object_with_two_workers_over_https(world, authority):
     options = ["--host", "0.0.0.0", "--workers", "2", "--keep-uploads", "--precision", "f32"]
-    options += ["--certfile", str(tls / "server.pem"), "--keyfile", str(tls / "server.key")]
+    options += ["--certfile", str(authority / "server.pem"), "--keyfile", str(authority / "server.key")]
     with subprocess.Popen([*SERVE, *options], stdout=subprocess.PIPE, text=True) as process:
         try:
             port = re.search(r":(\d+) until", process.stdout.readline())[1]
-            caller = Caller(f"https://127.0.0.1:{port}", world, verify=str(tls / "ca.pem"))
+            caller = Caller(f"https://127.0.0.1:{port}", world, verify=str(authority / "ca.pem"))
             caller.session.headers["Connection"] = "close"  # so that both workers answer
             assert check_every_cell(caller, world, beyond=True, wrong=12) > 250
         finally:
@@ -342,6 +334,20 @@ def test_who_needs_no_people_has_no_trail_and_no_keys(tmp_path, monkeypatch):
             wrong = requests.get(f"{server.url}/models", headers={"Authorization": "Bearer wrong"}, timeout=30)
             assert wrong.status_code == 401
     assert not (tmp_path / "audit.db").exists() and not (tmp_path.parent / "unused keys").exists()
+
+
+def test_a_lock_on_the_list_of_users_keeps_nobody_else_waiting(world):
+    with (
+        serve(world.app, port=0) as server,
+        contextlib.closing(sqlite3.connect(world.folder / "users.db", isolation_level=None)) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        other.execute("BEGIN EXCLUSIVE")
+        asked = pool.submit(Caller(server.url, world), "client", "GET", "/models")
+        requests.get(f"{server.url}/health", timeout=3).raise_for_status()
+        assert asked.result(3).status_code == 503
+        other.execute("ROLLBACK")
+        assert Caller(server.url, world)("client", "GET", "/models").ok
 
 
 def test_a_token_is_revoked_from_the_next_request_on_and_a_new_one_finds_the_own_pictures(world):

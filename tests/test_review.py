@@ -472,6 +472,13 @@ PRAGMA user_version = 1;
 """  # what version 1 left behind: sqlite3's iterdump of its file
 
 
+def test_without_keys_no_picture_of_an_owner_is_stored(queue, file):
+    with pytest.raises(NoKey, match="a picture of p-1 must be encrypted: give keys="):
+        queue.add("a", ASSISTED, png(1), owner="p-1")
+    queue.add("b", ASSISTED, owner="p-1")
+    assert rows(file, "SELECT id, picture FROM review_items") == [("b", None)]
+
+
 def test_a_file_of_the_first_version_goes_on_and_many_may_open_it_at_once(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         for number in range(5):

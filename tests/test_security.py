@@ -212,6 +212,14 @@ def test_a_file_without_a_fit_token_is_refused_at_the_start(name, content, messa
         security.required_token("127.0.0.1")
 
 
+@pytest.mark.parametrize("name", VARIABLES)
+def test_a_token_in_the_place_of_its_file_is_not_shown(name, unset, monkeypatch):
+    monkeypatch.setenv(f"{name}_FILE", TOKEN)
+    with pytest.raises(TokenMissing, match="is no path, which cannot be read") as raised:
+        security.required_token("127.0.0.1")
+    assert TOKEN not in str(raised.value)
+
+
 def test_the_command_says_in_one_line_what_is_wrong_with_a_token_on_loopback_too(unset, monkeypatch):
     monkeypatch.setenv("LAB_TOKEN", "short")
     result = CliRunner().invoke(cli.app, ["serve", "--port", "0"])

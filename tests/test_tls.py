@@ -49,12 +49,9 @@ def seen(request: Request) -> dict:
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory) -> Path:
+def folder(authority) -> Path:
     """A folder with an authority, and with a server's certificate that it signed."""
-    made = tmp_path_factory.mktemp("certificates")
-    certificates.make_authority(made)
-    certificates.make_certificate(made)
-    return made
+    return authority
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import requests
 
 from conftest import disk_of
 from labsupport import images, paths
-from labsupport.access import Damaged, Forgotten, Keys
+from labsupport.access import Damaged, Forgotten, Keys, NoKey
 from labsupport.access.kept_uploads import ABANDONED, OLDEST, Uploads
 from labsupport.log import PredictionLog
 from labsupport.serving import create_app, serve
@@ -226,7 +226,12 @@ def test_a_picture_of_a_person_is_kept_encrypted_and_one_of_nobody_as_it_was(fol
     kept[3].write_bytes(kept[0].read_bytes())  # one picture in the place of another one
     with pytest.raises(Damaged):
         uploads.picture(ids[3], ANN)
-    assert Uploads(folder).keep(fresh(), OURS, ANN).read_bytes() == OURS  # without keys
+
+
+def test_without_keys_no_picture_of_a_person_is_kept(folder, caplog):
+    uploads, before = Uploads(folder), {*folder.iterdir()}
+    assert uploads.keep(fresh(), OURS, ANN) is None and {*folder.iterdir()} == before
+    assert "must be encrypted: give keys=" in caplog.text
 
 
 def test_encrypted_pictures_count_towards_the_limits_also_after_a_restart(folder, keys):
@@ -268,7 +273,7 @@ def test_a_picture_is_asked_for_by_an_id_and_with_keys(folder, keys):
     for id in ("../keys/p-1", f"{uuid.uuid4().hex}.jpg", "", None, 5):
         with pytest.raises(ValueError, match=r"id=.*: give the id of a prediction, without .jpg"):
             Uploads(folder, keys=keys).picture(id, ANN)
-    with pytest.raises(ValueError, match="keys=None"):
+    with pytest.raises(NoKey, match="must be encrypted: give keys="):
         Uploads(folder).picture(uuid.uuid4().hex, ANN)
     with pytest.raises(ValueError, match=r"person=.*: give the id of a person"):
         Uploads(folder, keys=keys).keep(fresh(), OURS, "../p-1")

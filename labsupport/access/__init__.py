@@ -8,7 +8,7 @@ from labsupport.access.audit import AuditTrail, AuditUnavailable, lines
 from labsupport.access.data_folder import Access
 from labsupport.access.entry import Entry
 from labsupport.access.kept_uploads import Uploads
-from labsupport.access.keys import Damaged, Forgotten, Keys, NoKey, key_folder
+from labsupport.access.keys import Damaged, Forgotten, Keys, NoKey, key_folder, keys_for
 from labsupport.access.users import (
     CHANGE,
     OTHERS,
@@ -44,6 +44,7 @@ __all__ = [
     "UsersUnavailable",
     "certificates",
     "key_folder",
+    "keys_for",
     "lines",
     "tls_files",
 ]

@@ -140,8 +140,4 @@ def _create(path: Path, content: bytes) -> None:
             os.fsync(file)
         finally:
             os.close(file)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # now the disk has the name, too
-    finally:
-        os.close(folder)
+    paths.sync(path.parent)  # now the disk has the name, too

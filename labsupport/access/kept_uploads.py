@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from labsupport import paths
-from labsupport.access.keys import Forgotten, Keys, NoKey
+from labsupport.access.keys import Forgotten, Keys, NoKey, keys_for
 from labsupport.arguments import number, shown
 
 MOST = 1_000  # pictures
@@ -66,15 +66,15 @@ class Uploads:
     def keep(self, name: str, content: bytes, person: str | None = None) -> Path | None:
         """Write a picture and return its path. Then remove pictures that are too old or too many.
 
-        `name` must be new and match `NAME`; otherwise raises ValueError. With `person`, the id of a person, and `keys` the
-        picture is encrypted before it is written, and the file ends with `.bin`. If the disk does not take the picture or
-        the key cannot be used, returns None and raises nothing. The log reports this once. Of a forgotten person nothing is
-        kept, which returns None, too.
+        `name` must be new and match `NAME`; otherwise raises ValueError. With `person`, the id of a person, the picture is
+        encrypted before it is written, and the file ends with `.bin`. If the disk does not take the picture, or there are no
+        keys, or the key cannot be used, returns None and raises nothing. The log reports this once. Of a forgotten person
+        nothing is kept, which returns None, too.
         """
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ValueError(f"name={shown(name)}: give uuid.uuid4().hex and .jpg")
         path = self.folder / name
-        if person is not None and self.keys:
+        if person is not None:
             path = path.with_suffix(".bin")
         written = self._attempt("pictures", "kept", lambda: self._write(path, content, person))
         with self._lock:
@@ -88,8 +88,8 @@ class Uploads:
     def picture(self, id: str, person: str | None = None) -> bytes | None:
         """Return the picture that was kept for a person, or for nobody, under `id` and `.jpg`; None if it is not there.
 
-        Raises ValueError for an invalid id or person, and for a person without `keys`. Raises what `Keys.decrypt` raises:
-        `Forgotten`, `NoKey`, and `Damaged`, also for another person's picture.
+        Raises ValueError for an invalid id or person, and what `Keys.decrypt` raises: `Forgotten`, `NoKey` (also if there
+        are no keys) and `Damaged` (also for another person's picture).
 
         >>> import tempfile
         >>> from uuid import uuid4
@@ -102,13 +102,12 @@ class Uploads:
         """
         if not isinstance(id, str) or not re.fullmatch(ID, id):
             raise ValueError(f"id={shown(id)}: give the id of a prediction, without .jpg")
-        if person is not None and self.keys is None:
-            raise ValueError("keys=None: these pictures were opened without keys, so none can be decrypted")
+        keys = None if person is None else keys_for(self.keys, person)
         try:
             content = (self.folder / f"{id}.{'jpg' if person is None else 'bin'}").read_bytes()
         except FileNotFoundError:
             return None
-        return content if person is None or self.keys is None else self.keys.decrypt(person, id, content)
+        return content if keys is None or person is None else keys.decrypt(person, id, content)
 
     def forget(self, ids: Iterable[str]) -> int:
         """Remove the pictures that were kept under these ids, encrypted or not. Return the number of removed files.
@@ -130,8 +129,8 @@ class Uploads:
         self._attempt("the permissions", "set", lambda: self.folder.chmod(0o700))
 
     def _write(self, path: Path, content: bytes, person: str | None) -> None:
-        if person is not None and self.keys:
-            content = self.keys.encrypt(person, path.stem, content)
+        if person is not None:
+            content = keys_for(self.keys, person).encrypt(person, path.stem, content)
         if not self.folder.is_dir():
             self._open_folder()
         with paths.whole(path) as partial:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labsupport import arguments
+from labsupport import arguments, paths
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -31,6 +31,13 @@ class Forgotten(NoKey):
 
 class Damaged(ValueError):
     """The content was changed, or it was encrypted for another person or under another name."""
+
+
+def keys_for(keys: "Keys | None", person: str) -> "Keys":
+    """Return the keys. Raises `NoKey` if there are none, because nothing of a person is stored unencrypted."""
+    if keys is None:
+        raise NoKey(f"a picture of {person} must be encrypted: give keys=Keys(...)")
+    return keys
 
 
 def key_folder(data: Path) -> Path:
@@ -139,7 +146,7 @@ class Keys:
             os.fsync(file.fileno())
         for rest in self.folder.glob(f".{person}.*"):  # of a process that was killed: the same file, or an unused key
             rest.unlink(missing_ok=True)
-        _sync(self.folder)
+        paths.sync(self.folder)
 
     def _path(self, person: str) -> Path:
         if not isinstance(person, str) or not PERSON.fullmatch(person):
@@ -171,7 +178,7 @@ class Keys:
                 os.link(partial, self._path(person))  # unlike a rename, it never replaces a file
         finally:
             os.unlink(partial)
-        _sync(self.folder)  # the key is on the disk before anything that it encrypts
+        paths.sync(self.folder)  # the key is on the disk before anything that it encrypts
         if key := self._read(person):
             return key
         raise NoKey(f"{self._path(person)} was removed a moment after it was made: try again")
@@ -192,12 +199,3 @@ def _absolute(text: str) -> Path:
     if not os.path.isabs(text):
         raise ValueError
     return Path(text)
-
-
-def _sync(folder: Path) -> None:
-    """Wait until the disk has the names of the files in a folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

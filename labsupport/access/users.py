@@ -27,6 +27,7 @@ ID = re.compile(r"p-[0-9a-f]{12}")
 LONGEST = 100  # characters of a name
 RESERVED = ("owner", "reader")  # the holders of LAB_TOKEN and LAB_READ_TOKEN
 BUSY = 5.0  # seconds that a call waits while another process writes
+SHORT = 0.2  # seconds that `who` waits, because meanwhile a server answers nobody
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS users (
     id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, role TEXT NOT NULL, token BLOB NOT NULL UNIQUE,
@@ -137,7 +138,7 @@ class Users:
 
     def who(self, token: str) -> Person | None:
         """Return the person with this token; None if there is none, or if it was revoked. Raises `UsersUnavailable`."""
-        with self._used() as connection:
+        with self._used(patience=SHORT) as connection:
             if not connection:
                 return None
             query = f"SELECT {COLUMNS} FROM users WHERE token = ? AND revoked IS NULL"
@@ -166,7 +167,7 @@ class Users:
         return known.id
 
     @contextmanager
-    def _used(self, make: bool = False) -> Iterator[sqlite3.Connection | None]:
+    def _used(self, make: bool = False, patience: float = BUSY) -> Iterator[sqlite3.Connection | None]:
         """Open the file, run the block in one transaction, and close it. Without a file, and without `make`, yield None."""
         try:
             if make:
@@ -174,7 +175,7 @@ class Users:
             elif not self.exist:
                 yield None
                 return
-            with closing(sqlite.reopen(self.path, BUSY)) as connection:
+            with closing(sqlite.reopen(self.path, patience)) as connection:
                 connection.execute("PRAGMA secure_delete=ON")
                 with connection:  # commits, or undoes what the block has written
                     yield connection

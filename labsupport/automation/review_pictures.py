@@ -1,7 +1,7 @@
 """Make the pictures of a review queue bare of all but their pixels, encrypt them for their owners, and decrypt them."""
 
 from labsupport import images
-from labsupport.access import Keys, NoKey
+from labsupport.access import Keys, NoKey, keys_for
 
 PNG = b"\x89PNG"  # the first bytes of a PNG file
 
@@ -12,12 +12,14 @@ def bare(picture: bytes) -> bytes:
 
 
 def sealed(keys: Keys | None, id: str, picture: bytes | None, owner: str | None) -> bytes | None:
-    """Return the picture of an item as it is stored: encrypted if there are an owner and keys.
+    """Return the picture of an item as it is stored: encrypted if there is an owner.
 
-    Raises what `Keys.encrypt` raises, `access.Forgotten` also for an item without a picture.
+    Raises what `Keys.encrypt` raises, `access.Forgotten` also for an item without a picture, and `access.NoKey` for the
+    picture of an owner without `keys`.
     """
-    if keys is None or owner is None:
+    if owner is None or (keys is None and picture is None):
         return picture
+    keys = keys_for(keys, owner)
     content = keys.encrypt(owner, id, picture or b"")
     return None if picture is None else content
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from labsupport import paths
 from labsupport.detection import NO_FRAME
 from labsupport.log import FEATURES
 from labsupport.sqlite import connect, make_private, write_ahead
@@ -152,10 +153,10 @@ class Ledger:
         """Write the table, flush it to the disk, and rename it to `out`."""
         partial = self._folder / self.out.name
         write(partial, self._chunks())
-        to_disk(partial)
+        paths.sync(partial)
         spare_others(self.out)  # the file may have appeared during the batch
         os.replace(partial, self.out)
-        to_disk(self.out.parent)
+        paths.sync(self.out.parent)
 
     def _chunks(self) -> Iterator[list[tuple[Any, ...]]]:
         cursor = self._file.execute(f"SELECT file, frame, row {TAKEN} ORDER BY file, frame")
@@ -205,11 +206,3 @@ def spare_others(out: Path) -> None:
 
 def as_text(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
-
-
-def to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

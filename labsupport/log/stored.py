@@ -22,14 +22,11 @@ class StoredPrediction:
 
 
 def stored_prediction(log: PredictionLog, id: str) -> StoredPrediction:
-    """Return the answer with this id, also if it has just been recorded. Raises `UnknownPrediction` and `LogUnavailable`."""
+    """Return the answer with this id. Raises `UnknownPrediction`, also if it is not written yet, and `LogUnavailable`."""
     row = PREDICTIONS.c
     query = sql.select(row.time, row.version, row.latency, row.detections, row.person)
     query = query.where(row.id == id, row.shadow.is_(False), row.detections.is_not(None))
     found = log.select(query)
-    if not found:
-        log.flush()  # the prediction may not be written yet
-        found = log.select(query)
     if not found:
         raise unknown(id)
     time, version, latency, detections, person = found[0]

@@ -76,7 +76,8 @@ def _secret(name: str) -> str | None:
             value = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise TokenMissing(f"{name}_FILE is {path!r}, which cannot be read: {reason}") from None
+            shown = repr(path) if "/" in path else "no path"  # it may be the token itself
+            raise TokenMissing(f"{name}_FILE is {shown}, which cannot be read: {reason}") from None
         if not value:
             raise TokenMissing(f"{name}_FILE is {path!r}, which is empty: write the token into it")
     if value and (problem := unfit(value)):
