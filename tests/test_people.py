@@ -317,6 +317,27 @@ def test_what_a_candidate_in_shadow_saw_of_a_person_is_the_persons_too(world):
     assert world.log.columns("person", shadow=True)["person"] == [person]
 
 
+def test_an_operator_changes_the_rollout_of_a_server_without_lab_token(world, monkeypatch):
+    monkeypatch.delenv("LAB_TOKEN")
+    monkeypatch.delenv("LAB_READ_TOKEN")
+    with serve(world.app, port=0) as server:
+        caller = Caller(server.url, world)
+        assert caller("operator", "PUT", "/rollout", json={"action": "resume"}).status_code == 200
+        refused = caller("revoked", "PUT", "/rollout", json={"action": "resume"})
+        assert (refused.status_code, refused.json()["detail"]) == (401, people_guard.INVALID)
+        assert caller("owner", "PUT", "/rollout", json={"action": "resume"}).status_code == 401
+
+
+@pytest.mark.parametrize("where", ["a relative path", "inside the data", "a file"])
+def test_a_key_folder_that_is_of_no_use_costs_a_server_without_people_nothing(tmp_path, monkeypatch, where):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "file").touch()
+    places = {"inside the data": tmp_path / "data" / "keys", "a file": tmp_path / "file"}
+    monkeypatch.setenv("LAB_KEYS", str(places.get(where, "keys")))
+    with serve(create_app(Cats(), access=Access(tmp_path / "data")), port=0) as server:
+        assert requests.get(f"{server.url}/models", timeout=10).status_code == 200
+
+
 def test_who_needs_no_people_has_no_trail_and_no_keys(tmp_path, monkeypatch):
     for name, value in {"LAB_ROOT": tmp_path, "LAB_KEYS": tmp_path.parent / "unused keys", "LAB_TOKEN": TOKEN}.items():
         monkeypatch.setenv(name, str(value))

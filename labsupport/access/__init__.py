@@ -11,11 +11,13 @@ from labsupport.access.kept_uploads import Uploads
 from labsupport.access.keys import Damaged, Forgotten, Keys, NoKey, key_folder, keys_for
 from labsupport.access.users import (
     CHANGE,
+    ID,
     OTHERS,
     OWNER,
     PREDICT,
     READ,
     READER,
+    RESERVED,
     ROLES,
     Person,
     Users,
@@ -24,11 +26,13 @@ from labsupport.access.users import (
 
 __all__ = [
     "CHANGE",
+    "ID",
     "OTHERS",
     "OWNER",
     "PREDICT",
     "READ",
     "READER",
+    "RESERVED",
     "ROLES",
     "Access",
     "AuditTrail",

@@ -1,5 +1,6 @@
 """Bundle the people, the audit trail and the keys of one data folder."""
 
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from labsupport.access.users import Users
 class Access:
     """Hold what a server needs to know its users: `users`, `trail` and `keys` of a data folder.
 
-    Nothing is written before the first user is added or the first request of a user arrives.
+    Nothing is written before the first person is added.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -35,8 +36,13 @@ class Access:
 
     @property
     def active(self) -> bool:
-        """Return whether there are people, or were: the trail's key lies outside of the data folder. Raises OSError."""
-        return self.users.exist or self.trail.begun
+        """Return whether anybody was ever added. Raises OSError if that cannot be found out.
+
+        If somebody removes `users.db`, the trail's key shows it, because it is outside the data folder.
+        """
+        with suppress(ValueError):  # `LAB_KEYS` names no folder that could ever be used: then nobody was added
+            return self.users.exist or self.trail.begun
+        return False
 
     @cached_property
     def trail(self) -> AuditTrail:

@@ -22,7 +22,7 @@ class Entry:
     address: str  # where the request came from
     action: str  # such as "POST /predict"
     object: str | None  # such as the id of a prediction
-    effect: str  # such as "200" or "403 refused"
+    effect: str  # the status of the answer, "begun" or "no answer"
 
 
 def checked(entry: Entry) -> Row:

@@ -140,11 +140,11 @@ class Keys:
         path = self._path(person)
         self.make_folder()
         with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb", buffering=0) as file:
-            file.write(os.urandom(KEY))  # random: who reads it now encrypts with a key that nobody has a moment later
+            file.write(os.urandom(KEY))  # not zeros: who reads it now gets a key that nobody can guess
             os.fsync(file.fileno())
             file.truncate(0)
             os.fsync(file.fileno())
-        for rest in self.folder.glob(f".{person}.*"):  # of a process that was killed: the same file, or an unused key
+        for rest in self.folder.glob(f".{person}.*"):  # left by a process that was killed while it made the key
             rest.unlink(missing_ok=True)
         paths.sync(self.folder)
 
@@ -185,7 +185,7 @@ class Keys:
 
 
 def _bound(person: str, name: str) -> bytes:
-    """Return the person and the name in one, as the associated data of AES-GCM. Neither contains NUL."""
+    """Return the associated data of AES-GCM, which binds the content to the person and the name. Neither contains NUL."""
     return f"{person}\0{arguments.text('name', name, least=1)}".encode()
 
 

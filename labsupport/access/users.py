@@ -25,7 +25,6 @@ ROLES = {
 NAME = re.compile(r"[\w.@+-]+( [\w.@+-]+)*")
 ID = re.compile(r"p-[0-9a-f]{12}")
 LONGEST = 100  # characters of a name
-RESERVED = ("owner", "reader")  # the holders of LAB_TOKEN and LAB_READ_TOKEN
 BUSY = 5.0  # seconds that a call waits while another process writes
 SHORT = 0.2  # seconds that `who` waits, because meanwhile a server answers nobody
 SCHEMA = """
@@ -67,7 +66,9 @@ class Person:
         return what in ROLES[self.role]
 
 
+# the holders of LAB_TOKEN and LAB_READ_TOKEN
 OWNER, READER = Person("owner", "owner", "admin"), Person("reader", "reader", "reader")
+RESERVED = (OWNER.id, READER.id)
 
 
 class Users:
@@ -96,7 +97,7 @@ class Users:
 
     @property
     def exist(self) -> bool:
-        """Return whether anybody was ever added. Then a token that nobody has is refused, on loopback too."""
+        """Return whether the file of people exists and is not empty. If so, a wrong token is refused on loopback, too."""
         try:
             return self.path.stat().st_size > 0
         except FileNotFoundError:
@@ -161,14 +162,12 @@ class Users:
             if not connection or not known:
                 raise ValueError(f"name={name!r}: nobody has this name: labsupport users lists all")
             connection.execute("DELETE FROM users WHERE name = ?", [name])
-        with self._used() as connection:
-            if connection:
-                connection.execute("VACUUM")  # a deleted name may be left in a page that was moved
+            connection.execute("VACUUM")  # a deleted name may be left in a page that was moved
         return known.id
 
     @contextmanager
     def _used(self, make: bool = False, patience: float = BUSY) -> Iterator[sqlite3.Connection | None]:
-        """Open the file, run the block in one transaction, and close it. Without a file, and without `make`, yield None."""
+        """Open the file, run the block, and close it. Without a file, and without `make`, yield None."""
         try:
             if make:
                 sqlite.make(self.path)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from labsupport import arguments
-from labsupport.access import OWNER, READER, Keys
+from labsupport.access import RESERVED, Keys
 
 
 def forget(person: str, data: Path, keys: Path, log: str | Path | None = None) -> list[str]:
@@ -22,7 +22,7 @@ def forget(person: str, data: Path, keys: Path, log: str | Path | None = None) -
     >>> forget("p-0123456789ab", folder / "data", folder / "keys")
     ['the key: removed, so that no copy of the data shows the pictures of this person']
     """
-    if person in (OWNER.id, READER.id):
+    if person in RESERVED:
         raise ValueError(
             f"person={arguments.shown(person)}: several people may use this token: give the id of one person"
         )

@@ -61,20 +61,21 @@ def users(
 
 @command
 def audit(
-    person: Annotated[str | None, typer.Option(help="only the entries of this person")] = None,
+    person: Annotated[str | None, typer.Option(help="only the entries of this person, by name or id")] = None,
 ) -> None:
     """Check the audit trail, and print who did what, when, from where, on which object and with what effect.
 
     The exit status is 1 if an entry was changed, removed, exchanged or added, or if the newest entries are missing.
     """
-    from labsupport.access import lines
+    from labsupport.access import ID, RESERVED, lines
 
     access = _access()
     names = {one.id: one.name for one in access.users.all()}
-    ids = {name: id for id, name in names.items()} | {one: one for one in (*names, "owner", "reader")}
-    if person is not None and person not in ids:
+    ids = {name: id for id, name in names.items()}
+    id = ids.get(person, person) if person else None
+    if id and id not in (*names, *RESERVED) and not ID.fullmatch(id):  # an id may be of somebody who was forgotten
         raise ValueError(f"--person={person!r}: nobody has this name: labsupport users lists all")
-    for line in lines(access.trail, names, person=ids[person] if person else None):
+    for line in lines(access.trail, names, person=id):
         typer.echo(line)
     verdict = access.trail.verify()
     typer.echo(f"the audit trail is {verdict}", err=not verdict.intact)
@@ -86,7 +87,7 @@ def audit(
 def forget(name: Annotated[str, typer.Argument(help="whom: labsupport users lists all")], log: Log = None) -> None:
     """Remove a person, and all predictions, remarks, pictures and review items of this person.
 
-    The audit trail keeps its entries, which name an id. Nothing says any more whose it was.
+    The audit trail keeps the person's id, but no longer a name for it. Set LAB_KEYS and LAB_LOG as for the server.
     """
     from labsupport.cli import forgetting
 

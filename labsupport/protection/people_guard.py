@@ -19,6 +19,7 @@ from labsupport.access import (
     Person,
     UsersUnavailable,
 )
+from labsupport.protection import security
 from labsupport.protection.security import OPEN, READS, WrongTokens, bearer, carries
 
 # what a path needs, by its first part. Other paths are for everybody who may use the server, but only to read them.
@@ -26,6 +27,9 @@ READING = {"metrics": READ, "dashboard": READ, "rollout": READ, "predictions": P
 WRITING = dict.fromkeys(("predict", "detect", "count-cars", "count-apples", "count-plants", "feedback"), PREDICT)
 LONGEST = 200  # characters of a path in the trail
 NOT_WRITTEN = "the audit trail cannot be written, so this is not answered: the server's log says why"
+INVALID = (
+    "send a valid token in the header Authorization: Bearer ...: the one that you sent, if any, is wrong or revoked"
+)
 UNKNOWN_USERS = "the list of users cannot be read, so nobody can be told apart: the server's log says why"
 
 
@@ -40,12 +44,13 @@ def needed(method: str, path: str) -> str | None:
 
 
 class PeopleGuard:
-    """Find out who sends a request, refuse what the role does not allow, and write the request to the audit trail.
+    """Find out who sends a request, refuse what the role does not allow, and write to the audit trail.
 
     The sender is in the scope as `state.person`, for the routes: a `Person`, or None for a request without a token on
-    loopback. Checks come before the body is read. The trail begins when somebody was added to the users. From then on an
-    answer is sent when the trail has its entry, and a change of the rollout also has an entry before it begins. While the
-    trail cannot be written, people get 503.
+    loopback. Checks come before the body is read. The trail begins with the first person. From then on it gets an entry for
+    each request with a valid token and for each refusal, before the answer is sent. A change of the rollout, records and
+    feedback also have an entry before they begin. Requests without a token that are answered have none. While the trail
+    cannot be written, people get 503.
     """
 
     def __init__(self, app: ASGIApp, access: Access, token: str | None, read_token: str | None, local: bool) -> None:
@@ -63,7 +68,7 @@ class PeopleGuard:
         headers = Headers(scope=scope)
         try:
             person, active = self.sender(headers), self.access.active
-        except UsersUnavailable:
+        except OSError:  # also of the key folder
             return await JSONResponse({"detail": UNKNOWN_USERS}, 503)(scope, receive, send)
         scope.setdefault("state", {})["person"] = person
         station = "x-record-id" in headers  # it hands in the record of this prediction later
@@ -73,7 +78,7 @@ class PeopleGuard:
         unknown = person is None and (not self.local or wrong or need == CHANGE)
         noted = Noted(self, scope, send, person, active)
         if unknown:
-            await self.wrong_tokens.refuse(scope, receive, noted)
+            await self.wrong_tokens.refuse(scope, receive, noted, INVALID if active else security.HOW)
         elif person and need and not person.may(need):
             await JSONResponse({"detail": f"{person.name} is a {person.role}, who may not do this"}, 403)(
                 scope, receive, noted
@@ -100,7 +105,7 @@ class PeopleGuard:
         """Return a `send` that writes a refusal of `SiteGuard` to the trail before it sends it."""
         try:
             person, active = self.sender(Headers(scope=scope)), self.access.active
-        except UsersUnavailable:
+        except OSError:
             return send
         scope.setdefault("state", {})["person"] = person
         return Noted(self, scope, send, person, active)
@@ -115,7 +120,7 @@ class PeopleGuard:
 
 
 class Strangers:
-    """Count refusals of senders without a valid token: only so many a minute get an entry, so that none fill the disk."""
+    """Limit the entries for senders without a valid token to `MOST` a minute, so that they cannot fill the disk."""
 
     MOST, WINDOW = 600, 60.0  # entries, seconds
 

@@ -167,7 +167,7 @@ class WrongTokens:
         # address -> time of the first wrong token, number of wrong tokens
         self._seen: dict[str, tuple[float, int]] = {}
 
-    async def refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def refuse(self, scope: Scope, receive: Receive, send: Send, text: str = HOW) -> None:
         if "authorization" not in Headers(scope=scope):
             self.count("missing")
         else:
@@ -178,7 +178,7 @@ class WrongTokens:
                     await asyncio.sleep(WAIT)
                 finally:
                     self.waiting -= 1
-        await JSONResponse({"detail": HOW}, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+        await JSONResponse({"detail": text}, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
 
     def _number(self, address: str) -> int:
         """Return how many wrong tokens came from an address within the window. Log the 1st, 10th, 100th ..."""

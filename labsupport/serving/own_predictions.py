@@ -1,4 +1,4 @@
-"""Show a person the own predictions again, and nobody those of another person."""
+"""Return people's own predictions to them, and refuse those of other people."""
 
 import logging
 from datetime import UTC, datetime
@@ -25,7 +25,9 @@ class StoredOut(PredictionOut):
 
 
 def check_own(log: PredictionLog | None, id: str, request: Request) -> PredictionLog:
-    """Return the log if the sender may see this prediction: an own one, nobody's without a token, or with OTHERS any.
+    """Return the log if this prediction is the sender's, or if the sender may see the predictions of others.
+
+    Those without a person are of senders without a token.
 
     Raises a 404 without a log, and `UnknownPrediction` also for the prediction of another person.
     """
@@ -43,7 +45,7 @@ def add_own_routes(app: FastAPI, predictor: Predictor) -> None:
     @app.get(
         "/predictions/{id}",
         tags=["predictions"],
-        summary="Get an own prediction again",
+        summary="Get your own prediction again",
         response_description="the prediction, as it was answered",
         responses=schemas.refusals(404, 503),
     )
@@ -56,7 +58,7 @@ def add_own_routes(app: FastAPI, predictor: Predictor) -> None:
     @app.get(
         "/predictions/{id}/picture",
         tags=["predictions"],
-        summary="Get the kept picture of an own prediction",
+        summary="Get the kept picture of your own prediction",
         response_description="the picture with boxes drawn, a JPEG",
         response_class=Response,
         responses={200: {"content": schemas.JPEG}, **schemas.refusals(404, 503)},
