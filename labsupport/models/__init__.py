@@ -6,6 +6,7 @@
 """
 
 from labsupport.models import darknet, runtimes
+from labsupport.models.processor import RUNTIMES, best_precision, float_kernel, precisions
 from labsupport.models.registry import (
     LABELS,
     MODELS,
@@ -20,7 +21,6 @@ from labsupport.models.registry import (
     missing,
     network,
 )
-from labsupport.models.runtimes import RUNTIMES, best_precision
 
 __all__ = [
     "LABELS",
@@ -34,9 +34,11 @@ __all__ = [
     "best_precision",
     "darknet",
     "ensure",
+    "float_kernel",
     "folder",
     "locate",
     "missing",
     "network",
+    "precisions",
     "runtimes",
 ]

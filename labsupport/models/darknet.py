@@ -7,8 +7,10 @@ The format is Darknet's (Redmon and Farhadi, "YOLOv3: An Incremental Improvement
 the weights follow in the same order, raw 32-bit floats behind a header of 20 bytes.
 """
 
+import functools
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +91,7 @@ def to_openvino(cfg: str, weights: bytes, folder: Path) -> None:
 
     image = opset13.parameter([1, 3, SIZE, SIZE], np.float32, name="image")
     steps: dict[str, Step] = {
-        "convolutional": _openvino_convolution,
+        "convolutional": functools.partial(_openvino_convolution, itertools.count()),
         "maxpool": lambda x, size, stride: opset1.max_pool(
             x, [stride] * 2, [0, 0], [0, 0], [size] * 2, auto_pad="same_upper"
         ),
@@ -177,14 +179,17 @@ def _folded(channels: int, options: dict[str, str], floats: _Floats) -> tuple[np
     return floats.take(filters, channels, size, size) * scale[:, None, None, None], bias
 
 
-def _openvino_convolution(x: "Node", options: dict[str, str], floats: _Floats) -> "Node":
+def _openvino_convolution(numbers: Iterator[int], x: "Node", options: dict[str, str], floats: _Floats) -> "Node":
     from openvino import opset13
 
     stride, pad = [int(options["stride"])] * 2, [int(options["size"]) // 2] * 2
     kernel, bias = _folded(x.get_output_shape(0)[1], options, floats)
     x = opset13.convolution(x, opset13.constant(kernel), stride, pad, pad, [1, 1])
     x = opset13.add(x, opset13.constant(bias[None, :, None, None]))
-    return opset13.prelu(x, opset13.constant(np.array([0.1], np.float32))) if options["activation"] == "leaky" else x
+    if options["activation"] == "leaky":
+        x = opset13.prelu(x, opset13.constant(np.array([0.1], np.float32)))
+    x.set_friendly_name(f"convolution {next(numbers)}")  # `quantisation` asks for it
+    return x
 
 
 def _keras_convolution(x: "keras.KerasTensor", options: dict[str, str], floats: _Floats) -> "keras.KerasTensor":

@@ -15,14 +15,14 @@ import cv2
 import numpy as np
 
 from labsupport import background
-from labsupport.models import darknet, registry
+from labsupport.models import darknet, quantisation, registry
+from labsupport.models.processor import RUNTIMES, best_precision, precisions
 
 if TYPE_CHECKING:
     import openvino as ov
     from ai_edge_litert.interpreter import Interpreter
 
 SIZE = darknet.SIZE
-RUNTIMES = {"openvino": ("f32", "bf16"), "litert": ("int8",), "opencv": ("f32",)}  # runtime -> its precisions
 
 # a picture (uint8, (416, 416, 3), BGR) and a confidence -> boxes (N, 4) and scores (N, 80) that may be above it
 Forward = Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]
@@ -46,16 +46,16 @@ def load(name: str, runtime: str, precision: str | None, slots: int) -> tuple[st
     `precision=None` takes the fastest precision of this CPU. Raises `models.ModelUnavailable`, and ValueError for an unknown
     runtime or precision.
     """
-    offered = RUNTIMES.get(runtime, ())
+    offered = precisions(name, runtime)
     if precision is None and offered:
-        precision = best_precision() if runtime == "openvino" else offered[0]
+        precision = best_precision(name) if runtime == "openvino" else offered[0]
     if precision not in offered:
-        offers = "; ".join(f"{runtime}: {' or '.join(kinds)}" for runtime, kinds in RUNTIMES.items())
-        raise ValueError(f"no runtime {runtime!r} at precision {precision!r}: there is {offers}")
+        offers = "; ".join(f"{runtime}: {' or '.join(precisions(name, runtime))}" for runtime in RUNTIMES)
+        raise ValueError(f"{name} has no runtime {runtime!r} at precision {precision!r}: there is {offers}")
     files = registry.locate(name)
     anchors = darknet.anchors(files.cfg.read_text())
     if runtime == "openvino":
-        make = functools.partial(_openvino, registry.network(name), anchors, precision, slots)
+        make = functools.partial(_openvino, name, registry.network(name), anchors, precision, slots)
     elif runtime == "litert":
         make = functools.partial(_litert, _interpreter(), registry.network(name, "litert"), anchors, slots)
     else:
@@ -69,7 +69,7 @@ def embedder(name: str, runtime: str, precision: str, slots: int) -> Embedder:
     Raises `models.ModelUnavailable`, and `EmbeddingUnavailable` for a runtime that returns only the final outputs.
     """
     if runtime == "openvino":
-        make = functools.partial(_openvino_embedder, registry.network(name), precision, slots)
+        make = functools.partial(_openvino_embedder, name, registry.network(name), precision, slots)
     elif runtime == "opencv":
         make = functools.partial(_opencv_embedder, registry.locate(name))
     else:
@@ -97,41 +97,12 @@ def made(make: Callable[[], Network], *blank: Any) -> Network:
     return background.call(work, "make a network")
 
 
-@functools.cache
-def best_precision() -> str:
-    """Return "bf16" if OpenVINO computes in it on this CPU (AMX, AVX512-BF16), else "f32"."""
-    return "bf16" if background.call(_computes_in_bf16, "ask the CPU") else "f32"
-
-
-def _computes_in_bf16() -> bool:
-    """Return whether this process can compute in bf16, by trying a small network.
-
-    Environment variables can restrict OpenVINO (`OV_CPU_MAX_ISA`) and the library oneDNN that it uses
-    (`ONEDNN_MAX_CPU_ISA`). OpenVINO's list of capabilities ignores the restriction of oneDNN.
-    """
-    import openvino as ov
-    from openvino import opset13 as steps
-
-    core = ov.Core()
-    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        return False
-    entry = steps.parameter([1, 8, 8, 8], np.float32)
-    filters, one, none = np.ones((8, 8, 1, 1), np.float32), [1, 1], [0, 0]
-    x = steps.convolution(entry, filters, one, none, none, one)
-    x = steps.max_pool(x, one, one, none, none, [2, 2]).output(0)
-    x = steps.convolution(x, filters, one, none, none, one)
-    try:
-        made = core.compile_model(ov.Model([x], [entry]), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
-    except RuntimeError:  # oneDNN does not support this step
-        return False
-    return bool(made.get_property("INFERENCE_PRECISION_HINT") == ov.Type.bf16)
-
-
-def _openvino(network: Path, anchors: list[np.ndarray], precision: str, slots: int) -> Forward:
+def _openvino(name: str, file: Path, anchors: list[np.ndarray], precision: str, slots: int) -> Forward:
     """Return a network on OpenVINO that uses one core for each picture."""
     import openvino as ov
 
-    compiled = ov.Core().compile_model(network, "CPU", _options(precision, slots))
+    core = ov.Core()
+    compiled = core.compile_model(_network(core, name, file, precision), "CPU", _options(precision, slots))
 
     def forward(request: "ov.InferRequest", small: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
         outputs = request.infer(small[np.newaxis], share_inputs=True, share_outputs=True)
@@ -140,14 +111,14 @@ def _openvino(network: Path, anchors: list[np.ndarray], precision: str, slots: i
     return _taking_turns([compiled.create_infer_request() for _ in range(slots)], forward)
 
 
-def _openvino_embedder(file: Path, precision: str, slots: int) -> Embedder:
+def _openvino_embedder(name: str, file: Path, precision: str, slots: int) -> Embedder:
     """Return the network up to the step where the branches to its outputs part. The later steps do not run."""
     import openvino as ov
 
-    core, options = ov.Core(), _options(precision, slots)
-    network = core.read_model(file, config={"ENABLE_MMAP": options["ENABLE_MMAP"]})
+    core = ov.Core()
+    network = _network(core, name, file, precision)
     trunk = ov.Model([_parting(network).output(0)], network.get_parameters())
-    compiled = core.compile_model(trunk, "CPU", options)
+    compiled = core.compile_model(trunk, "CPU", _options(precision, slots))
 
     def embed(request: "ov.InferRequest", small: np.ndarray) -> np.ndarray:
         features: np.ndarray = request.infer(small[np.newaxis], share_inputs=True, share_outputs=True)[0]
@@ -157,12 +128,18 @@ def _openvino_embedder(file: Path, precision: str, slots: int) -> Embedder:
     return _taking_turns([compiled.create_infer_request() for _ in range(slots)], embed)
 
 
+def _network(core: "ov.Core", name: str, file: Path, precision: str) -> "ov.Model":
+    network = core.read_model(file, config={"ENABLE_MMAP": False})  # if a mapped file is cut off, the process is killed
+    if precision == "int8":
+        quantisation.quantise(network, quantisation.RANGES[name])
+    return network
+
+
 def _options(precision: str, slots: int) -> dict[str, Any]:
     return {
-        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,  # of the steps that are not in 8 bits
         "NUM_STREAMS": slots,
         "INFERENCE_NUM_THREADS": slots,
-        "ENABLE_MMAP": False,  # if a mapped file is cut off, the process is killed
         "ENABLE_CPU_PINNING": False,  # several workers would all pin themselves to the same cores
     }
 

@@ -1,0 +1,70 @@
+"""Ask the processor in which precision OpenVINO computes fastest on it."""
+
+import functools
+
+import numpy as np
+
+from labsupport import background
+from labsupport.models import quantisation
+
+RUNTIMES = {  # runtime -> its precisions
+    "openvino": ("f32", "bf16", "int8"),
+    "litert": ("int8",),
+    "opencv": ("f32",),
+}
+
+
+def precisions(name: str, runtime: str) -> tuple[str, ...]:
+    """Return the precisions in which a runtime can compute a model; () for an unknown runtime.
+
+    OpenVINO computes a model in int8 only if its ranges are known (`quantisation.RANGES`).
+
+    >>> precisions("yolov3-tiny", "openvino"), precisions("yolov3", "openvino")
+    (('f32', 'bf16', 'int8'), ('f32', 'bf16'))
+    """
+    kinds = RUNTIMES.get(runtime, ())
+    return tuple(kind for kind in kinds if (runtime, kind) != ("openvino", "int8") or name in quantisation.RANGES)
+
+
+def best_precision(name: str = "yolov3-tiny") -> str:
+    """Return the precision in which OpenVINO computes a model fastest on this CPU, of those that find what f32 finds.
+
+    That is bf16 with AMX, and else int8 with AVX2 or AVX-512. Both find 99 of 100 objects of f32 at an overlap (IoU) of
+    0.8, and 90 of 100 at 0.9 (benchmarks/RESULTS.md). Elsewhere it is f32: nothing else was measured.
+    """
+    kernel = float_kernel()
+    if "amx" in kernel:
+        return "bf16"
+    if "avx" in kernel and "int8" in precisions(name, "openvino"):
+        return "int8"
+    return "bf16" if "bf16" in kernel else "f32"
+
+
+@functools.cache
+def float_kernel() -> str:
+    """Return OpenVINO's name of the code that computes a convolution here, in bf16 if possible: "brgconv_avx2_f32".
+
+    The name shows what this process may use. Environment variables can restrict OpenVINO (`OV_CPU_MAX_ISA`) and the
+    library oneDNN that it uses (`ONEDNN_MAX_CPU_ISA`), and OpenVINO's list of capabilities ignores the second.
+    """
+    return background.call(_compile_a_convolution, "ask the CPU")
+
+
+def _compile_a_convolution() -> str:
+    import openvino as ov
+    from openvino import opset13 as steps
+
+    entry = steps.parameter([1, 32, 16, 16], np.float32)
+    filters, one, none = np.ones((32, 32, 3, 3), np.float32), [1, 1], [0, 0]
+    x = steps.convolution(entry, filters, one, none, none, one)
+    x = steps.max_pool(x, one, one, none, none, [2, 2]).output(0)
+    network = ov.Model([steps.convolution(x, filters, one, none, none, one)], [entry])
+    core = ov.Core()
+    bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    try:
+        made = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"})
+    except RuntimeError:  # oneDNN does not support one of these steps in bf16
+        made = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    about = [step.get_rt_info() for step in made.get_runtime_model().get_ordered_ops()]
+    kernels = [one["primitiveType"].astype(str) for one in about if one["layerType"].astype(str) == "Convolution"]
+    return str(kernels[-1])
