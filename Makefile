@@ -134,7 +134,7 @@ IMAGE := deploy/docker
 ALIKE := --constraint requirements.lock --overrides $(IMAGE)/overrides.txt
 
 lock: env
-	$(LOCK) pyproject.toml --extra lab --extra edge --extra scale --extra aws --extra test --output-file requirements.lock
+	$(LOCK) pyproject.toml --extra lab --extra edge --extra onnx --extra scale --extra aws --extra test --output-file requirements.lock
 	$(LOCK) pyproject.toml --extra bench --output-file requirements-bench.lock
 	$(LOCK) --group oracle --output-file requirements-oracle.lock
 	$(LOCK) pyproject.toml $(IMAGE)/server.in $(ALIKE) --output-file $(IMAGE)/server.lock

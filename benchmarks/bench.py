@@ -9,25 +9,19 @@ import json
 import os
 import platform
 import re
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from collections import defaultdict
 from pathlib import Path
 
-import psutil
-import requests
 from tqdm import tqdm
 
-from benchmarks import batch, capacity, drift, load, log, looks, runtimes, scale, shadow
-from labsupport import loopback, paths
+from benchmarks import ahead, batch, capacity, drift, load, log, looks, runtimes, scale, shadow
+from benchmarks.processes import PEERS, ROOT, memory, started
+from labsupport import paths
 from labsupport.models import RUNTIMES, best_precision, float_kernel
 
-ROOT = Path(__file__).resolve().parent.parent
-PEERS = ROOT / ".venv-bench" / "bin" / "python"
 CLIENTS = (1, 8, 32)
 LAB = "the lab's handler"
 OURS = "labsupport serve"
@@ -41,12 +35,16 @@ SERVERS = {  # name -> the command, but for its port
     "LitServe": [PEERS, "-m", "benchmarks.peers.litserve_server"],
     "Ray Serve": [PEERS, "-m", "benchmarks.peers.ray_server"],
 }
-SILENT = {"BENTOML_DO_NOT_TRACK": "True", "RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1"}  # nobody reports home
 
 
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
+KINDS = ("AMX", "AVX-512", "AVX2", "other")  # of processors; each has its own tables
+ABOUT = """What `make bench` found, on each kind of processor that it ran on: AMX (bf16), AVX-512 (VNNI, no AMX), AVX2.
+
+"""
 SECTIONS = {  # heading -> how its lines are measured
     "Servers": lambda rounds, seconds: servers(measure(rounds, seconds)),
+    "Peers": lambda rounds, seconds: ahead.lines(4 * rounds, seconds / 4),
     "Runtimes": lambda rounds, seconds: compared(measure_runtimes()),
     "Shadow": lambda rounds, seconds: shadow.lines(rounds, seconds / 2),
     "Batch": lambda rounds, seconds: batch.lines(rounds, seconds),
@@ -74,13 +72,23 @@ def main() -> None:
 
 
 def keep(name: str, text: str) -> None:
-    """Put a section in its place among the results; the others stay as they were."""
+    """Put a section of this kind of processor in its place among the results; the others stay as they were."""
     before = RESULTS.read_text() if RESULTS.exists() else ""
     sections = dict(re.findall(r"^## (.+)\n\n((?:(?!^## ).*\n)*)", before, re.MULTILINE))
-    sections[name] = text
-    known = [f"## {heading}\n\n{sections[heading].strip()}\n" for heading in SECTIONS if heading in sections]
+    sections[f"{name} ({kind(float_kernel())})"] = text
+    headings = [f"{name} ({kind})" for name in SECTIONS for kind in KINDS]
+    known = [f"## {heading}\n\n{sections[heading].strip()}\n" for heading in headings if heading in sections]
     with paths.whole(RESULTS) as partial:
-        partial.write_text("# Benchmarks\n\nWhat `make bench` found.\n\n" + "\n".join(known))
+        partial.write_text("# Benchmarks\n\n" + ABOUT + "\n".join(known))
+
+
+def kind(kernel: str) -> str:
+    """Return the kind of processor on which OpenVINO computes with this kernel (`models.float_kernel`).
+
+    >>> kind("brgconv_avx512_amx_bf16"), kind("brgconv_avx2_f32")
+    ('AMX', 'AVX2')
+    """
+    return next((kind for kind in KINDS if kind.lower().replace("-", "") in kernel), KINDS[-1])
 
 
 def machine() -> str:
@@ -107,22 +115,12 @@ def measure_server(command: list, seconds: float) -> dict:
 
     It writes what it writes into a folder of its own.
     """
-    port = free_port()
-    with tempfile.TemporaryDirectory() as scratch, open(Path(scratch, "console"), "wb") as console:
-        for folder in ("images", "notebooks", "images_uploaded"):  # an empty lab
-            Path(scratch, folder).mkdir()
-        started = time.perf_counter()
-        environment = {**os.environ, **SILENT, "LAB_ROOT": scratch}
-        process = psutil.Popen([*command, str(port)], cwd=ROOT, env=environment, stdout=console, stderr=console)
-        try:
-            first_answer(port, process)
-            row: dict = {"start": time.perf_counter() - started}
-            load.run(port, 2, 2)  # warm
-            for clients in CLIENTS:
-                row[clients] = load.run(port, clients, seconds)
-            row["memory"] = memory(process)
-        finally:
-            stop(process)
+    with started(command) as (port, process, seconds_to_start):
+        row: dict = {"start": seconds_to_start}
+        load.run(port, 2, 2)  # warm
+        for clients in CLIENTS:
+            row[clients] = load.run(port, clients, seconds)
+        row["memory"] = memory(process)
     return row
 
 
@@ -141,45 +139,6 @@ def measure_runtimes() -> list[dict]:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
     return rows
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((load.HOST, 0))
-        return probe.getsockname()[1]
-
-
-def first_answer(port: int, process: psutil.Popen, limit: float = 180) -> None:
-    loopback.ask_directly()
-    until = time.monotonic() + limit
-    picture = {"file": ("start.jpg", (ROOT / "images" / "fruits.jpg").read_bytes())}
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            if requests.post(f"http://{load.HOST}:{port}{load.PREDICT}", files=picture, timeout=60).ok:
-                return
-        except requests.RequestException:
-            time.sleep(0.05)
-    raise RuntimeError(f"no answer from {' '.join(map(str, process.args))} within {limit} s")
-
-
-def memory(process: psutil.Popen) -> float:
-    """MB that the process and its children hold: their proportional set sizes, so that shared pages count once."""
-    return sum(member.memory_full_info().pss for member in family(process)) / 1e6
-
-
-def family(process: psutil.Popen) -> list[psutil.Process]:
-    return [process, *process.children(recursive=True)]
-
-
-def stop(process: psutil.Popen) -> None:
-    """Politely; and whatever of its family is still there after that, for good."""
-    if process.poll() is not None:
-        return
-    members = family(process)
-    process.terminate()
-    _, left = psutil.wait_procs(members, timeout=20)
-    for member in left:
-        member.kill()
 
 
 def servers(measured: dict[str, list[dict]]) -> list[str]:

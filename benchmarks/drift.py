@@ -47,7 +47,9 @@ def lines(rows: int = 1_000_000, seeds: int = 50) -> list[str]:
 
 
 def large(rows: int) -> list[str]:
-    """Two frames, compared by each in a process of its own: seconds without loading, megabytes with it."""
+    """Two frames, compared by each in a process of its own: seconds and megabytes. Ours includes
+    reading the files; theirs does not include it in the seconds.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         paths = [str(_write(Path(scratch, f"{seed}.parquet"), rows, seed)) for seed in (0, 1)]
         ours = _run(sys.executable, "-m", "benchmarks.drift", "--frames", *paths)
@@ -90,13 +92,10 @@ def _write(path: Path, rows: int, seed: int) -> Path:
 
 
 def _timed(*paths: str) -> dict[str, float]:
-    import pandas as pd
-
     from labsupport import drift
 
-    reference, current = (pd.read_parquet(path) for path in paths)
     started = time.perf_counter()
-    report = drift.compare(reference, current)
+    report = drift.compare(*paths)
     seconds = time.perf_counter() - started
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     return {"seconds": seconds, "memory": memory, "drifted": int(report.features["drifted"].sum())}

@@ -4,11 +4,12 @@ An exception ends a thread of Python without being noticed: a watcher that died 
 every thread of this package is started here.
 """
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -96,6 +97,23 @@ def call(work: Callable[[], Result], name: str) -> Result:
     >>> call(lambda: 6 * 7, name="example")
     42
     """
+    with beside(work, name) as outcome:
+        pass
+    return outcome.result()
+
+
+@contextlib.contextmanager
+def beside(work: Callable[[], Result], name: str) -> Iterator[Future[Result]]:
+    """Call `work()` on a thread called `name` while the block of the `with` statement runs, and give the block its outcome.
+
+    The block ends when both have ended, also if the block raises an error or is interrupted. After it, `outcome.result()`
+    returns what `work` returned or raises its error: call it always, because nothing else reports that error.
+
+    >>> with beside(lambda: 6 * 7, name="example") as outcome:
+    ...     text = "a product"
+    >>> print(text, outcome.result())
+    a product 42
+    """
     outcome: Future[Result] = Future()
 
     def run() -> None:
@@ -105,13 +123,21 @@ def call(work: Callable[[], Result], name: str) -> Result:
             except BaseException as error:
                 outcome.set_exception(error)
 
-    interrupt = None
     try:
         start(run, name)
-    except KeyboardInterrupt as error:
-        if outcome.cancel():  # the work has not begun, and will not
-            raise
-        interrupt = error
+    except BaseException:
+        if not outcome.cancel():  # an interrupt came when the work had begun
+            _wait(outcome)
+        raise
+    try:
+        yield outcome
+    finally:
+        _wait(outcome)
+
+
+def _wait(outcome: Future[Any]) -> None:
+    """Wait until the work has ended. An interrupt is raised after that."""
+    interrupt = None
     while not outcome.done():
         try:
             outcome.exception()  # waits; after an interrupt, join would treat the thread as ended (Python < 3.13)
@@ -119,4 +145,3 @@ def call(work: Callable[[], Result], name: str) -> Result:
             interrupt = error
     if interrupt:
         raise interrupt
-    return outcome.result()

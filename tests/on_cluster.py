@@ -303,6 +303,12 @@ def test_the_cluster_itself_tells_nothing_without_the_token(cluster):
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+def test_fronts_listen_themselves_and_no_proxy_stands_before_them(app):
+    names = [process.cmdline()[0] for process in psutil.Process().children(recursive=True) if process.cmdline()]
+    assert sum(name.startswith("ray::ServeReplica:front") for name in names) == 2
+    assert not any(name.startswith("ray::ProxyActor") for name in names)
+
+
 def test_its_files_are_this_users_alone(cluster):
     assert Path(os.environ["RAY_TMPDIR"]).stat().st_mode & 0o777 == 0o700
 

@@ -139,6 +139,8 @@ def run_all(page: Page, notebook):
     expect(tab).to_have_text(notebook.name, timeout=60_000)
     panel = page.locator(".jp-NotebookPanel:visible")
     expect(panel.locator(".jp-Toolbar-kernelName")).to_contain_text("Python 3", timeout=60_000)
+    # before the kernel has answered JupyterLab drops what it is told to run
+    expect(page.locator("#jp-main-statusbar")).to_contain_text("Python 3 (ipykernel) | Idle", timeout=60_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     prompts = panel.locator(".jp-CodeCell .jp-InputArea-prompt")

@@ -18,7 +18,7 @@ from labsupport.client import STATUS, Client, ServerError
 from labsupport.log import LogUnavailable, PredictionLog
 from labsupport.models import registry
 from labsupport.rollout import Router
-from labsupport.serving import create_app, running, serve, worker
+from labsupport.serving import create_app, running, serve
 
 
 def labsupport(*arguments) -> tuple[int, str, str]:
@@ -195,9 +195,7 @@ def test_batch_refuses_what_makes_no_sense(options, tmp_path):
     assert (options[-2] if options else "--out") in err
 
 
-def test_serve_says_when_its_port_is_taken(monkeypatch):
-
-    monkeypatch.setattr(worker, "create_app", lambda **options: None)
+def test_serve_says_when_its_port_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         code, _, err = labsupport("serve", "--port", port)
@@ -292,11 +290,14 @@ def test_without_a_command_it_explains_itself():
 @pytest.mark.parametrize(
     "options, said",
     [
-        (["--precision", "f64"], "labsupport: no runtime 'openvino' at precision 'f64'"),
+        (["--precision", "f64"], "labsupport: yolov3-tiny has no runtime 'openvino' at precision 'f64'"),
         (["--log", "sqlite:////no/such/folder/predictions.db"], "labsupport: "),
         (["--log", "predictions.db"], "labsupport: "),
         (["--root-path", "//"], "labsupport: root_path='//': give the path that the proxy adds"),
-        (["--workers", "2", "--precision", "f64"], "labsupport: no runtime 'openvino' at precision 'f64'"),
+        (
+            ["--workers", "2", "--precision", "f64"],
+            "labsupport: yolov3-tiny has no runtime 'openvino' at precision 'f64'",
+        ),
     ],
 )
 def test_serve_says_in_a_line_what_it_cannot_do(options, said):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -62,7 +63,7 @@ def truth():
     return draw.TRUTH
 
 
-@pytest.mark.parametrize("runtime", ["openvino", "opencv"])
+@pytest.mark.parametrize("runtime", ["openvino", "onnx", "opencv"])
 @pytest.mark.parametrize("confidence", [0.2, 0.5])
 def test_every_runtime_at_f32_answers_what_cvlib_answers(runtime, confidence, pictures, cvlib_answers):
     ours = Detector.load("yolov3-tiny", runtime=runtime, precision="f32")
@@ -100,7 +101,7 @@ def test_drawing_the_pictures_again_gives_the_same_bytes(tmp_path):
         assert np.array_equal(cv2.imread(str(path)), cv2.imread(str(paths.IMAGES / path.name)))
 
 
-@pytest.mark.parametrize("runtime", ["openvino", "litert", "opencv"])
+@pytest.mark.parametrize("runtime", ["openvino", "litert", "onnx", "opencv"])
 def test_many_threads_at_once_get_the_answers_of_one(runtime, pictures):
     shared = Detector.load("yolov3-tiny", runtime=runtime, precision=RUNTIMES[runtime][0])
     alone = {name: shared.detect(image, 0.2) for name, image in pictures.items()}
@@ -207,10 +208,48 @@ def test_most_of_the_int8_network_computes_in_8_bits():
 
 
 def test_a_model_without_ranges_is_not_offered_in_int8():
-    with pytest.raises(ValueError, match="openvino: f32 or bf16; litert: int8; opencv: f32"):
+    with pytest.raises(ValueError, match="openvino: f32 or bf16; litert: int8; onnx: f32; opencv: f32"):
         Detector.load("yolov3", precision="int8")
     with pytest.raises(UnknownVersion):
         parse_version("yolov3/openvino-int8")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "tpu"}, "device='tpu': give one of 'cpu', 'cuda'"),
+        ({"device": None}, "device=None: give one of"),
+        ({"device": "cuda"}, "device='cuda': runtime 'openvino' computes on the CPU only: give runtime='onnx'"),
+    ],
+)
+def test_a_device_that_is_none_or_that_the_runtime_cannot_use_is_named(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Detector.load("yolov3-tiny", **options)
+
+
+def test_without_a_gpu_nothing_else_takes_its_place(monkeypatch):
+    with pytest.raises(
+        models.ModelUnavailable, match="this ONNX Runtime has only the CPU: pip install 'onnxruntime-gpu"
+    ):
+        Detector.load("yolov3-tiny", runtime="onnx", device="cuda")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        models.ModelUnavailable, match=r"onnxruntime is not installed: pip install 'labsupport\[onnx\]'"
+    ):
+        Detector.load("yolov3-tiny", runtime="onnx")
+
+
+def test_a_gpu_that_cannot_be_used_is_not_replaced_by_the_cpu(monkeypatch):
+    """ONNX Runtime offers CUDA where it was built with it, and takes the CPU if a library of CUDA is missing."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda network, options, providers: session(network, options))
+    with pytest.raises(models.ModelUnavailable, match="ONNX Runtime could not load CUDA"):
+        Detector.load("yolov3-tiny", runtime="onnx", device="cuda")
 
 
 def test_the_precision_that_is_chosen_is_one_the_cpu_offers():
@@ -229,7 +268,7 @@ def test_the_precision_that_is_chosen_is_one_the_cpu_offers():
     ],
 )
 def test_a_runtime_or_precision_there_is_not_says_what_there_is(options):
-    with pytest.raises(ValueError, match="openvino: f32 or bf16 or int8; litert: int8; opencv: f32"):
+    with pytest.raises(ValueError, match="openvino: f32 or bf16 or int8; litert: int8; onnx: f32; opencv: f32"):
         Detector.load("yolov3-tiny", **options)
 
 
@@ -628,10 +667,10 @@ def test_the_versions_that_can_be_loaded_are_those_of_the_installed_runtimes(mon
     names = versions("yolov3-tiny")
     assert {*names} == {
         f"yolov3-tiny/{kind}"
-        for kind in ("openvino-f32", "openvino-bf16", "openvino-int8", "litert-int8", "opencv-f32")
+        for kind in ("openvino-f32", "openvino-bf16", "openvino-int8", "litert-int8", "onnx-f32", "opencv-f32")
     }
-    assert [parse_version(name)[0] for name in names] == ["yolov3-tiny"] * 5
+    assert [parse_version(name)[0] for name in names] == ["yolov3-tiny"] * 6
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert {*names} - {*versions("yolov3-tiny")} == {"yolov3-tiny/litert-int8"}
+    assert {*names} - {*versions("yolov3-tiny")} == {"yolov3-tiny/litert-int8", "yolov3-tiny/onnx-f32"}
     monkeypatch.setenv("HOME", str(tmp_path))
     assert versions("yolov3-tiny") == []

@@ -5,6 +5,8 @@ import datetime
 import json
 import math
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,8 @@ import pytest
 from scipy import stats
 
 from labsupport import drift
-from labsupport.drift.multiple_testing import CORRECTIONS
+from labsupport.drift import multivariate
+from labsupport.drift.p_values import CORRECTIONS
 from labsupport.tabular import columns, containers
 
 ALPHA = 0.05
@@ -459,9 +462,130 @@ def test_many_rows_are_looked_at_on_every_core_with_the_same_result(monkeypatch)
     random = np.random.default_rng(0)
     before, now = random.normal(size=(50_000, 3)), random.normal(0.05, 1, size=(40_000, 3))
     threads = drift.compare(before, now)
-    monkeypatch.setattr("labsupport.drift.report._map", lambda look, found: [look(feature) for feature in found])
+    monkeypatch.setattr("labsupport.drift.report._map", lambda look, names, cells: [look(name) for name in names])
     assert threads.to_json() == drift.compare(before, now).to_json()
     assert threads.features["drifted"].all()
+
+
+# Parquet files
+
+
+def stored(folder, name: str, frame: pd.DataFrame):
+    path = folder / f"{name}.parquet"
+    frame.to_parquet(path, row_group_size=40)
+    return path
+
+
+def holding_everything(random, rows: int) -> pd.DataFrame:
+    frame = pd.DataFrame(mixed(random, rows, 10))
+    frame["feature"] = random.normal(size=rows)  # the dot of the next one means nothing
+    frame["feature.2"] = frame["feature"].astype(np.float32)
+    frame["when"] = pd.Timestamp("2025-01-01")
+    frame["category"] = pd.Categorical(random.choice(list("xyz"), rows))
+    frame["whole"] = pd.array(np.where(random.random(rows) < 0.1, None, random.integers(0, 99, rows)), dtype="Int64")
+    frame["user"] = random.integers(0, 30, rows)
+    return frame.set_index(pd.Index(random.normal(size=rows), name="index"))
+
+
+@pytest.mark.parametrize("options", [{}, {"groups": "user"}, {"multivariate": ("classifier",), "correction": "bh"}])
+def test_parquet_files_are_compared_as_their_frames_are(tmp_path, options):
+    random = np.random.default_rng(0)
+    frames = [holding_everything(random, rows) for rows in (150, 120)]
+    paths = [stored(tmp_path, name, frame) for name, frame in zip("ab", frames, strict=True)]
+    expected = drift.compare(*map(pd.read_parquet, paths), **options).to_json()
+    assert drift.compare(*paths, **options).to_json() == expected
+    assert drift.compare(str(paths[0]), pd.read_parquet(paths[1]), **options).to_json() == expected
+
+
+def test_neighbours_that_are_alike_are_compared_as_in_a_frame(tmp_path):
+    random = np.random.default_rng(0)
+    frames = [pd.DataFrame({name: autoregressive(random, 0.8, 600) for name in "xy"}) for _ in "ab"]
+    paths = [stored(tmp_path, name, frame) for name, frame in zip("ab", frames, strict=True)]
+    report = drift.compare(*paths)
+    assert report.features["inefficiency"].min() > 2
+    assert report.to_json() == drift.compare(*frames).to_json()
+
+
+def test_all_features_are_tested_on_rows_that_are_far_enough_apart():
+    random = np.random.default_rng(0)
+    windows = [{name: autoregressive(random, 0.8, 600) for name in "xy"} for _ in "ab"]
+    report = drift.compare(*windows, multivariate="mmd")
+    step = math.ceil(report.features["inefficiency"].max())
+    assert step > 2
+    scores = [multivariate.scores(*(window[name][::step] for window in windows)) for name in "xy"]
+    expected = multivariate.mmd(*(np.column_stack(columns) for columns in zip(*scores, strict=True)))
+    assert report.together["statistic"].item() == pytest.approx(expected.statistic, rel=1e-12)
+    assert report.together["p_value"].item() == expected.p_value
+
+
+def test_of_a_parquet_file_one_column_is_read_at_a_time(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    path = stored(tmp_path, "a", pd.DataFrame(random.normal(size=(50, 4)), columns=list("abcd")))
+    read, asked = pd.read_parquet, []
+
+    def recorded(path, columns=None):
+        asked.append(columns)
+        return read(path, columns=columns)
+
+    monkeypatch.setattr(pd, "read_parquet", recorded)
+    drift.compare(path, path)
+    assert sorted(asked) == [["a"]] * 2 + [["b"]] * 2 + [["c"]] * 2 + [["d"]] * 2
+
+
+def test_a_path_that_cannot_be_read_is_named(tmp_path):
+    good = stored(tmp_path, "good", pd.DataFrame({"a": np.arange(30.0)}))
+    bad = tmp_path / "bad.parquet"
+    bad.write_text("a,b\n1,2\n")
+    for path in (bad, tmp_path / "none.parquet", tmp_path):
+        with pytest.raises(ValueError, match=f"^current: {re.escape(str(path))} cannot be read as a Parquet file"):
+            drift.compare(good, path)
+    with pytest.raises(ValueError, match="reference: give a frame, a dict"):
+        drift.compare("good", good)
+    with pytest.raises(columns.DifferentColumns, match="has no a"):
+        drift.compare(good, stored(tmp_path, "other", pd.DataFrame({"b": np.arange(30.0)})))
+
+
+# what a small comparison loads
+
+
+def test_a_small_comparison_loads_no_large_library():
+    program = """
+import sys
+import numpy as np
+from labsupport import drift
+before, now = np.random.default_rng(0).normal(size=(2, 500, 5))
+text = str(drift.compare(before, now + 1)), str(drift.compare({"x": before[:, 0]}, {"x": now[:, 0].round()}))
+print(*(name for name in ("scipy.stats", "scipy.spatial", "pandas", "pyarrow", "sklearn", "river") if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_arrays_that_pandas_need_not_hold_are_compared_as_frames_are():
+    random = np.random.default_rng(0)
+    kinds = {
+        "x": lambda rows: random.normal(size=rows),
+        "holes": lambda rows: np.where(random.random(rows) < 0.2, np.nan, random.normal(size=rows)),
+        "small": lambda rows: random.normal(size=rows).astype(np.float16),
+        "counts": lambda rows: random.poisson(4, rows),
+        "gone": lambda rows: np.full(rows, np.nan),
+        "infinite": lambda rows: np.where(random.random(rows) < 0.1, np.inf, random.normal(size=rows)),
+        "constant": lambda rows: np.full(rows, 7),
+        "user": lambda rows: random.integers(0, 40, rows),
+    }
+    windows = [{name: draw(rows) for name, draw in kinds.items()} for rows in (300, 200)]
+    for options in ({}, {"groups": "user"}):
+        ours, theirs = drift.compare(*windows, **options), drift.compare(*map(pd.DataFrame, windows), **options)
+        assert ours.to_json() == theirs.to_json() and ours.summary() == theirs.summary()
+    only = [{"user": window["user"]} for window in windows]
+    with pytest.raises(columns.DifferentColumns, match="no column to compare"):
+        drift.compare(*only, groups="user")
+    with pytest.raises(ValueError, match="reference: two columns of one name"):
+        drift.compare({1: np.arange(30.0), "1": np.arange(30.0)}, windows[0])
+    with pytest.raises(ValueError, match="columns of different lengths"):
+        drift.compare({"a": np.arange(30.0), "b": np.arange(31.0)}, windows[0])
+    with pytest.raises(containers.TooFewRows, match="0 rows"):
+        drift.compare({"a": np.array([])}, windows[0])
 
 
 # bad data: named errors, or a clear row; warnings are errors here

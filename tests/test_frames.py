@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,16 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from labsupport.tabular import MIN_ROWS, DifferentColumns, TooFewRows, bool_column, features, float_column, to_frame
+from labsupport.tabular import (
+    MIN_ROWS,
+    DifferentColumns,
+    TooFewRows,
+    bool_column,
+    columns,
+    features,
+    float_column,
+    to_frame,
+)
 from labsupport.tabular.columns import LARGEST
 
 ROWS = 60
@@ -266,3 +276,47 @@ def test_the_order_of_columns_is_the_references():
     found = features(first, second)
     assert [one.name for one in found] == ["a", "b"]
     assert np.array_equal(found[0].current, NUMBERS + 1)
+
+
+@pytest.mark.parametrize("places", [[], [1_200], [3_000], [1_200, 3_000]])
+@pytest.mark.parametrize("late", [1, 15, 16, 500])
+def test_values_that_come_late_are_counted_like_early_ones(places, late, monkeypatch):
+    """5 values come early, and `late` others after the first 1,000 rows: up to 20 together are classes."""
+    monkeypatch.setattr(columns, "CHUNK", 70)
+    random = np.random.default_rng(late)
+    windows = random.integers(0, 5, size=(2, 4_000)).astype(float)
+    for place in places:
+        windows[place % 2, place : place + late] = np.arange(late) * 0.5 - 7.25
+    (found,) = features(*(to_frame({"x": window}) for window in windows))
+    distinct = np.unique(windows)
+    assert found.kind == ("discrete" if len(distinct) <= 20 else "numeric")
+    if found.labels:
+        assert found.labels == distinct.tolist()
+        assert np.array_equal(distinct[found.current], windows[1])
+
+
+def test_an_array_of_numbers_is_the_feature_that_its_series_is():
+    values = np.linspace(-1, 1, 60)
+    kinds = [values, values.astype(np.float32), np.arange(60), np.arange(60, dtype=np.uint8) % 3, np.full(60, np.nan)]
+    kinds += [np.where(values > 0, np.inf, values), np.where(values > 0, np.nan, values), np.full(60, 1e200)]
+    for before, now in itertools.product(kinds, kinds):
+        ours, theirs = columns.feature("x", before, now), columns.feature("x", *map(pd.Series, (before, now)))
+        slow = columns.feature("x", *(pd.Series(column).astype(object) for column in (before, now)))
+        others = [theirs] if np.float32 in (before.dtype, now.dtype) else [theirs, slow]  # as objects they are wider
+        for other in others:
+            what = other.kind, other.note, other.labels, other.changed
+            assert (ours.kind, ours.note, ours.labels, ours.changed) == what
+            for mine, yours in ((ours.reference, other.reference), (ours.current, other.current)):
+                assert np.array_equal(mine, yours)
+            assert all(map(np.array_equal, ours.missing, other.missing))
+
+
+def test_values_at_rows_are_those_of_the_column():
+    values = np.where(np.arange(50) % 3 == 0, np.nan, np.arange(50.0))
+    for column in (values, np.arange(50.0), np.full(50, np.nan)):
+        found = columns.feature("x", column, values[::-1])
+        rows = np.array([0, 1, 2, 30, 49])
+        if found.kind != "none" and not found.labels:
+            before, now = found.values_at(rows, rows)
+            assert np.array_equal(before, column[rows], equal_nan=True)
+            assert np.array_equal(now, values[::-1][rows], equal_nan=True)

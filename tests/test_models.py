@@ -525,7 +525,7 @@ def test_each_runtime_has_a_network_of_its_own(installed, monkeypatch):
     assert asked == ["litert", "openvino"]
 
 
-@pytest.mark.parametrize("part", ["weights", "converter"])
+@pytest.mark.parametrize("part", ["weights", "darknet.py", "onnx_network.py"])
 def test_other_weights_or_another_converter_make_another_network(part, installed, monkeypatch, tmp_path):
     monkeypatch.setattr(registry, "_convert", make_network)
     before = models.network("toy")
@@ -536,7 +536,9 @@ def test_other_weights_or_another_converter_make_another_network(part, installed
         monkeypatch.setitem(models.MODELS, "toy", dataclasses.replace(toy, weights=weights))
         (models.folder() / "toy.weights").write_bytes(other)
     else:
-        (tmp_path / "darknet.py").write_text("another converter")
+        folder = Path(registry.__file__).parent
+        for name in ("darknet.py", "onnx_network.py"):
+            (tmp_path / name).write_text("another converter" if name == part else (folder / name).read_text())
         monkeypatch.setattr(registry, "__file__", str(tmp_path / "models.py"))
     assert models.network("toy") != before
 

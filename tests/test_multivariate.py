@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.spatial.distance import cdist
 
-from labsupport.drift import multivariate
+from labsupport.drift import multivariate, p_values
 
 TESTS = {
     "mmd": lambda x, y, seed: multivariate.mmd(x, y, 199, seed),
@@ -79,7 +80,7 @@ def test_stopping_early_leaves_the_p_value_valid():
     random = np.random.default_rng(0)
     for seed in range(runs):
         draw = lambda orders: random.random(len(orders))  # noqa: E731
-        found.append(multivariate._permuted(random.random(), draw, (np.arange(4), 2), 199, seed))
+        found.append(p_values.permuted(random.random(), draw, (np.arange(4), 2), 199, seed))
     for level in (0.02, 0.05, 0.1, 0.3, 0.7):
         assert np.mean(np.array(found) <= level) <= level + 3 * math.sqrt(level * (1 - level) / runs)
         assert np.mean(np.array(found) <= level) >= level - 0.01 - 3 * math.sqrt(level * (1 - level) / runs)
@@ -92,11 +93,11 @@ def test_a_clear_case_uses_every_permutation_and_a_clean_one_stops():
         asked.append(len(orders))
         return np.zeros(len(orders))
 
-    assert multivariate._permuted(1.0, draw, (np.arange(4), 2), 999, 0) == 1 / 1000
+    assert p_values.permuted(1.0, draw, (np.arange(4), 2), 999, 0) == 1 / 1000
     assert sum(asked) == 999
     asked.clear()
-    assert multivariate._permuted(0.0, draw, (np.arange(4), 2), 999, 0) == 1.0
-    assert sum(asked) == multivariate.CHUNK
+    assert p_values.permuted(0.0, draw, (np.arange(4), 2), 999, 0) == 1.0
+    assert sum(asked) == p_values.CHUNK
 
 
 def test_a_shift_of_embeddings_is_found():
@@ -190,3 +191,21 @@ def test_scores_are_normal_and_know_no_unit():
     assert stats.kstest(known, "norm").pvalue > 0.99
     empty = np.full(3, np.nan)
     assert np.array_equal(multivariate.scores(empty, empty)[0], np.zeros(3))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (15, 3), (130, 7), (17, 0)])
+def test_squared_distances_are_scipys(shape):
+    rows = np.random.default_rng(0).normal(size=shape)
+    expected = ((rows[:, np.newaxis] - rows) ** 2).sum(axis=2) if not rows.size else cdist(rows, rows, "sqeuclidean")
+    assert multivariate._squared_distances(rows) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_normal_scores_are_scipys():
+    random = np.random.default_rng(0)
+    for before, now in random.normal(size=(5, 2, 60)).round(1):
+        before[:3] = np.nan
+        both = np.concatenate([before[3:], now])
+        expected = stats.norm.ppf((stats.rankdata(both) - 0.5) / len(both))
+        first, second = multivariate.scores(before, now)
+        assert np.array_equal(first[:3], np.zeros(3))
+        assert np.concatenate([first[3:], second]) == pytest.approx(expected, rel=1e-13)

@@ -34,6 +34,30 @@ def test_what_is_called_on_a_thread_returns_and_raises_in_its_caller():
         background.call(lambda: sys.exit(3), "a name")
 
 
+def test_a_block_ends_when_the_work_beside_it_has_ended():
+    main, begun = threading.main_thread().ident, threading.Event()
+
+    def work():
+        assert begun.wait(10)
+        wait = threading.Condition.wait.__code__
+        wait_until(lambda: sys._current_frames()[main].f_code is wait, "the main thread waits")
+        steps.append("work")
+        return 7
+
+    steps = []
+    with background.beside(work, "a name") as outcome:
+        begun.set()
+        steps.append("block")
+    assert steps == ["block", "work"] and outcome.result() == 7
+    with pytest.raises(LookupError), background.beside(work, "a name"):
+        raise LookupError
+    assert steps == ["block", "work", "work"]
+    with background.beside(lambda: 1 / 0, "a name") as outcome:
+        pass
+    with pytest.raises(ZeroDivisionError):
+        outcome.result()
+
+
 def test_an_interrupt_comes_when_the_work_is_over():
     """Two of them, because people press Ctrl-C again."""
     main, steps, usual = threading.main_thread().ident, [], signal.getsignal(signal.SIGINT)
@@ -121,6 +145,7 @@ KINDS = {
     "openvino's embedder": "made = Detector.load(precision='f32'); made.embed(picture)",
     "opencv": "made = Detector.load(runtime='opencv'); made.detect(picture); made.embed(picture)",
     "litert": "made = Detector.load(runtime='litert'); made.detect(picture)",
+    "onnx": "made = Detector.load(runtime='onnx'); made.detect(picture)",
     "inspector": "from labsupport.scenarios import Inspector; made = Inspector.load(); made.detect(picture)",
 }
 

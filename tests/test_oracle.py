@@ -15,7 +15,7 @@ from scipy import stats
 from benchmarks import drift as benchmark
 from benchmarks.drift import ORACLE, ROOT, SILENT
 from labsupport import drift
-from labsupport.drift import univariate
+from labsupport.drift import p_values, univariate
 from labsupport.drift.univariate import Counts
 
 SIZES = [(60, 60), (500, 200), (1000, 1000), (12_000, 900)]
@@ -71,7 +71,7 @@ def test_ks(answers):
     """Theirs is exact to 10,000 rows, ours to 1,000: both are asked for where they do the same."""
     compared = 0
     for (reference, current), theirs in zip(NUMERIC_CASES, answers[0], strict=True):
-        if len(reference) <= univariate.EXACT_TO or len(reference) > 10_000:
+        if len(reference) <= p_values.EXACT_TO or len(reference) > 10_000:
             ours = univariate.kolmogorov_smirnov(reference, current).p_value
             assert ours == pytest.approx(theirs["ks"], abs=1e-9)
             compared += 1

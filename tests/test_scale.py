@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import os
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import requests
+from starlette.responses import PlainTextResponse
 
 from labsupport import background, models, scale
 from labsupport.compute import Cost, Machine, needs
@@ -35,6 +39,49 @@ def test_a_cluster_of_less_than_one_is_refused_before_anything_starts(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=f"^{name}=.*: give a whole number of at least 1"):
         local_cluster.LocalCluster(**wrong)
+
+
+def test_more_pinned_cores_than_there_are_are_refused_before_anything_starts():
+    pytest.importorskip("ray")
+    with pytest.raises(ValueError, match="cores are here to be pinned to"):
+        local_cluster.LocalCluster(nodes=len(os.sched_getaffinity(0)), cores=2, pinned=True)
+
+
+def test_what_a_pinned_node_starts_runs_on_cores_of_its_own_and_this_process_on_all():
+    program = [sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))"]
+    before = os.sched_getaffinity(0)
+    cluster = object.__new__(local_cluster.LocalCluster)
+    cluster.cores, cluster._free_cores = 1, sorted(before)
+    used = []
+    for _ in before:
+        with cluster._own_cores():
+            used.append(subprocess.run(program, capture_output=True, text=True, check=True).stdout)
+        assert os.sched_getaffinity(0) == before
+    assert sorted(map(int, used)) == sorted(before)
+    with pytest.raises(ValueError, match="each pinned node takes 1"), cluster._own_cores():
+        pass
+
+
+def test_two_fronts_share_a_port_and_one_that_stopped_is_not_healthy():
+    def made(name):
+        async def app(scope, receive, send):
+            if scope["type"] == "http":
+                await PlainTextResponse(name)(scope, receive, send)
+
+        return lambda: app
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    fronts = [scale.Front(made(name), "127.0.0.1", port) for name in ("one", "other")]
+    answers = {requests.get(f"http://127.0.0.1:{port}", timeout=30).text for _ in range(40)}
+    assert answers == {"one", "other"}
+    for front in fronts:
+        front.check_health()
+        front.__del__()
+        with pytest.raises(RuntimeError, match="does not listen any more"):
+            front.check_health()
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"http://127.0.0.1:{port}", timeout=30)
 
 
 def test_ray_is_loaded_when_it_is_used_and_not_before():
@@ -77,6 +124,10 @@ class Handle:
 
     def __init__(self, *answers):
         self.detect, self._answers = self, iter(answers)
+
+    def options(self, _by_reference):
+        assert not _by_reference  # over gRPC, not through the object store
+        return self
 
     def remote(self, squeezed, shape, confidence):
         return self

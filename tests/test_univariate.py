@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 from scipy.spatial import distance as spatial
 
-from labsupport.drift import effective_rows, univariate
+from labsupport.drift import effective_rows, p_values, univariate
+from labsupport.drift.effective_rows import Alike
 from labsupport.drift.univariate import Counts
 
 SIZES = [(5, 6), (20, 20), (7, 300), (97, 101), (250, 60), (500, 499), (1000, 1000), (1500, 40), (20_000, 3000)]
@@ -25,12 +26,61 @@ DRAWS = {
 def test_ks_and_wasserstein_are_scipys(name, n, m):
     random = np.random.default_rng([n, m])
     reference, current = DRAWS["normal" if name == "moved" else name](random, n), DRAWS[name](random, m)
-    method = "exact" if max(n, m) <= univariate.EXACT_TO else "asymp"
+    method = "exact" if max(n, m) <= p_values.EXACT_TO else "asymp"
     theirs, ours = stats.ks_2samp(reference, current, method=method), univariate.kolmogorov_smirnov(reference, current)
     assert ours.statistic == pytest.approx(theirs.statistic, abs=1e-9)
     assert ours.p_value == pytest.approx(theirs.pvalue, abs=1e-9)
     wasserstein = univariate.distance(reference, current)[1]
     assert wasserstein == pytest.approx(stats.wasserstein_distance(reference, current), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", [*DRAWS, "one value", "two values"])
+@pytest.mark.parametrize("block", [1, 3, 50])
+def test_the_distance_is_the_same_however_many_rows_are_merged_at_a_time(name, block, monkeypatch):
+    draws = {
+        **DRAWS,
+        "one value": lambda random, size: np.full(size, 7.0),
+        "two values": lambda random, size: random.integers(0, 2, size).astype(float),
+    }
+    monkeypatch.setattr(univariate, "BLOCK", block)
+    for n, m in ((1, 1), (2, 90), (90, 2), (150, 151)):
+        random = np.random.default_rng([n, m])
+        reference, current = draws[name](random, n), draws[name](random, m)
+        statistic, wasserstein = univariate.distance(reference, current)
+        assert statistic == pytest.approx(stats.ks_2samp(reference, current).statistic, abs=1e-12)
+        assert wasserstein == pytest.approx(stats.wasserstein_distance(reference, current), rel=1e-12, abs=1e-12)
+        assert univariate.deviation(reference) == pytest.approx(reference.std(), rel=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1_001, 1_237, 40_003])
+def test_the_p_value_of_many_rows_is_scipys_to_the_last_digits(rows):
+    for square in (0.5, 2.19, 2.21, 6, 60, 300, 400):
+        distance = math.sqrt(square / rows)
+        theirs = stats.kstwo.sf(distance, rows)
+        window = np.zeros(2 * rows)  # of two windows of 2 n rows, n count
+        assert p_values.kolmogorov_smirnov(distance, window, window, Alike()) == pytest.approx(theirs, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize(("n", "m"), [(6, 6), (20, 20), (499, 499), (1000, 1000), (500, 200)])
+def test_the_exact_p_value_is_scipys_to_the_last_digit(n, m):
+    random = np.random.default_rng(n)
+    for shift in (0.0, 0.2, 1.0, 9.0):
+        reference, current = random.normal(size=n), random.normal(shift, 1, size=m)
+        theirs = stats.ks_2samp(reference, current, method="exact").pvalue
+        assert univariate.kolmogorov_smirnov(reference, current).p_value == theirs
+
+
+def test_tails_of_chi_square_and_of_f_are_scipys():
+    for scale, degrees, value in ((1.0, 3, 7.5), (0.01, 9, 0.2), (2.5, 1.7, 0.0)):
+        noise = p_values.Noise(scale, degrees)
+        assert noise.p_value(value) == pytest.approx(stats.chi2.sf(value / scale, degrees), rel=1e-13)
+        assert noise.limit(0.03) == pytest.approx(scale * stats.chi2.isf(0.03, degrees), rel=1e-13)
+        noise = p_values.Noise(scale, degrees, 12.5)
+        expected = (
+            stats.f.sf(value / scale / degrees, degrees, 12.5),
+            scale * degrees * stats.f.isf(0.03, degrees, 12.5),
+        )
+        assert (noise.p_value(value), noise.limit(0.03)) == pytest.approx(expected, rel=1e-13)
 
 
 def test_tiny_p_values_are_scipys_too():
@@ -97,6 +147,11 @@ def test_fishers_tea_tasting():
     """R. A. Fisher, The Design of Experiments (1935): 3 of 4 cups right, one-sided 17/70; two-sided 34/70."""
     assert univariate.chi_square(Counts(np.array([30, 10]), np.array([10, 30]))).p_value < 1e-4
     assert stats.fisher_exact([[3, 1], [1, 3]]).pvalue == pytest.approx(34 / 70)
+
+
+def test_a_class_that_nobody_has_is_refused():
+    with pytest.raises(ValueError, match="one class has no rows in either window"):
+        univariate.chi_square(Counts(np.array([10, 0]), np.array([12, 0])))
 
 
 def test_one_class_alone_has_nothing_to_be_tested():

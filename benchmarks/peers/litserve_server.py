@@ -1,4 +1,4 @@
-"""LitServe around our detector: one worker process a core. Run: python -m benchmarks.peers.litserve_server PORT"""
+"""LitServe around our detector, one worker process a core: python -m benchmarks.peers.litserve_server [--detect] PORT"""
 
 import os
 import sys
@@ -10,7 +10,11 @@ from labsupport import images
 from labsupport.detection import Detector, draw_boxes
 
 
-class Api(litserve.LitAPI):
+def told(detections):
+    return [{"label": d.label, "confidence": d.confidence, "box": d.box._asdict()} for d in detections]
+
+
+class Predict(litserve.LitAPI):
     def setup(self, device):
         self.detector = Detector.load(slots=1)
 
@@ -24,6 +28,15 @@ class Api(litserve.LitAPI):
         return Response(content, media_type="image/jpeg")
 
 
+class Detect(Predict):
+    def predict(self, image):
+        return {"detections": told(self.detector.detect(image))}
+
+    def encode_response(self, content):
+        return content
+
+
 if __name__ == "__main__":
-    server = litserve.LitServer(Api(api_path="/predict"), accelerator="cpu", workers_per_device=os.cpu_count())
-    server.run(host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", generate_client_file=False)
+    api = Detect(api_path="/detect") if "--detect" in sys.argv else Predict(api_path="/predict")
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=os.cpu_count())
+    server.run(host="127.0.0.1", port=int(sys.argv[-1]), log_level="warning", generate_client_file=False)

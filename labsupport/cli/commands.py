@@ -94,7 +94,6 @@ def serve(
     from labsupport import loopback, models, paths
     from labsupport.access import tls_files
     from labsupport.protection import security
-    from labsupport.rollout import journal
     from labsupport.serving import running
 
     folder = paths.root_or_data()
@@ -107,8 +106,10 @@ def serve(
     files = tls_files.checked(certfile, keyfile)
     models.ensure("yolov3-tiny")
     models.network("yolov3-tiny")  # once, before several workers need it
-    for file in folder.glob("rollout-*.db"):
-        journal.check(file)  # here, because a worker that fails to start is restarted without end
+    for file in folder.glob("rollout-*.db"):  # here, because a worker that fails to start is restarted without end
+        from labsupport.rollout import journal
+
+        journal.check(file)
     running.run(options, port, workers, files)
 
 

@@ -15,6 +15,7 @@ from labsupport.detection.detector import (
     resize_for_network,
     versions,
 )
+from labsupport.detection.installed import load_installed
 from labsupport.detection.objects import Box, Detection, Version
 from labsupport.detection.server_answer import NOT_OURS, read_answer
 from labsupport.detection.videos import NO_FRAME
@@ -30,6 +31,7 @@ __all__ = [
     "agreement",
     "detect_and_draw_box",
     "draw_boxes",
+    "load_installed",
     "parse_version",
     "read_answer",
     "resize_for_network",

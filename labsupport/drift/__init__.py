@@ -20,8 +20,8 @@ from labsupport.drift.conditional import columns, given_input
 from labsupport.drift.cusum import Cusum, cusum_limit, cusum_run_length
 from labsupport.drift.data_monitor import DataDriftMonitor, SerialCorrelation
 from labsupport.drift.detector_evaluation import compare_detectors
-from labsupport.drift.feature_tests import TESTS
-from labsupport.drift.report import DriftReport, compare, psi
+from labsupport.drift.feature_tests import TESTS, psi
+from labsupport.drift.report import DriftReport, compare
 
 __all__ = [
     "TESTS",

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import linalg
-from scipy.spatial.distance import cdist
 
 from labsupport import tabular
 from labsupport.arguments import number
@@ -162,6 +160,9 @@ class Ridge:
     """
 
     def __init__(self, x: np.ndarray) -> None:
+        from scipy import linalg
+        from scipy.spatial.distance import cdist
+
         squared = cdist(x, x, "sqeuclidean") if x.size else np.zeros((len(x), len(x)))
         near = np.exp(-squared / (np.median(squared[squared > 0]) if squared.any() else 1.0))
         middle = x - x.mean(axis=0)

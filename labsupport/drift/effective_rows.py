@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from labsupport.arguments import number, shown
 from labsupport.tabular import FEW_VALUES
@@ -76,7 +76,7 @@ def dependence(indicators: np.ndarray) -> tuple[float, float]:
 
     An estimate from N rows and L lags varies about as much as a variance with N / (2 L + 1) degrees (Priestley, 1981).
     """
-    if resemblance(indicators) < stats.norm.isf(0.01):
+    if resemblance(indicators) < -special.ndtri(0.01):
         return 1.0, np.inf
     rows = _centred(indicators)
     padded = np.fft.rfft(rows, 2 * len(rows), axis=0)
@@ -96,6 +96,19 @@ def welch(spreads: np.ndarray, freedoms: Sequence[float]) -> float:
     """
     share = (np.asarray(spreads) ** 2 / np.asarray(freedoms)).sum()
     return float(np.sum(spreads) ** 2 / share) if share > 0 else np.inf
+
+
+def serial(indicators: Sequence[np.ndarray]) -> tuple[Alike, float]:
+    """Return how much neighbours resemble each other in both windows, and their resemblance in standard errors."""
+    estimates, sizes = [dependence(window) for window in indicators], list(map(len, indicators))
+    longer, shorter = (1, 0) if sizes[1] > sizes[0] else (0, 1)
+    # what the longer window shows of neighbours holds for the shorter one, too, which may not show it
+    if taken := estimates[shorter][0] < estimates[longer][0]:
+        estimates[shorter] = estimates[longer]
+    spreads = np.array([alike / max(1, size) for (alike, _), size in zip(estimates, sizes, strict=True)])
+    freedom = estimates[longer][1] if taken else welch(spreads, [degrees for _, degrees in estimates])
+    nearness = max(resemblance(window) for window in indicators)
+    return Alike(estimates[0][0], estimates[1][0], freedom), nearness
 
 
 def below(values: np.ndarray) -> np.ndarray:

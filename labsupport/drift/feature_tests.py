@@ -6,14 +6,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
-from labsupport.drift import effective_rows, grouped, multivariate, univariate
+from labsupport.arguments import number
+from labsupport.drift import effective_rows, grouped, multivariate, p_values, univariate
 from labsupport.drift.effective_rows import Alike
 from labsupport.drift.grouped import Codes
 from labsupport.drift.multivariate import Together
-from labsupport.drift.univariate import Counts, TwoSampleTest
-from labsupport.tabular import CLASSES, MIN_ROWS, Feature
+from labsupport.drift.univariate import Counts, Psi, TwoSampleTest
+from labsupport.tabular import CLASSES, MIN_ROWS, Feature, features, to_frame
 
 FEWEST = 5  # known values in each window, below which a column's values are not compared
 MISSING = "missing"  # the test of whether values are missing as often as before
@@ -73,7 +74,7 @@ def look(
 def _verdict(tests: list[_Tested], features: int) -> dict[str, Any]:
     """Combine the tests of one feature. `step`: keep every `step`-th row, so that the kept rows are roughly independent."""
     # with many features some resemble themselves by chance: of that we neither speak nor leave out rows
-    significant = stats.norm.isf(0.01 / (2 * features))
+    significant = -special.ndtri(0.01 / (2 * features))
     alike = {"inefficiency": max([1.0, *(max(tested.alike[:2]) for tested in tests)])}
     alike["step"] = max([1.0, *(max(tested.alike[:2]) for tested in tests if tested.resemblance > significant)])
     if not tests:
@@ -87,7 +88,9 @@ def _verdict(tests: list[_Tested], features: int) -> dict[str, Any]:
 
 def _values(feature: Feature, alpha: float, seed: int, groups: Codes | None) -> tuple[_Tested, dict[str, float], Shape]:
     """Return the test of the known values, the effect sizes, and the shape."""
-    windows = np.sort(feature.reference), np.sort(feature.current)  # once, for all that follows
+    windows = (feature.reference, feature.current)
+    if not feature.counted:
+        windows = np.sort(feature.reference), np.sort(feature.current)  # once, for all that follows
     bins = counts(feature, windows)
     classes: Callable[[], tuple[TwoSampleTest, Alike]]
     if groups is None:
@@ -105,10 +108,11 @@ def _values(feature: Feature, alpha: float, seed: int, groups: Codes | None) -> 
     if feature.counted:
         test, alike = classes()
         return _Tested(test, alike, resemblance), sizes, _bars(feature, bins)
-    statistic, wasserstein = univariate.distance(*windows)
-    deviation = float(windows[0].std())
+    statistic, wasserstein = univariate.ordered_distance(*windows)
+    test = TwoSampleTest("KS", statistic, p_values.kolmogorov_smirnov(statistic, *windows, alike))
+    deviation = univariate.deviation(windows[0])
     sizes["wasserstein"] = wasserstein / deviation if deviation else np.nan
-    return _Tested(univariate.ks_p_value(statistic, *windows, alike), alike, resemblance), sizes, _histogram(windows)
+    return _Tested(test, alike, resemblance), sizes, _histogram(windows)
 
 
 def _classes(feature: Feature, alike: Alike) -> tuple[TwoSampleTest, Alike]:
@@ -131,7 +135,7 @@ def _in_bins(feature: Feature, ordered: np.ndarray) -> list[np.ndarray]:
 
 def _missing(feature: Feature, groups: Codes | None) -> _Tested:
     if groups is None:
-        alike, resemblance = _serial(feature.missing)
+        alike, resemblance = effective_rows.serial(feature.missing)
         test = univariate.chi_square(_counted(*feature.missing, 2), alike)
     else:
         test, alike = grouped.class_test([gone.astype(int) for gone in feature.missing], groups, 2)
@@ -141,7 +145,7 @@ def _missing(feature: Feature, groups: Codes | None) -> _Tested:
 
 def _neighbours(feature: Feature) -> tuple[Alike, float]:
     """Return how much the known values resemble their neighbours, in the order of the rows, of the last `LOOKED_AT` rows."""
-    return _serial(_indicators(feature, effective_rows.LOOKED_AT))
+    return effective_rows.serial(_indicators(feature, effective_rows.LOOKED_AT))
 
 
 def _indicators(feature: Feature, last: int = 0) -> list[np.ndarray]:
@@ -155,31 +159,38 @@ def _indicators(feature: Feature, last: int = 0) -> list[np.ndarray]:
     return [values[-last:, np.newaxis] == commonest for values in windows]
 
 
-def _serial(indicators: Sequence[np.ndarray]) -> tuple[Alike, float]:
-    """Return how much neighbours resemble each other in both windows, and their resemblance in standard errors."""
-    estimates, sizes = [effective_rows.dependence(window) for window in indicators], list(map(len, indicators))
-    longer, shorter = (1, 0) if sizes[1] > sizes[0] else (0, 1)
-    # what the longer window shows of neighbours holds for the shorter one, too, which may not show it
-    if taken := estimates[shorter][0] < estimates[longer][0]:
-        estimates[shorter] = estimates[longer]
-    spreads = np.array([alike / max(1, size) for (alike, _), size in zip(estimates, sizes, strict=True)])
-    freedom = estimates[longer][1] if taken else effective_rows.welch(spreads, [degrees for _, degrees in estimates])
-    resemblance = max(effective_rows.resemblance(window) for window in indicators)
-    return Alike(estimates[0][0], estimates[1][0], freedom), resemblance
-
-
 def counts(feature: Feature, windows: Sequence[np.ndarray]) -> Counts:
     """Count a feature's values: in deciles of the reference, or in the commonest classes, with all others as one class.
+
+    `windows` are the values of both windows, numbers in ascending order.
 
     >>> feature = Feature("colour", "category", np.array([0, 0, 1]), np.array([1, 1, 1]), (), ["red", "blue"])
     >>> counts(feature, (feature.reference, feature.current)).current.tolist()
     [0, 3]
     """
     if not feature.counted:
-        return univariate.deciles(*windows)
+        return univariate.ordered_deciles(*windows)
     most = min(CLASSES, len(feature.labels))
     before, now = (np.minimum(values, most - 1) for values in windows)
     return _counted(before, now, most)
+
+
+def psi(reference: Any, current: Any, alpha: float = 0.05, seed: int = 0) -> Psi:
+    """Return the population stability index of one feature in two arrays (N,) and (M,), with its limit for these sizes.
+
+    >>> random = np.random.default_rng(0)
+    >>> found = psi(random.normal(size=100), random.normal(size=100))
+    >>> round(found.value, 2), round(found.limit, 2), found.drifted  # above 0.1, and no drift
+    (0.2, 0.33, False)
+    """
+    alpha, seed = number("alpha", alpha, 0, 1, ends=False), number("seed", seed, 0, whole=True)
+    column, *more = features(to_frame(reference, "reference"), to_frame(current, "current"))
+    if more:
+        raise ValueError(f"one feature is needed, not {len(more) + 1}: compare takes several")
+    if column.kind == "none" or not min(len(column.reference), len(column.current)):
+        raise ValueError(f"cannot be compared: {column.note or 'one window has no values'}")
+    windows = [values if column.counted else np.sort(values) for values in (column.reference, column.current)]
+    return univariate.population_stability(counts(column, windows), alpha, seed=seed)
 
 
 def _histogram(ordered: tuple[np.ndarray, np.ndarray]) -> Shape:
@@ -199,63 +210,76 @@ def _bars(feature: Feature, bins: Counts) -> Shape:
     return shown, bins.reference / bins.reference.sum(), bins.current / bins.current.sum()
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """The values of a feature in the same few rows as every other's, NaN if they are missing, of both windows."""
+
+    name: str
+    classes: int  # 0 of numbers
+    windows: tuple[np.ndarray, np.ndarray]
+
+
+def sample(feature: Feature, inefficiency: float) -> Sampled | None:
+    """Return the values in rows that are far enough apart to be independent; None for a feature that cannot be compared.
+
+    >>> missing = np.zeros(4, bool), np.zeros(4, bool)
+    >>> sample(Feature("x", "numeric", np.arange(4.0), np.arange(4.0), missing), 2.0).windows[0]
+    array([0., 2.])
+    """
+    if feature.kind == "none":
+        return None
+    before, now = (sampled_rows(len(gone), inefficiency) for gone in feature.missing)
+    classes = len(feature.labels) if feature.kind in ("category", "boolean") else 0
+    return Sampled(feature.name, classes, feature.values_at(before, now))
+
+
+def sampled_rows(rows: int, inefficiency: float) -> np.ndarray:
+    """Return the rows, of this many, that `sample` takes."""
+    return multivariate.evenly(np.arange(0, rows, int(np.ceil(inefficiency))), multivariate.CLASSIFIER_ROWS)
+
+
 def look_together(
-    found: list[Feature],
-    inefficiency: float,
+    samples: list[Sampled],
+    features: int,
     tests: Sequence[str],
     alpha: float,
     seed: int,
     groups: Codes | None = None,
 ) -> tuple[list[Together], list[str]]:
-    """Test all features together, on rows that are far enough apart to be independent. Return the results and the warnings.
+    """Test all features together. Return the results and the warnings.
 
-    >>> missing = np.zeros(30, bool), np.zeros(30, bool)
-    >>> both = [Feature(name, "numeric", np.arange(30.0), np.arange(30.0), missing) for name in "ab"]
+    `features` is the number of all features, with those that have no sample. `groups` are those of the sampled rows.
+
+    >>> both = [Sampled(name, 0, (np.arange(15.0), np.arange(15.0))) for name in "ab"]
     >>> look_together(both, 2, ["mmd"], 0.05, 0)
     ([], ['too few independent rows to look at all features at once'])
     """
-    compared = [feature for feature in found if feature.kind != "none"]
-    if len(compared) < 2 or not tests:
+    if len(samples) < 2 or not tests:
         return [], []
-    chosen = [np.arange(0, len(gone), int(np.ceil(inefficiency))) for gone in compared[0].missing]
-    chosen = [multivariate.evenly(rows, multivariate.CLASSIFIER_ROWS) for rows in chosen]
-    if min(map(len, chosen)) < MIN_ROWS:
+    if min(map(len, samples[0].windows)) < MIN_ROWS:
         return [], ["too few independent rows to look at all features at once"]
-    names, windows = _matrix(compared, chosen)
-    most = max(999, int(np.ceil(2 * (len(found) + len(tests)) / alpha)))  # else no p-value could pass the correction
+    names, windows = _matrix(samples)
+    most = max(999, int(np.ceil(2 * (features + len(tests)) / alpha)))  # else no p-value could pass the correction
     options: dict[str, dict[str, Any]]
     options = {"correlations": {"names": names, "permutations": most}, "mmd": {"permutations": most}}
     options["classifier"] = {"names": names} if groups is None else {"names": names, "permutations": most}
     many = "correlations" in tests and len(names) > multivariate.COLUMNS
     warnings = [f"correlations not compared: more than {multivariate.COLUMNS} columns"] if many else []
     feasible = [test for test in tests if not (many and test == "correlations")]
-    labels = None if groups is None else tuple(codes[rows] for codes, rows in zip(groups, chosen, strict=True))
-    return [TESTS[test](*windows, seed=seed, groups=labels, **options[test]) for test in feasible], warnings
+    return [TESTS[test](*windows, seed=seed, groups=groups, **options[test]) for test in feasible], warnings
 
 
-def _matrix(compared: list[Feature], chosen: list[np.ndarray]) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
-    """Return two tables of numbers, (N, D) and (M, D), of the chosen rows: normal scores, and classes as zeros and ones."""
+def _matrix(samples: list[Sampled]) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
+    """Return two tables of numbers, (N, D) and (M, D): normal scores, and classes as zeros and ones."""
     names: list[str] = []
     columns: list[tuple[np.ndarray, np.ndarray]] = []
-    for feature in compared:
-        windows = zip((feature.reference, feature.current), feature.missing, chosen, strict=True)
-        before, now = (_at(values, gone, rows) for values, gone, rows in windows)
-        if feature.kind not in ("category", "boolean"):
-            names.append(feature.name)
+    for one in samples:
+        before, now = one.windows
+        if not one.classes:
+            names.append(one.name)
             columns.append(multivariate.scores(before, now))
-            continue
-        for code in range(1 if len(feature.labels) == 2 else min(5, len(feature.labels))):
-            names.append(feature.name)
+        for code in range(1 if one.classes == 2 else min(5, one.classes)):
+            names.append(one.name)
             columns.append(((before == code).astype(float), (now == code).astype(float)))
     reference, current = zip(*columns, strict=True)
     return names, (np.column_stack(reference), np.column_stack(current))
-
-
-def _at(known: np.ndarray, gone: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return the values of these rows, NaN if they are missing, from the known ones."""
-    whole = known
-    if gone.any():
-        whole = np.full(len(gone), np.nan)
-        whole[~gone] = known
-    values: np.ndarray = whole[rows].astype(float)
-    return values

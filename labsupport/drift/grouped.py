@@ -13,7 +13,8 @@ import numpy as np
 from labsupport.arguments import shown
 from labsupport.drift import effective_rows, univariate
 from labsupport.drift.effective_rows import Alike
-from labsupport.drift.univariate import Counts, Noise, TwoSampleTest
+from labsupport.drift.p_values import Noise
+from labsupport.drift.univariate import Counts, TwoSampleTest
 from labsupport.tabular import TooFewRows, codes_of, table
 
 if TYPE_CHECKING:
@@ -23,10 +24,8 @@ MIN_GROUPS = 20  # in each window: of fewer, nobody can say how much groups diff
 Codes = tuple[np.ndarray, np.ndarray]  # of each row of both windows, the number of its group: 0, 1, ...
 
 
-def split_off(
-    groups: Any, reference: "pd.DataFrame", current: "pd.DataFrame"
-) -> tuple["Codes", "pd.DataFrame", "pd.DataFrame"]:
-    """Return the rows' groups, and both windows without the column that held them.
+def split_off(groups: Any, reference: Any, current: Any) -> tuple["Codes", Any, Any]:
+    """Return the rows' groups, and both windows (see `tabular.window`) without the column that held them.
 
     `groups` is the name of a column, or a pair of labels: one for each row of the reference, and of the current window.
     Raises ValueError for missing labels, an unknown column, or a number of labels that differs from the number of rows.
@@ -40,13 +39,13 @@ def split_off(
             if name not in frame.columns:
                 cure = "give the name of a column of both windows, or a pair of labels for their rows"
                 raise ValueError(f"groups={shown(groups)}: the {window} window has no such column: {cure}")
-            labels.append(frame[[name]])
+            labels.append(table(frame[name], "groups"))
         reference, current = reference.drop(columns=name), current.drop(columns=name)
     codes = _codes("reference", labels[0], reference), _codes("current", labels[1], current)
     return codes, reference, current
 
 
-def _codes(window: str, labels: "pd.DataFrame", frame: "pd.DataFrame") -> np.ndarray:
+def _codes(window: str, labels: "pd.DataFrame", frame: Any) -> np.ndarray:
     if labels.shape != (len(frame), 1):
         raise ValueError(
             f"groups: labels of shape {labels.shape} for {len(frame)} rows of the {window} window: give one each"

@@ -1,15 +1,15 @@
 """Test all features together. Finds changes that no single column shows, such as two features that stop being correlated."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from scipy.spatial.distance import cdist
+from scipy import special
 
 from labsupport.arguments import number, shown
 from labsupport.drift.grouped import Codes, exchangeable, renumbered
+from labsupport.drift.p_values import permuted
 from labsupport.tabular import TooFewRows, codes_of, float_column, shape_of, table
 
 COLUMNS = 100  # that `correlations` is asked about at most: all pairs of more take too long
@@ -17,7 +17,7 @@ ROWS = 500  # of each window, evenly spaced: pairs of rows cost memory and time
 CLASSIFIER_ROWS = 5_000  # of each window
 Groups = Sequence[Any] | None  # a pair of labels: of each row of the reference, and of the current sample
 PAIR = "give a pair of labels, one for each row of the reference, and of the current sample"
-ENOUGH, CHUNK = 20, 50  # permutations that reach the value, before we stop; that are drawn at a time
+PARTS = 16  # of a square of distances, each of which fits into a core's cache
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def mmd(reference: Any, current: Any, permutations: int = 999, seed: int = 0, gr
     """
     x, y, codes = _samples(reference, current, 2, groups)
     permutations, seed = _checked(permutations, seed)
-    squared = cdist(both := np.vstack([x, y]), both, "sqeuclidean")
+    squared = _squared_distances(both := np.vstack([x, y]))
     kernel = np.exp(-squared / (np.median(squared[np.triu_indices(len(both), 1)]) or 1.0))
 
     def draw(member: np.ndarray) -> np.ndarray:
@@ -58,8 +58,17 @@ def mmd(reference: Any, current: Any, permutations: int = 999, seed: int = 0, gr
         return distances
 
     value = float(draw(_first(x, y))[0])
-    p_value = _permuted(value, draw, exchangeable(x, y, codes), permutations, seed)
+    p_value = permuted(value, draw, exchangeable(x, y, codes), permutations, seed)
     return Together("MMD", value, p_value, (len(x), len(y)))
+
+
+def _squared_distances(rows: np.ndarray) -> np.ndarray:
+    """Return the squared distance of each row to each, (N, N), of a table (N, D)."""
+    squared = np.zeros((len(rows), len(rows)))
+    for part, columns in zip(*(np.array_split(whole, PARTS) for whole in (squared, rows)), strict=True):
+        for column, every in zip(columns.T, rows.T, strict=True):
+            part += (column[:, np.newaxis] - every) ** 2
+    return squared
 
 
 def correlations(
@@ -107,7 +116,7 @@ def correlations(
     (change,) = changes(_first(x, y))
     value = float(change.max())
     units = exchangeable(x, y, codes)
-    p_value = _permuted(value, lambda member: changes(member).max(axis=1), units, permutations, seed)
+    p_value = permuted(value, lambda member: changes(member).max(axis=1), units, permutations, seed)
     leading = tuple(names[side[change.argmax()]] for side in pairs)
     return Together("correlations", value, p_value, (len(x), len(y)), leading)
 
@@ -127,29 +136,6 @@ def _fisher(chosen: np.ndarray, rows: np.ndarray, products: np.ndarray, pairs: t
 def _first(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return truth values, (1, N + M): is each row of both samples from the first one?"""
     return (np.arange(len(x) + len(y)) < len(x))[np.newaxis]
-
-
-def _permuted(
-    value: float,
-    draw: Callable[[np.ndarray], np.ndarray],
-    units: tuple[np.ndarray, int],
-    permutations: int,
-    seed: int,
-) -> float:
-    """Return the share of permutations that give `value` or more. Stops at the 20th of those (Besag and Clifford, 1991).
-
-    `draw` takes truth values, (P, N + M): is each row in the first sample?
-    """
-    random, drawn, reached = np.random.default_rng(seed), 0, 0
-    of_row, first = units
-    every = np.arange(of_row.max() + 1)
-    while drawn < permutations:
-        orders = random.permuted(np.tile(every, (min(CHUNK, permutations - drawn), 1)), axis=1)
-        beyond = np.flatnonzero(draw((orders < first)[:, of_row]) >= value - 1e-12)
-        if reached + len(beyond) >= ENOUGH:
-            return float(ENOUGH / (drawn + beyond[ENOUGH - reached - 1] + 1))
-        drawn, reached = drawn + len(orders), reached + len(beyond)
-    return float((reached + 1) / (permutations + 1))
 
 
 def _samples(
@@ -246,6 +232,8 @@ def domain_classifier(
     telling = np.argsort(-forest.feature_importances_)
     leading = tuple(names[place] for place in telling[:3])
     if codes is None:
+        from scipy import stats
+
         p_value = stats.binomtest(int(right.sum()), len(right), 0.5, alternative="greater").pvalue
         return Together("domain classifier", int(right.sum()) / len(right), float(p_value), (rows, rows), leading)
     share, p_value = _told_apart(right, whose[~learn], renumbered(codes, ~learn), permutations, seed)
@@ -277,7 +265,7 @@ def _told_apart(
         return mean
 
     value = float(share((whose == 0)[np.newaxis])[0])
-    return value, _permuted(value, share, exchangeable(codes[0], codes[1], codes), permutations, seed)
+    return value, permuted(value, share, exchangeable(codes[0], codes[1], codes), permutations, seed)
 
 
 def evenly(rows: np.ndarray, most: int) -> np.ndarray:
@@ -294,5 +282,16 @@ def scores(reference: np.ndarray, current: np.ndarray) -> tuple[np.ndarray, np.n
     both = np.concatenate([reference, current])
     known = np.isfinite(both)
     values = np.zeros(len(both))
-    values[known] = stats.norm.ppf((stats.rankdata(both[known]) - 0.5) / max(1, known.sum()))
+    values[known] = special.ndtri((_ranks(both[known]) - 0.5) / max(1, known.sum()))
     return values[: len(reference)], values[len(reference) :]
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return the ranks of numbers, 1 for the smallest; equal ones share the mean of theirs.
+
+    >>> _ranks(np.array([5.0, 2.0, 5.0]))
+    array([2.5, 1. , 2.5])
+    """
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: np.ndarray = (np.cumsum(count) - (count - 1) / 2)[place]
+    return ranks

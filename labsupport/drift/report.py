@@ -9,29 +9,23 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from labsupport.arguments import choice, number, shown
-from labsupport.drift import univariate
-from labsupport.drift.concept_monitor import ConceptDriftMonitor
-from labsupport.drift.data_monitor import DataDriftMonitor
-from labsupport.drift.detector_evaluation import compare_detectors, evaluate
-from labsupport.drift.feature_tests import TESTS, Shape, counts, look, look_together
-from labsupport.drift.grouped import split_off
-from labsupport.drift.multiple_testing import CORRECTIONS, LEVELS
+from labsupport.drift.feature_tests import TESTS, Sampled, Shape, look, look_together, sample, sampled_rows
+from labsupport.drift.grouped import Codes, split_off
 from labsupport.drift.multivariate import Together
-from labsupport.drift.univariate import Psi
-from labsupport.tabular import DifferentColumns, Feature, TooFewRows, check_rows, features, to_frame
+from labsupport.drift.p_values import CORRECTIONS, LEVELS
+from labsupport.tabular import check_rows, common_columns, feature, window
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-__all__ = ["ConceptDriftMonitor", "DataDriftMonitor", "DifferentColumns", "DriftReport", "Psi", "TooFewRows"]
-__all__ += ["compare", "compare_detectors", "evaluate", "psi"]
 
 Result = TypeVar("Result")
 READINGS = (("small", 0.1), ("moderate", 0.25), ("large", np.inf))  # of what PSI is beyond noise, below these
@@ -41,6 +35,7 @@ COLUMNS = (
     *("feature", "kind", "test", "statistic", "p_value", "p_adjusted", "effect", "limit", "reading", "wasserstein"),
     *("jensen_shannon", "missing_reference", "missing_current", "inefficiency", "drifted", "note"),
 )
+TOGETHER = ("test", "statistic", "p_value", "p_adjusted", "leading", "drifted")
 SHOWN = ["feature", "test", "p_adjusted", "effect", "limit", "reading", "drifted", "note"]
 
 
@@ -65,26 +60,44 @@ class DriftReport:
     `together` has one row for each test of all features: test, statistic, p_value, p_adjusted, leading, drifted.
     """
 
-    features: "pd.DataFrame"
-    together: "pd.DataFrame"
+    found: list[dict[str, Any]]  # of each feature: what `features` shows, and more
+    whole: list[dict[str, Any]]  # of each test of all features: what `together` shows
     alpha: float
     correction: str
     rows: tuple[int, int]  # of the reference, of the current window
     warnings: tuple[str, ...]
     shapes: dict[str, Shape]  # to plot: bins or classes, shares before, shares now
 
+    @cached_property
+    def features(self) -> "pd.DataFrame":
+        """Return the table of the features. pandas is loaded here, because it takes longer than a small comparison."""
+        import pandas as pd
+
+        return pd.DataFrame(self.found)[list(COLUMNS)]
+
+    @cached_property
+    def together(self) -> "pd.DataFrame":
+        """Return the table of the tests of all features."""
+        import pandas as pd
+
+        return pd.DataFrame(self.whole, columns=list(TOGETHER))
+
     @property
     def drifted(self) -> bool:
         """Return True if anything changed, at the level `alpha` for the whole comparison."""
-        return bool(self.features["drifted"].any() or self.together["drifted"].any())
+        return any(row["drifted"] for row in [*self.found, *self.whole])
 
     def to_frame(self) -> "pd.DataFrame":
         """Return a copy of `features`, sorted: first columns that can no longer be compared, then by effect."""
-        effect = self.features["effect"]
-        striking = effect.where(effect.notna() | ~self.features["drifted"], np.inf)
-        order = self.features.assign(striking=striking)
-        order = order.sort_values(["drifted", "striking"], ascending=False, kind="stable", ignore_index=True)
-        return order.drop(columns="striking")
+        return self.features.iloc[self._order()].reset_index(drop=True)
+
+    def _order(self) -> list[int]:
+        """Return the features' places: those that drifted first, then the larger effect; the largest if it is unknown."""
+        striking = [
+            (row["drifted"], (np.inf if row["drifted"] else -np.inf) if np.isnan(row["effect"]) else row["effect"])
+            for row in self.found
+        ]
+        return sorted(range(len(striking)), key=striking.__getitem__, reverse=True)
 
     def to_json(self) -> str:
         """Return the report as JSON, without the shapes. NaN becomes null."""
@@ -97,11 +110,11 @@ class DriftReport:
         return "; ".join([self._answer(), *self.warnings])
 
     def _answer(self) -> str:
-        words = [f"{row.feature} ({_why(row)})" for row in self.to_frame().query("drifted").itertuples()]
-        whole = self.together.query("drifted").itertuples()
-        words += [f"{row.test} of {row.leading}" if row.leading else row.test for row in whole]
+        rows = [self.found[place] for place in self._order()]
+        words = [f"{row['feature']} ({_why(row)})" for row in rows if row["drifted"]]
+        words += [f"{row['test']} of {row['leading']}".removesuffix(" of ") for row in self.whole if row["drifted"]]
         level = f"{LEVELS[self.correction]} {self.alpha:g}, {self.rows[0]:,} and {self.rows[1]:,} rows"
-        nothing = "no drift" if self.features["p_value"].notna().any() else "nothing could be tested"
+        nothing = "no drift" if np.isfinite([row["p_value"] for row in rows]).any() else "nothing could be tested"
         return f"{'drift in ' + ', '.join(words) if words else nothing} ({level})"
 
     def plot(self, most: int = 6) -> "Figure":
@@ -109,8 +122,9 @@ class DriftReport:
         from labsupport.charts import distributions
 
         most = number("most", most, 1, whole=True)
-        worst = [row for row in self.to_frame().itertuples() if row.feature in self.shapes][:most]
-        return distributions([(f"{row.feature}: {_why(row)}", *self.shapes[row.feature], row.drifted) for row in worst])
+        rows = [self.found[place] for place in self._order()]
+        worst = [(row["feature"], row) for row in rows if row["feature"] in self.shapes][:most]
+        return distributions([(f"{name}: {_why(row)}", *self.shapes[name], row["drifted"]) for name, row in worst])
 
     def __repr__(self) -> str:
         return f"<DriftReport: {self.summary()}>"
@@ -133,6 +147,9 @@ def compare(
     groups: Any = None,
 ) -> DriftReport:
     """Compare two windows of data: pandas or polars frames, arrays (N,) or (N, D), dicts of columns, lists of rows.
+
+    A window can also be the path of a Parquet file: a `Path`, or a text that ends in `.parquet`. Its columns are read one
+    by one, so a file may be larger than memory.
 
     Every feature is tested, and all of them together (`multivariate`: "correlations", "mmd", "classifier", or none).
     The p-values are corrected for their number. "holm" (Holm, 1979) and "bonferroni" bound the chance of any false
@@ -168,35 +185,15 @@ def compare(
     alpha, seed = number("alpha", alpha, 0, 1, ends=False), number("seed", seed, 0, whole=True)
     choice("correction", correction, CORRECTIONS)
     tests = _tests(multivariate)
-    reference, current = to_frame(reference, "reference"), to_frame(current, "current")
+    reference, current = window(reference, "reference"), window(current, "current")
     check_rows(reference, current)
     codes = None
     if groups is not None:
         codes, reference, current = split_off(groups, reference, current)
-    columns = features(reference, current)
-    looks = _map(lambda feature: look(feature, len(columns), alpha, seed, codes), columns)
-    rows, shapes = [row for row, _ in looks], {row["feature"]: shape for row, shape in looks if shape}
-    both, notes = look_together(columns, max(row["step"] for row in rows), tests, alpha, seed, codes)
-    frame, whole = _tables(rows, both, alpha, correction)
-    warnings = (*_warnings(frame, grouped=codes is not None), *notes)
-    return DriftReport(frame[list(COLUMNS)], whole, alpha, correction, (len(reference), len(current)), warnings, shapes)
-
-
-def psi(reference: Any, current: Any, alpha: float = 0.05, seed: int = 0) -> Psi:
-    """Return the population stability index of one feature in two arrays (N,) and (M,), with its limit for these sizes.
-
-    >>> random = np.random.default_rng(0)
-    >>> found = psi(random.normal(size=100), random.normal(size=100))
-    >>> round(found.value, 2), round(found.limit, 2), found.drifted  # above 0.1, and no drift
-    (0.2, 0.33, False)
-    """
-    alpha, seed = number("alpha", alpha, 0, 1, ends=False), number("seed", seed, 0, whole=True)
-    feature, *more = features(to_frame(reference, "reference"), to_frame(current, "current"))
-    if more:
-        raise ValueError(f"one feature is needed, not {len(more) + 1}: compare takes several")
-    if feature.kind == "none" or not min(len(feature.reference), len(feature.current)):
-        raise ValueError(f"cannot be compared: {feature.note or 'one window has no values'}")
-    return univariate.population_stability(counts(feature, (feature.reference, feature.current)), alpha, seed=seed)
+    rows, shapes, both, notes = _looked((reference, current), tests, alpha, seed, codes)
+    found, whole = _judged(rows, both, alpha, correction)
+    warnings = (*_warnings(found, grouped=codes is not None), *notes)
+    return DriftReport(found, whole, alpha, correction, (len(reference), len(current)), warnings, shapes)
 
 
 def _tests(multivariate: Sequence[str] | str | None) -> list[str]:
@@ -208,22 +205,46 @@ def _tests(multivariate: Sequence[str] | str | None) -> list[str]:
     return [test for test in TESTS if any(choice("multivariate", one, TESTS) == test for one in multivariate)]
 
 
-def _map(look: Callable[[Feature], Result], columns: list[Feature]) -> list[Result]:
-    """Call `look` for each feature, on every core if the data are large. Sorting takes most of the time and releases
+def _looked(
+    windows: tuple[Any, Any], tests: list[str], alpha: float, seed: int, codes: Codes | None
+) -> tuple[list[dict[str, Any]], dict[str, Shape], list[Together], list[str]]:
+    """Return the features' rows and shapes, and the results and warnings of the tests of all features together.
+
+    Each core has one column in memory at a time. Of the others we keep the rows that the tests of all features take.
+    """
+    names = common_columns(*windows)
+
+    def one(name: str) -> tuple[dict[str, Any], Shape | None, Sampled | None]:
+        column = feature(name, *(window[name] for window in windows))
+        return *look(column, len(names), alpha, seed, codes), sample(column, 1.0)
+
+    def again(name: str) -> Sampled | None:
+        return sample(feature(name, *(window[name] for window in windows)), step)
+
+    cells = len(names) * len(windows[0])
+    rows, shapes, samples = zip(*_map(one, names, cells), strict=True)
+    step = max(row["step"] for row in rows)
+    samples = samples if step == 1 else _map(again, names, cells)
+    if codes is not None:
+        codes = codes[0][sampled_rows(len(windows[0]), step)], codes[1][sampled_rows(len(windows[1]), step)]
+    both, notes = look_together([one for one in samples if one], len(names), tests, alpha, seed, codes)
+    return list(rows), {name: shape for name, shape in zip(names, shapes, strict=True) if shape}, both, notes
+
+
+def _map(look: Callable[[str], Result], names: list[str], cells: int) -> list[Result]:
+    """Call `look` for each column, on every core if there are many cells. Sorting takes most of the time and releases
     the GIL.
     """
-    if sum(len(feature.reference) for feature in columns) < 100_000:
-        return [look(feature) for feature in columns]
+    if cells < 100_000:
+        return [look(name) for name in names]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(look, columns))
+        return list(pool.map(look, names))
 
 
-def _tables(
+def _judged(
     rows: list[dict[str, Any]], both: list[Together], alpha: float, correction: str
-) -> tuple["pd.DataFrame", "pd.DataFrame"]:
-    """Return the tables of the features and of the tests together, with adjusted p-values and readings."""
-    import pandas as pd
-
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows of the features and of the tests together, with adjusted p-values and readings."""
     numbers = ("statistic", "p_value", "effect", "limit", "wasserstein", "jensen_shannon")
     rows = [{**dict.fromkeys(numbers, np.nan), "test": "", **row} for row in rows]
     p_values = np.array([row["p_value"] for row in rows] + [result.p_value for result in both])
@@ -233,18 +254,10 @@ def _tables(
         row.update(p_adjusted=p_adjusted, drifted=row["changed"] or bool(p_adjusted <= alpha))
         row.update(reading=_reading(row))
     whole = [
-        (
-            result.test,
-            result.statistic,
-            result.p_value,
-            p_adjusted,
-            ", ".join(result.leading),
-            bool(p_adjusted <= alpha),
-        )
-        for result, p_adjusted in zip(both, adjusted[len(rows) :], strict=True)
+        (one.test, one.statistic, one.p_value, p_adjusted, ", ".join(one.leading), bool(p_adjusted <= alpha))
+        for one, p_adjusted in zip(both, adjusted[len(rows) :], strict=True)
     ]
-    columns = ["test", "statistic", "p_value", "p_adjusted", "leading", "drifted"]
-    return pd.DataFrame(rows), pd.DataFrame(whole, columns=columns)
+    return rows, [dict(zip(TOGETHER, row, strict=True)) for row in whole]
 
 
 def _reading(row: dict[str, Any]) -> str:
@@ -257,30 +270,29 @@ def _reading(row: dict[str, Any]) -> str:
     return next(word for word, limit in READINGS if row["effect"] - row["noise"] < limit)
 
 
-def _why(row: Any) -> str:
+def _why(row: dict[str, Any]) -> str:
     """Return a row's reading as text."""
-    if row.reading == "missing":
-        return f"missing: {row.missing_reference:.0%} before, {row.missing_current:.0%} now"
-    return str(row.note if row.reading in ("", "type") else row.reading)
+    if row["reading"] == "missing":
+        return f"missing: {row['missing_reference']:.0%} before, {row['missing_current']:.0%} now"
+    return str(row["note"] if row["reading"] in ("", "type") else row["reading"])
 
 
-def _warnings(frame: "pd.DataFrame", grouped: bool) -> tuple[str, ...]:
+def _warnings(rows: list[dict[str, Any]], grouped: bool) -> tuple[str, ...]:
     warnings = []
-    alike = frame.query("inefficiency > 1.0").sort_values("inefficiency", ascending=False)
     why = "rows of one group resemble each other" if grouped else "rows resemble their neighbours (serial correlation)"
-    if frame["step"].max() > 1:
-        worst = alike.iloc[0]
+    if max(row["step"] for row in rows) > 1:
+        worst, alike = max(rows, key=itemgetter("inefficiency")), [row for row in rows if row["inefficiency"] > 1]
         warnings.append(
-            f"{why}: {len(alike)} of {len(frame)} features were counted as "
-            f"fewer rows, {worst.feature} as one in {worst.inefficiency:.1f}"
+            f"{why}: {len(alike)} of {len(rows)} features were counted as "
+            f"fewer rows, {worst['feature']} as one in {worst['inefficiency']:.1f}"
         )
-    if len(copies := frame.query("repeats > @REPEATED")):
+    if copies := [row["feature"] for row in rows if row["repeats"] > REPEATED]:
         warnings.append(
-            f"values repeat in {', '.join(copies.feature)}: if rows are copies of each other, or of one user, they count "
+            f"values repeat in {', '.join(copies)}: if rows are copies of each other, or of one user, they count "
             "for too much: say so by groups"
         )
-    if len(tiny := frame.query("drifted and reading == 'negligible'")):
-        warnings.append(f"significant, but too small to matter by itself: {', '.join(tiny.feature)}")
-    if len(untested := frame.query("p_value.isna() and not changed")):
-        warnings.append("not compared: " + ", ".join(f"{row.feature} ({row.note})" for row in untested.itertuples()))
+    if tiny := [row["feature"] for row in rows if row["drifted"] and row["reading"] == "negligible"]:
+        warnings.append(f"significant, but too small to matter by itself: {', '.join(tiny)}")
+    if untested := [row for row in rows if np.isnan(row["p_value"]) and not row["changed"]]:
+        warnings.append("not compared: " + ", ".join(f"{row['feature']} ({row['note']})" for row in untested))
     return tuple(warnings)

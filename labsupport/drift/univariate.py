@@ -9,17 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from labsupport.arguments import number, shown
+from labsupport.drift import p_values
 from labsupport.drift.effective_rows import Alike, _checked
+from labsupport.drift.p_values import Noise
 from labsupport.tabular import TooFewRows, float_column
 
 BINS = 10  # deciles of the reference, for PSI and for Jensen-Shannon
 EXPECTED = 5.0  # a class expected less often than that, in either window, joins the other rare ones (Cochran, 1954)
 PERMUTE_BELOW = 200  # rows: above, PSI's chi-square approximation holds
 PERMUTATIONS = 999
-EXACT_TO = 1_000  # rows: KS p-values are exact up to there, and asymptotic above
+BLOCK = 2**15  # rows that fit into a core's cache
 MOST_ROWS = 10**15  # of one class: floats count no further
 
 
@@ -50,30 +52,6 @@ class Psi:
 
     def __float__(self) -> float:
         return self.value
-
-
-@dataclass(frozen=True)
-class Noise:
-    """The distribution of squared differences of shares without any drift: `scale` times a chi-square of `degrees` degrees.
-
-    If the scale is an estimate with `freedom` degrees of freedom, the sum is compared with an F distribution instead.
-    """
-
-    scale: float
-    degrees: float
-    freedom: float = np.inf
-
-    def p_value(self, value: float) -> float:
-        """Return the chance that the sum reaches `value` without any drift."""
-        if np.isinf(self.freedom):
-            return float(stats.chi2.sf(value / self.scale, self.degrees))
-        return float(stats.f.sf(value / self.scale / self.degrees, self.degrees, self.freedom))
-
-    def limit(self, alpha: float) -> float:
-        """Return the value that the sum exceeds with probability `alpha` without any drift."""
-        if np.isinf(self.freedom):
-            return float(self.scale * stats.chi2.isf(alpha, self.degrees))
-        return float(self.scale * self.degrees * stats.f.isf(alpha, self.degrees, self.freedom))
 
 
 @dataclass(frozen=True)
@@ -111,15 +89,16 @@ def kolmogorov_smirnov(reference: np.ndarray, current: np.ndarray, alike: Sequen
     """Run the two-sample test of Kolmogorov and Smirnov on two arrays of finite numbers, (N,) and (M,).
 
     `alike`: how many neighbouring rows carry as much as one independent row, in each window (see `inefficiency`). Exact
-    for up to `EXACT_TO` independent rows, asymptotic for more (Hodges, 1958). Statistic and p-value are SciPy's. Raises
-    ValueError for missing or infinite values, and `TooFewRows` for no rows.
+    for up to `p_values.EXACT_TO` independent rows, asymptotic for more (Hodges, 1958). Statistic and p-value are
+    SciPy's. Raises ValueError for missing or infinite values, and `TooFewRows` for no rows.
 
     >>> test = kolmogorov_smirnov(np.arange(30.0), np.arange(30.0) + 9)
     >>> test.name, round(test.statistic, 3), round(test.p_value, 3)
     ('KS', 0.3, 0.135)
     """
     reference, current = finite_column("reference", reference), finite_column("current", current)
-    return ks_p_value(distance(reference, current)[0], reference, current, _checked(alike))
+    statistic, alike = distance(reference, current)[0], _checked(alike)
+    return TwoSampleTest("KS", statistic, p_values.kolmogorov_smirnov(statistic, reference, current, alike))
 
 
 def finite_column(name: str, data: Any) -> np.ndarray:
@@ -132,33 +111,6 @@ def finite_column(name: str, data: Any) -> np.ndarray:
     return values
 
 
-def ks_p_value(statistic: float, reference: np.ndarray, current: np.ndarray, alike: Alike) -> TwoSampleTest:
-    """Return the same test for a statistic that is known already."""
-    n, m = len(reference), len(current)
-    if statistic**2 * n * m / (n + m) < 0.03 or (n == m and statistic < 1.5 / n):
-        return TwoSampleTest("KS", statistic, 1.0)  # to the last digit; SciPy gets a little more than 1, and warns
-    if alike == Alike() and max(n, m) <= EXACT_TO:
-        return TwoSampleTest("KS", statistic, float(stats.ks_2samp(reference, current, method="exact").pvalue))
-    before, now = n / alike.reference, m / alike.current  # independent rows
-    if np.isinf(alike.freedom):
-        p_value = stats.distributions.kstwo.sf(statistic, max(1, round(before * now / (before + now))))
-    else:
-        p_value = _kolmogorov(statistic**2 * before * now / (before + now), alike.freedom)
-    return TwoSampleTest("KS", statistic, float(np.clip(p_value, 0, 1)))
-
-
-def _kolmogorov(square: float, freedom: float) -> float:
-    """Return the chance beyond a squared statistic whose scale is an estimate: what Student's t is to the normal.
-
-    The terms exp(-2 k^2 x) of Kolmogorov's limit become their means over a chi-square of `freedom` degrees by its mean.
-    """
-    if square < 0.09:  # p is nearly 1, and the terms of the sum hardly fall
-        return 1.0
-    k = np.arange(1, 1_001)
-    terms = (-1.0) ** (k - 1) * (1 + 4 * k**2 * square / freedom) ** (-freedom / 2)
-    return float(2 * (terms.sum() - terms[-1] / 2))
-
-
 def distance(reference: np.ndarray, current: np.ndarray) -> tuple[float, float]:
     """Return the KS statistic and the Wasserstein-1 distance (in the feature's unit), both from one sort.
 
@@ -166,17 +118,43 @@ def distance(reference: np.ndarray, current: np.ndarray) -> tuple[float, float]:
     >>> round(statistic, 3), round(wasserstein, 3)
     (0.333, 1.0)
     """
+    return ordered_distance(ascending(reference), ascending(current))
+
+
+def ordered_distance(reference: np.ndarray, current: np.ndarray) -> tuple[float, float]:
+    """Return the `distance` of numbers that are in ascending order, (N,) and (M,)."""
     n, m = len(reference), len(current)
-    runs = np.concatenate([ascending(reference), ascending(current)])
-    order = np.argsort(runs, kind="stable")  # merges the two: far quicker than a search for every value
-    steps = np.diff(runs[order])
-    gap = np.abs(np.cumsum(np.where(order < n, m, -n))[:-1]) / (n * m)
-    # between equal values neither distribution function has got to where it is going
-    return float(gap.max(where=steps > 0, initial=0.0)), float(gap @ steps)
+    edges = np.append(np.unique(reference[BLOCK::BLOCK]), np.inf)
+    ends = zip(*(np.searchsorted(window, edges, "left").tolist() for window in (reference, current)), strict=True)
+    first = second = gap = largest = 0  # whole numbers: the gap between the distribution functions, times n * m
+    area = 0.0
+    for edge_first, edge_second in ends:
+        runs = np.concatenate([reference[first:edge_first], current[second:edge_second]])
+        order = np.argsort(runs, kind="stable")  # merges the two: far quicker than a search for every value
+        gaps = np.cumsum(np.where(order < edge_first - first, m, -n)) + gap
+        first, second, gap = edge_first, edge_second, int(gaps[-1]) if len(gaps) else gap
+        following = [window[place] for window, place in ((reference, first), (current, second)) if place < len(window)]
+        runs = runs[order]
+        steps = np.diff(runs, append=min(following, default=runs[-1:]))
+        # between equal values neither distribution function has got to where it is going
+        largest = max(largest, int(np.abs(gaps, out=gaps).max(where=steps > 0, initial=0)))
+        area += float((gaps * steps).sum())  # a product of matrices would start threads of its own in each of ours
+    return largest / (n * m), area / (n * m)
 
 
 def ascending(values: np.ndarray) -> np.ndarray:
     return np.sort(values, kind="stable")  # next to no work for what is in order already, as it is in `drift`
+
+
+def deviation(values: np.ndarray) -> float:
+    """Return NumPy's standard deviation of many numbers, in pieces that fit into a core's cache.
+
+    >>> deviation(np.array([1.0, 3.0]))
+    1.0
+    """
+    middle = values.mean()
+    squares = [float(((values[start : start + BLOCK] - middle) ** 2).sum()) for start in range(0, len(values), BLOCK)]
+    return float(np.sqrt(sum(squares) / len(values)))
 
 
 def chi_square(counts: Counts, alike: Sequence[float] = Alike()) -> TwoSampleTest:
@@ -195,12 +173,22 @@ def chi_square(counts: Counts, alike: Sequence[float] = Alike()) -> TwoSampleTes
     table = np.array([np.bincount(place, weights=window) for window in table])
     if table.shape[1] < 2:
         return TwoSampleTest("chi-square", 0.0, 1.0)
-    result = stats.chi2_contingency(table, correction=False)
-    p_value = Noise(1.0, table.shape[1] - 1, alike.freedom).p_value(result.statistic)
+    statistic = _pearson(table)
+    p_value = Noise(1.0, table.shape[1] - 1, alike.freedom).p_value(statistic)
     if table.shape[1] > 2:
-        return TwoSampleTest("chi-square", float(result.statistic), p_value)
+        return TwoSampleTest("chi-square", statistic, p_value)
+    from scipy import stats
+
     odds, exact = stats.fisher_exact(np.rint(table).astype(int))
     return TwoSampleTest("Fisher", float(odds), float(exact if np.isinf(alike.freedom) else max(exact, p_value)))
+
+
+def _pearson(table: np.ndarray) -> float:
+    """Return Pearson's statistic of a table of counts, (2, K). Raises ValueError for a class without any row."""
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
+    if not expected.all():
+        raise ValueError(f"counts={shown(table)}: one class has no rows in either window: leave it out")
+    return float(((table - expected) ** 2 / expected).sum())
 
 
 def without_rare(table: np.ndarray) -> np.ndarray:
@@ -224,9 +212,15 @@ def deciles(reference: np.ndarray, current: np.ndarray) -> Counts:
     >>> deciles(np.arange(100), np.arange(50, 150)).current.tolist()
     [0, 0, 0, 0, 0, 10, 10, 10, 10, 60]
     """
-    before, now = ascending(finite_column("reference", reference)), ascending(finite_column("current", current))
-    edges = decile_edges(before)
-    return Counts(in_bins(before, edges, "right"), in_bins(now, edges, "right"))
+    return ordered_deciles(
+        ascending(finite_column("reference", reference)), ascending(finite_column("current", current))
+    )
+
+
+def ordered_deciles(reference: np.ndarray, current: np.ndarray) -> Counts:
+    """Return the `deciles` of finite numbers that are in ascending order."""
+    edges = decile_edges(reference)
+    return Counts(in_bins(reference, edges, "right"), in_bins(current, edges, "right"))
 
 
 def decile_edges(ordered: np.ndarray) -> np.ndarray:
@@ -294,5 +288,6 @@ def jensen_shannon(counts: Counts) -> float:
     """
     p, q = counts.reference / counts.reference.sum(), counts.current / counts.current.sum()
     middle = (p + q) / 2
-    divergence = (stats.entropy(p, middle, base=2) + stats.entropy(q, middle, base=2)) / 2
+    entropies = [special.rel_entr(share / share.sum(), middle / middle.sum()).sum() for share in (p, q)]
+    divergence = sum(entropies) / (2 * np.log(2))
     return float(np.sqrt(max(0.0, divergence)))

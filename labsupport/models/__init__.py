@@ -5,7 +5,7 @@
 ['yolov3', 'yolov3-tiny']
 """
 
-from labsupport.models import darknet, runtimes
+from labsupport.models import darknet, onnx_network, runtimes
 from labsupport.models.processor import RUNTIMES, best_precision, float_kernel, precisions
 from labsupport.models.registry import (
     LABELS,
@@ -39,6 +39,7 @@ __all__ = [
     "locate",
     "missing",
     "network",
+    "onnx_network",
     "precisions",
     "runtimes",
 ]

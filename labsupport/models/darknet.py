@@ -9,7 +9,6 @@ the weights follow in the same order, raw 32-bit floats behind a header of 20 by
 
 import functools
 import itertools
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,11 @@ if TYPE_CHECKING:
 
 SIZE = 416  # every model of the lab gets pictures of 416 x 416, also if its cfg has another size
 HEADER_BYTES = 20  # three int32 for the version, one int64 for the pictures seen in training
-FILES = {"openvino": "openvino.xml", "litert": "litert.tflite"}  # runtime -> the file written for it
+FILES = {
+    "openvino": "openvino.xml",
+    "litert": "litert.tflite",
+    "onnx": "onnx.onnx",
+}  # runtime -> the file written for it
 Step = Callable[..., Any]  # adds one kind of layer, in one library
 EPSILON = 1e-6  # Darknet's batch-norm epsilon; the default of Keras is 1e-3
 
@@ -72,7 +75,7 @@ def to_keras(cfg: str, weights: bytes) -> "keras.Model":
         "shortcut": lambda x, y: keras.layers.Add()([x, y]),
         "route": lambda sources: keras.layers.Concatenate()(sources),
     }
-    return keras.Model(image, _heads(cfg, weights, image, steps))
+    return keras.Model(image, build(cfg, weights, image, steps))
 
 
 def to_openvino(cfg: str, weights: bytes, folder: Path) -> None:
@@ -100,7 +103,7 @@ def to_openvino(cfg: str, weights: bytes, folder: Path) -> None:
         "route": lambda sources: opset13.concat(sources, 1),
     }
     last = opset13.constant(np.array([0, 2, 3, 1]))  # channels last, as Keras has them
-    heads = [opset13.transpose(head, last) for head in _heads(cfg, weights, image, steps)]
+    heads = [opset13.transpose(head, last) for head in build(cfg, weights, image, steps)]
     made = PrePostProcessor(ov.Model(heads, [image], "darknet"))
     picture = made.input().tensor()
     picture.set_element_type(ov.Type.u8).set_color_format(ColorFormat.BGR).set_layout(ov.Layout("NHWC"))
@@ -109,9 +112,9 @@ def to_openvino(cfg: str, weights: bytes, folder: Path) -> None:
     ov.save_model(made.build(), folder / FILES["openvino"], compress_to_fp16=False)
 
 
-def _heads(cfg: str, weights: bytes, image: Any, steps: dict[str, Step]) -> list[Any]:
+def build(cfg: str, weights: bytes, image: Any, steps: dict[str, Step]) -> list[Any]:
     """Apply the steps of a library, layer by layer, and return the inputs of the `[yolo]` sections."""
-    x, layers, heads, floats = image, list[Any](), list[Any](), _Floats(weights)
+    x, layers, heads, floats = image, list[Any](), list[Any](), Floats(weights)
     for kind, options in parse(cfg)[1:]:  # after [net], which is only for training
         if kind == "convolutional":
             x = steps[kind](x, options, floats)
@@ -147,7 +150,7 @@ def to_litert(cfg: str, weights: bytes, folder: Path) -> None:
     (folder / FILES["litert"]).write_bytes(converter.convert())
 
 
-class _Floats:
+class Floats:
     """Read the numbers of a weights file, one array after another."""
 
     def __init__(self, weights: bytes) -> None:
@@ -165,7 +168,7 @@ class _Floats:
             raise ValueError(f"the weights file holds {self.left.size} numbers more than the cfg asks for")
 
 
-def _folded(channels: int, options: dict[str, str], floats: _Floats) -> tuple[np.ndarray, np.ndarray]:
+def folded(channels: int, options: dict[str, str], floats: Floats) -> tuple[np.ndarray, np.ndarray]:
     """Return a convolution's kernel (filters, channels, size, size) and bias, with its batch normalisation in them.
 
     The file holds bias, batch norm and kernel in this order.
@@ -179,11 +182,11 @@ def _folded(channels: int, options: dict[str, str], floats: _Floats) -> tuple[np
     return floats.take(filters, channels, size, size) * scale[:, None, None, None], bias
 
 
-def _openvino_convolution(numbers: Iterator[int], x: "Node", options: dict[str, str], floats: _Floats) -> "Node":
+def _openvino_convolution(numbers: Iterator[int], x: "Node", options: dict[str, str], floats: Floats) -> "Node":
     from openvino import opset13
 
     stride, pad = [int(options["stride"])] * 2, [int(options["size"]) // 2] * 2
-    kernel, bias = _folded(x.get_output_shape(0)[1], options, floats)
+    kernel, bias = folded(x.get_output_shape(0)[1], options, floats)
     x = opset13.convolution(x, opset13.constant(kernel), stride, pad, pad, [1, 1])
     x = opset13.add(x, opset13.constant(bias[None, :, None, None]))
     if options["activation"] == "leaky":
@@ -192,11 +195,11 @@ def _openvino_convolution(numbers: Iterator[int], x: "Node", options: dict[str, 
     return x
 
 
-def _keras_convolution(x: "keras.KerasTensor", options: dict[str, str], floats: _Floats) -> "keras.KerasTensor":
+def _keras_convolution(x: "keras.KerasTensor", options: dict[str, str], floats: Floats) -> "keras.KerasTensor":
     import keras
 
     filters, size, stride = (int(options[key]) for key in ("filters", "size", "stride"))
-    kernel, bias = _folded(x.shape[-1], options, floats)
+    kernel, bias = folded(x.shape[-1], options, floats)
     if stride > 1:  # Darknet pads both sides; "same" would pad only the right and bottom side
         x = keras.layers.ZeroPadding2D(size // 2)(x)
     layer = keras.layers.Conv2D(filters, size, stride, "same" if stride == 1 else "valid")
@@ -207,10 +210,3 @@ def _keras_convolution(x: "keras.KerasTensor", options: dict[str, str], floats: 
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
-
-
-def main() -> None:
-    """Convert the files on the command line: CFG WEIGHTS RUNTIME FOLDER."""
-    cfg_file, weights_file, runtime, out = sys.argv[1:]
-    write = {"openvino": to_openvino, "litert": to_litert}[runtime]
-    write(Path(cfg_file).read_text(), Path(weights_file).read_bytes(), Path(out))

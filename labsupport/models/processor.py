@@ -10,6 +10,7 @@ from labsupport.models import quantisation
 RUNTIMES = {  # runtime -> its precisions
     "openvino": ("f32", "bf16", "int8"),
     "litert": ("int8",),
+    "onnx": ("f32",),
     "opencv": ("f32",),
 }
 

@@ -18,9 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import requests
-from tqdm import tqdm
-
 from labsupport import paths
 from labsupport.models import darknet
 
@@ -160,8 +157,8 @@ def network(name: str, runtime: str = "openvino") -> Path:
     Raises `ModelUnavailable` if the model is not installed, or if TensorFlow, which "litert" needs, is not installed.
     """
     files = locate(name)
-    converter = Path(__file__).with_name("darknet.py")
-    key = hashlib.sha256(converter.read_bytes() + _model(name).weights.sha256.encode()).hexdigest()[:16]
+    code = b"".join(Path(__file__).with_name(name).read_bytes() for name in ("darknet.py", "onnx_network.py"))
+    key = hashlib.sha256(code + _model(name).weights.sha256.encode()).hexdigest()[:16]
     made = paths.cache() / f"{name}-{runtime}-{key}"
     if not _is_whole(made):
         try:
@@ -177,7 +174,7 @@ def network(name: str, runtime: str = "openvino") -> Path:
 
 
 # not `-m`: the package imports the module first, so Python would warn of a second copy
-CONVERT = "from labsupport.models import darknet; darknet.main()"
+CONVERT = "from labsupport.models import conversion; conversion.main()"
 
 
 def _convert(files: Files, runtime: str, out: Path) -> None:
@@ -248,6 +245,9 @@ def _keep(partial: Path, file: ModelFile) -> None:
 
 def _download(file: ModelFile, progress: bool) -> None:
     """Download one file from its URL."""
+    import requests  # not above, because a server starts without it
+    from tqdm import tqdm
+
     received = 0
     try:
         with (

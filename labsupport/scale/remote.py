@@ -52,14 +52,18 @@ class Remote:
     """
 
     def __init__(self, version: str, handle: "DeploymentHandle[Any]", slots: int) -> None:
-        self.version, self.slots, self._handle = version, slots, handle
+        self.version, self.slots = version, slots
+        self._handle = handle.options(_by_reference=False)  # over gRPC: the object store would cost twice the CPU time
         self._errors = local_cluster.imported().exceptions
         unavailable = local_cluster.imported_serve().exceptions
+        import grpc  # type: ignore[import-untyped]  # comes with ray[serve], without types
+
         self._died = (
             self._errors.RayActorError,
             self._errors.WorkerCrashedError,
             self._errors.ObjectLostError,
             unavailable.ReplicaUnavailableError,
+            grpc.RpcError,  # a replica that ended while it had the picture
         )
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:

@@ -7,9 +7,13 @@
 True
 """
 
+from typing import TYPE_CHECKING, Any
+
 from labsupport.serving import browser_page, running
-from labsupport.serving.app import Prefix, create_app, load_installed
 from labsupport.serving.running import PortTaken, guarded, serve
+
+if TYPE_CHECKING:
+    from labsupport.serving.app import Prefix, create_app
 
 __all__ = [
     "PortTaken",
@@ -17,7 +21,15 @@ __all__ = [
     "browser_page",
     "create_app",
     "guarded",
-    "load_installed",
     "running",
     "serve",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the app when it is asked for: `worker` loads it while the models are loaded."""
+    if name not in ("Prefix", "create_app"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from labsupport.serving import app
+
+    return getattr(app, name)

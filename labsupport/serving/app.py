@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from labsupport import arguments, images, models
 from labsupport.access import Access, Uploads
-from labsupport.detection import Detector, Version
+from labsupport.detection import Version, load_installed
 from labsupport.log import PredictionLog
 from labsupport.monitoring import Live, Metrics, Watch
 from labsupport.protection import COPIES, LEAST, MOST_SLOTS, Admission, Budget, Rule, Slots, WrongTokens
@@ -221,13 +221,6 @@ def _prefix(root_path: str) -> str:
     if path and (not PREFIX.fullmatch(path) or {".", ".."} & {*path.split("/")}):
         raise ValueError(f"root_path={arguments.shown(root_path)}: give the path that the proxy adds, as in /serve")
     return path
-
-
-def load_installed(slots: int | None, precision: str | None = None) -> dict[str, Detector]:
-    installed = [name for name in models.MODELS if not models.missing(name)]
-    if not installed:
-        models.locate("yolov3-tiny")  # raises, and says how to install it
-    return {name: Detector.load(name, precision=precision, slots=slots) for name in installed}
 
 
 def _explain_errors(app: FastAPI) -> None:

@@ -1,6 +1,7 @@
 """Make the app of one server process of `labsupport serve`."""
 
 import ctypes
+import functools
 import gc
 import json
 import multiprocessing
@@ -14,12 +15,9 @@ from starlette.types import ASGIApp
 
 from labsupport import arguments, background, paths
 from labsupport.access import Access
-from labsupport.detection import Detector
-from labsupport.log import PredictionLog
+from labsupport.detection import Detector, load_installed
 from labsupport.protection import Budget, memory_limit
-from labsupport.rollout import Router
 from labsupport.serving import access_log
-from labsupport.serving.app import create_app, load_installed
 from labsupport.serving.running import MADE, guarded
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # glibc's malloc.h
@@ -27,6 +25,16 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # g
 
 def app_from_environment() -> ASGIApp:
     """Return the app of one worker process, made from the options that `labsupport serve` leaves in `LAB_APP_OPTIONS`."""
+    gc.disable()  # a start makes some 130 objects of garbage, and looking for them took a tenth of its time
+    try:
+        app = _make_app()
+        gc.freeze()  # what is here stays: looking through it for garbage stopped every thread for 60 ms
+    finally:
+        gc.enable()
+    return app
+
+
+def _make_app() -> ASGIApp:
     options = arguments.variable("LAB_APP_OPTIONS", json.loads, "what labsupport serve gives")
     if options is None:
         raise ValueError("LAB_APP_OPTIONS is not set: start the server with labsupport serve")
@@ -36,19 +44,23 @@ def app_from_environment() -> ASGIApp:
     _end_with_parent()
     _keep_memory()
     cv2.setNumThreads(1)  # the slots keep every core busy: more threads for one picture would only get in their way
-    detectors = load_installed(options["slots"], precision)
+    sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]  # unused here, and 70 ms
+    import openvino  # noqa: F401  # not on the thread: two imports at the same time can meet
+
+    load = functools.partial(load_installed, options["slots"], precision)
+    with background.beside(load, "load the models") as loading:  # mostly in native code, so these imports go on
+        from labsupport.log import PredictionLog
+        from labsupport.rollout import Router
+        from labsupport.serving.app import create_app
     routers = {
         name: Router(detector, load=Detector.named, journal=paths.root() / f"rollout-{name}.db")
-        for name, detector in detectors.items()
+        for name, detector in loading.result().items()
     }
     options["memory"] = Budget.left(memory_limit() // workers)
     access = Access(paths.root())
     if access.users.exist:
         access.keys.make_folder()  # one that cannot be used stops the server here, with its reason
-    app = guarded(create_app(routers, log=PredictionLog(log) if log else None, access=access, **options), host)
-    gc.collect()
-    gc.freeze()  # what is here stays: looking through it for garbage stopped every thread for 60 ms
-    return app
+    return guarded(create_app(routers, log=PredictionLog(log) if log else None, access=access, **options), host)
 
 
 def worker_app() -> ASGIApp:

@@ -15,11 +15,14 @@ from labsupport.tabular.columns import (
     DifferentColumns,
     Feature,
     check_rows,
+    common_columns,
+    feature,
     features,
     to_frame,
 )
 from labsupport.tabular.containers import TooFewRows, bool_column, codes_of, float_column, row_of, shape_of, table
 from labsupport.tabular.values import NARROW, as_float, is_missing, narrowest, precision, rounded
+from labsupport.tabular.windows import window
 
 __all__ = [
     "CLASSES",
@@ -33,7 +36,9 @@ __all__ = [
     "bool_column",
     "check_rows",
     "codes_of",
+    "common_columns",
     "containers",
+    "feature",
     "features",
     "float_column",
     "is_missing",
@@ -44,4 +49,5 @@ __all__ = [
     "shape_of",
     "table",
     "to_frame",
+    "window",
 ]

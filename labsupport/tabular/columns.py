@@ -18,6 +18,7 @@ MIN_ROWS = 20  # in each window: with fewer rows, the tests can only find huge c
 FEW_VALUES = 20  # numbers with at most as many distinct values are counted like classes
 TEXT_SHARE = 0.5  # if more than this share of the texts are distinct, compare their lengths and not their classes
 CLASSES = 20  # the number of most frequent classes that effect sizes and plots distinguish
+CHUNK = 100_000  # rows that are looked at together
 LARGEST = 1e150  # squares of larger numbers overflow, so these count as infinite
 
 
@@ -52,6 +53,21 @@ class Feature:
         """Return whether its values are counted as classes: classes, or numbers with few distinct values."""
         return len(self.labels) > 0
 
+    def values_at(self, reference: np.ndarray, current: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the values in these rows of both windows as floats, NaN if they are missing."""
+        before, now = self.missing
+        return _at(self.reference, before, reference), _at(self.current, now, current)
+
+
+def _at(known: np.ndarray, gone: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the values of these rows, NaN if they are missing, from the known ones."""
+    place = rows
+    if gone.any():
+        place = (np.cumsum(~gone) - 1)[rows]
+    values: np.ndarray = known[place].astype(float) if len(known) else np.full(len(rows), np.nan)
+    values[gone[rows]] = np.nan
+    return values
+
 
 def to_frame(data: Any, name: str = "data") -> "pd.DataFrame":
     """Return data that `containers.table` can read as a pandas frame whose column names are texts.
@@ -72,6 +88,11 @@ def features(reference: "pd.DataFrame", current: "pd.DataFrame") -> list[Feature
     >>> [found.kind for found in features(*[pd.DataFrame({"a": np.arange(30.0), "b": list("xyz") * 10})] * 2)]
     ['numeric', 'category']
     """
+    return [feature(name, reference[name], current[name]) for name in common_columns(reference, current)]
+
+
+def common_columns(reference: Any, current: Any) -> list[str]:
+    """Return the names of the columns of both windows, in the reference's order. Raises as `features` does."""
     check_rows(reference, current)
     if gone := [name for name in reference if name not in current.columns]:
         raise DifferentColumns(f"the current window has no {', '.join(gone)}: compare the columns that both have")
@@ -79,10 +100,10 @@ def features(reference: "pd.DataFrame", current: "pd.DataFrame") -> list[Feature
         raise DifferentColumns(f"the reference has no {', '.join(new)}: compare the columns that both have")
     if not len(reference.columns):
         raise DifferentColumns("there is no column to compare")
-    return [_feature(name, reference[name], current[name]) for name in reference]
+    return list(reference)
 
 
-def check_rows(reference: "pd.DataFrame", current: "pd.DataFrame") -> None:
+def check_rows(reference: Any, current: Any) -> None:
     """Raise `TooFewRows` if a window has fewer than `MIN_ROWS` rows."""
     for name, rows in (("reference", len(reference)), ("current", len(current))):
         if rows < MIN_ROWS:
@@ -91,7 +112,17 @@ def check_rows(reference: "pd.DataFrame", current: "pd.DataFrame") -> None:
             )
 
 
-def _feature(name: str, reference: "pd.Series", current: "pd.Series") -> Feature:
+def feature(name: str, reference: Any, current: Any) -> Feature:
+    """Return one column of both windows, each a series or an array of numbers, as a feature.
+
+    >>> feature("rooms", np.array([2.0, 3.0]), np.array([3, 3])).kind
+    'discrete'
+    """
+    if found := _plain(name, reference, current):
+        return found
+    import pandas as pd
+
+    reference, current = pd.Series(reference), pd.Series(current)
     reference, current = _alike(reference, current), _alike(current, reference)
     kinds = [kind for kind in (_kind(reference), _kind(current)) if kind != "empty"]
     missing = reference.isna().to_numpy(bool), current.isna().to_numpy(bool)
@@ -112,6 +143,19 @@ def _feature(name: str, reference: "pd.Series", current: "pd.Series") -> Feature
         return _numbers(name, rounded(_floats(reference), held), rounded(_floats(current), held))
     except OverflowError:
         return replace(nothing, note="whole numbers too large for floating point")
+
+
+def _plain(name: str, reference: Any, current: Any) -> Feature | None:
+    """Return the feature of two columns that NumPy holds as numbers; None for others, and for columns without any value.
+
+    This gives what `feature` gives for them, without looking at what they hold.
+    """
+    both = reference, current
+    if not all(isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf" for column in both):
+        return None
+    held = narrowest(column.dtype.type for column in both)
+    windows = [rounded(column, held) for column in both]
+    return None if any(np.isnan(values).all() for values in windows) else _numbers(name, windows[0], windows[1])
 
 
 def _alike(column: "pd.Series", other: "pd.Series") -> "pd.Series":
@@ -154,7 +198,7 @@ def _kind(column: "pd.Series") -> str:
 
 def _numbers(name: str, reference: np.ndarray, current: np.ndarray) -> Feature:
     """Return the feature of a column of numbers. Infinite values count as missing, because distances to them are unknown."""
-    missing = ~(np.abs(reference) <= LARGEST), ~(np.abs(current) <= LARGEST)
+    missing = _unusable(reference), _unusable(current)
     windows = list(zip((reference, current), missing, strict=True))
     infinite = sum(int((gone & ~np.isnan(column)).sum()) for column, gone in windows if gone.any())
     before, now = (column[~gone] if gone.any() else column for column, gone in windows)
@@ -162,12 +206,25 @@ def _numbers(name: str, reference: np.ndarray, current: np.ndarray) -> Feature:
     return _few(Feature(name, "numeric", before, now, missing, note=note), "discrete")
 
 
+def _unusable(values: np.ndarray) -> np.ndarray:
+    """Return truth values, (N,): is the number missing, or too large to be squared?"""
+    if len(values) and values.min() >= -LARGEST and values.max() <= LARGEST:  # False if one is NaN
+        return np.zeros(len(values), bool)
+    unusable: np.ndarray = ~(np.abs(values) <= LARGEST)
+    return unusable
+
+
 def _few(feature: Feature, kind: str) -> Feature:
     """Return the feature as codes, and of this kind, if its numbers have few distinct values. Else return it unchanged."""
     windows = (feature.reference, feature.current)
     distinct = np.unique(np.concatenate([column[:1000] for column in windows]))  # 1,000 rows decide it for most columns
-    if len(distinct) <= FEW_VALUES:
-        distinct = np.unique(np.concatenate(windows))
+    for column in windows:
+        for start in range(0, len(column), CHUNK):
+            if len(distinct) > FEW_VALUES:
+                return feature
+            chunk = column[start : start + CHUNK]
+            place = np.minimum(np.searchsorted(distinct, chunk), len(distinct) - 1)
+            distinct = np.union1d(distinct, chunk[distinct[place] != chunk])
     if len(distinct) > FEW_VALUES:
         return feature
     codes = [np.searchsorted(distinct, column) for column in windows]

@@ -1,0 +1,15 @@
+"""Load the detectors of all installed models, as a server does."""
+
+from labsupport import models
+from labsupport.detection.detector import Detector
+
+
+def load_installed(slots: int | None = None, precision: str | None = None) -> dict[str, Detector]:
+    """Return a detector for each installed model, by its name. Raises the errors of `Detector.load`.
+
+    Raises `models.NotInstalled` if no model is installed.
+    """
+    installed = [name for name in models.MODELS if not models.missing(name)]
+    if not installed:
+        models.locate("yolov3-tiny")  # raises, and says how to install it
+    return {name: Detector.load(name, precision=precision, slots=slots) for name in installed}
