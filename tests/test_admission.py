@@ -334,6 +334,25 @@ def test_large_pictures_wait_for_memory_and_small_ones_pass_them():
     asyncio.run(several())
 
 
+def test_small_pictures_are_taken_in_the_order_in_which_they_came():
+    """Under load each slot that becomes free is the last one. It must not be kept for the smallest picture."""
+    slots, gates, taken = Slots(count=2), [threading.Event() for _ in range(2)], list[int]()
+    needs = [5, 1, 4, 2, 3]
+
+    async def several():
+        busy = [asyncio.ensure_future(slots.run(gate.wait, 30)) for gate in gates]
+        await asyncio.sleep(0)
+        waiting = [asyncio.ensure_future(slots.run(taken.append, need, need=need)) for need in needs]
+        await asyncio.sleep(0)
+        gates[0].set()
+        await asyncio.wait_for(asyncio.gather(*waiting), 10)
+        gates[1].set()
+        assert all(await asyncio.gather(*busy))
+
+    asyncio.run(several())
+    assert taken == needs
+
+
 def test_large_pictures_leave_a_slot_and_half_of_the_places_to_small_ones():
     slots, gate = Slots(count=2, waiting=6), threading.Event()
 

@@ -84,13 +84,12 @@ class _Line:
             self.ready.put(order)
 
     def _next(self) -> _Order | None:
-        """Reserve the memory of the next order and return it: the oldest one. The last free slot is for small pictures, the
-        smallest first. So a small picture never waits for several large ones, and a large one never for all small ones."""
+        """Reserve the memory of the next order and return it: the oldest one. The last free slot is for small pictures. So a
+        small picture never waits for several large ones, and a large one never for all small ones."""
         last = self.slots > 1 and self.at_work == self.slots - 1
         small = [order for order in self.waiting if not order.large]
         large = next((order for order in self.waiting if order.large), None)  # the others wait behind it
-        candidates = sorted(small, key=lambda order: order.need) if last else self.waiting
-        for order in candidates:
+        for order in small if last else self.waiting:
             if (not order.large or order is large) and self.budget.take(order.need, SMALL if order.large else 0):
                 return order
         return None
