@@ -187,8 +187,8 @@ def compared(rows: list[dict]) -> list[str]:
     objects = sum(map(len, reference))
     lines = [
         "",
-        f"The runtimes on {len(reference)} pictures (`images/`, every second street frame), in which f32 finds {objects} objects at "
-        "confidence 0.5:",
+        f"The runtimes on {len(reference)} pictures (`images/`, every second street frame), in which f32 finds {objects} "
+        "objects at confidence 0.5:",
         "",
         "| runtime | ms, one core | ms, every core | MB | MB on disk | found of f32, IoU > 0.8 | found, IoU > 0.9 |",
         "|---|---|---|---|---|---|---|",

@@ -31,7 +31,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--seconds", type=float, default=8, help="for each load")
-    arguments.add_argument("--precision", help="f32 or bf16; unless given, what this CPU is best at")
+    arguments.add_argument("--precision", help="f32, bf16 or int8; unless given, what this CPU is best at")
     arguments.add_argument("--seed", type=int, default=0)
     print("\n".join(lines(**vars(arguments.parse_args()))))
 

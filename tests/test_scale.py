@@ -20,7 +20,8 @@ from labsupport import background, models, scale
 from labsupport.compute import Cost, Machine, needs
 from labsupport.detection import UnknownVersion
 from labsupport.protection.security import TokenMissing
-from labsupport.scale import bulk, local_cluster, remote
+from labsupport.scale import bulk, deployment, local_cluster, remote
+from labsupport.serving import PortTaken
 from test_lab import wait_until
 
 STABLE = "yolov3-tiny/openvino-f32"
@@ -232,3 +233,13 @@ def test_a_figure_of_a_loss_marks_the_moment():
     (axes,) = scale.figures.around_a_loss(answers, 10.0, "All were answered").axes
     assert axes.get_title(loc="left") == "All were answered"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0.1", "0.2", "0.5", "1", "2"]
+
+
+def test_two_deployments_do_not_share_a_port():
+    with deployment._reserve("127.0.0.1", 0) as held:
+        port = held.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"port {port} on 127.0.0.1 is taken"):
+            deployment._reserve("127.0.0.1", port)
+        with socket.create_server(("127.0.0.1", port), reuse_port=True):  # as a front listens
+            pass
+    deployment._reserve("127.0.0.1", port).close()

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 ModelName = Annotated[str, typer.Option(help="yolov3-tiny or yolov3")]
 Confidence = Annotated[float, typer.Option(min=0, max=1, help="report objects above this, from 0 to 1")]
-Precision = Annotated[str | None, typer.Option(help="f32 or bf16; unless given, what this CPU is best at")]
+Precision = Annotated[
+    str | None, typer.Option(help="f32, bf16 or int8 (yolov3-tiny only); unless given, what this CPU is best at")
+]
 
 
 def _show_version(wanted: bool) -> None:

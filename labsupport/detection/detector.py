@@ -112,7 +112,7 @@ class Detector:
         own history. For cosines, divide by the length.
 
         The first call makes a second, smaller network, which stays in memory. `detect` does not change.
-        Raises `runtimes.EmbeddingUnavailable` with runtime="litert", which returns only the final outputs.
+        Raises `runtimes.EmbeddingUnavailable` with the runtimes "litert" and "onnx", which return only the final outputs.
 
         >>> from labsupport import images, paths
         >>> clock = images.decode((paths.IMAGES / "clock.png").read_bytes())
@@ -149,8 +149,8 @@ def versions(name: str) -> list[str]:
     True
     """
     here = [] if models.missing(name) else [*models.RUNTIMES]
-    needed = {"litert": "ai_edge_litert", "onnx": "onnxruntime"}
-    here = [runtime for runtime in here if runtime not in needed or importlib.util.find_spec(needed[runtime])]
+    needed = {"litert": ["ai_edge_litert"], "onnx": ["onnx", "onnxruntime"]}
+    here = [runtime for runtime in here if all(map(importlib.util.find_spec, needed.get(runtime, [])))]
     return [f"{name}/{runtime}-{precision}" for runtime in here for precision in models.precisions(name, runtime)]
 
 

@@ -35,7 +35,7 @@ class SerialCorrelation(UserWarning):
 class DataDriftMonitor:
     """Compares each window of `window` rows with the reference, in every feature, and raises an alarm if one has changed.
 
-    `reference` holds the rows of a healthy period, at least 10 windows of them, in any form that `compare` takes.
+    `reference` holds the rows of a healthy period, at least 10 windows of them, in any form that `compare` takes but a file.
     `update` takes a row by name (a mapping, a pandas Series, a frame of one row, a record), by place (a tuple, a list,
     an array, in the order of the features), or as a bare value if there is one feature. Features are numbers, bools or
     texts; None, NaN and masked values are missing. Windows do not overlap, and each is tested once, when it is full.

@@ -116,6 +116,7 @@ def session(network: Path, device: str = "cpu") -> "InferenceSession":
     made: InferenceSession = runtime.InferenceSession(network, options, [(DEVICES[device], exact)])
     if made.get_providers()[0] != DEVICES[device]:
         raise registry.ModelUnavailable(f"device={device!r}: ONNX Runtime could not load CUDA: {CUDA}")
+    made.disable_fallback()  # after an error of CUDA it would go on with the CPU, and only print that it does
     return made
 
 

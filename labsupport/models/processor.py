@@ -30,15 +30,14 @@ def precisions(name: str, runtime: str) -> tuple[str, ...]:
 def best_precision(name: str = "yolov3-tiny") -> str:
     """Return the precision in which OpenVINO computes a model fastest on this CPU, of those that find what f32 finds.
 
-    That is bf16 with AMX, and else int8 with AVX2 or AVX-512. Both find 99 of 100 objects of f32 at an overlap (IoU) of
-    0.8, and 90 of 100 at 0.9 (benchmarks/RESULTS.md). Elsewhere it is f32: nothing else was measured.
+    That is bf16 if the CPU computes in it. There int8 is as fast, and finds less at high overlaps. Else it is int8 with AVX2
+    or AVX-512, if the model can be computed in it. Both find 99 of 100 objects of f32 at an overlap (IoU) of 0.8, and 90 of
+    100 at 0.9 (benchmarks/RESULTS.md). On all other CPUs it is f32: nothing else was measured there.
     """
     kernel = float_kernel()
-    if "amx" in kernel:
+    if "bf16" in kernel:
         return "bf16"
-    if "avx" in kernel and "int8" in precisions(name, "openvino"):
-        return "int8"
-    return "bf16" if "bf16" in kernel else "f32"
+    return "int8" if "avx" in kernel and "int8" in precisions(name, "openvino") else "f32"
 
 
 @functools.cache

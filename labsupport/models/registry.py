@@ -152,9 +152,9 @@ def ensure(name: str, progress: bool = True) -> Files:
 
 
 def network(name: str, runtime: str = "openvino") -> Path:
-    """Return the model's network for a runtime, "openvino" or "litert". Convert it at the first call, and keep it.
+    """Return the model's network for a runtime, "openvino", "litert" or "onnx". Convert it at the first call, and keep it.
 
-    Raises `ModelUnavailable` if the model is not installed, or if TensorFlow, which "litert" needs, is not installed.
+    Raises `ModelUnavailable` if the model is not installed, or its converter: TensorFlow for "litert", onnx for "onnx".
     """
     files = locate(name)
     code = b"".join(Path(__file__).with_name(name).read_bytes() for name in ("darknet.py", "onnx_network.py"))

@@ -127,11 +127,18 @@ def deploy(
     required_token(host)
     if not local_cluster.imported().is_initialized():
         raise RuntimeError("this process is in no cluster: ray.init(address=...), or scale.LocalCluster()")
-    port = _free(host, port)
+    with _reserve(host, port) as held:  # until the fronts listen
+        address = held.getsockname()
+        keeper = _keeper(model, journal, State(stable=stable))
+        # the fronts listen themselves
+        local_cluster.imported_serve().start(proxy_location="Disabled", logging_config=QUIET)
+        version(stable, replicas)
+        _start_fronts(_app(model, replicas, fronts, log, host), fronts, *address)
+    return Deployed(f"http://{host}:{address[1]}", keeper)
+
+
+def _start_fronts(make: Callable[[], ASGIApp], fronts: int, host: str, port: int) -> None:
     serve = local_cluster.imported_serve()
-    keeper = _keeper(model, journal, State(stable=stable))
-    serve.start(proxy_location="Disabled", logging_config=QUIET)  # the fronts listen themselves
-    version(stable, replicas)
     front = serve.deployment(
         Front,
         name=FRONT,
@@ -140,8 +147,7 @@ def deploy(
         ray_actor_options={"num_cpus": 0, "resources": HEAD},
         logging_config=QUIET,
     )
-    serve.run(front.bind(_app(model, replicas, fronts, log, host), host, port), name=FRONT, route_prefix=None)
-    return Deployed(f"http://{host}:{port}", keeper)
+    serve.run(front.bind(make, host, port), name=FRONT, route_prefix=None)
 
 
 def version(name: str, replicas: tuple[int, int]) -> Remote:
@@ -199,13 +205,23 @@ def _running(status: Any) -> int:
     return int(deployment.replica_states.get("RUNNING", 0))
 
 
-def _free(host: str, port: int) -> int:
+def _reserve(host: str, port: int) -> socket.socket:
+    """Return a socket that holds a free port, and does not listen. Only fronts of this user can then use the port, too.
+
+    Fronts share a port with `SO_REUSEPORT`. So those of two deployments could share one, and answer each other's clients.
+    Raises `PortTaken`.
+    """
+    held = socket.socket()
     try:
-        with socket.create_server((host, port)) as probe:
-            return int(probe.getsockname()[1])
+        with socket.create_server((host, port)) as probe:  # fails where anybody holds the port or listens on it
+            address = probe.getsockname()
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(address)
     except OSError as error:
+        held.close()
         if error.errno != errno.EADDRINUSE:
             raise
         raise PortTaken(
             f"port {port} on {host} is taken: stop what listens there, or use any free port with port=0"
         ) from None
+    return held

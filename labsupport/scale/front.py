@@ -33,7 +33,8 @@ class Front:
         self._thread: threading.Thread = background.start(partial(self._server.run, [listening]), "front")
         while not self._server.started and self._thread.is_alive():
             time.sleep(0.005)
-        self.check_health()
+        if not self._server.started:
+            raise RuntimeError("the app of this front did not start: the log of this process says why")
 
     def check_health(self) -> None:
         """Raise RuntimeError if the server has stopped. Ray Serve asks, and then starts another front in its place."""

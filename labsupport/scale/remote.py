@@ -69,6 +69,7 @@ class Remote:
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
         """Return the same answers as `Detector.detect`. Call it from a thread, not from an event loop."""
         small, end = resize_for_network(image), time.monotonic() + PATIENCE
+        lost: BaseException | None = None
         while (left := end - time.monotonic()) > 0:
             try:
                 answer = self._handle.detect.remote(small, image.shape[:2], confidence)
@@ -76,11 +77,14 @@ class Remote:
                 return detections
             except self._errors.RayTaskError as error:  # what the detector raised, as it raised it
                 raise error.cause from None
-            except self._died:
+            except self._died as error:
+                lost = error
                 time.sleep(PAUSE)
             except TimeoutError:
                 break
-        raise models.ModelUnavailable(f"no machine has answered for {self.version}: send it again in a minute")
+        raise models.ModelUnavailable(
+            f"no machine has answered for {self.version}: send it again in a minute"
+        ) from lost
 
     def __repr__(self) -> str:
         return f"<Remote {self.version}>"

@@ -45,10 +45,10 @@ def _make_app() -> ASGIApp:
     _keep_memory()
     cv2.setNumThreads(1)  # the slots keep every core busy: more threads for one picture would only get in their way
     sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]  # unused here, and 70 ms
-    import openvino  # noqa: F401  # not on the thread: two imports at the same time can meet
+    import openvino  # noqa: F401  # here, because two threads that import the same package can deadlock
 
     load = functools.partial(load_installed, options["slots"], precision)
-    with background.beside(load, "load the models") as loading:  # mostly in native code, so these imports go on
+    with background.beside(load, "load the models") as loading:  # OpenVINO's code leaves Python to these imports
         from labsupport.log import PredictionLog
         from labsupport.rollout import Router
         from labsupport.serving.app import create_app

@@ -40,8 +40,9 @@ class Stored:
             with parquet.ParquetFile(path) as file:
                 self._rows = int(file.metadata.num_rows)
                 empty = file.schema_arrow.empty_table().to_pandas()
-        except (OSError, ValueError) as error:  # Arrow's errors are of these types
+        except (OSError, ValueError, NotImplementedError, TypeError) as error:  # Arrow's errors are of these types
             raise self._unreadable(error) from None
+        self._status = self._file_status()
         self.columns: pd.Index = to_frame(empty, name).columns
 
     def __len__(self) -> int:
@@ -56,8 +57,12 @@ class Stored:
 
         try:
             frame = pd.read_parquet(self._path, columns=[column])
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, NotImplementedError, TypeError) as error:
             raise self._unreadable(error) from None
+        if self._file_status() != self._status:
+            raise ValueError(
+                f"{self._name}: {self._path} has changed while it was read: compare again when it is complete"
+            )
         return to_frame(frame, self._name)[column]
 
     def drop(self, columns: str) -> "Stored":
@@ -65,6 +70,13 @@ class Stored:
         rest = object.__new__(Stored)
         rest.__dict__.update(self.__dict__, columns=self.columns.drop(columns))
         return rest
+
+    def _file_status(self) -> tuple[int, ...]:
+        try:
+            status = self._path.stat()
+        except OSError as error:
+            raise self._unreadable(error) from None
+        return status.st_ino, status.st_size, status.st_mtime_ns
 
     def _unreadable(self, error: Exception) -> ValueError:
         return ValueError(f"{self._name}: {self._path} cannot be read as a Parquet file: {error}")
