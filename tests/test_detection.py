@@ -247,6 +247,7 @@ def test_a_gpu_that_fails_later_is_not_replaced_by_the_cpu():
 
 def test_a_gpu_that_cannot_be_used_is_not_replaced_by_the_cpu(monkeypatch):
     """ONNX Runtime offers CUDA where it was built with it, and takes the CPU if a library of CUDA is missing."""
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     session = onnxruntime.InferenceSession
@@ -689,3 +690,11 @@ def test_a_server_with_a_model_that_has_no_int8_takes_its_best_precision(monkeyp
     assert found["other"].precision == models.best_precision("other")
     with pytest.raises(ValueError, match="at precision 'f64'"):
         load_installed(slots=1, precision="f64")
+
+
+def test_onnx_runtime_writes_nothing_into_the_home_and_reports_to_nobody(tmp_path):
+    network = models.network("yolov3-tiny", "onnx")
+    code = f"from labsupport.models import onnx_network; onnx_network.session({str(network)!r})"
+    env = {name: value for name, value in os.environ.items() if name not in ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")}
+    subprocess.run([sys.executable, "-c", code], env={**env, "HOME": str(tmp_path)}, check=True)
+    assert not list(tmp_path.rglob("*onnxruntime*"))

@@ -5,6 +5,7 @@ ONNX is a format for networks that many runtimes read. Its operators are those o
 """
 
 import importlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -106,6 +107,7 @@ def session(network: Path, device: str = "cpu") -> "InferenceSession":
     Raises `models.ModelUnavailable` without the package onnxruntime, and if it cannot compute on `device`: ONNX Runtime
     itself would go on with the CPU.
     """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else its import writes an id into the home and reports to its maker
     runtime = _imported("onnxruntime")
     if DEVICES[device] not in runtime.get_available_providers():
         raise registry.ModelUnavailable(f"device={device!r}: this ONNX Runtime has only the CPU: {CUDA}")
