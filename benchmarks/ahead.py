@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from benchmarks import load
 from benchmarks.processes import PEERS, family, memory, started
+from labsupport.models import best_precision
 
 OURS, WORKERS = "labsupport serve", "labsupport serve --workers 2"
 BENTOML, LITSERVE = "BentoML", "LitServe"
@@ -24,19 +25,12 @@ LITSERVE_SERVER = [PEERS, "-m", "benchmarks.peers.litserve_server"]
 COMMANDS = {  # server, endpoints -> the command, but for its port
     (OURS, ("/predict", "/detect")): [sys.executable, "-m", "labsupport", "serve", "--port"],
     (WORKERS, ("/predict", "/detect")): [sys.executable, "-m", "labsupport", "serve", "--workers", "2", "--port"],
-    (BENTOML, ("/predict", "/detect")): [
-        PEERS,
-        "-m",
-        "bentoml",
-        "serve",
-        "benchmarks.peers.bentoml_service:Service",
-        "--port",
-    ],
+    (BENTOML, ("/predict", "/detect")): BENTOML_SERVER,
     (LITSERVE, ("/predict",)): LITSERVE_SERVER,
     (LITSERVE, ("/detect",)): [*LITSERVE_SERVER, "--detect"],
 }
 CLIENTS = (1, 8, 32)
-SPREAD = (5, 50, 95)  # percentiles: a 90 % interval of the rounds' median, and the median
+SPREAD = (5, 95)  # percentiles: a 90 % interval
 RESAMPLES = 2_000
 Point = tuple[str, str, int]  # server, endpoint, clients
 
@@ -46,7 +40,7 @@ def lines(rounds: int, seconds: float) -> list[str]:
     table = [
         "",
         f"Answers a second with {rounds} rounds of {seconds:g} s; `x` is ours / theirs within a round: the median, and its "
-        "90 % interval from resampled rounds (bootstrap). Log, metrics and checks are on.",
+        f"90 % interval from resampled rounds (bootstrap). Ours has log, metrics and checks. All in {best_precision()}.",
         "",
         "| endpoint | clients | server | MB | answers/s | CPU ms an answer | p99 ms | failed | x, one process "
         "| x, two processes |",
@@ -108,7 +102,7 @@ def ratio(ours: list[load.Result], theirs: list[load.Result]) -> str:
     """The median of the rounds' ratios, with the interval of that median if the rounds are drawn again."""
     ratios = np.array([one.rate / other.rate for one, other in zip(ours, theirs, strict=True)])
     drawn = np.random.default_rng(0).choice(ratios, (RESAMPLES, len(ratios)))
-    low, _, high = np.percentile(np.median(drawn, axis=1), SPREAD)
+    low, high = np.percentile(np.median(drawn, axis=1), SPREAD)
     return f"{np.median(ratios):.2f} [{low:.2f}, {high:.2f}]"
 
 

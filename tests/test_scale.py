@@ -236,10 +236,29 @@ def test_a_figure_of_a_loss_marks_the_moment():
 
 
 def test_two_deployments_do_not_share_a_port():
-    with deployment._reserve("127.0.0.1", 0) as held:
-        port = held.getsockname()[1]
-        with pytest.raises(PortTaken, match=f"port {port} on 127.0.0.1 is taken"):
-            deployment._reserve("127.0.0.1", port)
+    with deployment._reserved("127.0.0.1", 0) as port:
+        with (
+            pytest.raises(PortTaken, match=f"port {port} on 127.0.0.1 is taken"),
+            deployment._reserved("127.0.0.1", port),
+        ):
+            pass
         with socket.create_server(("127.0.0.1", port), reuse_port=True):  # as a front listens
             pass
-    deployment._reserve("127.0.0.1", port).close()
+    with deployment._reserved("127.0.0.1", port) as again:
+        assert again == port
+
+
+def test_a_port_is_free_right_after_a_server_there_has_closed_its_connections():
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        port = server.getsockname()[1]
+        server.accept()[0].close()  # the side that closes first keeps the address for a minute
+        assert client.recv(1) == b""
+    with deployment._reserved("127.0.0.1", port) as free:
+        assert free == port
+        socket.create_server(("127.0.0.1", port), reuse_port=True).close()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+def test_a_port_can_be_held_on_ipv6():
+    with deployment._reserved("::1", 0) as port:
+        assert port

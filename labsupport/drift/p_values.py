@@ -2,7 +2,8 @@
 
 Of twenty tests at .05 without any effect, one is expected to raise an alarm; at least one does with probability .64.
 
-`scipy.stats` takes a second to load. So it is loaded only where nothing smaller has the function.
+`scipy.stats` takes a second to load, so it is loaded only where nothing smaller has the function. `scipy.special.smirnov`
+holds the GIL for half a second with a million rows, so `_smirnov` computes it here. Tests compare both with SciPy.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from scipy import special
 
 from labsupport.drift.effective_rows import Alike
 
-EXACT_TO = 1_000  # rows: KS p-values are exact up to there, and asymptotic above
+EXACT_TO = 1_000  # rows: KS p-values are exact up to there; above, those of one sample of as much information
 SUMMED_FROM, TERMS = 1_000, 2**15  # rows for which we add up the terms ourselves; terms in memory at a time
 ENOUGH, CHUNK = 20, 50  # permutations that reach the value, before we stop; that are drawn at a time
 
@@ -53,7 +54,7 @@ def kolmogorov_smirnov(statistic: float, reference: np.ndarray, current: np.ndar
     if not np.isinf(alike.freedom):
         return float(np.clip(_kolmogorov(statistic**2 * before * now / (before + now), alike.freedom), 0, 1))
     rows = max(1, round(before * now / (before + now)))
-    if rows > SUMMED_FROM and 2.2 <= rows * statistic**2 < 370:  # there SciPy takes this, too, but slowly
+    if rows > SUMMED_FROM and 2.2 <= rows * statistic**2 < 370:  # in this range SciPy returns the same, but slowly
         return 2 * _smirnov(rows, statistic)
     from scipy import stats
 
@@ -88,7 +89,7 @@ def _stirling(k: np.ndarray) -> np.ndarray:
 
 
 def _exact(statistic: float, reference: np.ndarray, current: np.ndarray) -> float:
-    """Return the exact p-value. For windows of one size it is Gnedenko and Korolyuk's (1951), computed as SciPy does."""
+    """Return the exact p-value, as `scipy.stats.ks_2samp`: for windows of one size that of Gnedenko and Korolyuk (1951)."""
     rows, p_value = len(reference), np.inf
     if rows == len(current):
         p_value, steps = 0.0, round(statistic * rows)

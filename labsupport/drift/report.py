@@ -88,7 +88,7 @@ class DriftReport:
         return any(row["drifted"] for row in [*self.found, *self.whole])
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return a copy of `features`, sorted: first columns that can no longer be compared, then by effect."""
+        """Return a copy of `features`: first those that drifted, then by effect; an unknown effect comes first there."""
         return self.features.iloc[self._order()].reset_index(drop=True)
 
     def _order(self) -> list[int]:

@@ -30,9 +30,9 @@ def precisions(name: str, runtime: str) -> tuple[str, ...]:
 def best_precision(name: str = "yolov3-tiny") -> str:
     """Return the precision in which OpenVINO computes a model fastest on this CPU, of those that find what f32 finds.
 
-    That is bf16 if the CPU computes in it. There int8 is as fast, and finds less at high overlaps. Else it is int8 with AVX2
-    or AVX-512, if the model can be computed in it. Both find 99 of 100 objects of f32 at an overlap (IoU) of 0.8, and 90 of
-    100 at 0.9 (benchmarks/RESULTS.md). On all other CPUs it is f32: nothing else was measured there.
+    That is bf16 if the CPU computes in it, else int8 with AVX2 or AVX-512, if the model can be computed in it. On all other
+    CPUs it is f32: nothing else was measured there. Of f32's objects bf16 and int8 find 99 % at an overlap (IoU) of 0.8,
+    and 97 and 92 % at 0.9 (benchmarks/RESULTS.md). With AVX-512 and bf16 both are as fast; with AMX int8 was not measured.
     """
     kernel = float_kernel()
     if "bf16" in kernel:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from openvino import Node, Output
 
 # Model -> number of a convolution, from 0 -> its lowest and its highest output, found by `benchmarks.quantise`. These
-# outputs become 8 bits, and so do the weights of the convolutions that read nothing else. The first three and the last two
-# convolutions are left as they are, because 8 bits cost much accuracy there and save little time. Outputs that are
+# outputs become 8 bits, and so do the weights of the convolutions that read nothing else. The first three, and the last of
+# each branch (9 and 12), stay as they are, because 8 bits cost much accuracy there and save little time. Outputs that are
 # concatenated (4 and 10) share a range.
 RANGES: dict[str, Mapping[int, tuple[float, float]]] = {
     "yolov3-tiny": {

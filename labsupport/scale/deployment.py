@@ -25,11 +25,12 @@ If `LAB_TOKEN` is used, it must be in the environment in which Ray is started. S
 `local_cluster.LEAN`, which make each answer cheaper.
 """
 
+import contextlib
 import errno
 import functools
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -127,14 +128,13 @@ def deploy(
     required_token(host)
     if not local_cluster.imported().is_initialized():
         raise RuntimeError("this process is in no cluster: ray.init(address=...), or scale.LocalCluster()")
-    with _reserve(host, port) as held:  # until the fronts listen
-        address = held.getsockname()
+    with _reserved(host, port) as port:  # until the fronts listen
         keeper = _keeper(model, journal, State(stable=stable))
         # the fronts listen themselves
         local_cluster.imported_serve().start(proxy_location="Disabled", logging_config=QUIET)
         version(stable, replicas)
-        _start_fronts(_app(model, replicas, fronts, log, host), fronts, *address)
-    return Deployed(f"http://{host}:{address[1]}", keeper)
+        _start_fronts(_app(model, replicas, fronts, log, host), fronts, host, port)
+    return Deployed(f"http://{f'[{host}]' if ':' in host else host}:{port}", keeper)
 
 
 def _start_fronts(make: Callable[[], ASGIApp], fronts: int, host: str, port: int) -> None:
@@ -205,23 +205,27 @@ def _running(status: Any) -> int:
     return int(deployment.replica_states.get("RUNNING", 0))
 
 
-def _reserve(host: str, port: int) -> socket.socket:
-    """Return a socket that holds a free port, and does not listen. Only fronts of this user can then use the port, too.
+@contextlib.contextmanager
+def _reserved(host: str, port: int) -> Iterator[int]:
+    """Hold a free port during the block, with a socket that does not listen. Only fronts of this user can use it, too.
 
     Fronts share a port with `SO_REUSEPORT`. So those of two deployments could share one, and answer each other's clients.
     Raises `PortTaken`.
     """
-    held = socket.socket()
+    family, wanted = loopback.resolved(host, port)
     try:
-        with socket.create_server((host, port)) as probe:  # fails where anybody holds the port or listens on it
+        with socket.create_server(
+            wanted, family=family
+        ) as probe:  # fails where anybody holds the port or listens on it
             address = probe.getsockname()
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind(address)
     except OSError as error:
-        held.close()
         if error.errno != errno.EADDRINUSE:
             raise
         raise PortTaken(
             f"port {port} on {host} is taken: stop what listens there, or use any free port with port=0"
         ) from None
-    return held
+    with socket.socket(family) as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        with contextlib.suppress(OSError):  # not held for a minute after a server there has closed connections
+            held.bind(address)
+        yield address[1]

@@ -35,12 +35,12 @@ class Stored:
 
     def __init__(self, path: Path, name: str) -> None:
         self._path, self._name = path, name
-        parquet = imported("pyarrow.parquet")
+        parquet, failed = imported("pyarrow.parquet"), imported("pyarrow").ArrowException
         try:
             with parquet.ParquetFile(path) as file:
                 self._rows = int(file.metadata.num_rows)
                 empty = file.schema_arrow.empty_table().to_pandas()
-        except (OSError, ValueError, NotImplementedError, TypeError) as error:  # Arrow's errors are of these types
+        except (OSError, ValueError, failed) as error:
             raise self._unreadable(error) from None
         self._status = self._file_status()
         self.columns: pd.Index = to_frame(empty, name).columns
@@ -54,10 +54,11 @@ class Stored:
     def __getitem__(self, column: str) -> "pd.Series":
         """Return a column. Threads may read several at once."""
         import pandas as pd
+        import pyarrow as pa
 
         try:
             frame = pd.read_parquet(self._path, columns=[column])
-        except (OSError, ValueError, NotImplementedError, TypeError) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise self._unreadable(error) from None
         if self._file_status() != self._status:
             raise ValueError(
@@ -103,7 +104,7 @@ class Arrays:
         return np.ascontiguousarray(self.columns[column])  # a column of a table is slow to read many times
 
     def drop(self, columns: str) -> "Arrays":
-        """Return the others."""
+        """Return all columns but one. The name of the argument is that of pandas."""
         return Arrays({name: values for name, values in self.columns.items() if name != columns}, self._rows)
 
 
