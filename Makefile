@@ -84,7 +84,7 @@ $(TFJS): package.json package-lock.json
 # what a crash leaves, one file for each process: in which test it was, and where each thread (conftest.py)
 CRASH := $(CURDIR)/.pytest_crash
 # a file's tests run in one process, in order; the files that take long come first
-TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+TWO := --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # the first time mypy reads everything; tests/conftest.py names what takes long; no quick test needs schemathesis
 QUICK := not slow and not browser and not system and not cluster

@@ -143,11 +143,14 @@ def processor() -> Check:
 
 
 def folders() -> list[Check]:
-    """Check for each of the lab's folders that it exists, and that it can be written if the lab writes to it."""
+    """Check for each of the lab's folders that it exists, and that it can be written if the lab writes to it.
+
+    Where the package was installed without a lab, check the folder in which the server then keeps its data.
+    """
     try:
         root = paths.root()
-    except paths.LabNotFound as error:
-        return [Check("lab", False, "is not in sight", str(error))]
+    except paths.LabNotFound:
+        return [data()]
     checks = []
     for folder in (root / name for name in paths.FOLDERS.values()):
         writable = folder.name == "images" or os.access(folder, os.W_OK)
@@ -155,3 +158,14 @@ def folders() -> list[Check]:
         cure = f"mkdir -p {folder}; chmod u+rwx {folder}"
         checks.append(Check(str(folder), ok, "is there" if ok else "is missing or cannot be written", cure))
     return checks
+
+
+def data() -> Check:
+    """Check the folder of the server's data where there is no lab."""
+    try:
+        folder = paths.root_or_data()
+    except (OSError, ValueError) as error:
+        return Check("lab", False, "is not in sight", str(error))
+    if not os.access(folder, os.W_OK):
+        return Check(str(folder), False, "cannot be written", f"chmod u+rwx {folder}")
+    return Check(str(folder), True, "holds the server's data: there is no lab in this folder or above it")

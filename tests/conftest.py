@@ -19,7 +19,7 @@ admission alerts automation aws batch checking cli clickstream commands compute 
 detection diagnosis drift edge estimation exercises extras figures folders fuzz gate holding inspection lab
 lesson_scenes metrics models multivariate natives oracle outbox outcomes phones predictions queueing retention
 retraining review rollout rollout_machine router runs scenarios schema security serving speech statuses streams tables tls
-univariate
+univariate wheel
 """
 MARKS = {
     **dict.fromkeys(("test_browser", "test_in_browser"), "browser"),

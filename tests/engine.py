@@ -19,7 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BASE, SUITE = "python:3.11-slim-bookworm", "bookworm"  # that image is this Debian, with Python in /usr/local
-PROGRAMS = ("dockerd", "docker", "debootstrap", "setpriv", "unshare", "nsenter", "tar")
+PROGRAMS = (
+    "dockerd",
+    "docker",
+    "docker-compose",
+    "debootstrap",
+    "setpriv",
+    "unshare",
+    "nsenter",
+    "tar",
+    "ip",
+    "envsubst",
+)
 UNAVAILABLE = 3  # the exit code; 1 is a fault of this file
 HIDDEN = ("/etc/docker", "/run/docker", "/run/containerd")
 ALONE = "--bridge=none --iptables=false --ip6tables=false --ip-forward=false"  # it leaves the machine's network alone
@@ -27,7 +38,7 @@ ALONE = "--bridge=none --iptables=false --ip6tables=false --ip-forward=false"  #
 RUN = "--read-only --tmpfs /tmp --memory 1g --cap-drop ALL --security-opt no-new-privileges --network none"
 # both end if the tests are killed; the mounts that they make end with them
 SCRIPT = "setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child sh -ec"
-SERVICE = "setpriv --pdeathsig TERM unshare --mount sh -ec"
+SERVICE = "setpriv --pdeathsig TERM unshare --mount {} sh -ec"
 
 
 class Unavailable(Exception):
@@ -39,6 +50,11 @@ class Engine:
     """A running engine. `folder` holds everything that belongs to it."""
 
     folder: Path
+
+    @property
+    def pid(self) -> int:
+        """The process of `dockerd`."""
+        return int((self.folder / "pid").read_text())
 
     @property
     def env(self) -> dict[str, str]:
@@ -96,9 +112,11 @@ class Engine:
 
 
 @contextlib.contextmanager
-def started() -> Iterator[Engine]:
+def started(own_network: bool = False) -> Iterator[Engine]:
     """Start an engine. At the end stop it, and remove everything that it has made.
 
+    With `own_network` it lives in a network of its own: nothing outside can be reached, its containers reach each other by
+    name, and the ports that they publish are on the loopback of that network (`nsenter --target PID --net`).
     Raises Unavailable if it does not start, or cannot start a container.
     """
     lacking = [name for name in PROGRAMS if not shutil.which(name)] + ["root"] * (os.geteuid() != 0)
@@ -108,7 +126,8 @@ def started() -> Iterator[Engine]:
     folder = Path(tempfile.mkdtemp(prefix="lab-", dir=short))
     hide = "".join(f"mkdir -p {path}\nmount -t tmpfs tmpfs {path}\n" for path in HIDDEN)
     places = f"--host unix://{folder}/socket --data-root {folder}/data --exec-root {folder}/exec --pidfile {folder}/pid"
-    command = [*SERVICE.split(), f"{hide}exec dockerd {places} {ALONE}"]
+    apart, loopback = ("--net", "ip link set lo up\n") if own_network else ("", "")
+    command = [*SERVICE.format(apart).split(), f"{hide}{loopback}exec dockerd {places} {ALONE}"]
     engine, log = Engine(folder), folder / "log"
     with log.open("w") as printed, subprocess.Popen(command, stdout=printed, stderr=printed) as dockerd:
         try:

@@ -138,6 +138,20 @@ def test_a_lab_that_is_not_in_sight_is_named(tmp_path, monkeypatch):
     assert str(found).startswith("[FAIL] lab is not in sight; cure: LAB_ROOT is ")
 
 
+@pytest.mark.parametrize("wrong", ["{}/file", "relative"])
+def test_without_a_lab_the_folder_of_the_servers_data_is_looked_at(tmp_path, monkeypatch, wrong):
+    monkeypatch.delenv("LAB_ROOT", raising=False)
+    monkeypatch.setattr(checking.paths, "__file__", str(tmp_path / "site" / "labsupport" / "paths.py"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    (found,) = checking.folders()
+    assert str(found).startswith(f"[OK]   {tmp_path / 'labsupport'} holds the server's data")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_DATA_HOME", wrong.format(tmp_path))
+    (found,) = checking.folders()
+    assert not found.ok and wrong.format(tmp_path) in found.cure
+
+
 def test_a_copy_of_the_folder_does_not_know_what_it_needs(monkeypatch):
     def unknown(name):
         raise importlib.metadata.PackageNotFoundError(name)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import requests
 
+import composed
 import engine
 from deploy import shipping
 from deploy.aws import bundle
@@ -286,3 +287,74 @@ def numbers(done: shipping.Result) -> list[float]:
 
 def cached(done: shipping.Result) -> list[bool]:
     return ["CACHED" in line for line in done.lines]
+
+
+# compose.yaml: the server behind nginx, watched by Prometheus
+
+
+@pytest.fixture(scope="module")
+def together(built, tmp_path_factory):
+    """The containers of compose.yaml, in a network of their own."""
+    with engine.started(own_network=True) as docker:
+        command = ["docker", "save", IMAGE]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | built.env) as saved:
+            docker.docker("load", stdin=saved.stdout)
+        lab = composed.Composed(docker, IMAGE, tmp_path_factory.mktemp("composed"))
+        with lab.up():
+            yield lab
+
+
+ASK = f"""
+with open({str(paths.IMAGES / "fruits.jpg")!r}, "rb") as picture:
+    answer = session.post("https://127.0.0.1:8443/serve/detect", files={{"file": picture}}, timeout=60)
+print(json.dumps([answer.status_code, answer.json()]))
+"""
+WAIT = """
+import time
+until = time.monotonic() + 90
+def ask(): return session.get("http://127.0.0.1:9090/api/v1/{}", timeout=20).json()["data"]
+while not ({}):
+    assert time.monotonic() < until, ask()
+    time.sleep(0.2)
+print(json.dumps(ask()))
+"""
+
+
+def test_nginx_asks_the_server_that_has_a_name_in_their_network(together):
+    status, answer = json.loads(together.run(ASK))
+    assert status == 200 and answer["detections"]
+    change = "session.put('https://127.0.0.1:8443/serve/rollout', json={'action': 'resume'}, headers={}, timeout=60)"
+    refused, done = (
+        f"print({change}.status_code)".replace("{}", one) for one in ("{}", "{'Authorization': 'Bearer ' + token}")
+    )
+    assert (together.run(refused), together.run(done)) == ("401\n", "200\n")  # who changes something brings a token
+
+
+def test_prometheus_reads_what_the_server_counts_and_has_its_rules(together):
+    answered = json.loads(together.run(ASK))[1]
+    (target,) = json.loads(together.run(WAIT.format("targets", "ask()['activeTargets'][0]['health'] == 'up'")))[
+        "activeTargets"
+    ]
+    assert target["scrapeUrl"] == "http://server:8000/serve/metrics"
+    groups = json.loads(together.run(WAIT.format("rules", "True")))["groups"]
+    assert {rule["name"] for group in groups for rule in group["rules"]} >= {"UsersRetry"}
+    assert answered["id"]
+
+
+def test_only_loopback_is_published(together):
+    """And of the server's own port nothing: who would reach it would not need nginx's limits."""
+    tables = "".join(Path(f"/proc/{together.engine.pid}/net/{name}").read_text() for name in ("tcp", "tcp6"))
+    listening = {words[1] for words in map(str.split, tables.splitlines()) if words[3:4] == ["0A"]}
+    assert listening == {"0100007F:20FB", "0100007F:2382"}  # 127.0.0.1, ports 8443 and 9090
+
+
+def test_a_server_that_is_killed_is_started_again_and_answers_through_nginx(together):
+    before = together.engine.inspect(together.container("server"))["State"]
+    os.kill(before["Pid"], signal.SIGKILL)
+    until = time.monotonic() + 90
+    while (state := together.engine.inspect(together.container("server"))["State"])["StartedAt"] == before[
+        "StartedAt"
+    ] or (state["Health"]["Status"] != "healthy"):
+        assert time.monotonic() < until, state
+        time.sleep(0.2)
+    assert json.loads(together.run(ASK))[0] == 200

@@ -20,6 +20,7 @@ import yaml
 from compose_spec import PyCompose
 from scipy import stats
 
+import composed
 from labsupport import paths
 from labsupport.client import response_from_server
 from labsupport.protection import security
@@ -308,12 +309,7 @@ def test_each_container_is_shown_the_secrets_that_it_needs_and_none_has_one_in_i
 
 
 def test_the_secrets_that_the_readme_makes_are_fit_and_all_different(tmp_path):
-    script = (
-        (LAB / "deploy/README.md").read_text().partition("    export LAB_SECRETS")[2].partition("    docker compose")[0]
-    )
-    script = "umask 077\nexport LAB_SECRETS" + script.replace("\n    ", "\n")
-    subprocess.run(["bash", "-ec", script], env={**os.environ, "HOME": str(tmp_path)}, check=True, capture_output=True)
-    folder = tmp_path / ".config/labsupport/secrets"
+    folder = composed.secrets(tmp_path)
     assert folder.stat().st_mode & 0o777 == 0o700
     assert sorted(path.name for path in folder.iterdir()) == sorted([*SECRETS, "tls"])
     values = {(folder / name).read_text().strip() for name in SECRETS}

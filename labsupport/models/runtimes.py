@@ -107,13 +107,14 @@ def _openvino(name: str, file: Path, anchors: list[np.ndarray], precision: str, 
     import openvino as ov
 
     core = ov.Core()
-    compiled = core.compile_model(_network(core, name, file, precision), "CPU", _options(precision, slots))
+    streams = slots + 1 if slots > 1 else 1  # one more keeps every core at work while the result of another is read
+    compiled = core.compile_model(_network(core, name, file, precision), "CPU", _options(precision, streams))
 
     def forward(request: "ov.InferRequest", small: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
         outputs = request.infer(small[np.newaxis], share_inputs=True, share_outputs=True)
         return _decode([outputs[index] for index in range(len(anchors))], anchors, confidence)
 
-    return _taking_turns([compiled.create_infer_request() for _ in range(slots)], forward)
+    return _taking_turns([compiled.create_infer_request() for _ in range(streams)], forward)
 
 
 def _openvino_embedder(name: str, file: Path, precision: str, slots: int) -> Embedder:
