@@ -83,8 +83,8 @@ $(TFJS): package.json package-lock.json
 
 # what a crash leaves, one file for each process: in which test it was, and where each thread (conftest.py)
 CRASH := $(CURDIR)/.pytest_crash
-# a file's tests run in one process, in order; the files that take long come first
-TWO := --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+# three processes, also on two cores, because many tests wait; one runs a file in order, and files that take long come first
+PROCESSES := --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # the first time mypy reads everything; tests/conftest.py names what takes long; no quick test needs schemathesis
 QUICK := not slow and not browser and not system and not cluster
@@ -99,7 +99,7 @@ test: weights .venv-oracle/installed $(if $(shell command -v npm),browser)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	@rm -f $(CRASH)*; status=0; LAB_CRASH=$(CRASH) $(BIN)/python -m pytest $(TWO) $(ARGS) || status=$$?; \
+	@rm -f $(CRASH)*; status=0; LAB_CRASH=$(CRASH) $(BIN)/python -m pytest $(PROCESSES) $(ARGS) || status=$$?; \
 		for crash in $(CRASH)*; do [ ! -s $$crash ] || { \
 			echo "these tests did not come to their end:"; cat $$crash; [ $$status != 0 ] || status=1; }; done; \
 		rm -f $(CRASH)*; exit $$status

@@ -145,12 +145,12 @@ def processor() -> Check:
 def folders() -> list[Check]:
     """Check for each of the lab's folders that it exists, and that it can be written if the lab writes to it.
 
-    Where the package was installed without a lab, check the folder in which the server then keeps its data.
+    If there is no lab, check the folder of the server's data.
     """
     try:
         root = paths.root()
-    except paths.LabNotFound:
-        return [data()]
+    except paths.LabNotFound as error:
+        return [Check("lab", False, "is not in sight", str(error)) if "LAB_ROOT" in os.environ else data()]
     checks = []
     for folder in (root / name for name in paths.FOLDERS.values()):
         writable = folder.name == "images" or os.access(folder, os.W_OK)
@@ -161,11 +161,13 @@ def folders() -> list[Check]:
 
 
 def data() -> Check:
-    """Check the folder of the server's data where there is no lab."""
+    """Check that a server without a lab can keep its data."""
+    cure = "set XDG_DATA_HOME to a folder that you can write, or LAB_ROOT to the folder of the lab"
     try:
-        folder = paths.root_or_data()
-    except (OSError, ValueError) as error:
-        return Check("lab", False, "is not in sight", str(error))
-    if not os.access(folder, os.W_OK):
-        return Check(str(folder), False, "cannot be written", f"chmod u+rwx {folder}")
-    return Check(str(folder), True, "holds the server's data: there is no lab in this folder or above it")
+        folder = paths.data()
+    except (ValueError, RuntimeError) as error:
+        return Check("server", False, f"has no folder for its data ({error})", cure)
+    nearest = next(one for one in (folder, *folder.parents) if os.path.exists(one))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        return Check(str(folder), False, f"cannot hold the server's data, because of {nearest}", cure)
+    return Check(str(folder), True, "will hold the server's data, because no lab is in sight")

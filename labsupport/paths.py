@@ -64,10 +64,18 @@ def root_or_data() -> Path:
     except LabNotFound:
         if arguments.variable("LAB_ROOT", Path, "the lab's folder"):
             raise
+    folder = data()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def data() -> Path:
+    """Return the folder of this user's data, which may not exist: `labsupport` in `XDG_DATA_HOME`, else `~/.local/share`.
+
+    Raises ValueError if `XDG_DATA_HOME` is a relative path, and RuntimeError if this user has no home.
+    """
     folder = arguments.variable("XDG_DATA_HOME", _absolute, "an absolute path")
-    made = (folder or Path.home() / ".local" / "share") / "labsupport"
-    made.mkdir(parents=True, exist_ok=True)
-    return made
+    return (folder or Path.home() / ".local" / "share") / "labsupport"
 
 
 def sync(path: Path) -> None:

@@ -1,7 +1,8 @@
 """The containers of compose.yaml on an engine of the tests' own: which images stand in for the published ones, and how.
 
-No registry of images is asked. Each image has the same program, of this machine's Debian, and what compose.yaml expects of
-the published image: where it reads its configuration, who it runs as, what it does when it starts. Grafana has none.
+No registry of images is asked. Each image holds the program of this machine's Debian, which is older than the published one
+(Debian 12: nginx 1.22, Prometheus 2.42), and what compose.yaml expects of the published image: where it reads its
+configuration, who it runs as, what it does when it starts. Grafana is left out.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from engine import Engine
 from labsupport import paths
 
 LAB = paths.root()
-# a program with the libraries that it needs
+# a function of the shell: copy programs and their libraries to root/
 COPY = """
 copy() {
   for name in "$@"; do
@@ -69,7 +70,7 @@ STARTED = ["/usr/bin/prometheus", "--config.file=/etc/prometheus/prometheus.yml"
 
 
 def secrets(home: Path) -> Path:
-    """Make the folder of secrets with the commands of deploy/README.md, in this home; return it."""
+    """Run the commands of deploy/README.md with `home` as HOME. Return the folder of secrets that they make."""
     page = (LAB / "deploy/README.md").read_text()
     script = page.partition("    export LAB_SECRETS")[2].partition("    docker compose")[0]
     script = "umask 077\nexport LAB_SECRETS" + script.replace("\n    ", "\n")
@@ -85,9 +86,8 @@ class Composed:
         wanted = yaml.safe_load((LAB / "compose.yaml").read_text())
         services = wanted["services"]
         self.name = wanted.pop("name")  # docker-compose of Debian 12 takes it as an option only
-        services["server"] = {"image": image} | {
-            name: value for name, value in services["server"].items() if name != "build"
-        }
+        services["server"].pop("build")
+        services["server"]["image"] = image
         del services["grafana"]
         engine.import_image(services["nginx"]["image"], NGINX)
         changes = (f"ENTRYPOINT {json.dumps(STARTED)}", "USER nobody", "WORKDIR /prometheus", "VOLUME /prometheus")
@@ -97,18 +97,11 @@ class Composed:
 
     def compose(self, *words: str) -> str:
         """Run docker-compose, and return its output. Raises AssertionError with its errors if it fails."""
-        command = [
-            "docker-compose",
-            "--project-name",
-            self.name,
-            "--project-directory",
-            LAB,
-            "--file",
-            self.file,
-            *words,
-        ]
+        options = ["--project-name", self.name, "--project-directory", LAB, "--file", self.file]
         env = os.environ | self.engine.env | {"LAB_SECRETS": str(self.secrets)}
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            ["docker-compose", *options, *words], env=env, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         return done.stdout
 
@@ -117,8 +110,8 @@ class Composed:
 
     @contextlib.contextmanager
     def up(self) -> Iterator[None]:
-        self.compose("up", "--detach", "--no-build")
         try:
+            self.compose("up", "--detach", "--no-build")
             yield
         finally:
             self.compose("down", "--volumes")

@@ -1,8 +1,10 @@
 """Run a Docker engine of the tests' own: build the Dockerfile with it, and start containers.
 
-`started` needs root, and Debian's packages docker.io and debootstrap. No registry of images is asked: debootstrap makes the
+`started` needs root, and Debian's packages docker.io and debootstrap; with a network of its own, for compose.yaml, also
+docker-compose, iproute2, gettext-base, nginx-light and prometheus. No registry of images is asked: debootstrap makes the
 base image. Our engine cannot see the machine's own engine, because the folders of its settings and sockets are hidden.
-`python tests/engine.py` starts a small container. If this machine cannot, it prints the reason and exits with 3.
+`python tests/engine.py` starts a small container, and `python tests/engine.py compose` one in such a network. If this
+machine cannot, it prints the reason and exits with 3.
 """
 
 import contextlib
@@ -19,18 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BASE, SUITE = "python:3.11-slim-bookworm", "bookworm"  # that image is this Debian, with Python in /usr/local
-PROGRAMS = (
-    "dockerd",
-    "docker",
-    "docker-compose",
-    "debootstrap",
-    "setpriv",
-    "unshare",
-    "nsenter",
-    "tar",
-    "ip",
-    "envsubst",
-)
+PROGRAMS = ("dockerd", "docker", "debootstrap", "setpriv", "unshare", "nsenter", "tar")
+COMPOSED = ("docker-compose", "ip", "envsubst", "nginx", "prometheus")  # which compose.yaml needs on top
 UNAVAILABLE = 3  # the exit code; 1 is a fault of this file
 HIDDEN = ("/etc/docker", "/run/docker", "/run/containerd")
 ALONE = "--bridge=none --iptables=false --ip6tables=false --ip-forward=false"  # it leaves the machine's network alone
@@ -53,7 +45,7 @@ class Engine:
 
     @property
     def pid(self) -> int:
-        """The process of `dockerd`."""
+        """The id of the process `dockerd`."""
         return int((self.folder / "pid").read_text())
 
     @property
@@ -119,7 +111,10 @@ def started(own_network: bool = False) -> Iterator[Engine]:
     name, and the ports that they publish are on the loopback of that network (`nsenter --target PID --net`).
     Raises Unavailable if it does not start, or cannot start a container.
     """
-    lacking = [name for name in PROGRAMS if not shutil.which(name)] + ["root"] * (os.geteuid() != 0)
+    wanted = PROGRAMS + COMPOSED * own_network
+    lacking = [name for name in wanted if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")] + ["root"] * (
+        os.geteuid() != 0
+    )
     if lacking:
         raise Unavailable(f"an engine needs {', '.join(lacking)}")
     short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp"  # a socket's path has 107 bytes
@@ -166,7 +161,7 @@ def _try(engine: Engine, dockerd: subprocess.Popen, log: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        with started():
+        with started(own_network="compose" in sys.argv[1:]):
             pass
     except Unavailable as reason:
         print(reason, file=sys.stderr)

