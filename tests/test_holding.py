@@ -104,7 +104,7 @@ def mean_wait(answers: list[Answer]) -> float:
 
 
 def computes_seldom() -> list[str]:
-    """The command, with a network that computes a picture in every tenth request, and else says what it said before."""
+    """The command, with a network that computes a picture in every fortieth request, and else says what it said before."""
     program = """
 import itertools, runpy
 from labsupport.detection import Detector
@@ -117,7 +117,7 @@ def make(detector, *arguments):
 
     def once(small, confidence):
         key = hash((small.tobytes(), confidence))
-        if key not in answers or next(turns) % 10 == 0:
+        if key not in answers or next(turns) % 40 == 0:
             answers[key] = forward(small, confidence)
         return answers[key]
 
@@ -132,7 +132,7 @@ runpy.run_module("labsupport", run_name="__main__")
 @on_linux
 def test_over_10000_requests_memory_stays_flat(tmp_path, capsys):
     """Requests of every kind, refused ones too. Tolerated are 0.2 MB in 1,000 over the second half: a small picture's answer
-    in fifty. Of what the network itself might leave this sees a tenth.
+    in fifty. Of what the network itself might leave this sees a fortieth.
     """
     uploads = [message for path in ("/predict", "/detect", "/count-cars") for message in small_uploads(path)]
     with serving(tmp_path, command=computes_seldom()) as server:

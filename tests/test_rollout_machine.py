@@ -326,12 +326,14 @@ class Rollouts(RuleBasedStateMachine):
         self.agreed()
 
     @precondition(lambda self: self.candidate)
-    @rule()
-    def a_latency_is_not_known(self):
-        """A row that somebody else wrote."""
-        self.world.clock.now += QUICK
-        row = {"id": f"row {len(self.world.log.rows)}", "version": self.candidate, "detections": [], "features": None}
-        self.world.log.record(**row, latency=None)
+    @rule(count=st.integers(1, 4))
+    def a_latency_is_not_known(self, count):
+        """Rows that somebody else wrote."""
+        for _ in range(count):
+            self.world.clock.now += QUICK
+            number = len(self.world.log.rows)
+            row = {"id": f"row {number}", "version": self.candidate, "detections": [], "features": None}
+            self.world.log.record(**row, latency=None)
 
     @rule(worker=WORKERS)
     def restart(self, worker):
