@@ -121,7 +121,8 @@ class Composed:
         begin = f"""
 import json, sys, requests
 session = requests.Session()
-session.trust_env, session.verify = False, {str(self.secrets / "tls" / "lab.crt")!r}
+session.trust_env = False
+session.verify = {str(self.secrets / "tls" / "lab.crt")!r}
 token = open({str(self.secrets / "lab_token")!r}).read().strip()
 """
         enter = ["nsenter", "--target", str(self.engine.pid), "--net", sys.executable, "-c", begin + program]

@@ -103,34 +103,48 @@ def test_tests_that_end_say_no_more_than_pytest_does_and_what_they_start_writes_
 # CI
 
 
-def ci_script(folder: Path, engine: int) -> None:
-    """Copy CI's script, beside an `engine.py` that only ends with this code."""
+def ci_script(folder: Path, engine: int, compose: int) -> None:
+    """Copy CI's script, beside an `engine.py` that only ends with one of these codes."""
     (folder / ".ci").mkdir()
     shutil.copy(LAB / ".ci" / "run", folder / ".ci")
     (folder / "tests").mkdir()
-    (folder / "tests" / "engine.py").write_text(f"print('words'); raise SystemExit({engine})")
+    program = f"import sys; print('words'); sys.exit({compose} if 'compose' in sys.argv else {engine})"
+    (folder / "tests" / "engine.py").write_text(program)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="CI's script is for Debian")
 @pytest.mark.parametrize(
-    ("engine", "wanted", "told"),
+    ("engine", "compose", "wanted", "told"),
     [
-        (0, "1", ""),
-        (3, "", "Containers are not tested on this machine: words"),
-        (1, None, "tests/engine.py failed: words"),
+        (0, 0, "1 1", []),
+        (0, 3, "1 ", ["compose.yaml is not tested on this machine: words"]),
+        (3, 3, " ", [f"{what} not tested on this machine: words" for what in ("Containers are", "compose.yaml is")]),
+        (1, 0, None, ["tests/engine.py failed: words"]),
+        (0, 1, None, ["tests/engine.py compose failed: words"]),
     ],
 )
-def test_ci_skips_containers_where_there_can_be_none_and_stops_for_a_fault(engine, wanted, told, tmp_path):
-    ci_script(tmp_path, engine)
+def test_ci_skips_containers_where_there_can_be_none_and_stops_for_a_fault(engine, compose, wanted, told, tmp_path):
+    ci_script(tmp_path, engine, compose)
     (tmp_path / "bin").mkdir()
-    for name in ("chromium", "npm", "promtool", "dockerd", "debootstrap", "openssl", "apt-get"):
+    for name in (
+        "chromium",
+        "npm",
+        "promtool",
+        "dockerd",
+        "docker-compose",
+        "debootstrap",
+        "envsubst",
+        "ip",
+        "openssl",
+        "apt-get",
+    ):
         (tmp_path / "bin" / name).symlink_to("/bin/true")
     make = tmp_path / "bin" / "make"
-    make.write_text('#!/bin/sh\necho "[$LAB_REQUIRE_IMAGE]"\n')
+    make.write_text('#!/bin/sh\necho "[$LAB_REQUIRE_IMAGE $LAB_REQUIRE_COMPOSE]"\n')
     make.chmod(0o755)
     env = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     done = subprocess.run([tmp_path / ".ci" / "run"], env=env, capture_output=True, text=True)
-    assert done.stderr.strip() == told
+    assert done.stderr.splitlines() == told
     assert (done.returncode, done.stdout) == ((1, "") if wanted is None else (0, f"[{wanted}]\n"))
 
 
@@ -138,7 +152,7 @@ def test_ci_skips_containers_where_there_can_be_none_and_stops_for_a_fault(engin
 @pytest.mark.parametrize("settings", [True, False])
 def test_ci_starts_with_an_empty_home_and_keeps_the_package_clients_settings(settings, tmp_path):
     """Its script, with a `make` that only looks around."""
-    ci_script(tmp_path, engine=3)
+    ci_script(tmp_path, engine=3, compose=3)
     home, programs = tmp_path / "old", tmp_path / "bin"
     (home / ".config" / "pip").mkdir(parents=True)
     (home / ".cache" / "labsupport").mkdir(parents=True)
@@ -146,7 +160,18 @@ def test_ci_starts_with_an_empty_home_and_keeps_the_package_clients_settings(set
         (home / ".config" / "pip" / "pip.conf").touch()
         (home / ".npmrc").touch()
     programs.mkdir()
-    for name in ("chromium", "npm", "promtool", "dockerd", "debootstrap", "openssl", "apt-get"):
+    for name in (
+        "chromium",
+        "npm",
+        "promtool",
+        "dockerd",
+        "docker-compose",
+        "debootstrap",
+        "envsubst",
+        "ip",
+        "openssl",
+        "apt-get",
+    ):
         (programs / name).symlink_to("/bin/true")
     look = """#!/bin/sh
 ls -A "$HOME" "$TMPDIR"
