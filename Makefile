@@ -12,7 +12,7 @@ help:
 	@echo "make lab      the notebooks, in JupyterLab"
 	@echo "make serve    only the API, on port $(PORT)"
 	@echo "make browser  TensorFlow.js, for the page /browser; needs npm"
-	@echo "make check    format, types and the quick tests: a minute or two, for every change"
+	@echo "make check    format, types and the quick tests: about a minute, for every change"
 	@echo "make test     everything, as CI runs it"
 	@echo "make lessons  every lesson in JupyterLab, in order, in a real browser; it takes minutes"
 	@echo "make figures  draw the lessons' diagrams, notebooks/figures, from docs/figures"
@@ -92,7 +92,7 @@ check: weights
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -p no:schemathesis --numprocesses 2 --dist loadfile --quiet -m "$(QUICK)" tests
+	$(BIN)/python -m pytest -p no:schemathesis --numprocesses 3 --dist loadfile --quiet -m "$(QUICK)" tests
 
 # without npm the page's tests are skipped, unless LAB_REQUIRE_BROWSER asks for them
 test: weights .venv-oracle/installed $(if $(shell command -v npm),browser)

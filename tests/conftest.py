@@ -15,9 +15,9 @@ from labsupport.serving import create_app, serve
 collect_ignore = ["on_cluster.py"]  # test_scale.py runs it, in a process of its own
 # files that take long, or need a program of the system: `make check` leaves them out, and `make test` begins with them
 SLOW = """
-admission alerts automation aws batch checking cli clickstream commands compute conditional damage darknet dashboard
-detection diagnosis drift edge estimation exercises extras figures folders fuzz gate holding inspection lab
-lesson_scenes metrics models multivariate natives oracle outbox outcomes phones predictions queueing retention
+admission alerts automation aws batch checking cli clickstream commands compute conditional connections damage darknet
+dashboard detection diagnosis drift edge estimation exercises extras figures folders fuzz gate holding inspection lab
+lesson_scenes metrics models multivariate natives oracle outbox outcomes people phones predictions queueing retention
 retraining review rollout rollout_machine router runs scenarios schema security serving speech statuses streams tables tls
 univariate wheel
 """
