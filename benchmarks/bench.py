@@ -39,7 +39,7 @@ SERVERS = {  # name -> the command, but for its port
 
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 KINDS = ("AMX", "AVX-512", "AVX2", "other")  # of processors; each has its own tables
-ABOUT = """What `make bench` found, on each kind of processor that it ran on: AMX (bf16), AVX-512 (VNNI, no AMX), AVX2.
+ABOUT = """The results of `make bench` on each kind of processor that it ran on: AMX (bf16), AVX-512 (VNNI, no AMX), AVX2.
 
 """
 SECTIONS = {  # heading -> how its lines are measured
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def keep(name: str, text: str) -> None:
-    """Put a section of this kind of processor in its place among the results; the others stay as they were."""
+    """Write a section for this kind of processor into the results. The other sections do not change."""
     before = RESULTS.read_text() if RESULTS.exists() else ""
     sections = dict(re.findall(r"^## (.+)\n\n((?:(?!^## ).*\n)*)", before, re.MULTILINE))
     sections[f"{name} ({kind(float_kernel())})"] = text
@@ -171,7 +171,7 @@ def served(measured: dict[str, list[dict]]) -> list[str]:
 
 
 def share(measured: dict[str, list[dict]]) -> list[str]:
-    """How much of the ceiling survives HTTP."""
+    """Return the lines that say which share of the ceiling survives HTTP."""
     shares = [row[8].rate / top["rate"] for row, top in zip(measured[OURS], measured[CEILING], strict=True)]
     top = middle([row["rate"] for row in measured[CEILING]])
     return [

@@ -150,7 +150,8 @@ def folders() -> list[Check]:
     try:
         root = paths.root()
     except paths.LabNotFound as error:
-        return [Check("lab", False, "is not in sight", str(error)) if "LAB_ROOT" in os.environ else data()]
+        chosen = os.environ.get("LAB_ROOT", "").strip()
+        return [Check("lab", False, "is not in sight", str(error)) if chosen else data()]
     checks = []
     for folder in (root / name for name in paths.FOLDERS.values()):
         writable = folder.name == "images" or os.access(folder, os.W_OK)

@@ -147,7 +147,10 @@ def no_lab(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_without_a_lab_the_folder_of_the_servers_data_is_looked_at_and_not_made(no_lab, monkeypatch):
+@pytest.mark.parametrize("root", [None, "", " "])
+def test_without_a_lab_the_folder_of_the_servers_data_is_looked_at_and_not_made(no_lab, monkeypatch, root):
+    if root is not None:  # blank is as if it were not set
+        monkeypatch.setenv("LAB_ROOT", root)
     monkeypatch.setenv("XDG_DATA_HOME", str(no_lab / "data"))
     (found,) = checking.folders()
     assert str(found).startswith(f"[OK]   {no_lab / 'data' / 'labsupport'} will hold the server's data")

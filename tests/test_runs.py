@@ -103,13 +103,22 @@ def test_tests_that_end_say_no_more_than_pytest_does_and_what_they_start_writes_
 # CI
 
 
-def ci_script(folder: Path, engine: int, compose: int) -> None:
-    """Copy CI's script, beside an `engine.py` that only ends with one of these codes."""
+def ci_script(folder: Path, make: str, engine: int, compose: int) -> str:
+    """Copy CI's script, beside an `engine.py` that only ends with one of these codes. Return the PATH for it, with a `make`
+    that is a script of the shell, and with every program that CI would install."""
     (folder / ".ci").mkdir()
     shutil.copy(LAB / ".ci" / "run", folder / ".ci")
     (folder / "tests").mkdir()
     program = f"import sys; print('words'); sys.exit({compose} if 'compose' in sys.argv else {engine})"
     (folder / "tests" / "engine.py").write_text(program)
+    programs = folder / "bin"
+    programs.mkdir()
+    there = "chromium npm promtool dockerd docker-compose debootstrap envsubst ip openssl apt-get"
+    for name in there.split():
+        (programs / name).symlink_to("/bin/true")
+    (programs / "make").write_text(f"#!/bin/sh\n{make}\n")
+    (programs / "make").chmod(0o755)
+    return f"{programs}:{os.environ['PATH']}"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="CI's script is for Debian")
@@ -124,25 +133,8 @@ def ci_script(folder: Path, engine: int, compose: int) -> None:
     ],
 )
 def test_ci_skips_containers_where_there_can_be_none_and_stops_for_a_fault(engine, compose, wanted, told, tmp_path):
-    ci_script(tmp_path, engine, compose)
-    (tmp_path / "bin").mkdir()
-    for name in (
-        "chromium",
-        "npm",
-        "promtool",
-        "dockerd",
-        "docker-compose",
-        "debootstrap",
-        "envsubst",
-        "ip",
-        "openssl",
-        "apt-get",
-    ):
-        (tmp_path / "bin" / name).symlink_to("/bin/true")
-    make = tmp_path / "bin" / "make"
-    make.write_text('#!/bin/sh\necho "[$LAB_REQUIRE_IMAGE $LAB_REQUIRE_COMPOSE]"\n')
-    make.chmod(0o755)
-    env = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    path = ci_script(tmp_path, 'echo "[$LAB_REQUIRE_IMAGE $LAB_REQUIRE_COMPOSE]"', engine, compose)
+    env = {"PATH": path, "HOME": str(tmp_path)}
     done = subprocess.run([tmp_path / ".ci" / "run"], env=env, capture_output=True, text=True)
     assert done.stderr.splitlines() == told
     assert (done.returncode, done.stdout) == ((1, "") if wanted is None else (0, f"[{wanted}]\n"))
@@ -152,36 +144,20 @@ def test_ci_skips_containers_where_there_can_be_none_and_stops_for_a_fault(engin
 @pytest.mark.parametrize("settings", [True, False])
 def test_ci_starts_with_an_empty_home_and_keeps_the_package_clients_settings(settings, tmp_path):
     """Its script, with a `make` that only looks around."""
-    ci_script(tmp_path, engine=3, compose=3)
-    home, programs = tmp_path / "old", tmp_path / "bin"
+    home = tmp_path / "old"
     (home / ".config" / "pip").mkdir(parents=True)
     (home / ".cache" / "labsupport").mkdir(parents=True)
     if settings:
         (home / ".config" / "pip" / "pip.conf").touch()
         (home / ".npmrc").touch()
-    programs.mkdir()
-    for name in (
-        "chromium",
-        "npm",
-        "promtool",
-        "dockerd",
-        "docker-compose",
-        "debootstrap",
-        "envsubst",
-        "ip",
-        "openssl",
-        "apt-get",
-    ):
-        (programs / name).symlink_to("/bin/true")
-    look = """#!/bin/sh
+    look = """
 ls -A "$HOME" "$TMPDIR"
 stat -c %a "$(dirname "$TMPDIR")"
 echo "$HOME|$TMPDIR|$PIP_CONFIG_FILE|$NPM_CONFIG_USERCONFIG"
 exit 3
 """
-    (programs / "make").write_text(look)
-    (programs / "make").chmod(0o755)
-    env = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
+    path = ci_script(tmp_path, look, engine=3, compose=3)
+    env = {"PATH": path, "HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
     done = subprocess.run([tmp_path / ".ci" / "run"], env=env, capture_output=True, text=True)
     assert done.returncode == 3, done.stderr
     *listed, mode, places = done.stdout.splitlines()
