@@ -19,7 +19,7 @@ from engine import Engine
 from labsupport import paths
 
 LAB = paths.root()
-# a function of the shell: copy programs and their libraries to root/
+# for the shell: make the folders of root/, and a function that copies programs and their libraries into it
 COPY = """
 copy() {
   for name in "$@"; do
@@ -73,6 +73,7 @@ def secrets(home: Path) -> Path:
     """Run the commands of deploy/README.md with `home` as HOME. Return the folder of secrets that they make."""
     page = (LAB / "deploy/README.md").read_text()
     script = page.partition("    export LAB_SECRETS")[2].partition("    docker compose")[0]
+    # a strict umask: the page must itself make readable what the containers read
     script = "umask 077\nexport LAB_SECRETS" + script.replace("\n    ", "\n")
     subprocess.run(["bash", "-ec", script], env={**os.environ, "HOME": str(home)}, check=True, capture_output=True)
     return home / ".config/labsupport/secrets"

@@ -1,8 +1,8 @@
 """Run a Docker engine of the tests' own: build the Dockerfile with it, and start containers.
 
 `started` needs root, and Debian's packages docker.io and debootstrap; with a network of its own, for compose.yaml, also
-docker-compose, iproute2, gettext-base, nginx-light and prometheus. No registry of images is asked: debootstrap makes the
-base image. Our engine cannot see the machine's own engine, because the folders of its settings and sockets are hidden.
+docker-compose, iproute2, gettext-base, nginx-light, openssl, prometheus. No registry of images is asked: debootstrap makes
+the base image. Our engine cannot see the machine's own engine, because the folders of its settings and sockets are hidden.
 `python tests/engine.py` starts a small container, and `python tests/engine.py compose` one in such a network. If this
 machine cannot, it prints the reason and exits with 3.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 
 BASE, SUITE = "python:3.11-slim-bookworm", "bookworm"  # that image is this Debian, with Python in /usr/local
 PROGRAMS = ("dockerd", "docker", "debootstrap", "setpriv", "unshare", "nsenter", "tar")
-COMPOSED = ("docker-compose", "ip", "envsubst", "nginx", "prometheus")  # which compose.yaml needs on top
+COMPOSED = ("docker-compose", "ip", "envsubst", "nginx", "openssl", "prometheus")  # which compose.yaml needs on top
 UNAVAILABLE = 3  # the exit code; 1 is a fault of this file
 HIDDEN = ("/etc/docker", "/run/docker", "/run/containerd")
 ALONE = "--bridge=none --iptables=false --ip6tables=false --ip-forward=false"  # it leaves the machine's network alone

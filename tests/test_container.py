@@ -23,6 +23,7 @@ import engine
 from deploy import shipping
 from deploy.aws import bundle
 from labsupport import paths
+from test_lab import wait_until
 
 LAB = paths.root()
 IMAGE = "labsupport"
@@ -357,11 +358,10 @@ def test_a_server_that_is_killed_is_started_again_and_answers_through_nginx(toge
     id = together.container("server")
     before = together.engine.inspect(id)["State"]
     os.kill(before["Pid"], signal.SIGKILL)
-    until = time.monotonic() + 90
-    while True:
+
+    def again() -> bool:
         state = together.engine.inspect(id)["State"]
-        if state["StartedAt"] != before["StartedAt"] and state["Health"]["Status"] == "healthy":
-            break
-        assert time.monotonic() < until, state
-        time.sleep(0.2)
+        return state["StartedAt"] != before["StartedAt"] and state["Health"]["Status"] == "healthy"
+
+    wait_until(again, "the server is started again and healthy", 90)
     assert json.loads(together.run(ASK))[0] == 200

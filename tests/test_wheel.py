@@ -1,4 +1,4 @@
-"""The wheel: built, and installed alone and with each extra for users. A home has the weights; the folder is empty."""
+"""The wheel: built, and installed alone and with each extra for users. HOME has the weights, the working folder is empty."""
 
 import os
 import re
@@ -130,11 +130,11 @@ EXTRAS = {
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_each_extra_brings_what_it_is_for(installed, extra):
     lab = installed(extra)
-    if extra == "edge":  # a small device gets the network, which the extra lab converts
+    if extra == "edge":  # only the extra lab can convert the network, so it is copied
         assert "pip install 'labsupport[lab]'" in lab.python(EXTRAS[extra]).stderr.splitlines()[-1]
         network = models.network("yolov3-tiny", "litert").parent
         shutil.copytree(network, lab.home / ".cache" / "labsupport" / network.name, dirs_exist_ok=True)
-    brought, drift = lab.python(EXTRAS[extra]), lab.python(DRIFT)
+    brought = lab.python(EXTRAS[extra])
     assert brought.returncode == 0, brought.stderr
-    assert (drift.returncode == 0) == (extra == "lab")
-    assert extra == "lab" or drift.stderr.splitlines()[-1].endswith(NAMED)
+    if extra != "lab":
+        assert lab.python(DRIFT).stderr.splitlines()[-1].endswith(NAMED)
