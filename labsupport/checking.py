@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from packaging.requirements import Requirement
 
-from labsupport import paths
+from labsupport import arguments, paths
 
 # name in pip -> name in Python, if they differ
 IMPORTED = {
@@ -150,7 +150,7 @@ def folders() -> list[Check]:
     try:
         root = paths.root()
     except paths.LabNotFound as error:
-        chosen = os.environ.get("LAB_ROOT", "").strip()
+        chosen = arguments.variable("LAB_ROOT", str, "the folder of the lab")
         return [Check("lab", False, "is not in sight", str(error)) if chosen else data()]
     checks = []
     for folder in (root / name for name in paths.FOLDERS.values()):

@@ -131,8 +131,9 @@ runpy.run_module("labsupport", run_name="__main__")
 
 @on_linux
 def test_over_10000_requests_memory_stays_flat(tmp_path, capsys):
-    """Requests of every kind, refused ones too. Tolerated are 0.2 MB in 1,000 over the second half: a small picture's answer
-    in fifty. Of what the network itself might leave this sees a fortieth.
+    """Requests of every kind, refused ones too. A leak grows with every 250 requests; caches and pools grow by half a MB now
+    and then, until they are full. Tolerated over the second half are 0.2 MB in 1,000 as the median of its steps (a small
+    picture's answer in fifty), and 1 MB in all of them. Of what the network itself might leave this sees a fortieth.
     """
     uploads = [message for path in ("/predict", "/detect", "/count-cars") for message in small_uploads(path)]
     with serving(tmp_path, command=computes_seldom()) as server:
@@ -141,11 +142,12 @@ def test_over_10000_requests_memory_stays_flat(tmp_path, capsys):
             answers = server.ask_many(cycled([*uploads, upload(b"no picture", "/detect")], 250))
             assert {answer.status for answer in answers} == {200, 415}
             weights.append(memory(server))
-    half = weights[20:]
-    slope = np.polyfit(np.arange(20) / 4, half, 1)[0]
+    steps = 4 * np.diff(weights[20:])  # MB in 1,000
     with capsys.disabled():
-        print(f"\n10,000 requests: {half[0]:.1f} to {half[-1]:.1f} MB, {slope:.2f} MB in 1,000")
-    assert slope < 0.2
+        print(
+            f"\n10,000 requests: {weights[20]:.1f} to {weights[-1]:.1f} MB; {np.median(steps):.2f} MB in 1,000, the median"
+        )
+    assert np.median(steps) < 0.2 and steps.mean() < 1
 
 
 # killed
