@@ -492,6 +492,18 @@ def test_a_probe_that_raises_does_not_leave_the_breaker_open_for_ever(caplog):
     assert "the network card is gone" in caplog.text
 
 
+@pytest.mark.parametrize("body", [PREDICTED, b"<html></html>", b"null", b"[]", b'{"status": "starting"}', b"[" * 9_999])
+def test_another_program_that_answers_200_to_the_probe_is_not_the_server_that_came_back(station, monkeypatch, body):
+    monkeypatch.setattr(breaker.Backoff, "next", lambda self: 0.01)
+    asked, reply = [], saying(OK % (len(body), body))
+    with answering(lambda connection: [asked.append(connection), reply(connection)]) as url:
+        line_ = station(url)
+        for _ in range(breaker.FAILURES):
+            line_.breaker.failed()
+        until(lambda: len(asked) > 3)
+        assert not line_.breaker.closed and not line_.outbox.waiting()
+
+
 def test_a_server_that_comes_back_is_asked_again(log, station):
     app = create_app(production_line.Gray("gray/server"), log=log)
     with serve(app, port=0) as first:

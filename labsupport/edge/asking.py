@@ -1,4 +1,7 @@
-"""Asks a model to look at a station's picture: the server over HTTP, once and without a retry, or the device."""
+"""Asks a model to look at a station's picture: the server over HTTP, once and without a retry, or the device.
+
+`is_ready` asks the server whether it can look.
+"""
 
 import json
 import time
@@ -87,6 +90,15 @@ def look_there(
     except NOT_OURS as error:
         raise NoAnswer(f"not the lab's server, it answered {status}: {_start(body)}") from error
     raise NoAnswer(f"{status}: {_start(body)}")
+
+
+def is_ready(server: str, headers: Mapping[str, str], seconds: float) -> bool:
+    """Return whether our server is at this address, with its models loaded. Another program that answers 200 is not."""
+    try:
+        status, body = exchange("GET", f"{server}/ready", seconds, headers=headers)
+        return status == 200 and bool(json.loads(body)["status"] == "ready")
+    except (NoAnswer, *NOT_OURS):
+        return False
 
 
 def _start(body: bytes) -> str:

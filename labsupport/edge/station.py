@@ -17,10 +17,10 @@ import numpy as np
 
 from labsupport import arguments
 from labsupport.detection import Detection, Version
-from labsupport.edge.asking import NotTaken, Prediction, look_here, look_there
+from labsupport.edge.asking import NotTaken, Prediction, is_ready, look_here, look_there
 from labsupport.edge.breaker import CircuitBreaker
 from labsupport.edge.camera import Camera, CameraUnavailable
-from labsupport.edge.deadline import NoAnswer, Worker, exchange
+from labsupport.edge.deadline import NoAnswer, Worker
 from labsupport.edge.forwarder import Forwarder
 from labsupport.edge.outbox import Outbox, OutboxUnavailable
 from labsupport.protection import security
@@ -275,11 +275,7 @@ class InspectionStation:
             logger.error("decisions cannot be stored, so products are undecided: %s", error)
 
     def _ready(self) -> bool:
-        try:
-            ready = exchange("GET", f"{self.server}/ready", PROBE, headers=self._headers).status == 200
-        except NoAnswer:
-            return False
-        if ready:
+        if ready := is_ready(self.server, self._headers, PROBE):
             self._forwarder.wake()
         return ready
 
