@@ -101,7 +101,7 @@ def address(name: str, value: object) -> str:
             fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
             if parts.username is not None:
                 come, fine = "'...@...'", False
-            if fine and not (parts.query or parts.fragment):
+            if fine and not {"?", "#"} & {*value}:
                 return value.rstrip("/")
         except ValueError:  # a port that is no number, a bracket that is not closed
             pass

@@ -126,8 +126,9 @@ def find_server(port: int | None = None) -> str | None:
     loopback.ask_directly()
     url = f"http://127.0.0.1:{port}"
     try:
-        return url if "docs" in requests.get(url, timeout=2, allow_redirects=False).json() else None
-    except (requests.RequestException, *NOT_OURS):
+        said = requests.get(url, timeout=2, allow_redirects=False).json()
+        return url if said["docs"].endswith("/docs") and said["message"].startswith("The detector is up") else None
+    except (requests.RequestException, *NOT_OURS, AttributeError):
         return None
 
 

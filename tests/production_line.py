@@ -190,8 +190,9 @@ class Line:
 
     def run(self, station_kills: int, server_kills: int, seconds: float) -> None:
         """All products, with so many kills of each at random moments; then the network heals, and all is forwarded."""
-        moments = [(self.random.randrange(self.count), "station") for _ in range(station_kills)]
-        moments += [(self.random.randrange(self.count), "server") for _ in range(server_kills)]
+        last = self.count - 10  # one that is killed later may have ended by itself
+        moments = [(self.random.randrange(last), "station") for _ in range(station_kills)]
+        moments += [(self.random.randrange(last), "server") for _ in range(server_kills)]
         end = time.monotonic() + seconds
         self._wait(self._server_listens, end)  # else a short line is over before it does
         self.station = self.start("station", self.network.port, self.count)

@@ -55,7 +55,7 @@ class Gated:
 
     def detect(self, image, confidence=0.5):
         self.entered.release()
-        assert self.gate.wait(30)
+        assert self.gate.wait(120)
         return [Detection("clock", 0.9, Box(1, 2, 30, 40))]
 
 

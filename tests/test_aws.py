@@ -20,6 +20,7 @@ import moto
 import numpy as np
 import pytest
 import urllib3
+from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from deploy.aws import account, beanstalk, bundle, costs, environments, fake_beanstalk, rehearsal, steps
@@ -215,9 +216,13 @@ def test_nginx_lets_through_what_our_server_wants_to_judge_itself():
     assert int(size) == images.MAX_BYTES + app.MULTIPART_OVERHEAD
 
 
-@pytest.mark.parametrize(("answers_at", "code"), [(2, 0), (61, 1)])
-def test_on_the_instance_the_deployment_fails_unless_ready_answers(tmp_path, answers_at, code):
-    curl = f'#!/bin/bash\ncat >> asked; echo >> asked; echo "$@" > arguments; [ $(wc -l < asked) -ge {answers_at} ]\n'
+READY = '{"status":"ready","versions":["v1"]}'
+
+
+@pytest.mark.parametrize(("answers_at", "says", "code"), [(2, READY, 0), (61, READY, 1), (1, "<html>", 1)])
+def test_on_the_instance_the_deployment_fails_unless_ready_answers(tmp_path, answers_at, says, code):
+    asked = 'cat >> asked; echo >> asked; echo "$@" > arguments'
+    curl = f"#!/bin/bash\n{asked}\nif [ $(wc -l < asked) -ge {answers_at} ]; then echo '{says}'; fi\n"
     for name, text in {"curl": curl, "sleep": "#!/bin/bash\n"}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -407,6 +412,35 @@ def test_a_first_environment_that_is_not_well_is_left_to_be_looked_at(fake, port
     assert list(state(fake)) == ["labsupport-blue"]
     again = run("deploy", "--apply", code=1)  # nor does a second run take it for well
     assert "Unhealthy" in again or "wait until it is Ready" in again
+
+
+FOUND = {"label": "car", "confidence": 0.9, "box": {"left": 0, "top": 0, "right": 9, "bottom": 9}}
+OURS = {"/ready": json.loads(READY), "/detect": {"version": "v1", "detections": [FOUND]}}
+THEIRS = [
+    {"/ready": {"status": "ready"}},
+    {"/detect": []},
+    {"/detect": {"version": "v1", "detections": "page"}},
+    {"/detect": {"detections": [FOUND]}},
+]
+
+
+def saying(said):
+    def route():
+        return said
+
+    return route
+
+
+@pytest.mark.parametrize("changed", [{}, *THEIRS])
+def test_another_program_behind_the_environment_is_not_well(changed, monkeypatch):
+    monkeypatch.setattr(environments, "sleep", lambda seconds: None)
+    monkeypatch.setattr(environments, "POLL", environments.SETTLE)  # one look
+    program = FastAPI()
+    for path, said in (OURS | changed).items():
+        program.add_api_route(path, saying(said), methods=["GET", "POST"])
+    wrong = pytest.raises(environments.Unhealthy, match="does not answer as the lab's server does")
+    with serving.serve(program, port=0) as server, wrong if changed else contextlib.nullcontext():
+        assert environments.Check(TOKEN, b"").ask(server.url) == f"{server.url} is ready: v1 finds 1 objects"
 
 
 def test_a_server_with_another_token_is_not_ours(fake, monkeypatch, ports):

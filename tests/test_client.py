@@ -125,6 +125,22 @@ def test_a_picture_is_never_sent_on_to_where_a_server_points(status, pictures, c
         assert not stolen() and len(asked()) == 3
 
 
+def start_page(**changed) -> bytes:
+    return json.dumps({"message": "The detector is up. Try it", "docs": "/docs"} | changed).encode()
+
+
+STRANGERS = [start_page(docs="/"), start_page(docs=["/docs"]), start_page(message="Hello"), start_page(message=None)]
+STRANGERS += [b'["docs"]', b'"see the docs"', b'{"docs": "/docs"}', b"null"]
+
+
+@pytest.mark.parametrize("body", STRANGERS)
+def test_a_server_of_somebody_else_is_not_found(body):
+    with elsewhere(body=body) as (url, _):
+        assert client.find_server(int(url.rpartition(":")[2])) is None
+    with elsewhere(body=start_page()) as (url, _):
+        assert client.find_server(int(url.rpartition(":")[2])) == url
+
+
 def detected(**changed) -> bytes:
     box = {"left": 0, "top": 0, "right": 9, "bottom": 9}
     one = {"label": "clock", "confidence": 0.9, "box": box} | changed
@@ -145,7 +161,7 @@ def test_what_is_not_the_labs_server_is_said_to_be_none(body, pictures):
         assert client.find_server(int(url.rpartition(":")[2])) is None
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "ftp://x", "", None, 8000])
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "ftp://x", "http://x/?", "http://x/#", "", None, 8000])
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(ValueError, match=r"url=.*: give an address, such as http://127\.0\.0\.1:8000"):
         Client(url)

@@ -118,9 +118,7 @@ def test_a_line_that_is_killed_and_cut_decides_each_product_once_and_all_of_it_a
         figures = production_line.verify(whole)
     finally:
         whole.close()
-    assert (
-        figures["slowest"] < 1.5 * production_line.DEADLINE
-    )  # who waits takes longer; half of it is for a busy machine
+    assert figures["slowest"] < 3 * production_line.DEADLINE  # who waits takes longer; the rest is for a busy machine
     assert figures["kills"] == {"station": 2, "server": 1} and figures["told"] > 70  # some were told again
     assert figures["by"]["server"] > 5 < figures["by"]["device"]
 
@@ -229,10 +227,12 @@ def test_who_cannot_decide_says_so_and_the_line_goes_on(station, device, judge, 
 
 
 def test_a_device_that_hangs_is_not_asked_twice_at_once(station):
-    line_ = station(device=sleepy(0.8), deadline=0.4)
+    free, device = threading.Event(), production_line.Gray("slow")
+    device.detect = lambda image, confidence: [] if image.shape != LIGHT.shape or free.wait(30) else None
+    line_ = station(device=device, deadline=2.0)
     reasons = [line_.inspect(f"p{number}", LIGHT).reason for number in range(2)]
     assert reasons[0].endswith("device: too slow") and reasons[1].endswith("device: still busy with what came before")
-    time.sleep(0.1)
+    free.set()
     assert line_.inspect("p9", np.zeros((9, 9, 3), np.uint8)).decided_by == "device"
 
 
@@ -278,10 +278,13 @@ def flood(connection) -> None:
         connection.sendall(b"10000\r\n" + bytes(65536) + b"\r\n")
 
 
+ID = "0" * 32  # in an answer below: the id that the question has
+
+
 def saying(answer: bytes):
     def reply(connection) -> None:
-        connection.recv(65536)
-        connection.sendall(answer)
+        asked = re.search(rb"X-Record-Id: ([0-9a-f]{32})", connection.recv(65536))
+        connection.sendall(answer.replace(ID.encode(), asked[1]) if asked else answer)
         connection.shutdown(socket.SHUT_WR)
         while connection.recv(65536):
             pass
@@ -296,7 +299,10 @@ def test_an_answer_that_does_not_end_is_none_when_the_time_is_up(reply):
         with pytest.raises(NoAnswer, match=r"no answer within 0\.3 s"):
             exchange("GET", f"{url}/ready", seconds=0.3)
         assert time.monotonic() - started < 5  # of the minutes that it would have taken
-    until(lambda: not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)])
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "watchdog"])
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -305,7 +311,7 @@ def test_an_answer_that_does_not_end_is_none_when_the_time_is_up(reply):
         (b"", "closed connection without response"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{", "the answer is cut off"),
         (b"HTTP/1.1 200 OK\r\nDate: toda", "does not say how long it is"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "IncompleteRead"),
+        (CHUNKED + b"5\r\nab", "IncompleteRead"),
         (OK % (MOST_BYTES + 1, bytes(MOST_BYTES + 1)), "the answer is too long"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "SSH-2.0"),
     ],
@@ -316,6 +322,16 @@ def test_what_is_no_whole_answer_is_none(answer, what):
         exchange("GET", f"{url}/ready", seconds=5)
 
 
+def test_a_chunk_that_claims_to_be_shorter_than_nothing_is_not_read_for_ever():
+    def reply(connection) -> None:
+        connection.recv(65536)
+        connection.sendall(CHUNKED + b"-1\r\n" + bytes(2 * MOST_BYTES))
+        connection.recv(65536)  # and then it says nothing more
+
+    with answering(reply) as url, pytest.raises(NoAnswer, match="the answer is too long"):
+        exchange("GET", f"{url}/ready", seconds=20)
+
+
 def test_a_whole_answer_is_one_whatever_its_status():
     with answering(saying(b"HTTP/1.1 418 I'm a teapot\r\nContent-Length: 3\r\n\r\ntea")) as url:
         assert exchange("POST", url, 5, b"water") == (418, b"tea")
@@ -324,7 +340,7 @@ def test_a_whole_answer_is_one_whatever_its_status():
 
 
 PREDICTED = b'{"id": "1", "version": "v9", "latency": 0.1, "detections": []}'
-DEADLINE = 1.0
+DEADLINE = 2.0  # a tenth of it is the device's, also on a busy machine
 WRONG = {  # a detection that would be a verdict, if anybody believed it
     "no number": {"confidence": math.nan},
     "infinite": {"confidence": math.inf},
@@ -335,9 +351,14 @@ WRONG = {  # a detection that would be a verdict, if anybody believed it
     "half a box": {"box": {"left": 1}},
 }
 GOOD = {"label": "scratch", "confidence": 0.9, "box": {"left": 0, "top": 0, "right": 1, "bottom": 1}}
-RUBBISH = [
-    json.dumps({"version": "v", "latency": 0.1, "detections": [GOOD | wrong]}).encode() for wrong in WRONG.values()
-]
+
+
+def detected(id: str = ID, **changed) -> bytes:
+    """A whole answer of a server that sees a scratch."""
+    return json.dumps({"id": id, "version": "v", "latency": 0.1, "detections": [GOOD | changed]}).encode()
+
+
+RUBBISH = [*(detected(**wrong) for wrong in WRONG.values()), detected(id="1" * 32)]
 
 
 @pytest.mark.parametrize(
@@ -367,6 +388,7 @@ RUBBISH = [
         "null",
         "deep",
         *WRONG,
+        "another request's",
         "no detail",
         "NUL",
         "500",
@@ -492,7 +514,27 @@ def test_a_probe_that_raises_does_not_leave_the_breaker_open_for_ever(caplog):
     assert "the network card is gone" in caplog.text
 
 
-@pytest.mark.parametrize("body", [PREDICTED, b"<html></html>", b"null", b"[]", b'{"status": "starting"}', b"[" * 9_999])
+def test_a_whole_answer_decides(station):
+    with answering(saying(OK % (len(detected()), detected()))) as url:
+        decision = station(url, judge=wants("scratch"), deadline=20.0).inspect("p1", LIGHT)
+    assert (decision.verdict, decision.decided_by, decision.version) == ("accept", "server", "v")
+
+
+OTHERS = [
+    PREDICTED,
+    b"<html></html>",
+    b"null",
+    b"[]",
+    b"[" * 9_999,
+    b'{"status": "starting", "versions": ["v"]}',
+    *(
+        b'{"status": "ready"%s}' % more
+        for more in (b"", b', "versions": []', b', "versions": [1]', b', "versions": "v"')
+    ),
+]
+
+
+@pytest.mark.parametrize("body", OTHERS)
 def test_another_program_that_answers_200_to_the_probe_is_not_the_server_that_came_back(station, monkeypatch, body):
     monkeypatch.setattr(breaker.Backoff, "next", lambda self: 0.01)
     asked, reply = [], saying(OK % (len(body), body))
@@ -607,13 +649,15 @@ def post(lab, records_, headers=HEADERS):
     return requests.post(f"{lab.url}/records", json=records_, headers=headers, timeout=10)
 
 
-def test_a_record_that_the_server_refuses_is_kept_aside_and_the_rest_arrives_in_order(lab, log, station, caplog):
-    line_ = station()
+def test_a_record_that_the_server_refuses_is_kept_aside_and_the_rest_arrives_in_order(
+    lab, log, station, monkeypatch, caplog
+):
+    line_ = forwarded(station, lab.url, decide=0)
+    monkeypatch.setattr(forwarder, "PATIENCE", 10.0)  # each batch waits for the disk
     for number in range(250):
         poison = {"latency": -1.0} if number in (3, 130) else {}
         decision = vars(Decision("", "accept", "device", "v1", 0.1, "", 1.75e9 + number)) | poison
         line_.outbox.put(f"p{number}", {name: value for name, value in decision.items() if name != "product"})
-    line_._forwarder.url = f"{lab.url}/records"
     assert line_.forward() == 248 and not line_.outbox.waiting()
     assert [(record["product"], reason) for record, reason in line_.outbox.refused()] == [
         (name, "[0].latency: Input should be greater than or equal to 0") for name in ("p3", "p130")
@@ -629,12 +673,29 @@ def test_a_record_that_the_server_refuses_is_kept_aside_and_the_rest_arrives_in_
         b'HTTP/1.1 401 No\r\nContent-Length: 15\r\n\r\n{"detail": "x"}',
         b'HTTP/1.1 404 No\r\nContent-Length: 15\r\n\r\n{"detail": "x"}',
         b"HTTP/1.1 422 No\r\nContent-Length: 6\r\n\r\n<html>",
+        b'HTTP/1.1 422 No\r\nContent-Length: 14\r\n\r\n{"detail": ""}',
+        b'HTTP/1.1 413 No\r\nContent-Length: 16\r\n\r\n{"detail": null}',
+        b'HTTP/1.1 422 No\r\nContent-Length: 17\r\n\r\n{"detail": ["x"]}',
+        b'HTTP/1.1 400 No\r\nContent-Length: 15\r\n\r\n{"detail": "x"}',  # ours, to one who sends HTTP where it speaks HTTPS
         OK % (13, b"<html></html>"),
         OK % (22, b'{"new": 1, "known": 0}'),
         OK % (2, b"[]"),
         b"HTTP/1.1 204 No\r\n\r\n",
     ],
-    ids=["500", "no token", "no route", "a proxy's 422", "a page to log in", "too few", "odd JSON", "nothing"],
+    ids=[
+        "500",
+        "no token",
+        "no route",
+        "a proxy's 422",
+        "no word",
+        "null",
+        "a list",
+        "not HTTPS",
+        "a page to log in",
+        "too few",
+        "odd JSON",
+        "nothing",
+    ],
 )
 def test_only_the_servers_own_word_for_all_of_them_counts_as_sent(station, answer):
     with answering(saying(answer)) as url:

@@ -484,9 +484,9 @@ def test_a_second_rollback_over_http_is_refused_until_it_names_where_to(live):
 
 def test_a_ramp_that_nobody_judges_shows_in_status_and_metrics_of_a_server(live, log, monkeypatch):
     url, change, _ = live
-    monkeypatch.setattr("labsupport.rollout.router.OVERDUE", 0.05)
     monkeypatch.setattr(Rollout, "look", lambda ramp: Away().columns)
     assert change(action="ramp", candidate="v2", interval=0.01).json()["phase"] == "Progressing"
+    monkeypatch.setattr("labsupport.rollout.router.OVERDUE", 0.05)
     until(lambda: requests.get(url + "/rollout", timeout=30).json()["phase"] == "Degraded")
     assert "nobody has judged the ramp" in requests.get(url + "/rollout", timeout=30).json()["trouble"]
     (line,) = [

@@ -801,6 +801,16 @@ def test_another_programs_database_is_left_alone(tmp_path):
     assert (tmp_path / "predictions.db").read_bytes() == before
 
 
+def test_another_programs_table_of_the_same_name_is_left_alone(tmp_path):
+    path = tmp_path / "map.db"
+    with contextlib.closing(sqlite3.connect(path)) as theirs:
+        theirs.execute("CREATE TABLE states (name TEXT, capital TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(JournalUnavailable, match="it is no journal"):
+        Router(Version("v1"), journal=path)
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+
+
 @pytest.fixture
 def torn(tmp_path):
     """A router and a function that damages its journal's file while it is open, and one that repairs it."""

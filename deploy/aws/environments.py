@@ -13,6 +13,7 @@ import requests
 import typer
 
 from deploy.aws.account import APPLICATION, OPERATIONS, Account, NotDeployed, as_options, settings
+from labsupport.detection import NOT_OURS, read_answer, read_ready
 
 POLL = 10  # seconds
 PATIENCE = 3600  # seconds: every new instance builds the image itself
@@ -61,16 +62,21 @@ class Check(NamedTuple):
 
     def _once(self, url: str) -> str:
         headers = {"Authorization": f"Bearer {self.token}"}
-        ready = requests.get(f"{url}/ready", headers=headers, timeout=10)
-        if not ready.ok:
+        ready = requests.get(f"{url}/ready", headers=headers, timeout=10, allow_redirects=False)
+        if ready.status_code != 200:
             raise Unhealthy(f"/ready answers {ready.status_code}")
         files = {"file": ("picture.jpg", self.picture, "image/jpeg")}
-        answer = requests.post(f"{url}/detect", headers=headers, files=files, timeout=60)
-        if not answer.ok:
+        answer = requests.post(f"{url}/detect", headers=headers, files=files, timeout=60, allow_redirects=False)
+        if answer.status_code != 200:
             raise Unhealthy(f"/detect answers {answer.status_code}")
-        if not (found := answer.json().get("detections")):
+        try:
+            read_ready(ready.json())
+            version, found = read_answer(answer.json())
+        except NOT_OURS as error:
+            raise Unhealthy(f"{url} does not answer as the lab's server does: {error!r}") from error
+        if not found:
             raise Unhealthy("/detect finds nothing in a picture of a street")
-        return f"{url} is ready: {answer.json()['version']} finds {len(found)} objects"
+        return f"{url} is ready: {version} finds {len(found)} objects"
 
 
 def deployed_settings(account: Account, name: str) -> dict[tuple[str, str], str]:

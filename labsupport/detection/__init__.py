@@ -17,7 +17,7 @@ from labsupport.detection.detector import (
 )
 from labsupport.detection.installed import load_installed
 from labsupport.detection.objects import Box, Detection, Version
-from labsupport.detection.server_answer import NOT_OURS, read_answer
+from labsupport.detection.server_answer import NOT_OURS, read_answer, read_ready
 from labsupport.detection.videos import NO_FRAME
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "load_installed",
     "parse_version",
     "read_answer",
+    "read_ready",
     "resize_for_network",
     "versions",
     "videos",

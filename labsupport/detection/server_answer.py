@@ -1,4 +1,4 @@
-"""Validate the JSON of a server's `/detect`, because another program may be on that port."""
+"""Validate the JSON of a server's `/detect` and `/ready`, because another program may be on that port."""
 
 from typing import Any
 
@@ -7,6 +7,21 @@ from labsupport.detection.objects import Box, Detection
 
 MOST_DETECTIONS, MOST_NAME, MOST_PIXEL = 10_000, 200, 1_000_000  # limits for an answer, the same as for a record
 NOT_OURS = (ValueError, KeyError, TypeError, RecursionError)  # errors of reading the answer of another program
+
+
+def read_ready(said: Any) -> list[str]:
+    """Return the versions in an answer of `GET /ready`, at least one. Raises one of `NOT_OURS` for anything else.
+
+    >>> read_ready({"status": "ready", "versions": ["yolov3-tiny/openvino-f32"]})
+    ['yolov3-tiny/openvino-f32']
+    >>> read_ready({"status": "ready", "versions": []})
+    Traceback (most recent call last):
+    ValueError: versions=[]: give the names of the versions that answer
+    """
+    versions = said["versions"]
+    if said["status"] != "ready" or not isinstance(versions, list) or not versions:
+        raise ValueError(f"versions={shown(versions)}: give the names of the versions that answer")
+    return [text("versions", one, MOST_NAME, least=1) for one in versions]
 
 
 def read_answer(said: Any) -> tuple[str, list[Detection]]:

@@ -14,7 +14,7 @@ import requests
 
 from labsupport import images
 from labsupport.arguments import number, text
-from labsupport.detection import NOT_OURS, Detection, Version, read_answer
+from labsupport.detection import NOT_OURS, Detection, Version, read_answer, read_ready
 from labsupport.edge.deadline import NoAnswer, exchange
 
 PICTURES_FAULT = (413, 415, 422)  # the server is well, and says no to this picture
@@ -83,6 +83,8 @@ def look_there(
         if status in PICTURES_FAULT:
             raise NotTaken(f"{status}: {text('detail', answer['detail'], 10_000)}")
         if status == 200:
+            if answer["id"] != id:  # only the server knows it, from our request
+                raise ValueError(f"id={answer['id']!r}: give that of the request")
             version, detections = read_answer(answer)
             return Prediction(version, number("latency", answer["latency"], 0), detections, images.features(picture))
     except NotTaken:
@@ -96,7 +98,7 @@ def is_ready(server: str, headers: Mapping[str, str], seconds: float) -> bool:
     """Return whether our server is at this address, with its models loaded. Another program that answers 200 is not."""
     try:
         status, body = exchange("GET", f"{server}/ready", seconds, headers=headers)
-        return status == 200 and bool(json.loads(body)["status"] == "ready")
+        return status == 200 and bool(read_ready(json.loads(body)))
     except (NoAnswer, *NOT_OURS):
         return False
 

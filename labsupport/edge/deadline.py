@@ -10,7 +10,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from labsupport import arguments, background
 
 MOST_BYTES = 10_000_000  # of an answer: longer ones are none
+PIECE = 65_536  # bytes read at once
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -131,7 +132,7 @@ def exchange(
 def _read(response: http.client.HTTPResponse) -> Answer:
     if response.length is None and not response.chunked:
         raise http.client.HTTPException("the answer does not say how long it is, so it may be cut off")
-    content = response.read(MOST_BYTES + 1)
+    content = b"".join(_pieces(response)) if response.chunked else response.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
         raise http.client.HTTPException("the answer is too long")
     if (
@@ -139,6 +140,14 @@ def _read(response: http.client.HTTPResponse) -> Answer:
     ):  # what http.client still expects; asked for so many bytes, it gives half an answer without a word
         raise http.client.HTTPException("the answer is cut off")
     return Answer(response.status, content)
+
+
+def _pieces(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yield a chunked answer, at most a piece too much of it. `read` would read a chunk of size -1 without a limit."""
+    size = 0
+    while size <= MOST_BYTES and (piece := response.read1(PIECE)):
+        size += len(piece)
+        yield piece
 
 
 def _cut(connection: http.client.HTTPConnection) -> None:

@@ -6,13 +6,15 @@ import threading
 from typing import Any
 
 from labsupport import arguments, background
+from labsupport.detection import NOT_OURS
 from labsupport.edge.breaker import Backoff
 from labsupport.edge.deadline import NoAnswer, exchange
 from labsupport.edge.outbox import Outbox, OutboxUnavailable
 
+MOST_DETAIL = 10_000  # characters of a refusal
 BATCH = 100  # records in one request: the server takes no more
 PATIENCE = 5.0  # seconds for a batch
-POISON = (400, 413, 422)  # what the server says of a record that it will never take; all else may pass
+POISON = (413, 422)  # what the server says of a record that it will never take; all else may pass
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class Forwarder:
             taken, most = 0, BATCH
             while batch := self.outbox.batch(most):
                 numbers = [number for number, _ in batch]
-                if refusal := self._refusal([record for _, record in batch]):
+                if (refusal := self._refusal([record for _, record in batch])) is not None:
                     if len(batch) == 1:
                         self.outbox.refuse(numbers[0], refusal)
                         logger.warning("the server refuses %s for good: %s", batch[0][1]["product"], refusal)
@@ -66,15 +68,10 @@ class Forwarder:
         try:
             answer = json.loads(body)
             if status in POISON:
-                return str(answer["detail"])
+                return arguments.text("detail", answer["detail"], most=MOST_DETAIL, least=1)
             if status == 200 and answer["new"] + answer["known"] == len(records):
                 return None
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            RecursionError,
-        ):  # not our server: a proxy in between, a page to log in
+        except NOT_OURS:  # a proxy in between, a page to log in
             pass
         raise NoAnswer(f"{status}: {body[:200].decode(errors='replace')}")
 

@@ -102,9 +102,7 @@ class Journal:
         """
         with self._reading:
             try:
-                version = self._reader.execute("PRAGMA data_version").fetchone()[
-                    0
-                ]  # changes with each commit of others
+                (version,) = self._reader.execute("PRAGMA data_version").fetchone()  # changes with others' commits
                 if version != self._seen:
                     self._state, self._seen = _in_force(self._reader), version
             except (sqlite3.Error, JournalUnavailable) as error:
@@ -248,7 +246,8 @@ def _opened(path: Path | str | None, patience: float) -> sqlite3.Connection:
     try:
         file.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY)}")  # until it is open
         tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if tables and "states" not in tables:
+        columns = {row[1] for row in file.execute("PRAGMA table_info(states)")}
+        if tables and columns != {"number", "state"}:
             raise JournalUnavailable(f"it holds {', '.join(sorted(tables))}, so it is no journal")
         write_ahead(file)
         for table in TABLES:
