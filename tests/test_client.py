@@ -161,7 +161,7 @@ def test_what_is_not_the_labs_server_is_said_to_be_none(body, pictures):
         assert client.find_server(int(url.rpartition(":")[2])) is None
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "ftp://x", "http://x/?", "http://x/#", "", None, 8000])
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "ftp://x", "", None, 8000])
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(ValueError, match=r"url=.*: give an address, such as http://127\.0\.0\.1:8000"):
         Client(url)

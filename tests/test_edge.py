@@ -452,6 +452,8 @@ def ours() -> set[threading.Thread]:
     [
         {"server": "127.0.0.1:8000"},
         {"server": "ftp://127.0.0.1"},
+        {"server": "http://127.0.0.1/?"},
+        {"server": "http://127.0.0.1/#"},
         {"server": "http://"},
         {"server": "http://127.0.0.1:eighty"},
         {"server": "http://127.0.0.1:99999"},
