@@ -15,6 +15,7 @@ from scipy import stats
 from labsupport.log import PredictionLog
 from labsupport.monitoring import DEFAULT_RULES, MEASURES, Alarms, AlertRule, learned
 from labsupport.monitoring.learned_limits import learn_limit, mean_limit, p95_limit
+from labsupport.monitoring.measures import DRIFTING
 from labsupport.scenarios import simulate
 from labsupport.scenarios.incidents import HOUR, INCIDENTS, Traffic
 
@@ -317,6 +318,33 @@ def test_a_limit_for_percentiles_holds_whatever_the_distribution(rows, upper):
 def test_too_few_rows_to_know_a_percentile_are_refused():
     with pytest.raises(ValueError, match="300 rows to learn a 95th percentile from are too few"):
         p95_limit([np.arange(30.0)] * 10, 2.5e-5)
+
+
+def test_a_limit_that_nothing_can_pass_is_refused():
+    light_and_dark = brightness(np.tile(np.repeat([0.5, 0.1], 60), 6))
+    with pytest.raises(ValueError, match=r"Dark: no brightness_mean can pass -\d.*: learn from a more even period"):
+        learned(DARK, light_and_dark, 0, 720)
+    rows = {
+        "time": np.arange(720.0),
+        "status": np.full(720, 200.0),
+        "n_detections": np.tile(np.repeat([0.0, 1.0], 60), 6),
+    }
+    with pytest.raises(ValueError, match="NothingFound: no empty_ratio can pass 1, because"):
+        learned(replace(RULES["NothingFound"], window=60), Traffic(rows, np.full(720, np.nan)), 0, 720)
+
+
+def test_missing_values_do_not_hide_that_the_rest_changed():
+    random = np.random.default_rng(0)
+
+    def rows(share, count):
+        columns = {name: random.random(count) for name in DRIFTING}
+        return {**columns, "status": np.full(count, 200.0), "brightness": columns["brightness"] * share}
+
+    drift, now = replace(MEASURES["drift"], reference=rows(1, 2000)), rows(0.5, 200)
+    assert drift.read(now, 60).value < 1e-5
+    now["brightness"][np.arange(200) % 5 < 3] = np.nan
+    reading = drift.read(now, 60)
+    assert reading.value < 1e-5 and reading.note == "brightness"
 
 
 def test_nights_with_few_rows_raise_no_more_alarms_than_promised():

@@ -516,9 +516,26 @@ def test_a_candidate_that_is_not_well_is_not_swapped_in(fake, ports, calls, chec
     run("deploy", "--apply")
     broken(fake, ports, edit(checkout, "print('two')"), how)
     run("swap", "--apply", code=1)
+    run("swap", "--apply", code=1)  # nor where it is there already
     run("back", "--apply", code=1)  # nor by this way
     assert "SwapEnvironmentCNAMEs" not in changes(calls)
     assert state(fake)["labsupport-blue"] == ("Ready", old, ACTIVE)
+
+
+def test_a_swap_that_was_cut_off_is_checked_by_the_next_one(fake, checkout, monkeypatch):
+    run("deploy", "--apply")
+    fake.after_swap = edit(checkout, "print('two')")
+    with monkeypatch.context() as cut:
+        cut.setattr(environments, "swap", cut_off)
+        CliRunner().invoke(beanstalk.app, ["swap", "--apply"])
+    fake.advance(1000)
+    assert state(fake)["labsupport-green"][2] == ACTIVE
+    assert "Unhealthy" in run("swap", "--apply", code=1)
+
+
+def cut_off(account, new, active, check):
+    account.beanstalk.swap_environment_cnames(SourceEnvironmentName=active.name, DestinationEnvironmentName=new.name)
+    raise KeyboardInterrupt
 
 
 def test_a_swap_after_which_users_are_not_well_is_swapped_back(fake, calls, checkout):

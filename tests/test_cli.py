@@ -372,6 +372,7 @@ def test_a_rollout_that_is_refused_is_one_line(server):
         (("status", "v2"), "status only looks: leave out v2"),
         (("ramp", "v2", "--steps", "5,abc"), "--steps='5,abc': give weights in percent, as in 5,25,50,100"),
         (("ramp", "v2", "--steps", ""), "--steps='': give weights in percent"),
+        (("--url", ""), "--url='': give an address"),
         (("--url", "http://me:secret@127.0.0.1:9"), "--url='...@...': give an address"),
     ],
 )

@@ -213,6 +213,15 @@ def test_items_without_an_owner_go_with_the_prediction(data, keys, lab):
     assert lab.queue.next().id == "b1" and lab.queue.waiting() == 1
 
 
+def test_what_a_client_did_under_anothers_id_takes_nothing_of_the_other_along(data, lab):
+    bobs = lab.predict(BOB, 3)
+    lab.log.record(id=bobs, version="v2", latency=0.1, detections=[], features=None, person=ANN, shadow=True)
+    lab.log.flush()
+    waiting = lab.queue.waiting()
+    forgetting.forget(ANN, data, lab.keys.folder)
+    assert lab.uploads.picture(bobs, BOB) and lab.queue.waiting() == waiting > 0
+
+
 def test_people_who_share_a_token_cannot_be_forgotten(data, keys):
     for id in ("owner", "reader"):
         with pytest.raises(ValueError, match=f"person='{id}': several people may use this token"):

@@ -57,6 +57,24 @@ def test_the_first_decision_counts_in_whatever_state_its_record_is(file):
             assert box.waiting() == waiting
 
 
+@pytest.mark.parametrize("gone", [lambda file, other: file.unlink(), lambda file, other: os.replace(other, file)])
+def test_nothing_is_put_into_a_file_that_was_deleted_or_replaced(file, tmp_path, gone):
+    with Outbox(tmp_path / "other.db"):
+        pass
+    with Outbox(file) as box:
+        box.put("p1", ACCEPT)
+        gone(file, tmp_path / "other.db")
+        with pytest.raises(OutboxUnavailable, match="deleted or replaced since it was opened: start again"):
+            box.put("p2", ACCEPT)
+        assert [record["product"] for _, record in box.batch(9)] == ["p1"]  # what waits can still be sent
+
+
+def test_a_decision_that_is_stored_is_returned_whatever_can_be_read_afterwards(file, monkeypatch):
+    with Outbox(file) as box:
+        monkeypatch.setattr(box, "get", lambda product: 1 / 0)
+        assert box.put("p1", ACCEPT) == ACCEPT == box.put("p1", REJECT)
+
+
 def test_what_is_refused_is_kept_aside_and_the_rest_goes_on(file):
     with Outbox(file) as box:
         for number in range(3):

@@ -95,6 +95,16 @@ def test_the_figures_of_a_trial_are_those_of_its_rows_to_users_or_in_shadow(log)
     assert trial.figures(log, State(stable="v1")) == {}
 
 
+def test_pictures_that_the_candidate_in_shadow_was_not_shown_are_none_of_its_errors(log):
+    note(log, "0", "v2", time=BEGAN, shadow=True)
+    for number in range(1, 10):
+        lost = {"latency": None, "found": None, "status": 500, "error": "NotShown"}
+        note(log, f"{number}", "v2", time=BEGAN, shadow=True, **lost)
+    log.flush()
+    figures = TrialFigures().figures(log, State(stable="v1", candidate="v2", mode="shadow", time=BEGAN))
+    assert (figures["requests"], figures["error_rate"]) == (1, 0) and figures["latency_p95"] > 0
+
+
 def test_what_users_say_of_the_answer_they_got_is_no_remark_on_the_candidate_in_shadow(log):
     for number in range(20):
         for version, shadow in (("v1", False), ("v2", True)):

@@ -522,7 +522,9 @@ def test_the_commands_show_the_trail_and_forget_a_person(world):
         assert caller("other", "GET", f"/predictions/{other}/picture").ok
     code, text = run("audit")
     assert code == 0 and mine in text and "the client" not in text
-    assert run("forget", "the client")[0] == run("audit", "--person", "nobody")[0] == 1
+    assert (
+        run("forget", "the client")[0] == run("audit", "--person", "nobody")[0] == run("audit", "--person", "")[0] == 1
+    )
     with contextlib.closing(sqlite3.connect(world.folder / "audit.db")) as connection, connection:
         connection.execute("UPDATE audit SET effect = '404' WHERE number = 1")
     code, text = run("audit")

@@ -1011,3 +1011,40 @@ def test_an_export_reads_a_chunk_at_a_time(log, tmp_path, monkeypatch):
     )
     log.export(tmp_path / "log.parquet")
     assert seen == [7, 7, 7, 7, 1]
+
+
+def test_a_remark_that_contradicts_itself_is_refused(log):
+    record(log, "a")
+    log.flush()
+    with pytest.raises(ValueError, match=r"^correct=True, labels"):
+        log.feedback("a", correct=True, labels=["cat"])
+    assert log.frame()["correct"].isna().all()
+
+
+def test_a_remark_says_whether_it_is_the_first(log):
+    record(log, "a")
+    assert [log.feedback("a", correct=False), log.feedback("a", retry=True)] == [True, False]
+
+
+def test_rows_for_which_no_thread_was_free_are_written_at_the_end(file, monkeypatch):
+    log = PredictionLog(f"sqlite:///{file}")
+    with monkeypatch.context() as busy:
+        busy.setattr(writer.background, "repeat", lambda *_, **__: raising(RuntimeError("can't start new thread")))
+        record(log, "a")
+    log.close()
+    assert rows(file) == ["a"]
+
+
+def raising(error: Exception):
+    raise error
+
+
+def test_rows_that_hang_in_the_database_at_the_end_are_told(file, monkeypatch, caplog):
+    log, free = PredictionLog(f"sqlite:///{file}"), threading.Event()
+    monkeypatch.setattr(tables, "BUSY", 0.05)
+    monkeypatch.setattr(log._writer, "flush", lambda: raising(NotWritten("not in time")))
+    monkeypatch.setattr(log._writer, "_insert", lambda *_: free.wait(30))
+    record(log, "a")
+    log.close()
+    free.set()
+    assert "is closed, and 1 rows are not written" in caplog.text

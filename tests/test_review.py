@@ -184,6 +184,23 @@ def test_an_item_that_nobody_answered_in_time_is_handed_out_again(file, now):
     assert [queue.next().id, queue.next().id, queue.next()] == ["a", "b", None]
 
 
+def test_a_clock_that_was_ahead_for_a_time_keeps_no_item_back(queue, now):
+    queue.add("a", ASSISTED)
+    now[0] += 3e8
+    assert queue.next().id == "a"
+    now[0] -= 3e8
+    assert queue.next().id == "a"
+    assert queue.next() is None
+
+
+def test_one_text_is_no_list_of_ids(queue):
+    for id in ("1", "2", "12"):
+        queue.add(id, ASSISTED)
+    with pytest.raises(ValueError, match=r"^ids='12': give a list"):
+        queue.forget_owner("p-1", "12")
+    assert queue.waiting() == 3
+
+
 def test_what_was_answered_is_not_handed_out_again(queue, now):
     queue.add("a", ASSISTED)
     queue.add("b", ASSISTED)

@@ -92,7 +92,7 @@ def test_ray_is_loaded_when_it_is_used_and_not_before():
 
 
 @pytest.mark.parametrize(
-    "name", ["yolov3-tiny", "yolov3-tiny/openvino", "other/openvino-f32", "yolov3-tiny/opencv-bf16"]
+    "name", ["", "yolov3-tiny", "yolov3-tiny/openvino", "other/openvino-f32", "yolov3-tiny/opencv-bf16"]
 )
 def test_what_is_no_version_is_refused_before_anything_starts(name, tmp_path):
     for call in (lambda: scale.deploy(name), lambda: bulk.predict_folder(tmp_path, "a.csv", name)):
@@ -108,6 +108,7 @@ def test_numbers_that_make_no_sense_are_refused(tmp_path):
         "ends in .parquet or .csv": {"out": "a.txt"},
         "from 0 to 1": {"confidence": 2},
         "every=0: give a whole number": {"every": 0},
+        "workers=0: give a whole number": {"workers": 0},
     }
     for what, wrong in wrongs.items():
         with pytest.raises(ValueError, match=what):

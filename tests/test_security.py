@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from labsupport import cli, paths
 from labsupport.access.kept_uploads import Uploads
+from labsupport.log import PredictionLog
 from labsupport.protection import security
 from labsupport.protection.security import TokenMissing
 from labsupport.serving import create_app, serve
@@ -239,6 +240,23 @@ def test_a_readers_token_reads_and_does_no_more(detector, unset, monkeypatch):
             assert post(server, path=path, headers=headers).status_code == 401
         for method, path in (("PUT", "/rollout"), ("POST", "/records"), ("POST", "/feedback"), ("DELETE", "/models")):
             assert requests.request(method, server.url + path, headers=headers, timeout=30).status_code == 401
+
+
+def test_a_readers_token_shows_nobodys_predictions(detector, unset, monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_TOKEN", TOKEN)
+    monkeypatch.setenv("LAB_READ_TOKEN", READER)
+    monkeypatch.setattr(paths, "IMAGES_UPLOADED", tmp_path)
+    with PredictionLog(tmp_path / "log.db") as log:
+        app = create_app(detector, log=log, keep_uploads=True)
+        with serve(app, host="0.0.0.0", port=0) as server:
+            url, ours = f"http://127.0.0.1:{server.port}", {"Authorization": f"Bearer {TOKEN}"}
+            id = requests.post(f"{url}/predict", files={"file": CLOCK}, headers=ours, timeout=30).headers[
+                "X-Prediction-Id"
+            ]
+            for path in (f"/predictions/{id}", f"/predictions/{id}/picture"):
+                assert requests.get(url + path, headers=ours, timeout=30).status_code == 200
+                theirs = {"Authorization": f"Bearer {READER}"}
+                assert requests.get(url + path, headers=theirs, timeout=30).status_code == 404
 
 
 def test_a_readers_token_that_may_do_everything_is_refused(unset, monkeypatch):

@@ -197,6 +197,16 @@ def test_a_tap_understands_nothing_of_tls(tmp_path):
         assert len(tap.heard) > 500 and b"alive" not in tap.heard and b"/health" not in tap.heard
 
 
+def test_a_tap_finds_a_server_that_was_away_for_a_time():
+    with serve(create_app({}), port=0) as first:
+        port = first.port
+    with traffic.Tap(f"http://127.0.0.1:{port}") as tap:
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"{tap.url}/health", timeout=20)
+        with serve(create_app({}), port=port):
+            assert requests.get(f"{tap.url}/health", timeout=20).ok
+
+
 def test_a_tap_survives_a_client_that_goes_away():
     with serve(create_app({}), port=0) as server, traffic.Tap(server.url) as tap:
         host, _, port = tap.url.removeprefix("http://").rpartition(":")

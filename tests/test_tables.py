@@ -169,6 +169,13 @@ for file in sys.argv[2:]:
     [
         ("CREATE TABLE predictions (id); PRAGMA user_version=6", r"holds schema 6 \(tables: predictions\)"),
         ("PRAGMA user_version=-1", r"holds schema -1 \(tables: None\)"),
+        *(
+            (
+                f"CREATE TABLE predictions (id INTEGER PRIMARY KEY, label TEXT); PRAGMA user_version={number}",
+                rf"schema {number} \(tables: predictions\)",
+            )
+            for number in (1, 5)
+        ),
         ("CREATE TABLE songs (id)", r"holds schema 0 \(tables: songs\)"),
         ("CREATE TABLE songs (id); PRAGMA user_version=1", r"holds schema 1 \(tables: songs\)"),
         ("CREATE TABLE songs (id); PRAGMA user_version=5", r"holds schema 5 \(tables: songs\)"),

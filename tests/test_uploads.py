@@ -12,7 +12,7 @@ import requests
 
 from conftest import disk_of
 from labsupport import images, paths
-from labsupport.access import Damaged, Forgotten, Keys, NoKey
+from labsupport.access import Damaged, Forgotten, Keys, NoKey, kept_uploads
 from labsupport.access.kept_uploads import ABANDONED, OLDEST, Uploads
 from labsupport.log import PredictionLog
 from labsupport.serving import create_app, serve
@@ -73,6 +73,21 @@ def test_what_a_user_put_there_stays_whatever_its_name_age_and_number(folder):
         kept = uploads.keep(fresh(), OURS)
     assert {path.name for path in folder.iterdir()} == {path.name for path in [*theirs, kept]}
     assert elsewhere.read_bytes() == OURS
+
+
+def test_a_clock_that_is_set_makes_no_picture_older_or_younger(folder, monkeypatch):
+    wall, steady = [time.time()], [0.0]
+    monkeypatch.setattr(time, "time", lambda: wall[0])
+    monkeypatch.setattr(kept_uploads, "_steady", lambda: steady[0])
+    uploads = Uploads(folder)
+    first = uploads.keep(fresh(), OURS)
+    wall[0] += 100 * OLDEST
+    second = uploads.keep(fresh(), OURS)
+    wall[0] -= 100 * OLDEST
+    assert first.exists() and second.exists()
+    steady[0] += 2 * OLDEST
+    third = uploads.keep(fresh(), OURS)
+    assert not first.exists() and not second.exists() and third.exists()
 
 
 def test_what_a_server_kept_before_a_restart_is_removed_in_its_time(folder):

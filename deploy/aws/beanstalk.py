@@ -101,14 +101,16 @@ def _swap(account: Account) -> list[Step]:
     made, (active, other), token = bundle.make(ROOT), steps.both(account), steps.token_of(account)
     if active is None:
         raise NotDeployed("there is no active environment to swap with: deploy one first")
-    if active.version == made.label:
-        return []
     check = Check(token, PICTURE.read_bytes())
+    if active.version == made.label:
+        environments.confirm(account, active.name, active.version, check)  # an earlier swap may have been cut off
+        return []
     name = other.name if other else next(colour for colour in steps.COLOURS if colour != active.name)
+    ready = steps.for_environment(account, made, other, name, account.preview, check)
     return [
         *steps.for_version(account, made),
         *steps.for_token(account, token),
-        *steps.for_environment(account, made, other, name, account.preview, check),
+        *(ready or [_checked(account, name, made.label, check)]),  # it is there, maybe because it failed its check
         *steps.for_swap(account, name, active, check),
     ]
 
@@ -118,9 +120,12 @@ def _back(account: Account) -> list[Step]:
     if active is None or other is None:
         raise NotDeployed("there is no second environment to swap back to")
     check = Check(steps.token_of(account), PICTURE.read_bytes())
-    confirm = partial(environments.confirm, account, other.name, other.version, check)
-    ask = Step(f"check {other.name} with version {other.version}", confirm)
+    ask = _checked(account, other.name, other.version, check)
     return [ask, *steps.for_swap(account, other.name, active, check)]
+
+
+def _checked(account: Account, name: str, version: str, check: Check) -> Step:
+    return Step(f"check {name} with version {version}", partial(environments.confirm, account, name, version, check))
 
 
 def _terminate(account: Account) -> list[Step]:

@@ -59,7 +59,8 @@ class Uploads:
         self._lock = threading.RLock()
         self._troubles: dict[str, int] = {}  # what fails -> how often since it last worked
         self._open_folder()
-        self._kept = deque(sorted(_kept_before(self.folder)))
+        now, wall = _steady(), time.time()
+        self._kept = deque((now - max(0.0, wall - at), path) for at, path in sorted(_kept_before(self.folder)))
         for half in self.folder.glob(".partial-*"):  # of a server that was killed while it wrote
             self._attempt("leftovers", "removed", partial(_clear, half))
 
@@ -79,8 +80,8 @@ class Uploads:
         written = self._attempt("pictures", "kept", lambda: self._write(path, content, person))
         with self._lock:
             if written:
-                self._kept.append((time.time(), path))
-            while self._kept and (len(self._kept) > self.most or time.time() - self._kept[0][0] > self.oldest):
+                self._kept.append((_steady(), path))
+            while self._kept and (len(self._kept) > self.most or _steady() - self._kept[0][0] > self.oldest):
                 old = self._kept.popleft()[1]
                 self._attempt("old pictures", "removed", partial(old.unlink, missing_ok=True))
         return path if written else None
@@ -154,6 +155,11 @@ class Uploads:
             if missed := self._troubles.pop(what, 0):
                 logger.warning("%s: %s are %s again, %d were not", self.folder, what, done, missed)
         return True
+
+
+def _steady() -> float:
+    """Return seconds of a clock that nobody sets, and that also goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _kept_before(folder: Path) -> Iterator[tuple[float, Path]]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LABELS = ("good", "defect")
+LONGEST = 86_400.0  # seconds of a lease: one that ends later comes from a clock that was wrong
 BUSY = 5.0  # seconds that a call waits while another process writes
 
 
@@ -82,11 +83,11 @@ class ReviewQueue:
     """
 
     def __init__(self, path: str | Path = "review.db", lease: float = 600, keys: Keys | None = None) -> None:
-        """Open or create the file. `lease` is in seconds; `keys` encrypt the pictures of owners.
+        """Open or create the file. `lease` is in seconds, a day at most; `keys` encrypt the pictures of owners.
 
         Raises `QueueUnavailable`, and ValueError for an invalid lease.
         """
-        self.lease, self.keys = arguments.number("lease", lease, 0, ends=False), keys
+        self.lease, self.keys = arguments.number("lease", lease, 1e-3, LONGEST), keys
         self.path = Path(path).absolute()
         self._lock, self._reads = threading.Lock(), threading.Lock()
         try:
@@ -139,7 +140,9 @@ class ReviewQueue:
         Raises `access.NoKey` and `access.Damaged` if its picture cannot be decrypted. The next call returns another item.
         """
         with self._transaction() as connection:
-            rows = connection.execute(review_tables.NEXT, {"now": clock.time(), "lease": self.lease}).fetchall()
+            rows = connection.execute(
+                review_tables.NEXT, {"now": clock.time(), "lease": self.lease, "longest": LONGEST}
+            ).fetchall()
         if not rows:
             return None
         id, shown, text, picture, owner = rows[0]
@@ -200,9 +203,11 @@ class ReviewQueue:
 
         `ids` may name items that were added without an owner. Answers that the owner gave to other people's items stay as
         labels, without the name. Remove the key first (`Keys.forget`): then no process adds another item of this owner.
-        Raises the errors of `forget`.
+        Raises the errors of `forget`, and ValueError for `ids` that are one text.
         """
         arguments.text("owner", owner, least=1)
+        if isinstance(ids, str):  # its letters would be taken for ids
+            raise ValueError(f"ids={arguments.shown(ids)}: give a list of ids")
         chosen = [(arguments.text("an id", id),) for id in ids]
         with self._transaction("FULL") as connection:
             (before,) = connection.execute("SELECT count(*) FROM review_items").fetchone()

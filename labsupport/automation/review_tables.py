@@ -32,7 +32,8 @@ VALUES (:id, :degree, :confidence, :opinion, :shown, :highlight, :picture, :owne
 """
 NEXT = """
 UPDATE review_items SET leased_until = :now + :lease WHERE row = (
-    SELECT row FROM review_items WHERE waiting AND leased_until <= :now ORDER BY row LIMIT 1
+    SELECT row FROM review_items
+    WHERE waiting AND (leased_until <= :now OR leased_until > :now + :longest) ORDER BY row LIMIT 1
 ) RETURNING id, shown, highlight, picture, owner
 """
 READ = """

@@ -158,7 +158,7 @@ def rollout(
     if action is Action.status and options:
         raise ValueError(f"status only looks: leave out {', '.join(map(str, options.values()))}")
     change = None if action is Action.status else {"action": action.value, **options}
-    address = arguments.address("--url", url or f"http://127.0.0.1:{loopback.default_port()}")
+    address = arguments.address("--url", f"http://127.0.0.1:{loopback.default_port()}" if url is None else url)
     try:
         status = Client(address, model, verify=cacert, token=security.token()).rollout(change)
     except requests.exceptions.SSLError:

@@ -38,7 +38,8 @@ def forget(person: str, data: Path, keys: Path, log: str | Path | None = None) -
     from labsupport.log import PREDICTIONS, PredictionLog
 
     with PredictionLog(file if log is None else log) as opened:
-        ids = opened.select(sql.select(PREDICTIONS.c.id).where(PREDICTIONS.c.person == person))
+        own = (PREDICTIONS.c.person == person) & PREDICTIONS.c.shadow.is_(False)  # of these ids nobody else has another
+        ids = opened.select(sql.select(PREDICTIONS.c.id).where(own))
         lines += _pictures(person, data, [row.id for row in ids])
         lines.append(f"predictions removed, with remarks on them: {len(opened.forget(person))}")
     return lines

@@ -10,6 +10,7 @@ import numpy as np
 
 from labsupport import images
 from labsupport.arguments import shown
+from labsupport.detection import videos
 from labsupport.images import folders, printable
 
 BLIND = 10  # pictures in a row that a device does not give, until it counts as gone
@@ -32,7 +33,8 @@ class Camera:
     day's pictures into a folder of another name, or use a new outbox. A picture that cannot be read is still a product,
     because something lies on the belt. Iterating again starts from the beginning.
 
-    Raises ValueError for any other source, and `CameraUnavailable`, also while iterating if a device is gone.
+    Raises ValueError for any other source, and `CameraUnavailable`, also while iterating if a device is gone, or if a
+    video ends before the number of frames that it promises.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -93,6 +95,9 @@ def _from_video(path: Path) -> Iterator[tuple[str, np.ndarray | None]]:
             number += 1
     finally:
         video.release()
+    promised = videos.promised(path)  # 0 if the file does not say
+    if number < max(1, promised - 1):  # some headers are one off
+        raise CameraUnavailable(f"{path}: it ends after {number} of {promised} frames: is the file whole?")
 
 
 def _from_device(number: int) -> Iterator[tuple[str, np.ndarray | None]]:

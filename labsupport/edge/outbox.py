@@ -84,6 +84,7 @@ class Outbox:
         except OutboxUnavailable:
             self.close()
             raise
+        self._identity = sqlite.identity(self.path)
 
     def id_of(self, product: str) -> str:
         """Return the id of a product's record, the same after a restart: 32 hexadecimal digits (RFC 9562, version 5)."""
@@ -108,13 +109,17 @@ class Outbox:
         if not isinstance(decision, Mapping) or not isinstance(prediction, Mapping | None):
             raise ValueError(f"decision={shown(decision)}, prediction={shown(prediction)}: give a dict of each")
         texts = [value and json.dumps(value) for value in (decision, prediction)]
+        if sqlite.identity(self.path) != self._identity:  # it would be written into a file that nobody finds again
+            raise OutboxUnavailable(f"{self.path} was deleted or replaced since it was opened: start again")
         with self._transaction("FULL") as connection:
             if (added := connection.execute(ADD, [product, texts[0]])).rowcount:
                 wait = "INSERT INTO outbox_waiting (number, prediction) VALUES (?, ?)"
                 connection.execute(wait, [added.lastrowid, texts[1]])
-        kept = self.get(product)
-        assert kept is not None  # decisions are never removed
-        return kept
+            (kept,) = connection.execute(
+                "SELECT decision FROM outbox_decisions WHERE product = ?", [product]
+            ).fetchone()
+        counts: dict[str, Any] = json.loads(kept)
+        return counts
 
     def batch(self, most: int) -> list[tuple[int, dict[str, Any]]]:
         """Return the oldest waiting records, `most` at most. Each is a number for `sent` or `refuse`, and the record to

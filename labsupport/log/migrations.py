@@ -3,6 +3,7 @@
 SCHEMA = 5  # the version, stored in SQLite's user_version, or in PostgreSQL as a comment on the table
 BOTH = {"predictions", "feedback"}
 KNOWN = {0: set(), 1: {"predictions"}, 2: BOTH, 3: BOTH, 4: BOTH}  # the tables that each older version has at least
+ALWAYS = {"row", "time", "id", "version", "latency", "detections", "status"}  # columns of every version
 STEPS = {  # from a version to the next one, after missing tables have been created
     1: ["ALTER TABLE predictions ADD COLUMN shadow BOOLEAN DEFAULT 0"],
     2: ["ALTER TABLE predictions ADD COLUMN noise FLOAT"],

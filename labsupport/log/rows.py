@@ -136,6 +136,8 @@ def remark(correct: bool | None, labels: Sequence[str] | None, retry: bool) -> R
         return {"correct": correct, "labels": None, "retry": retry}
     if isinstance(labels, str) or not isinstance(labels, Collection) or len(labels) > LABELS:
         raise ValueError(f"labels={arguments.shown(labels)}: give a list of at most {LABELS:,} labels")
+    if correct:
+        raise ValueError("correct=True, labels=[...]: labels say that the answer was wrong: give one of the two")
     labels = [arguments.text("a label", label, TEXT) for label in labels]
     if (size := sum(map(len, labels))) > REMARK:
         raise ValueError(f"labels: {size:,} characters in all: give at most {REMARK:,}")

@@ -40,6 +40,8 @@ def checked(record: Mapping[str, Any]) -> dict[str, Any]:
     ValueError: verdict='maybe': give one of 'accept', 'reject', 'undecided'
     """
     row = {"version": None, "reason": "", "prediction": None, **_fields("record", record)}
+    for name in row:
+        arguments.choice("a key of a record", name, (*DECIDED, "prediction"))
     for name, least in {"id": 1, "station": 0, "product": 0, "reason": 0}.items():
         arguments.text(name, row.get(name), rows.TEXT, least)
     for name, choices in CHOICES.items():

@@ -18,7 +18,7 @@ from sqlalchemy.types import TypeEngine
 
 from labsupport import sqlite
 from labsupport.extras import needed
-from labsupport.log.migrations import FOUND, KNOWN, MARK, SCHEMA, STEPS
+from labsupport.log.migrations import ALWAYS, FOUND, KNOWN, MARK, SCHEMA, STEPS
 
 BUSY = 2.0  # seconds that SQLite waits for another writer
 PATIENCE = {  # seconds (tcp_user_timeout: milliseconds) to wait for a server that does not answer
@@ -271,7 +271,7 @@ def _prepare(connection: sql.Connection, name: str) -> None:
                         connection.exec_driver_sql(statement)
                 connection.exec_driver_sql(MARK[connection.dialect.name].format(SCHEMA))
     version, tables = _found(connection)
-    if version != SCHEMA or PREDICTIONS.name not in tables:
+    if version != SCHEMA or not _ours(connection, tables):
         what = f"{name} holds schema {version} (tables: {', '.join(sorted(tables)) or None})"
         raise UnknownSchema(f"{what}, this labsupport reads {SCHEMA}: update it, or name another database")
 
@@ -279,7 +279,17 @@ def _prepare(connection: sql.Connection, name: str) -> None:
 def _older(connection: sql.Connection) -> bool:
     """Return whether this is an empty database, or one of a version that we can migrate."""
     version, tables = _found(connection)
-    return version in KNOWN and (KNOWN[version] <= tables if version else not tables)
+    if version not in KNOWN:
+        return False
+    return KNOWN[version] <= tables and _ours(connection, tables) if version else not tables
+
+
+def _ours(connection: sql.Connection, tables: set[str]) -> bool:
+    """Return whether there is a table of predictions, and with our columns. In PostgreSQL the version is written on it."""
+    if PREDICTIONS.name not in tables or connection.dialect.name != "sqlite":
+        return PREDICTIONS.name in tables
+    columns = connection.exec_driver_sql(f"SELECT name FROM pragma_table_info('{PREDICTIONS.name}')").scalars()
+    return {*columns} >= ALWAYS
 
 
 def _found(connection: sql.Connection) -> tuple[int, set[str]]:

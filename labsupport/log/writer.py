@@ -122,8 +122,13 @@ class Writer:
                 raise NotWritten(f"{len(self._queue):,} rows still wait to be written to the log after {timeout} s")
 
     def close(self) -> None:
-        """Write the waiting rows and end the thread. Drop and log rows that cannot be written within about 5 s."""
-        if (thread := self._thread) is None:
+        """Write the waiting rows and end the thread. Log how many cannot be written within about 5 s: these are lost."""
+        with self._changed:
+            if self._queue and self._thread is None:
+                self._start()  # no thread was free when the rows came
+            thread = self._thread
+        if thread is None:
+            self._left_behind()
             return
         atexit.unregister(self.close)
         with suppress(NotWritten):  # then the thread drops the rows and logs it
@@ -132,12 +137,22 @@ class Writer:
             self._closing = True
             self._changed.notify_all()
         thread.join(2 * tables.BUSY)
+        if thread.is_alive():  # it hangs in the database
+            self._left_behind()
+
+    def _left_behind(self) -> None:
+        with self._changed:
+            if waiting := len(self._queue):
+                logger.warning(
+                    "%s is closed, and %d rows are not written: they end with the program", self._name, waiting
+                )
 
     def _start(self) -> None:
         self._closing = False
+        atexit.unregister(self.close)
+        atexit.register(self.close)
         with suppress(RuntimeError):  # no thread is available now: the next row tries again
             self._thread = background.repeat(self._work, "PredictionLog", threading.Event(), after_error=DELAY)
-            atexit.register(self.close)
 
     def _work(self) -> bool:
         """Write and tend until the log closes or the database fails. Return whether the log is closed."""

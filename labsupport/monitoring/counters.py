@@ -98,6 +98,7 @@ class Metrics:
     def _count_remarks(self) -> None:
         self.feedback = self._counter("feedback_total", "What users said of answers.", "verdict")
         _begin_with_zeros(self.feedback, VERDICTS)
+        self.spoken = self._counter("feedback_answers_total", "Answers of which users said something.")
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
         return Counter(name, about, labels, registry=self.registry)
@@ -142,7 +143,8 @@ class Metrics:
             self.pixels.observe(features["width"] * features["height"])
 
     def said(self, correct: bool | None, labels: Sequence[str] | None, retry: bool) -> None:
-        """Count a user's feedback."""
+        """Count the first remark of a user on an answer."""
+        self.spoken.inc()
         verdict = "corrected" if labels is not None else {True: "correct", False: "wrong", None: None}[correct]
         for what in filter(None, (verdict, "retry" if retry else None)):
             self.feedback.labels(what).inc()

@@ -41,7 +41,8 @@ def learned(
 
     The limit is the loosest of those that the measure allows: `learn_limit` for all, `mean_limit` for means, and
     `p95_limit` for 95th percentiles. Raises ValueError for fewer than 10 windows with something to measure, for too few
-    rows to estimate a percentile, and for the drift rule, whose limit is a probability already.
+    rows to estimate a percentile, for windows that differ so much that no value could pass the limit, and for the drift
+    rule, whose limit is a probability already.
     """
     if isinstance(rule.measure, Drift):
         raise ValueError(f"{rule.name}: {rule.metric} is a p-value: its limit is the false-alarm rate, choose it")
@@ -59,6 +60,11 @@ def learned(
         bounds.append(p95_limit(windows, rate, upper))
     limit = max(bounds) if upper else min(bounds)
     limit = float(np.clip(limit, 0, 1)) if ratio else limit
+    if (ratio and limit >= 1) if upper else limit <= 0:
+        raise ValueError(
+            f"{rule.name}: no {rule.metric} can pass {limit:.3g}, because the healthy windows differ too much: learn from a "
+            "more even period, or allow more false alarms"
+        )
     if (independent := _independent(values)) < FEWEST:
         warnings.warn(
             f"{rule.name}: neighbouring windows resemble each other, so {len(values)} of them say as much as "

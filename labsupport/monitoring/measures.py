@@ -1,6 +1,7 @@
 """Each measure is one number for a time window.
 
-It has a Python form, computed from log rows, and a PromQL form. Both give the same value. Each measure selects rows and
+It has a Python form, computed from log rows, and a PromQL form. Both give the same value, except
+that of several remarks on one answer Prometheus counts the first and the log the last. Each measure selects rows and
 takes one value from each; most measures are the mean of these values. The PromQL form uses the metrics of `counters`.
 `panels` has a few measures more, such as the picture size, which are only charts of the dashboard.
 """
@@ -130,8 +131,10 @@ def _compared(reference: Columns, now: Columns, count: int) -> Reading:
         report = drift.compare(before, after, multivariate=(), groups=[_users(rows) for rows in (reference, now)])
     except containers.TooFewRows:
         return Reading(None, count)
-    much = report.to_frame().query("reading == 'large'")
-    return Reading(float(much["p_adjusted"].min()) if len(much) else 1.0, count, ", ".join(much["feature"]))
+    # missing values may be the clearer finding: a large effect counts beside them, too
+    much = [row for row in report.found if row["drifted"] and row["effect"] - row.get("noise", 0.0) >= LARGE]
+    names = [row["feature"] for row in sorted(much, key=lambda row: -row["effect"])]
+    return Reading(min((float(row["p_adjusted"]) for row in much), default=1.0), count, ", ".join(names))
 
 
 def _users(rows: Columns) -> np.ndarray:
@@ -205,6 +208,7 @@ def _per_second(values: np.ndarray, window: float) -> float:
     return len(values) / window
 
 
+LARGE = 0.25  # PSI beyond noise, from which a report calls a change large
 ANSWERED = _rate("predictions_total")
 FAILED = _rate("prediction_errors_total")
 TRIED = f"({ANSWERED} + {FAILED})"

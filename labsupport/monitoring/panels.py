@@ -40,7 +40,7 @@ SIZE = Measure(
 SPOKEN = Measure(
     *("feedback_ratio", "answers of which users said something", "ratio", "user"),
     *(("status", "correct", "retry"), _spoke),
-    promql=f'sum(rate(feedback_total{{job="{JOB}"}}[WINDOW])) / sum(rate(predictions_total{{job="{JOB}"}}[WINDOW]))',
+    promql=f'sum(rate(feedback_answers_total{{job="{JOB}"}}[WINDOW])) / sum(rate(predictions_total{{job="{JOB}"}}[WINDOW]))',
     counted=f'sum(increase(predictions_total{{job="{JOB}"}}[WINDOW]))',
 )
 PANELS = {  # a dashboard's rows

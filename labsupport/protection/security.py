@@ -22,7 +22,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from labsupport.access import OWNER, Person
+from labsupport.access import OWNER, READER, Person
 
 HOW = "start the server with LAB_TOKEN, and send that token in the header Authorization: Bearer ..."
 OPEN = ("/health",)  # reports only that the process is alive
@@ -141,12 +141,15 @@ def carries(headers: Headers, token: str | None) -> bool:
 
 
 def sender(scope: Scope) -> Person | None:
-    """Return the person who sends a request: as a guard found out, else the holder of `LAB_TOKEN`, else None."""
+    """Return the person who sends a request: as a guard found out, else the holder of a token of the server, else None."""
     state = scope.get("state") or {}
     if "person" in state:
         person: Person | None = state["person"]
         return person
-    return OWNER if carries(Headers(scope=scope), token()) else None
+    headers = Headers(scope=scope)
+    if carries(headers, token()):
+        return OWNER
+    return READER if carries(headers, read_token()) else None
 
 
 def may(scope: Scope, what: str) -> bool:

@@ -15,6 +15,7 @@ from labsupport.log import FEEDBACK, PREDICTIONS, PredictionLog
 from labsupport.rollout.evidence import Evidence, Keys
 from labsupport.rollout.gate import Outcomes
 from labsupport.rollout.journal import State
+from labsupport.rollout.shadow import NOT_SHOWN
 
 if TYPE_CHECKING:
     Query = sql.Select[*tuple[Any, ...]]  # with any number of columns
@@ -29,7 +30,7 @@ FASTEST, STEP = 1e-4, math.log(1.01)  # histogram of latencies: lowest value in 
 
 _row, _remark, _word = PREDICTIONS.c, FEEDBACK.c, FEEDBACK.alias().c
 _last_word = sql.select(_word.correct).where(_word.id == _row.id).order_by(_word.row.desc()).limit(1)
-_names = ("row", "time", "key", "version", "status", "latency", "n_detections", "shadow")
+_names = ("row", "time", "key", "version", "status", "latency", "n_detections", "shadow", "error")
 # what the user said of the answer that came; the candidate in shadow gave another one
 _correct = sql.case((_row.shadow.is_(False), _last_word.correlate(PREDICTIONS).scalar_subquery())).label("correct")
 _fields: list[sql.ColumnElement[Any]] = [*(_row[name] for name in _names), _correct]
@@ -189,7 +190,11 @@ class Tally:
         return wrong and not before
 
     def _is_ours(self, row: "Row") -> bool:
-        """Return whether one of our versions answered since then. Errors of the client (status 4xx) do not count."""
+        """Return whether one of our versions answered since then. Errors of the client (status 4xx) do not count, nor do
+        pictures that a candidate in shadow was not shown.
+        """
+        if row.error == NOT_SHOWN:
+            return False
         answers = row.version in self.counts and bool(row.shadow) is self._shadow and row.time >= self.since
         return bool(answers and (row.status is None or not 400 <= row.status < 500))
 

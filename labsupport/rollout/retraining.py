@@ -17,6 +17,7 @@ from labsupport.rollout.gate import MUCH, Gate, Judgement
 from labsupport.rollout.journal import State
 from labsupport.rollout.ramp import Rollout, checked
 from labsupport.rollout.router import Router
+from labsupport.rollout.shadow import NOT_SHOWN
 from labsupport.rollout.transitions import Changed, WrongMoment, as_seen, let_in, rolled_back
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class Retraining:
             raise ValueError(NO_LOG)
         since, until = self._began, self._until
         pairs = log.pairs(since=since, until=until)
-        shown = (pairs["candidate"] == self._candidate) & (pairs["candidate_error"].fillna("") != "NotShown")
+        shown = (pairs["candidate"] == self._candidate) & (pairs["candidate_error"].fillna("") != NOT_SHOWN)
         pairs = pairs[shown].head(self.most)
         if len(pairs) == self.most:  # no later picture needs to be read
             self._until = pairs["time"].iloc[-1].timestamp() + 1e-3

@@ -24,7 +24,7 @@ from labsupport.rollout.answering import answer, only_detections
 from labsupport.rollout.canary_split import Places, checked_key
 from labsupport.rollout.gate import plain
 from labsupport.rollout.journal import Journal, JournalUnavailable, State
-from labsupport.rollout.shadow import Shadow, note
+from labsupport.rollout.shadow import NOT_SHOWN, Shadow, note
 from labsupport.rollout.transitions import (
     StateStore,
     begun,
@@ -157,7 +157,7 @@ class Router:
                 if candidate := self._versions.ready(name):
                     self._shadow.show(candidate, id, image, confidence, key, person, self.log)
                 else:
-                    note(self.log, name, id, key, person, error="NotShown")
+                    note(self.log, name, id, key, person, error=NOT_SHOWN)
         except Exception:
             logger.exception("a picture was not shown to the candidate in shadow")
 

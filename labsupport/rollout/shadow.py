@@ -18,6 +18,7 @@ from labsupport.rollout import answering
 
 SHADOW_WAITING = 16  # pictures that may wait for a candidate in shadow; the rest are not shown to it
 SHADOW_BYTES = 100_000_000  # of all pictures that wait or are being processed: one of 25 megapixels has 75 MB
+NOT_SHOWN = "NotShown"  # the error in the log of a picture that the candidate did not get
 IDLE = 5.0  # seconds without a picture, after which the thread ends
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Shadow:
                 self._waiting.put_nowait((candidate, Copy(id, image, confidence, key, person, size), log))
                 self._runs = self._runs or self._started()
         if not fits:
-            note(log, candidate.version, id, key, person, error="NotShown")
+            note(log, candidate.version, id, key, person, error=NOT_SHOWN)
 
     def _started(self) -> bool:
         try:

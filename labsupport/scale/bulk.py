@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from labsupport import batch
+from labsupport import arguments, batch
 from labsupport.detection import Detector, parse_version
 from labsupport.images import folders
 from labsupport.models import best_precision
@@ -47,9 +47,11 @@ def predict_folder(
     Summary(rows=56, errors=0, resumed=0, left_out={})
     """
     folder, out = Path(folder).absolute(), Path(out).resolve()
-    version = version or f"yolov3-tiny/openvino-{best_precision()}"
+    version = f"yolov3-tiny/openvino-{best_precision()}" if version is None else version
     parse_version(version)
     batch.check(out, confidence, every)
+    if workers is not None:
+        arguments.number("workers", workers, 1, whole=True)
     ray = local_cluster.imported()
     if not ray.is_initialized():
         raise RuntimeError("this process is in no cluster: ray.init(address=...), or scale.LocalCluster()")

@@ -106,7 +106,8 @@ def deploy(
       while more than one picture waits at each, and removes them later.
     - `fronts`: the number of processes that decode, draw and log, about one for each three replicas.
     - `log`: the PostgreSQL URL of the log for predictions.
-    - `journal`: the file on the head's disk that stores the rollout's state; None keeps the state in memory.
+    - `journal`: the file on the head's disk that stores the rollout's state; None keeps the state in memory: if
+      that process dies, the last state stays in force and cannot be changed any more.
 
     A candidate that `PUT /rollout` names is deployed when it is first named, and stays for a rollback:
     `ray.serve.delete(version)` removes it. Beyond loopback every request must carry the token in `LAB_TOKEN`.
@@ -119,7 +120,7 @@ def deploy(
     ...     requests.get(app.url + "/ready").json()
     {'status': 'ready', 'versions': ['yolov3-tiny/openvino-bf16']}
     """
-    stable = stable or f"yolov3-tiny/openvino-{best_precision()}"
+    stable = f"yolov3-tiny/openvino-{best_precision()}" if stable is None else stable
     model = parse_version(stable)[0]
     if not 1 <= replicas[0] <= replicas[1] or fronts < 1:
         raise ValueError(
@@ -196,7 +197,8 @@ def _keeper(model: str, journal: Path | str | None = None, first: State | None =
         return ray.get_actor(f"rollout-{model}", namespace="labsupport")
     path = journal and str(Path(journal).absolute())
     options = {"name": f"rollout-{model}", "namespace": "labsupport", "lifetime": "detached", "get_if_exists": True}
-    actor = ray.remote(Keeper).options(num_cpus=0, resources=HEAD, max_restarts=-1, max_task_retries=3, **options)
+    again = -1 if path else 0  # without a file, a keeper that starts again would know the first state only
+    actor = ray.remote(Keeper).options(num_cpus=0, resources=HEAD, max_restarts=again, max_task_retries=3, **options)
     return actor.remote(path, first)
 
 

@@ -177,7 +177,11 @@ class Tap:
         with suppress(OSError):  # closed
             while True:
                 client = self._listening.accept()[0]
-                server = socket.create_connection(self._server)
+                try:
+                    server = socket.create_connection(self._server)
+                except OSError:  # the server is away: this client hears so, and the next one may find it again
+                    client.close()
+                    continue
                 self._open += [client, server]
                 for source, target in ((client, server), (server, client)):
                     background.start(functools.partial(self._pass_on, source, target), "tap")

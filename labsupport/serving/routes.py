@@ -185,8 +185,11 @@ def add_feedback_route(app: FastAPI, log: PredictionLog | None, metrics: Metrics
         responses=schemas.refusals(400, 404, 422, 503),
     )
     def feedback(said: FeedbackIn, request: Request) -> None:
-        check_own(log, said.prediction_id, request).feedback(said.prediction_id, said.correct, said.labels, said.retry)
-        metrics.said(said.correct, said.labels, said.retry)
+        own = check_own(log, said.prediction_id, request)
+        if own.feedback(
+            said.prediction_id, said.correct, said.labels, said.retry
+        ):  # a second remark is no second answer
+            metrics.said(said.correct, said.labels, said.retry)
 
 
 def add_records_route(app: FastAPI, log: PredictionLog | None) -> None:
