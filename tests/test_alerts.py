@@ -322,7 +322,9 @@ def test_too_few_rows_to_know_a_percentile_are_refused():
 
 def test_a_limit_that_nothing_can_pass_is_refused():
     light_and_dark = brightness(np.tile(np.repeat([0.5, 0.1], 60), 6))
-    with pytest.raises(ValueError, match=r"Dark: no brightness_mean can pass -\d.*: learn from a more even period"):
+    with pytest.raises(
+        ValueError, match=r"Dark: no brightness_mean can pass -\d.*: give a longer window, a more even period"
+    ):
         learned(DARK, light_and_dark, 0, 720)
     rows = {
         "time": np.arange(720.0),

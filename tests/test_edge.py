@@ -374,6 +374,10 @@ RUBBISH = [*(detected(**wrong) for wrong in WRONG.values()), detected(id="1" * 3
         (saying(OK % (9_999, b"[" * 9_999)), "not the lab's server"),
         *((saying(OK % (len(said), said)), "not the lab's server") for said in RUBBISH),
         (saying(b"HTTP/1.1 415 No\r\nContent-Length: 2\r\n\r\n{}"), "not the lab's server, it answered 415: {}"),
+        (
+            saying(b'HTTP/1.1 415 No\r\nContent-Length: 14\r\n\r\n{"detail": ""}'),
+            "not the lab's server, it answered 415: {",
+        ),
         (saying(b"HTTP/1.1 \0 No\r\n\r\n"), r"HTTP/1.1 \? No"),
         (saying(b"HTTP/1.1 500 Oh\r\nContent-Length: 2\r\n\r\noh"), "500: oh"),
         (saying(b"HTTP/1.1 302 Found\r\nLocation: http://login\r\nContent-Length: 0\r\n\r\n"), "302: "),
@@ -390,6 +394,7 @@ RUBBISH = [*(detected(**wrong) for wrong in WRONG.values()), detected(id="1" * 3
         *WRONG,
         "another request's",
         "no detail",
+        "no word",
         "NUL",
         "500",
         "login",

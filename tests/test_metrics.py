@@ -159,6 +159,21 @@ def test_rows_that_the_log_dropped_are_counted_once():
 # the server
 
 
+def test_each_verdict_on_an_answer_counts_once():
+    metrics, said = Metrics(), []
+    for correct, labels, retry in [
+        (None, None, True),
+        (True, None, False),
+        (False, None, True),
+        (False, ["cat"], False),
+    ]:
+        metrics.said(remark := {"correct": correct, "labels": labels, "retry": retry}, said)
+        said.append(remark)
+    samples = read(metrics.text())
+    counts = [total(samples, "feedback_total", verdict=one) for one in ("retry", "correct", "wrong", "corrected")]
+    assert counts == [1, 1, 1, 0] and total(samples, "feedback_answers_total") == 1
+
+
 def test_what_the_server_counts_is_what_was_asked_and_what_the_log_holds(tmp_path):
     picture = {"file": ("x.jpg", APPLE)}
     with (

@@ -1021,9 +1021,24 @@ def test_a_remark_that_contradicts_itself_is_refused(log):
     assert log.frame()["correct"].isna().all()
 
 
-def test_a_remark_says_whether_it_is_the_first(log):
-    record(log, "a")
-    assert [log.feedback("a", correct=False), log.feedback("a", retry=True)] == [True, False]
+def test_a_remark_hears_of_the_earlier_ones_also_of_one_that_comes_at_the_same_moment(log):
+    for number in range(20):
+        record(log, f"{number}")
+    log.flush()
+    for number in range(20):
+        together, heard = threading.Barrier(2), []
+
+        def say(id=f"{number}", together=together, heard=heard):
+            together.wait()
+            heard.append(log.feedback(id, correct=False))
+
+        threads = [threading.Thread(target=say) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(map(len, heard)) == [0, 1]
+        assert log.feedback(f"{number}", labels=["cat"]) == [{"correct": False, "labels": None, "retry": False}] * 2
 
 
 def test_rows_for_which_no_thread_was_free_are_written_at_the_end(file, monkeypatch):

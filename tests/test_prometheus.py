@@ -204,7 +204,8 @@ def _answer(metrics: Metrics, row: dict[str, float]) -> None:
 
 def _say(metrics: Metrics, row: dict[str, float]) -> None:
     correct = None if np.isnan(row["correct"]) else bool(row["correct"])
-    metrics.said(correct, ["car"] if row["labels"] == 1 else None, row["retry"] == 1)
+    labels = ["car"] if row["labels"] == 1 else None
+    metrics.said({"correct": correct, "labels": labels, "retry": row["retry"] == 1})
 
 
 def test_a_measure_is_the_same_number_in_prometheus_as_in_the_log(tmp_path):

@@ -52,7 +52,7 @@ def test_both_kinds_of_database_say_the_same(url, tmp_path):  # noqa: F811
     for log in logs:
         assert not len(log.decisions())
         log.receive([record(number) for number in range(10)])
-        assert log.feedback(f"{1:032x}", correct=False)  # a record's prediction is one like any other
+        assert log.feedback(f"{1:032x}", correct=False) == []  # a record's prediction is one like any other
     assert_frame_equal(logs[0].decisions(), logs[1].decisions())
     assert_frame_equal(logs[0].frame(), logs[1].frame())
     assert logs[0].frame()["correct"].tolist()[0] is False

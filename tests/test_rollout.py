@@ -356,6 +356,54 @@ def test_a_clock_that_is_set_back_stops_no_watcher(workers, log):
     assert routers[0].journal.judged(ramps[0].id) > before
 
 
+def test_while_the_clock_is_behind_its_step_a_ramp_holds_and_says_so_and_then_goes_on(workers, log):
+    clock, (router, *_) = workers
+    ramp = Rollout(router, "v2", gate=GATE)
+    clock.now -= 3600
+    answered(log, "v2", 40, failed=40, time=clock.now)  # before the step, as this clock says
+    judgement, status = ramp.look(), router.status()
+    assert judgement.verdict == "hold" and "the clock was set back to 3,600.0 s before this step" in judgement.reason
+    assert status["phase"] == "Degraded" and "the clock was set back to 3,600 s before this step" in status["trouble"]
+    assert (router.state.action, router.unjudged) == ("ramp", 0)
+    router.pause()
+    assert (router.status()["phase"], router.status()["trouble"]) == ("Paused", "")
+    router.resume()
+    clock.now += 3600 - OVERDUE
+    assert ramp.look().verdict == "hold"
+    assert (router.status()["phase"], router.status()["trouble"]) == ("Progressing", "")  # it will not be for long
+    clock.now += OVERDUE
+    assert ramp.look().reason == "0 of at least 20 requests"
+    answered(log, "v2", 20, time=clock.now)
+    assert ramp.look().verdict == "promote" and router.state.share == 25
+
+
+def test_what_was_seen_before_the_clock_was_set_back_still_rolls_back(workers, log):
+    clock, (router, *_) = workers
+    ramp = Rollout(router, "v2", gate=GATE)
+    for _ in range(30):
+        answered(log, "v1", 19, time=clock.now)
+        answered(log, "v2", 1, failed=1, time=clock.now)
+    clock.now -= 3600
+    assert ramp.look().verdict == "rollback" and router.state.action == "rollback"
+
+
+@pytest.mark.parametrize("back", [0.25, 60])
+def test_the_requests_of_a_step_count_for_no_later_one_though_the_clock_is_set_back(workers, log, back):
+    clock, routers = workers
+    ramp = Rollout(routers[0], "v2", gate=GATE)
+    clock.now += 100
+    answered(log, "v2", 20, time=clock.now)
+    clock.now -= back
+    assert ramp.look().verdict == "promote" and ramp.router.state.share == 25
+    answered(log, "v2", 20, time=clock.now + back)  # of the first step too: they were written late
+    assert ramp.look().verdict == "hold"
+    assert {Rollout.resumed(router).look().verdict for router in routers} == {"hold"}  # and who reads all rows again
+    clock.now += back + 1
+    assert ramp.look().reason == "0 of at least 20 requests"
+    answered(log, "v2", 20, time=clock.now)
+    assert ramp.look().verdict == "promote" and ramp.router.state.figures["requests"] == 20
+
+
 def test_in_real_time_four_workers_take_turns(log, tmp_path):
     routers = [Router(Version("v1"), Version("v2"), journal=tmp_path / "rollout.db", log=log) for _ in range(4)]
     workers = [Ramps({"m": router}) for router in routers]

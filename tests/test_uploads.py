@@ -75,6 +75,14 @@ def test_what_a_user_put_there_stays_whatever_its_name_age_and_number(folder):
     assert elsewhere.read_bytes() == OURS
 
 
+def test_one_text_is_no_list_of_ids(folder):
+    uploads = Uploads(folder)
+    kept = uploads.keep(fresh(), OURS)
+    with pytest.raises(ValueError, match=r"ids=.*: give a list of ids"):
+        uploads.forget(kept.stem)
+    assert kept.exists() and uploads.forget([kept.stem]) == 1
+
+
 def test_a_clock_that_is_set_makes_no_picture_older_or_younger(folder, monkeypatch):
     wall, steady = [time.time()], [0.0]
     monkeypatch.setattr(time, "time", lambda: wall[0])

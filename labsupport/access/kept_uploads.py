@@ -113,8 +113,11 @@ class Uploads:
     def forget(self, ids: Iterable[str]) -> int:
         """Remove the pictures that were kept under these ids, encrypted or not. Return the number of removed files.
 
-        Ids under which no picture was kept are ignored. Raises OSError if a file cannot be removed.
+        Ids under which no picture was kept are ignored. Raises OSError if a file cannot be removed, and ValueError
+        for one text.
         """
+        if isinstance(ids, str):  # its letters would be taken for ids
+            raise ValueError(f"ids={shown(ids)}: give a list of ids")
         gone = {self.folder / f"{id}{end}" for id in ids if re.fullmatch(ID, id) for end in (".jpg", ".bin")}
         removed = 0
         for path in gone:

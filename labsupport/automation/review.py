@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LABELS = ("good", "defect")
-LONGEST = 86_400.0  # seconds of a lease: one that ends later comes from a clock that was wrong
+LONGEST = 86_400.0  # seconds of a lease: one that ends twice as late comes from a clock that was wrong
 BUSY = 5.0  # seconds that a call waits while another process writes
 
 
@@ -141,7 +141,7 @@ class ReviewQueue:
         """
         with self._transaction() as connection:
             rows = connection.execute(
-                review_tables.NEXT, {"now": clock.time(), "lease": self.lease, "longest": LONGEST}
+                review_tables.NEXT, {"now": clock.time(), "lease": self.lease, "longest": 2 * LONGEST}
             ).fetchall()
         if not rows:
             return None

@@ -283,7 +283,7 @@ def calibrated(target: targets.Target, light: int = 80, seconds: float = 3, core
     loadtest.closed_loop(target, clients=slots, seconds=1)  # warm
     most = loadtest.closed_loop(target, clients=3 * slots, seconds=seconds)
     if most.share(targets.ANSWERED) < 1:
-        what = f"{most.share(targets.ANSWERED):.0%} of the requests were answered at full load"
+        what = f"{len(most.answered):,} of {len(most.outcomes):,} requests were answered at full load"
         raise MeasurementFailed(f"{what}: is it the lab's server, and has it so many cores?")
     rate = LIGHT * most.rate
     few = loadtest.open_loop(target, rate, seconds=min(light / rate, LONGEST), seed=light)

@@ -81,7 +81,7 @@ def look_there(
     try:
         answer: Any = json.loads(body) if status in (200, *PICTURES_FAULT) else None
         if status in PICTURES_FAULT:
-            raise NotTaken(f"{status}: {text('detail', answer['detail'], 10_000)}")
+            raise NotTaken(f"{status}: {text('detail', answer['detail'], 10_000, least=1)}")
         if status == 200:
             if answer["id"] != id:  # only the server knows it, from our request
                 raise ValueError(f"id={answer['id']!r}: give that of the request")

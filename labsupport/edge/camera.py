@@ -33,8 +33,8 @@ class Camera:
     day's pictures into a folder of another name, or use a new outbox. A picture that cannot be read is still a product,
     because something lies on the belt. Iterating again starts from the beginning.
 
-    Raises ValueError for any other source, and `CameraUnavailable`, also while iterating if a device is gone, or if a
-    video ends before the number of frames that it promises.
+    Raises ValueError for any other source, and `CameraUnavailable`, also while iterating if a device is gone. A video that
+    ends before the number of frames that it promises is reported in the log.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -97,7 +97,10 @@ def _from_video(path: Path) -> Iterator[tuple[str, np.ndarray | None]]:
         video.release()
     promised = videos.promised(path)  # 0 if the file does not say
     if number < max(1, promised - 1):  # some headers are one off
-        raise CameraUnavailable(f"{path}: it ends after {number} of {promised} frames: is the file whole?")
+        words = f"{path}: it ends after {number} of {promised} frames: is the file whole?"
+        if not number:
+            raise CameraUnavailable(words)
+        logger.warning(words)  # no error: a film that was cut on a phone promises the frames that were cut off, too
 
 
 def _from_device(number: int) -> Iterator[tuple[str, np.ndarray | None]]:

@@ -76,6 +76,7 @@ class Outbox:
             ) from error
         except sqlite3.Error as error:
             raise OutboxUnavailable(f"{self.path}: {error}: {_cure(error)}") from error
+        self._identity = sqlite.identity(self.path)
         self.close = weakref.finalize(
             self, self._connection.close
         )  # at the latest when nobody holds the outbox any more
@@ -84,7 +85,6 @@ class Outbox:
         except OutboxUnavailable:
             self.close()
             raise
-        self._identity = sqlite.identity(self.path)
 
     def id_of(self, product: str) -> str:
         """Return the id of a product's record, the same after a restart: 32 hexadecimal digits (RFC 9562, version 5)."""
@@ -109,8 +109,7 @@ class Outbox:
         if not isinstance(decision, Mapping) or not isinstance(prediction, Mapping | None):
             raise ValueError(f"decision={shown(decision)}, prediction={shown(prediction)}: give a dict of each")
         texts = [value and json.dumps(value) for value in (decision, prediction)]
-        if sqlite.identity(self.path) != self._identity:  # it would be written into a file that nobody finds again
-            raise OutboxUnavailable(f"{self.path} was deleted or replaced since it was opened: start again")
+        self._check_file()
         with self._transaction("FULL") as connection:
             if (added := connection.execute(ADD, [product, texts[0]])).rowcount:
                 wait = "INSERT INTO outbox_waiting (number, prediction) VALUES (?, ?)"
@@ -118,8 +117,14 @@ class Outbox:
             (kept,) = connection.execute(
                 "SELECT decision FROM outbox_decisions WHERE product = ?", [product]
             ).fetchone()
+        self._check_file()
         counts: dict[str, Any] = json.loads(kept)
         return counts
+
+    def _check_file(self) -> None:
+        """Raise `OutboxUnavailable` if what is written now is in a file that nobody finds again."""
+        if sqlite.identity(self.path) != self._identity:
+            raise OutboxUnavailable(f"{self.path} was deleted or replaced since it was opened: start again")
 
     def batch(self, most: int) -> list[tuple[int, dict[str, Any]]]:
         """Return the oldest waiting records, `most` at most. Each is a number for `sent` or `refuse`, and the record to

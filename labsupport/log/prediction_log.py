@@ -121,22 +121,22 @@ class PredictionLog(LogReader):
 
     def feedback(
         self, id: str, correct: bool | None = None, labels: Sequence[str] | None = None, retry: bool = False
-    ) -> bool:
+    ) -> list[rows.Remark]:
         """Record a user's remark on an answer: it was correct or not, what is in the picture instead, or "try again".
 
         Labels are a correction: at most 1,000 of 1,000 characters each, 200,000 together. If a prediction has several
-        remarks, the last counts. The remark is written when this returns. Returns whether it is the first one. Raises
+        remarks, the last counts. The remark is written when this returns. Returns the earlier remarks. Raises
         `UnknownPrediction`, `NotWritten` if the database cannot be written, and ValueError for an empty remark, too many or
         too long labels, or labels not text.
         """
         remark, id = rows.remark(correct, labels, retry), rows.clean(str(id))
         with self._writing():
-            first = self._row_of(id).said is None
+            self._row_of(id)
             with self._engine.begin() as connection:
-                rows.note(connection, id, remark)
+                earlier = rows.note(connection, id, remark)
                 if connection.execute(_rows_of(id)).first() is None:  # `forget` has removed it meanwhile
                     raise unknown(id)
-        return first
+        return earlier
 
     def person_of(self, id: str) -> str | None:
         """Return the id of the person who sent the request of a prediction; None if it was recorded without one.
@@ -242,7 +242,7 @@ class PredictionLog(LogReader):
 
 def _rows_of(id: str) -> "rows.Query":
     """Return the query for the rows of a prediction: the answer before those of candidates in shadow."""
-    asked = sql.select(PREDICTIONS.c.person, PREDICTIONS.c.shadow, PREDICTIONS.c.said).where(PREDICTIONS.c.id == id)
+    asked = sql.select(PREDICTIONS.c.person, PREDICTIONS.c.shadow).where(PREDICTIONS.c.id == id)
     return asked.order_by(PREDICTIONS.c.shadow)
 
 

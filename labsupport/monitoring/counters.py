@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 if not os.environ.get(FOLDER, "unset").strip():
@@ -46,6 +46,7 @@ REJECTED = {
     503: "unavailable",  # the queue is full, or the model is not installed
 }
 VERDICTS = ("correct", "wrong", "corrected", "retry")
+WRONG = {"wrong", "corrected"}
 
 
 class Metrics:
@@ -142,12 +143,15 @@ class Metrics:
             self.brightness.observe(features["brightness"])
             self.pixels.observe(features["width"] * features["height"])
 
-    def said(self, correct: bool | None, labels: Sequence[str] | None, retry: bool) -> None:
-        """Count the first remark of a user on an answer."""
-        self.spoken.inc()
-        verdict = "corrected" if labels is not None else {True: "correct", False: "wrong", None: None}[correct]
-        for what in filter(None, (verdict, "retry" if retry else None)):
+    def said(self, remark: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Count a user's remark (`correct`, `labels`, `retry`) on an answer, but for what `earlier` remarks on it said."""
+        known = {what for one in earlier for what in _said(one)}
+        if known & WRONG:  # an answer is wrong once, and then corrected
+            known |= WRONG
+        for what in _said(remark) - known:
             self.feedback.labels(what).inc()
+        if not earlier:
+            self.spoken.inc()
 
     def dropped(self, rows: int) -> None:
         """Set the number of rows that the log has dropped so far."""
@@ -228,6 +232,16 @@ class Watch:
         finally:
             self.metrics.in_progress.dec()
             self.metrics.answered(handler, method, status, time.perf_counter() - started)
+
+
+def _said(remark: Mapping[str, Any]) -> set[str]:
+    """Return the verdicts in a remark.
+
+    >>> sorted(_said({"correct": False, "labels": None, "retry": True}))
+    ['retry', 'wrong']
+    """
+    verdict = "corrected" if remark["labels"] is not None else {True: "correct", False: "wrong"}.get(remark["correct"])
+    return {*filter(None, (verdict, "retry" if remark["retry"] else None))}
 
 
 def _now(versions: set[tuple[str, str]], workers: list[int], unjudged: Mapping[str, float]) -> Iterator[Metric]:

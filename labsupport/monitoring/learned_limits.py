@@ -62,8 +62,8 @@ def learned(
     limit = float(np.clip(limit, 0, 1)) if ratio else limit
     if (ratio and limit >= 1) if upper else limit <= 0:
         raise ValueError(
-            f"{rule.name}: no {rule.metric} can pass {limit:.3g}, because the healthy windows differ too much: learn from a "
-            "more even period, or allow more false alarms"
+            f"{rule.name}: no {rule.metric} can pass {limit:.3g}, because the healthy windows differ too much or have too "
+            "few rows: give a longer window, a more even period, or allow more false alarms"
         )
     if (independent := _independent(values)) < FEWEST:
         warnings.warn(

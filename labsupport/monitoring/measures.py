@@ -1,7 +1,7 @@
 """Each measure is one number for a time window.
 
 It has a Python form, computed from log rows, and a PromQL form. Both give the same value, except
-that of several remarks on one answer Prometheus counts the first and the log the last. Each measure selects rows and
+that of several remarks on one answer Prometheus counts each verdict once and the log the last. Each measure selects rows and
 takes one value from each; most measures are the mean of these values. The PromQL form uses the metrics of `counters`.
 `panels` has a few measures more, such as the picture size, which are only charts of the dashboard.
 """

@@ -141,15 +141,12 @@ def carries(headers: Headers, token: str | None) -> bool:
 
 
 def sender(scope: Scope) -> Person | None:
-    """Return the person who sends a request: as a guard found out, else the holder of a token of the server, else None."""
+    """Return the person who sends a request: as a guard found out, else the holder of `LAB_TOKEN`, else None."""
     state = scope.get("state") or {}
     if "person" in state:
         person: Person | None = state["person"]
         return person
-    headers = Headers(scope=scope)
-    if carries(headers, token()):
-        return OWNER
-    return READER if carries(headers, read_token()) else None
+    return OWNER if carries(Headers(scope=scope), token()) else None
 
 
 def may(scope: Scope, what: str) -> bool:
@@ -197,7 +194,10 @@ class WrongTokens:
 
 
 class TokenGuard:
-    """Pass a request that carries the token, or the read-only token and only reads. Check before the body is read."""
+    """Pass a request that carries the token, or the read-only token and only reads. Check before the body is read.
+
+    The app finds the sender in the request's state, so that it does not look at tokens that may have changed meanwhile.
+    """
 
     def __init__(self, app: ASGIApp, token: str, read_token: str | None = None) -> None:
         self.app, self.token, self.read_token = app, token, read_token
@@ -205,13 +205,17 @@ class TokenGuard:
         self.wrong_tokens: WrongTokens = getattr(self.state, "wrong_tokens", None) or WrongTokens()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN and not self._may(scope):
-            return await self.wrong_tokens.refuse(scope, receive, send)
+        if scope["type"] == "http" and scope["path"] not in OPEN:
+            person = self._sender(Headers(scope=scope))
+            if person is None or (person is READER and scope["method"] not in READS):
+                return await self.wrong_tokens.refuse(scope, receive, send)
+            scope.setdefault("state", {})["person"] = person
         await self.app(scope, receive, send)
 
-    def _may(self, scope: Scope) -> bool:
-        headers = Headers(scope=scope)
-        return carries(headers, self.token) or (scope["method"] in READS and carries(headers, self.read_token))
+    def _sender(self, headers: Headers) -> Person | None:
+        if carries(headers, self.token):
+            return OWNER
+        return READER if carries(headers, self.read_token) else None
 
 
 class SiteGuard:

@@ -15,7 +15,7 @@ from labsupport.rollout.gate import Gate, Judgement
 from labsupport.rollout.journal import Ramp, State
 from labsupport.rollout.ramp_figures import Watch, outcomes_since
 from labsupport.rollout.router import Router
-from labsupport.rollout.transitions import Change, WrongMoment, as_seen, calm, let_in, ramp_id, stepped_up
+from labsupport.rollout.transitions import Change, WrongMoment, as_seen, behind, calm, let_in, ramp_id, stepped_up
 
 POLL = 0.5  # seconds between two times that a watcher reads the journal to see whether a ramp is under way
 MOST_STEPS = 100
@@ -101,6 +101,7 @@ class Rollout:
         """Check the figures now, apply the gate's verdict to the router, and return the judgement.
 
         Each call is a check. It counts as failed if a limit is broken. `run` and a server use `look_in_turn` instead.
+        While the clock is behind the present step, new requests do not count. Then the ramp holds, unless it rolls back.
         Raises the errors of reading the log or the journal; then nothing has changed.
         """
         state = self.router.state
@@ -115,7 +116,10 @@ class Rollout:
             self._watch = Watch(self.router.log, state.stable, state.candidate, ramp["began"])
         judgement = self.gate.decide(self._watch.figures(ramp["since"]), state.stable, ramp["failures"])
         self.router.journal.looked(self.id)
-        self._act(judgement, state)
+        if (late := behind(state)) and judgement.verdict != "rollback":
+            words = f"the clock was set back to {late:,.1f} s before this step: no request counts"
+            judgement = Judgement("hold", words)
+        self._act(judgement, state, self._watch.newest)
         return judgement
 
     def look_in_turn(self) -> float:
@@ -149,12 +153,12 @@ class Rollout:
     def _goes_on(self, state: State) -> bool:
         return state.ramp is not None and ramp_id(state.ramp) == self.id
 
-    def _act(self, judgement: Judgement, seen: State) -> None:
+    def _act(self, judgement: Judgement, seen: State, newest: float = 0.0) -> None:
         failures = int(judgement.figures.get("failures", 0))
         if judgement.verdict == "rollback":
             self._change("rollback", judgement, seen, calm)
         elif judgement.verdict == "promote":
-            self._change("promote", judgement, seen, stepped_up)
+            self._change("promote", judgement, seen, lambda state: stepped_up(state, newest))
         elif seen.ramp is not None and failures > seen.ramp["failures"]:
             failed: Ramp = {**seen.ramp, "failures": failures}
             self._change("check failed", judgement, seen, lambda state: replace(state, ramp=failed))

@@ -93,6 +93,11 @@ class Watch:
         self._step = self._ramp = Tally(log, began, (stable, candidate))  # until the first step ends
         self._evidence, self._keys, self._counted = Evidence(), Keys(), 0
 
+    @property
+    def newest(self) -> float:
+        """Return the time of the newest request in the last figures of the step, in seconds since the epoch; 0 if none."""
+        return self._step.newest
+
     def figures(self, since: float) -> dict[str, float]:
         """Return the candidate's metrics since then, those of the stable version (`stable_...`) and the evidence.
 
@@ -157,6 +162,7 @@ class Tally:
     def __init__(self, log: PredictionLog, since: float, versions: tuple[str, ...], shadow: bool = False) -> None:
         self.since, self.counts, self._shadow = since, {version: Counts() for version in versions}, shadow
         self.said = False  # whether any user has called one of these answers right or wrong
+        self.newest = 0.0  # the latest time of a counted row
         self._corrected: set[int] = set()  # rows whose last remark calls the answer wrong
         last, remark = (log.select(sql.select(sql.func.max(column)))[0][0] or 0 for column in (_row.row, _remark.row))
         first = log.select(first_row(since))[0][0] or last + 1  # queried after `last`, so that no row is missed
@@ -173,6 +179,7 @@ class Tally:
             for row in rows:
                 self.counts[row.version].add(row)
                 self.said = self.said or row.correct is not None
+                self.newest = max(self.newest, row.time)
             self._corrected.difference_update(row.row for row in rows)  # an emptied log uses the same numbers again
             self._corrected.update(row.row for row in rows if row.correct == 0)
             yield [] if late else rows, []

@@ -28,10 +28,11 @@ from labsupport.rollout.shadow import NOT_SHOWN, Shadow, note
 from labsupport.rollout.transitions import (
     StateStore,
     begun,
+    behind,
     let_in,
+    overdue,
     paused,
     promoted,
-    ramp_id,
     resumed,
     returned,
     rolled_back,
@@ -212,24 +213,17 @@ class Router:
     @property
     def unjudged(self) -> float:
         """Return for how many seconds the next check of the ramp has been overdue; 0 without a ramp, or if it is paused."""
-        state = self.state
-        if state.ramp is None or state.paused:
-            return 0.0
-        try:
-            judged = self.journal.judged(ramp_id(state.ramp))
-        except JournalUnavailable:
-            judged = 0.0
-        return max(0.0, time.time() - max(judged, state.time) - state.ramp["interval"])
+        return overdue(self.state, self.journal)
 
     def status(self) -> dict[str, Any]:
         """Return the state as a dictionary, with the names of the versions in memory and the phase of the rollout.
         `trouble` describes problems in this process. `unjudged_seconds` is the time for which a check of the ramp has been
-        overdue. The phase is "Degraded" after a rollback, and if a check is overdue for more than `OVERDUE` seconds. `loads`
-        is whether versions other than `versions` can be loaded by their names.
+        overdue. The phase is "Degraded" after a rollback, and if a check is overdue, or the clock is behind the step,
+        by more than `OVERDUE` seconds. `loads` is whether versions other than `versions` can be loaded by their names.
         """
         state, unjudged = self.state, self.unjudged
         phase = "Paused" if state.paused else "Progressing" if state.candidate else "Healthy"
-        if state.action == "rollback" or unjudged > OVERDUE:
+        if state.action == "rollback" or max(unjudged, behind(state)) > OVERDUE:
             phase = "Degraded"
         words = {"trouble": self._trouble(state, unjudged), "unjudged_seconds": unjudged, "loads": self._versions.loads}
         return {"phase": phase, **asdict(state), "versions": self._versions.names(), **words}
@@ -297,4 +291,6 @@ class Router:
                 words.append(f"{name} gets no requests here: {trouble}")
         if unjudged > OVERDUE:
             words.append(f"nobody has judged the ramp, which has been overdue for {unjudged:.0f} s")
+        if (late := behind(state)) > OVERDUE:
+            words.append(f"the clock was set back to {late:,.0f} s before this step of the ramp: no request counts")
         return "; ".join(words)

@@ -1,6 +1,7 @@
 """Compute the next `State` from the state in force. The functions have no side effects.
 
 A step that is not possible in that state raises `WrongMoment`. A step that changes nothing returns the same object.
+`overdue` and `behind` tell how late a ramp is.
 """
 
 import time
@@ -8,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from labsupport.rollout.journal import Ramp, State
+from labsupport.rollout.journal import JournalUnavailable, Ramp, State
 
 Change = Callable[[State], State]
+WRITTEN = 1.0  # seconds after a request within which its row is usually in the log
 
 
 class StateStore(Protocol):
@@ -83,14 +85,20 @@ def promoted(state: State) -> State:
     return replace(calm(state), stable=candidate, previous=state.stable)
 
 
-def stepped_up(state: State) -> State:
-    """Go to the next step of the ramp. After the last step, promote the candidate."""
+def stepped_up(state: State, newest: float = 0.0) -> State:
+    """Go to the next step of the ramp. After the last step, promote the candidate.
+
+    `newest` is the time of the newest request of the present step. If the clock was set back and is before that, the next
+    step begins after `newest`, so that no request of this step counts for it.
+    """
     if state.ramp is None:
         raise WrongMoment("no ramp is under way, so there is no next step")
     higher = [step for step in state.ramp["steps"] if step > state.share]
     if not higher:
         return promoted(state)
-    return replace(state, share=higher[0], ramp={**state.ramp, "since": time.time()})
+    now = time.time()
+    since = now if now >= newest else newest + WRITTEN
+    return replace(state, share=higher[0], ramp={**state.ramp, "since": since})
 
 
 def switched(state: State) -> State:
@@ -139,6 +147,28 @@ def without(state: State, name: str, given: str) -> State:
 def ramp_id(ramp: Ramp) -> str:
     """Return the id of a ramp. A ramp from an older version of the lab has no id, so return the time when it began."""
     return ramp.get("id") or str(ramp["began"])
+
+
+def overdue(state: State, journal: StateStore) -> float:
+    """Return for how many seconds the next check of the ramp has been overdue; 0 without a ramp, or if it is paused."""
+    if state.ramp is None or state.paused:
+        return 0.0
+    try:
+        judged = journal.judged(ramp_id(state.ramp))
+    except JournalUnavailable:
+        judged = 0.0
+    return max(0.0, time.time() - max(judged, state.time) - state.ramp["interval"])
+
+
+def behind(state: State) -> float:
+    """Return the seconds until the clock reaches the beginning of the ramp's step; 0 without a ramp, or if it is paused.
+
+    They are more than 0 if the clock was set back. Until it is there, the rows of new requests lie before the step, so
+    they do not count.
+    """
+    if state.ramp is None or state.paused:
+        return 0.0
+    return max(0.0, state.ramp["since"] - time.time())
 
 
 def _demand(condition: bool, message: str) -> None:

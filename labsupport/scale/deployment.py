@@ -107,7 +107,7 @@ def deploy(
     - `fronts`: the number of processes that decode, draw and log, about one for each three replicas.
     - `log`: the PostgreSQL URL of the log for predictions.
     - `journal`: the file on the head's disk that stores the rollout's state; None keeps the state in memory: if
-      that process dies, the last state stays in force and cannot be changed any more.
+      that process dies, the last state stays in force and cannot be changed, and no front can start again: deploy anew.
 
     A candidate that `PUT /rollout` names is deployed when it is first named, and stays for a rollback:
     `ray.serve.delete(version)` removes it. Beyond loopback every request must carry the token in `LAB_TOKEN`.

@@ -186,10 +186,8 @@ def add_feedback_route(app: FastAPI, log: PredictionLog | None, metrics: Metrics
     )
     def feedback(said: FeedbackIn, request: Request) -> None:
         own = check_own(log, said.prediction_id, request)
-        if own.feedback(
-            said.prediction_id, said.correct, said.labels, said.retry
-        ):  # a second remark is no second answer
-            metrics.said(said.correct, said.labels, said.retry)
+        earlier = own.feedback(said.prediction_id, said.correct, said.labels, said.retry)
+        metrics.said({"correct": said.correct, "labels": said.labels, "retry": said.retry}, earlier)
 
 
 def add_records_route(app: FastAPI, log: PredictionLog | None) -> None:
