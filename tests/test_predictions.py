@@ -1038,7 +1038,8 @@ def test_a_remark_hears_of_the_earlier_ones_also_of_one_that_comes_at_the_same_m
         for thread in threads:
             thread.join()
         assert sorted(map(len, heard)) == [0, 1]
-        assert log.feedback(f"{number}", labels=["cat"]) == [{"correct": False, "labels": None, "retry": False}] * 2
+        assert log.feedback(f"{number}", labels=["cat"]) == [{"correct": False, "labels": None, "retry": False}]
+        assert len(log.feedback(f"{number}", labels=["dog"])) == 2  # however many there are
 
 
 def test_rows_for_which_no_thread_was_free_are_written_at_the_end(file, monkeypatch):

@@ -32,14 +32,17 @@ class Clock:
     """The time, as the modules of the rollout see it: it stands until somebody moves it."""
 
     def __init__(self, monkeypatch, now: float = 1_750_000_000.0) -> None:
-        self.now = now
+        self.now, self.set_back = now, 0.0
         for module in ("answering", "journal", "ramp", "router", "shadow", "transitions"):
             monkeypatch.setattr(f"labsupport.rollout.{module}.time", self, raising=False)
 
     def time(self) -> float:
         return self.now
 
-    monotonic = perf_counter = time
+    def monotonic(self) -> float:
+        return self.now + self.set_back
+
+    perf_counter = time
 
 
 def answered(log, version, count, failed=0, **seen):
@@ -392,8 +395,9 @@ def test_the_requests_of_a_step_count_for_no_later_one_though_the_clock_is_set_b
     clock, routers = workers
     ramp = Rollout(routers[0], "v2", gate=GATE)
     clock.now += 100
+    assert ramp.look().verdict == "hold"
     answered(log, "v2", 20, time=clock.now)
-    clock.now -= back
+    clock.now, clock.set_back = clock.now - back, back
     assert ramp.look().verdict == "promote" and ramp.router.state.share == 25
     answered(log, "v2", 20, time=clock.now + back)  # of the first step too: they were written late
     assert ramp.look().verdict == "hold"
@@ -402,6 +406,15 @@ def test_the_requests_of_a_step_count_for_no_later_one_though_the_clock_is_set_b
     assert ramp.look().reason == "0 of at least 20 requests"
     answered(log, "v2", 20, time=clock.now)
     assert ramp.look().verdict == "promote" and ramp.router.state.figures["requests"] == 20
+
+
+def test_a_request_from_a_clock_that_was_ahead_stalls_no_ramp(workers, log):
+    clock, (router, *_) = workers
+    ramp = Rollout(router, "v2", gate=GATE)
+    answered(log, "v2", 20, time=clock.now + 86_400)
+    assert ramp.look().verdict == "promote" and router.status()["trouble"] == ""
+    clock.now += 1
+    assert "the clock was set back" not in ramp.look().reason
 
 
 def test_in_real_time_four_workers_take_turns(log, tmp_path):

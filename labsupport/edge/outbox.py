@@ -117,7 +117,7 @@ class Outbox:
             (kept,) = connection.execute(
                 "SELECT decision FROM outbox_decisions WHERE product = ?", [product]
             ).fetchone()
-        self._check_file()
+            self._check_file()  # raising, it takes back what was written
         counts: dict[str, Any] = json.loads(kept)
         return counts
 

@@ -3,6 +3,7 @@
 `Gate` judges each step. `Rollout` applies the verdict to the `Router`.
 """
 
+import math
 import secrets
 import threading
 import time
@@ -55,6 +56,7 @@ class Rollout:
     """
 
     _watch: Watch | None = None  # made at the first check
+    _ahead = -math.inf  # seconds that the wall clock was before the steady one at most, at a check of this process
 
     def __init__(
         self,
@@ -119,8 +121,17 @@ class Rollout:
         if (late := behind(state)) and judgement.verdict != "rollback":
             words = f"the clock was set back to {late:,.1f} s before this step: no request counts"
             judgement = Judgement("hold", words)
-        self._act(judgement, state, self._watch.newest)
+        self._act(judgement, state, min(self._watch.newest, time.time() + self._set_back()))
         return judgement
+
+    def _set_back(self) -> float:
+        """Return by how many seconds the wall clock was set back since a check of this process.
+
+        Only so far may requests of a step lie in the future. A later time comes from a clock that was ahead.
+        """
+        ahead = time.time() - time.monotonic()
+        self._ahead = max(self._ahead, ahead)
+        return self._ahead - ahead
 
     def look_in_turn(self) -> float:
         """Check if no process has done so in the last `interval` seconds. Return the seconds until the next check."""
