@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LABELS = ("good", "defect")
-LONGEST = 86_400.0  # seconds of a lease: one that ends twice as late comes from a clock that was wrong
+LONGEST = 86_400.0  # the longest lease, in seconds
 BUSY = 5.0  # seconds that a call waits while another process writes
 
 
@@ -140,6 +140,7 @@ class ReviewQueue:
         Raises `access.NoKey` and `access.Damaged` if its picture cannot be decrypted. The next call returns another item.
         """
         with self._transaction() as connection:
+            # a reservation for more than two days comes from a clock that was wrong
             rows = connection.execute(
                 review_tables.NEXT, {"now": clock.time(), "lease": self.lease, "longest": 2 * LONGEST}
             ).fetchall()

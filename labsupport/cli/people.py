@@ -73,9 +73,8 @@ def audit(
     names = {one.id: one.name for one in access.users.all()}
     ids = {name: id for id, name in names.items()}
     id = None if person is None else ids.get(person, person)
-    if (
-        id is not None and id not in (*names, *RESERVED) and not ID.fullmatch(id)
-    ):  # an id may be of somebody who was forgotten
+    # an id may be of somebody who was forgotten
+    if id is not None and id not in (*names, *RESERVED) and not ID.fullmatch(id):
         raise ValueError(f"--person={person!r}: nobody has this name: labsupport users lists all")
     for line in lines(access.trail, names, person=id):
         typer.echo(line)

@@ -125,10 +125,9 @@ class PredictionLog(LogReader):
         """Record a user's remark on an answer: it was correct or not, what is in the picture instead, or "try again".
 
         Labels are a correction: at most 1,000 of 1,000 characters each, 200,000 together. If a prediction has several
-        remarks, the last counts. The remark is written when this returns. Returns what earlier remarks said
-        (`rows.note`). Raises
-        `UnknownPrediction`, `NotWritten` if the database cannot be written, and ValueError for an empty remark, too many or
-        too long labels, or labels not text.
+        remarks, the last counts. The remark is written when this returns. Returns the different earlier remarks on the
+        prediction, with "" for their labels. Raises `UnknownPrediction`, `NotWritten` if the database cannot be written, and
+        ValueError for an empty remark, labels beside `correct=True`, too many or too long labels, or labels not text.
         """
         remark, id = rows.remark(correct, labels, retry), rows.clean(str(id))
         with self._writing():

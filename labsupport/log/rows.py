@@ -176,19 +176,18 @@ def to_frame(columns: Mapping[str, list[Any]], kinds: Mapping[str, type]) -> "pd
 
 
 def note(connection: sql.Connection, id: str, said: Remark) -> list[Remark]:
-    """Insert a remark, and store its row number with the prediction. Return what earlier remarks on it said, each once.
+    """Insert a remark, and store its row number with the prediction. Return the different earlier remarks on it.
 
-    Their labels are "", whatever they are. This is part of the caller's transaction. The other remarks are read last, so
-    that two that come together see each other.
+    An earlier remark with labels has "" in their place. This is part of the caller's transaction. The other remarks are
+    read last, so that two that come together see each other.
     """
     key = connection.execute(sql.insert(FEEDBACK).values(time=clock.time(), id=id, **said)).inserted_primary_key
     assert key is not None  # an insert of one row has one
     number, last = key[0], PREDICTIONS.c.said
     later = sql.or_(last.is_(None), last < number)  # another process may be inserting a later remark
     connection.execute(sql.update(PREDICTIONS).where(PREDICTIONS.c.id == id, later).values(said=number))
-    corrected = sql.case((FEEDBACK.c.labels.is_not(None), "")).label(
-        "labels"
-    )  # thousands of remarks are at most a few rows
+    # without the labels' texts, thousands of remarks are at most a few rows
+    corrected = sql.case((FEEDBACK.c.labels.is_not(None), "")).label("labels")
     asked = sql.select(FEEDBACK.c.correct, corrected, FEEDBACK.c.retry).distinct()
     earlier = connection.execute(asked.where(FEEDBACK.c.id == id, FEEDBACK.c.row != number))
     return [Remark(correct=row.correct, labels=row.labels, retry=bool(row.retry)) for row in earlier]

@@ -1,8 +1,9 @@
 """Each measure is one number for a time window.
 
-It has a Python form, computed from log rows, and a PromQL form. Both give the same value, except
-that of several remarks on one answer Prometheus counts each verdict once and the log the last. Each measure selects rows and
-takes one value from each; most measures are the mean of these values. The PromQL form uses the metrics of `counters`.
+It has a Python form, computed from log rows, and a PromQL form. Both give the same value, with one
+exception: of several remarks on one answer, Prometheus counts each verdict once, and the log counts the last remark. Each
+measure selects rows and takes one value from each; most measures are the mean of these values. The PromQL form uses the
+metrics of `counters`.
 `panels` has a few measures more, such as the picture size, which are only charts of the dashboard.
 """
 

@@ -56,7 +56,9 @@ class Rollout:
     """
 
     _watch: Watch | None = None  # made at the first check
-    _ahead = -math.inf  # seconds that the wall clock was before the steady one at most, at a check of this process
+    _ahead = (
+        -math.inf
+    )  # the largest time.time() - time.monotonic() of the checks so far: it falls if the clock is set back
 
     def __init__(
         self,
