@@ -2,6 +2,7 @@
 
 All servers run at the same time, and one at a time is asked, in turns and in an order that changes: so a slow second of
 the machine meets all alike. A ratio is that of two servers within one round. `python -m benchmarks.ahead` prints the table.
+A worker process of a peer gives one core to each picture; `PEER_SLOTS=2` gives it two.
 """
 
 import argparse

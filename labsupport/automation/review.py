@@ -200,9 +200,9 @@ class ReviewQueue:
         self._rewrite()
 
     def forget_owner(self, owner: str, ids: Iterable[str] = ()) -> int:
-        """Remove all items of an owner as `forget` does, and the items with these ids. Return the number of items removed.
+        """Remove an owner's items as `forget` does, and items without an owner that have these ids. Return their number.
 
-        `ids` may name items that were added without an owner. Answers that the owner gave to other people's items stay as
+        Items of other owners stay, also if `ids` names them. Answers that the owner gave to other people's items stay as
         labels, without the name. Remove the key first (`Keys.forget`): then no process adds another item of this owner.
         Raises the errors of `forget`, and ValueError for `ids` that are one text.
         """
@@ -214,7 +214,7 @@ class ReviewQueue:
             (before,) = connection.execute("SELECT count(*) FROM review_items").fetchone()
             for statement in review_tables.FORGET_OWNER:
                 connection.execute(statement, [owner])
-            for statement in review_tables.FORGET:
+            for statement in review_tables.FORGET_UNOWNED:
                 connection.executemany(statement, chosen)
             (after,) = connection.execute("SELECT count(*) FROM review_items").fetchone()
         self._rewrite()

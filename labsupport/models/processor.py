@@ -32,7 +32,7 @@ def best_precision(name: str = "yolov3-tiny") -> str:
 
     That is bf16 if the CPU computes in it, else int8 with AVX2 or AVX-512, if the model can be computed in it. On all other
     CPUs it is f32: nothing else was measured there. Of f32's objects bf16 and int8 find 99 % at an overlap (IoU) of 0.8,
-    and 97 and 92 % at 0.9 (benchmarks/RESULTS.md). With AVX-512 and bf16 both are as fast; with AMX int8 was not measured.
+    and 97 and 92 % at 0.9 (benchmarks/RESULTS.md). With AVX-512 and bf16 both are as fast; with AMX bf16 is faster.
     """
     kernel = float_kernel()
     if "bf16" in kernel:

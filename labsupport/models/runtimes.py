@@ -4,9 +4,10 @@ OpenVINO is the default, LiteRT the smallest, ONNX Runtime can use a GPU, and Op
 NumPy decodes the outputs of the network as YOLOv3 defines them (Redmon and Farhadi, 2018, section 2.1).
 """
 
+import contextlib
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -15,7 +16,7 @@ import cv2
 import numpy as np
 
 from labsupport import background
-from labsupport.models import darknet, quantisation, registry
+from labsupport.models import darknet, openvino_network, registry
 from labsupport.models.processor import RUNTIMES, best_precision, precisions
 
 if TYPE_CHECKING:
@@ -103,18 +104,61 @@ def made(make: Callable[[], Network], *blank: Any) -> Network:
 
 
 def _openvino(name: str, file: Path, anchors: list[np.ndarray], precision: str, slots: int) -> Forward:
-    """Return a network on OpenVINO that computes each picture on one core, `slots` of them without a wait."""
+    """Return a network on OpenVINO that uses `slots` cores: one for each picture, or all of them for a lone one."""
     import openvino as ov
 
     core = ov.Core()
+    network = openvino_network.read(core, name, file, precision)
     streams = slots + 1 if slots > 1 else 1  # while one result is decoded, the extra stream computes
-    compiled = core.compile_model(_network(core, name, file, precision), "CPU", _options(precision, streams))
+    requests = openvino_network.requests(core, network, precision, streams)
 
     def forward(request: "ov.InferRequest", small: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
         outputs = request.infer(small[np.newaxis], share_inputs=True, share_outputs=True)
         return _decode([outputs[index] for index in range(len(anchors))], anchors, confidence)
 
-    return _taking_turns([compiled.create_infer_request() for _ in range(streams)], forward)
+    side_by_side = _taking_turns(requests, forward)
+    if slots == 1:
+        return side_by_side
+    (every_core,) = openvino_network.requests(core, network, precision, streams=1, threads=slots)
+    forward(every_core, BLANK, 0.5)
+    calls = _Calls()
+
+    def for_one_or_many(small: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+        with calls.running() as lone:
+            return forward(every_core, small, confidence) if lone else side_by_side(small, confidence)
+
+    return for_one_or_many
+
+
+class _Calls:
+    """Count the calls that are running. Report whether a new one is likely to stay alone.
+
+    That is so if no other is running, and none was during the call before. A single caller's calls all stay alone, from the
+    second one on. With several callers, every core for one picture would make the next ones wait.
+
+    >>> calls = _Calls()
+    >>> with calls.running() as first:
+    ...     pass
+    >>> with calls.running() as second, calls.running() as third:
+    ...     pass
+    >>> first, second, third
+    (False, True, False)
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._running, self._was_alone = threading.Lock(), 0, False
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[bool]:
+        with self._lock:
+            alone = self._running == 0
+            lone, self._was_alone = alone and self._was_alone, alone
+            self._running += 1
+        try:
+            yield lone
+        finally:
+            with self._lock:
+                self._running -= 1
 
 
 def _openvino_embedder(name: str, file: Path, precision: str, slots: int) -> Embedder:
@@ -122,51 +166,15 @@ def _openvino_embedder(name: str, file: Path, precision: str, slots: int) -> Emb
     import openvino as ov
 
     core = ov.Core()
-    network = _network(core, name, file, precision)
-    trunk = ov.Model([_parting(network).output(0)], network.get_parameters())
-    compiled = core.compile_model(trunk, "CPU", _options(precision, slots))
+    network = openvino_network.read(core, name, file, precision)
+    trunk = ov.Model([openvino_network.parting(network).output(0)], network.get_parameters())
 
     def embed(request: "ov.InferRequest", small: np.ndarray) -> np.ndarray:
         features: np.ndarray = request.infer(small[np.newaxis], share_inputs=True, share_outputs=True)[0]
         embedding: np.ndarray = features[0].mean(axis=(1, 2))
         return embedding
 
-    return _taking_turns([compiled.create_infer_request() for _ in range(slots)], embed)
-
-
-def _network(core: "ov.Core", name: str, file: Path, precision: str) -> "ov.Model":
-    network = core.read_model(file, config={"ENABLE_MMAP": False})  # if a mapped file is cut off, the process is killed
-    if precision == "int8":
-        quantisation.quantise(network, quantisation.RANGES[name])
-    return network
-
-
-def _options(precision: str, slots: int) -> dict[str, Any]:
-    return {
-        "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,  # of the steps that are not in 8 bits
-        "NUM_STREAMS": slots,
-        "INFERENCE_NUM_THREADS": slots,
-        "ENABLE_CPU_PINNING": False,  # several workers would all pin themselves to the same cores
-    }
-
-
-def _parting(network: "ov.Model") -> "ov.Node":
-    """Return the last step that all outputs of an OpenVINO network depend on."""
-    shared = set.intersection(*map(_leading_to, network.get_results()))
-    steps = [step for step in network.get_ordered_ops() if step.get_type_name() != "Constant"]
-    return [step for step in steps if step.get_friendly_name() in shared][-1]
-
-
-def _leading_to(result: "ov.Node") -> set[str]:
-    """Return the names of all steps that a result depends on, including itself."""
-    names: set[str] = set()
-    ahead = [result]
-    while ahead:
-        step = ahead.pop()
-        if step.get_friendly_name() not in names:
-            names.add(step.get_friendly_name())
-            ahead += [entry.get_source_output().get_node() for entry in step.inputs()]
-    return names
+    return _taking_turns(openvino_network.requests(core, trunk, precision, slots), embed)
 
 
 def _interpreter() -> "type[Interpreter]":

@@ -1,9 +1,8 @@
 """Each measure is one number for a time window.
 
-It has a Python form, computed from log rows, and a PromQL form. Both give the same value, with one
-exception: of several remarks on one answer, Prometheus counts each verdict once, and the log counts the last remark. Each
-measure selects rows and takes one value from each; most measures are the mean of these values. The PromQL form uses the
-metrics of `counters`.
+It has a Python form, computed from log rows, and a PromQL form. Both give the same value, with one exception: of several
+remarks on one answer, Prometheus counts each verdict once, and the log counts the last remark. Each measure selects rows and
+takes one value from each; most measures are the mean of these values. The PromQL form uses the metrics of `counters`.
 `panels` has a few measures more, such as the picture size, which are only charts of the dashboard.
 """
 
@@ -96,10 +95,10 @@ class Drift(Measure):
     """The smallest p-value of the features that changed much, compared with a `reference` from a healthy period.
 
     The p-value is corrected for the number of features (`drift.compare`). A feature changed much if its population
-    stability index exceeds its mean without drift by 0.25 or more. Without this condition the smallest change would be
-    significant with many rows. If no feature changed much, the value is 1. Rows of one key (a user sends several
-    pictures of one scene) are one group; rows without a key are assumed to be independent. There is nothing to measure
-    without a reference, or with fewer than 20 rows or keys.
+    stability index exceeds its mean without drift by 0.25, or if its share of missing values changed by 0.25. Without
+    this, the smallest change would be significant with many rows. If no feature changed much, the value is 1. Rows of one
+    key (a user sends several pictures of one scene) are one group; rows without a key are assumed to be independent. There
+    is nothing to measure without a reference, or with fewer than 20 rows or keys.
 
     >>> from dataclasses import replace
     >>> random = np.random.default_rng(0)
@@ -132,10 +131,15 @@ def _compared(reference: Columns, now: Columns, count: int) -> Reading:
         report = drift.compare(before, after, multivariate=(), groups=[_users(rows) for rows in (reference, now)])
     except containers.TooFewRows:
         return Reading(None, count)
-    # missing values may be the clearer finding: a large effect counts beside them, too
-    much = [row for row in report.found if row["drifted"] and row["effect"] - row.get("noise", 0.0) >= LARGE]
-    names = [row["feature"] for row in sorted(much, key=lambda row: -row["effect"])]
-    return Reading(min((float(row["p_adjusted"]) for row in much), default=1.0), count, ", ".join(names))
+    much = {row["feature"]: row for row in report.found if row["drifted"] and _size(row) >= LARGE}
+    names = sorted(much, key=lambda name: -_size(much[name]))
+    return Reading(min((float(row["p_adjusted"]) for row in much.values()), default=1.0), count, ", ".join(names))
+
+
+def _size(row: Mapping[str, Any]) -> float:
+    """Return the larger change of a feature: of its values, in PSI beyond noise, or of the share that is missing."""
+    missing = abs(row["missing_current"] - row["missing_reference"])
+    return max(float(missing), float(np.nan_to_num(row["effect"] - row.get("noise", 0.0))))
 
 
 def _users(rows: Columns) -> np.ndarray:

@@ -190,7 +190,8 @@ def _input(windows: list["pd.DataFrame"], level: float, seed: int) -> tuple[dict
     report = drift.compare(windows[0], windows[1], alpha=level, seed=seed)
     figure = report.to_frame()["feature"].iloc[0]
     p_values = np.concatenate([report.features["p_adjusted"], report.together["p_adjusted"]]).astype(float)
-    row |= {"verdict": "changed" if report.drifted else "unchanged", "figure": figure, "note": ""}
+    verdict, note = ("changed", "") if report.drifted else _unchanged(report)
+    row |= {"verdict": verdict, "figure": figure, "note": note}
     row |= {"p_value": 1.0 if np.isnan(p_values).all() else np.nanmin(p_values), **_values(windows, figure)}
     return row, report.shapes.get(figure)
 
@@ -217,11 +218,19 @@ def _stage(
     blamed = [*retyped, *test.figures["figure"][test.figures["p_value"] <= level]]
     figure = (blamed or report.to_frame()["feature"].tolist())[0]
     row |= {"figure": figure, "p_value": test.p_value, "overlap": test.overlap, **_values(after, figure)}
-    if blamed or test.comparable:
-        row["verdict"] = "changed" if blamed else "inherited" if report.drifted else "unchanged"
+    if blamed:
+        verdict, note = "changed", ""
+    elif not test.comparable:
+        verdict, note = "unclear", "hardly any of its inputs are alike in both windows"
     else:
-        row["note"] = "hardly any of its inputs are alike in both windows"
-    return row, report.shapes.get(figure)
+        verdict, note = ("inherited", "") if report.drifted else _unchanged(report)
+    return row | {"verdict": verdict, "note": note}, report.shapes.get(figure)
+
+
+def _unchanged(report: drift.DriftReport) -> tuple[str, str]:
+    """Return the verdict, and its reason, on figures of which none has drifted: some may be of no kind that is compared."""
+    unknown = [row for row in report.found if row["kind"] == "none" and row["missing_current"] < 1]
+    return ("unclear", f"{unknown[0]['feature']}: {unknown[0]['note']}") if unknown else ("unchanged", "")
 
 
 def _draws(level: float) -> int:

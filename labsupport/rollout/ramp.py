@@ -121,7 +121,7 @@ class Rollout:
         judgement = self.gate.decide(self._watch.figures(ramp["since"]), state.stable, ramp["failures"])
         self.router.journal.looked(self.id)
         if (late := behind(state)) and judgement.verdict != "rollback":
-            words = f"the clock was set back to {late:,.1f} s before this step: no request counts"
+            words = f"the clock was set back to {late:,.1f} s before this step: new requests do not count yet"
             judgement = Judgement("hold", words)
         self._act(judgement, state, min(self._watch.newest, time.time() + self._set_back()))
         return judgement

@@ -292,5 +292,7 @@ class Router:
         if unjudged > OVERDUE:
             words.append(f"nobody has judged the ramp, which has been overdue for {unjudged:.0f} s")
         if (late := behind(state)) > OVERDUE:
-            words.append(f"the clock was set back to {late:,.0f} s before this step of the ramp: no request counts")
+            words.append(
+                f"the clock was set back to {late:,.0f} s before this step of the ramp: new requests do not count yet"
+            )
         return "; ".join(words)

@@ -43,7 +43,7 @@ def _make_app() -> ASGIApp:
     access_log.show()
     _end_with_parent()
     _keep_memory()
-    cv2.setNumThreads(1)  # the slots keep every core busy: more threads for one picture would only get in their way
+    cv2.setNumThreads(1)  # the slots keep every core busy: more threads of OpenCV would only get in their way
     sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]  # unused here, and 70 ms
     import openvino  # noqa: F401  # here, because two threads that import the same package can deadlock
 
