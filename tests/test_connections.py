@@ -133,6 +133,41 @@ def test_who_sends_no_more_loses_the_connection(quick, sent):
         until(lambda: fetched(quick, "/"))
 
 
+CHUNKS = b"3\r\nabc\r\n0\r\n\r\n"
+UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")  # as curl --http2 sends
+REQUESTS = {  # what a client sends -> the status of the answer, and the answer if there is one
+    "lines without a carriage return": (head("GET /").replace(b"\r\n", b"\n"), 400, b""),
+    "a line that goes on in the next one": (head("GET /", "X: a\r\n b"), 400, b""),
+    "no host": (b"GET / HTTP/1.1\r\n\r\n", 400, b""),
+    "two hosts": (head("GET /", "Host: 127.0.0.1"), 400, b""),
+    "HTTP/0.9": (b"GET /\r\n\r\n", 400, b""),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, b""),
+    "TLS inside": (b"\x16\x03\x01\x02\x00", 400, b""),
+    "two lengths": (head("POST /read", "Content-Length: 3", "Content-Length: 4") + b"abc", 400, b""),
+    "a length, and chunks": (head("POST /read", "Content-Length: 3", CHUNKED) + CHUNKS, 400, b""),
+    "a coding that is not read": (head("POST /read", "Transfer-Encoding: gzip, chunked") + CHUNKS, 400, b""),
+    "a chunk of no length": (head("POST /read", CHUNKED) + b"-1\r\nabc\r\n0\r\n\r\n", 400, b""),
+    "an empty line before": (b"\r\n" + head("GET /"), 200, b'"hello"'),
+    "HTTP/1.0": (b"GET / HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n", 200, b'"hello"'),
+    "chunks": (head("POST /read", CHUNKED) + CHUNKS, 200, b"3"),
+    "a wish for HTTP/2": (head("POST /read", *UPGRADE, "Content-Length: 3") + b"abc", 200, b"3"),
+    "more than the body": (head("POST /read", "Content-Length: 3") + b"abc\0\0", 200, b"3"),
+    "a request after the body": (head("POST /read", "Content-Length: 3") + b"abc" + head("GET /"), 200, b"3"),
+}
+
+
+@pytest.mark.parametrize("bytewise", [False, True], ids=["whole", "bytewise"])
+@pytest.mark.parametrize(("sent", "status", "body"), REQUESTS.values(), ids=REQUESTS)
+def test_what_is_no_request_is_refused_and_no_body_is_lost(usual, sent, status, body, bytewise):
+    """Behind a proxy that reads such bytes in another way, a part of one request could pass as another one."""
+    with connected(usual) as connection:
+        for piece in [sent[place : place + 1] for place in range(len(sent))] if bytewise else [sent]:
+            with contextlib.suppress(ConnectionError, ssl.SSLError):  # it answers before it has read all
+                connection.sendall(piece)
+        found, text = answer(connection)
+        assert found == status and text.endswith(body)
+
+
 @pytest.mark.parametrize("crumb", [b"a", b"a: b\r\n"], ids=["bytes", "lines"])
 def test_a_head_that_comes_in_crumbs_ends_as_well(quick, crumb):
     """Each of them used to start the clock anew."""

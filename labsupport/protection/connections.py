@@ -15,12 +15,11 @@ import ssl
 import time
 from typing import Any, cast
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.utils import is_ssl
 
 from labsupport.access import tls_files
+from labsupport.protection.one_request import OneRequest, Part
 from labsupport.protection.security import FRAMES, HEADERS
 
 # for the head of a request, from its first byte; for the first head, from the start of the connection
@@ -35,6 +34,8 @@ MOST = 1_000  # connections
 OTHER_FILES = 64  # other open files of the process: the log, the models, the listening socket
 FILES_EACH = 3  # for each connection: itself, an upload on the disk, a connection accepted while it closes
 HEAD_END = re.compile(rb"\n\r?\n")
+# the header of a client that would rather speak HTTP/2 or WebSocket; llhttp would take the body for the other protocol
+UPGRADE = re.compile(rb"^upgrade[ \t]*:.*\n", re.IGNORECASE | re.MULTILINE)
 HANDSHAKE = b"\x16"  # the first byte of a client that speaks TLS, and of no HTTP request
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def most() -> int:
     return MOST if files == resource.RLIM_INFINITY else max(8, min(MOST, (files - OTHER_FILES) // FILES_EACH))
 
 
-class Connection(H11Protocol):
+class Connection(OneRequest):
     """Handle one connection. Close it if the client is too slow. If there are too many connections, close the one that has
     waited longest. If a client sends several requests without waiting for answers, answer only the first."""
 
@@ -78,7 +79,7 @@ class Connection(H11Protocol):
         super().connection_made(cast(asyncio.Transport, transport))
         self._timer: asyncio.TimerHandle | None = None
         self._since = 0.0
-        self._phase: tuple[object, object] | None = None  # the request, and what of it the client sends
+        self._phase: tuple[object, Part] | None = None  # the request, and what of it the client sends
         self._closing, self._stalled = False, False
         self._new_head()
         if len(self.connections) > (limit := most()):
@@ -96,25 +97,25 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         while data and not self._closing and not self.transport.is_closing():
-            if self.conn.their_state is h11.IDLE:
+            if self.part is Part.HEAD:
                 data = self._head_received(data)
-            elif self.conn.their_state is h11.SEND_BODY:
+            elif self.part is Part.BODY:
                 self._body_received(data)
                 data = b""
             else:  # the next request, before this one is answered
-                self._answer_only_this()
+                self.answer_only_this()
                 return
         if not self._closing and not self._stalled:
-            phase = self.cycle, self.conn.their_state
+            phase = self.cycle, self.part
             if phase != self._phase:
                 self._phase = phase
-                self._expect({h11.IDLE: HEAD_SECONDS, h11.SEND_BODY: BODY_SECONDS}.get(self.conn.their_state))
+                self._expect({Part.HEAD: HEAD_SECONDS, Part.BODY: BODY_SECONDS}.get(self.part))
 
     def _new_head(self) -> None:
-        self._size, self._lines, self._last = 0, 0, b""
+        self._size, self._lines, self._last, self._cut_line = 0, 0, b"", b""
 
     def _head_received(self, data: bytes) -> bytes:
-        """Process the part of `data` that belongs to the head of a request, and return the rest."""
+        """Process the part of `data` that belongs to the head of a request, and return the rest. Parse only whole lines."""
         end = HEAD_END.search(self._last + data)
         length = end.end() - len(self._last) if end else len(data)
         head, rest = data[:length], data[length:]
@@ -123,8 +124,13 @@ class Connection(H11Protocol):
         if self._size > MAX_HEAD or self._lines > MAX_LINES:
             self._refuse(f"send at most {MAX_LINES} headers and {MAX_HEAD:,} bytes of them", 431)
             return b""
-        super().data_received(head)
-        if self.conn.their_state is not h11.IDLE:
+        lines, end_of_line, self._cut_line = (self._cut_line + head).rpartition(b"\n")
+        if self._cut_line.startswith(HANDSHAKE):  # it may hold no end of a line
+            self._refuse("this server speaks HTTP: use the same address with http:// at its start", 400)
+            return b""
+        if end_of_line:
+            super().data_received(UPGRADE.sub(b"", lines + end_of_line))
+        if self.part is not Part.HEAD:
             self._new_head()
         return rest
 
@@ -134,15 +140,12 @@ class Connection(H11Protocol):
             self._refuse("the body is cut into too many pieces: send it in larger ones", 400)
             return
         super().data_received(data)
-        if self.conn.their_state is not h11.SEND_BODY and self.conn.trailing_data[0]:
-            self._answer_only_this()
-
-    def _answer_only_this(self) -> None:
-        if self.cycle:
-            self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse("this is no HTTP/1.1 request that can be read", 400)
+        if self.part is Part.NOTHING:  # the request is whole, and what follows it cannot be read
+            self.answer_only_this()
+        else:
+            self._refuse("this is no HTTP/1.1 request that can be read", 400)
 
     def _refuse(self, detail: str, status: int) -> None:
         """Send an error for an invalid request, unless another answer has begun, and close the connection."""
@@ -162,12 +165,12 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         self._stalled = False
-        if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
+        if self.part is Part.BODY and not self.transport.is_closing():
             self.server_state.total_requests += 1
             self._close_slowly()
         else:
-            super().on_response_complete()
             self._phase = None
+            super().on_response_complete()
             self._expect(ANSWER_SECONDS)
 
     def _close_slowly(self) -> None:
@@ -206,7 +209,7 @@ class EncryptedConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin a connection. The second call, when the handshake has succeeded, brings the encrypted transport."""
         if is_ssl(cast(asyncio.Transport, transport)):
-            H11Protocol.connection_made(self, cast(asyncio.Transport, transport))
+            OneRequest.connection_made(self, cast(asyncio.Transport, transport))
         else:
             self._bare = cast(asyncio.Transport, transport)
             super().connection_made(transport)
@@ -270,7 +273,6 @@ class Config(uvicorn.Config):
             log_config=None,  # uvicorn's own would reset the logging of the whole process, the notebook's too
             loop="asyncio",  # and not what else happens to be installed
             ws="none",
-            h11_max_incomplete_event_size=MAX_HEAD,
             backlog=most(),
             server_header=False,
             timeout_graceful_shutdown=10,

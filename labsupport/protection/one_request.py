@@ -1,0 +1,76 @@
+"""Parse the HTTP/1.1 requests of a connection with llhttp (`httptools`), one at a time.
+
+llhttp goes on to the next request as soon as it has the end of one. `OneRequest` ignores what follows until the request is
+answered, and then closes the connection. So a client that sends several requests at once cannot make the server keep them.
+"""
+
+import asyncio
+from enum import Enum
+from typing import cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+
+class Part(Enum):
+    """What the client sends next on a connection."""
+
+    HEAD = "the head of a request"
+    BODY = "its body"
+    NOTHING = "nothing, until it has the answer"
+
+
+class OneRequest(HttpToolsProtocol):
+    """Handle the requests of a connection. `part` tells what the client sends now."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast(asyncio.Transport, transport))
+        self.part = Part.HEAD
+
+    def answer_only_this(self) -> None:
+        """Close the connection when the present request is answered."""
+        if self.cycle:
+            self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        self.part = Part.HEAD
+        super().on_response_complete()
+
+    def on_message_begin(self) -> None:
+        if self.part is Part.HEAD:
+            super().on_message_begin()
+        else:  # the next request, in one piece with the end of this one
+            self.answer_only_this()
+
+    def on_url(self, url: bytes) -> None:
+        if self.part is Part.HEAD:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.part is Part.HEAD:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self.part is Part.HEAD:
+            self._check_head()
+            self.part = Part.BODY
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self.part is Part.BODY:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.part is Part.BODY:
+            self.part = Part.NOTHING
+            super().on_message_complete()
+
+    def _check_head(self) -> None:
+        """Refuse what llhttp lets pass. The caller answers a ValueError with status 400.
+
+        HTTP/1.1 requires exactly one `Host`: it decides which site's pages may ask. Of transfer codings we read "chunked".
+        """
+        version, names = self.parser.get_http_version(), [name for name, _ in self.headers]
+        hosts, least = names.count(b"host"), {"1.0": 0, "1.1": 1}.get(version, 2)
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if not least <= hosts <= 1 or codings not in ([], [b"chunked"]):
+            raise ValueError(f"HTTP/{version}, {hosts} hosts, transfer codings {codings}")
