@@ -138,6 +138,10 @@ UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Setting
 REQUESTS = {  # what a client sends -> the status of the answer, and the answer if there is one
     "lines without a carriage return": (head("GET /").replace(b"\r\n", b"\n"), 400, b""),
     "a line that goes on in the next one": (head("GET /", "X: a\r\n b"), 400, b""),
+    "a bare line end after Upgrade": (head("POST /read", "Upgrade: x\nContent-Length: 3") + b"abc", 400, b""),
+    "a return after Upgrade": (head("GET /", "Upgrade: x\rContent-Length: 3"), 400, b""),
+    "Upgrade before the request": (b"Upgrade: x\r\n" + head("GET /"), 400, b""),
+    "CONNECT": (head("CONNECT 127.0.0.1:80"), 400, b""),
     "no host": (b"GET / HTTP/1.1\r\n\r\n", 400, b""),
     "two hosts": (head("GET /", "Host: 127.0.0.1"), 400, b""),
     "HTTP/0.9": (b"GET /\r\n\r\n", 400, b""),
@@ -148,6 +152,8 @@ REQUESTS = {  # what a client sends -> the status of the answer, and the answer 
     "a coding that is not read": (head("POST /read", "Transfer-Encoding: gzip, chunked") + CHUNKS, 400, b""),
     "a chunk of no length": (head("POST /read", CHUNKED) + b"-1\r\nabc\r\n0\r\n\r\n", 400, b""),
     "an empty line before": (b"\r\n" + head("GET /"), 200, b'"hello"'),
+    "empty lines before": (b"\r\n\r\n\n\n" + head("GET /"), 200, b'"hello"'),
+    "a trailer": (head("POST /read", CHUNKED) + CHUNKS[:-2] + b"X: y\r\n\r\n", 200, b"3"),
     "HTTP/1.0": (b"GET / HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n", 200, b'"hello"'),
     "chunks": (head("POST /read", CHUNKED) + CHUNKS, 200, b"3"),
     "a wish for HTTP/2": (head("POST /read", *UPGRADE, "Content-Length: 3") + b"abc", 200, b"3"),
@@ -166,6 +172,35 @@ def test_what_is_no_request_is_refused_and_no_body_is_lost(usual, sent, status, 
                 connection.sendall(piece)
         found, text = answer(connection)
         assert found == status and text.endswith(body)
+
+
+def test_a_trailer_is_not_kept_whatever_its_length(usual):
+    with connected(usual, head("POST /read", CHUNKED) + CHUNKS[:-2] + b"X: ") as connection:
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            for _ in range(100):
+                connection.sendall(b"y" * 1_000)
+        assert answer(connection)[0] == 400
+
+
+@pytest.mark.parametrize("sent", [b"\n\nG", b"\r\n\r\nGET / HTTP/1.1\r\n", b"\n" * 10])
+def test_empty_lines_before_a_request_stop_nobody_else(usual, sent):
+    with connected(usual, sent):
+        assert requests.get(usual.url, timeout=20).json() == "hello"
+
+
+def test_a_head_that_has_begun_outlasts_the_wait_for_the_next_request(monkeypatch):
+    config = connections.Config.__init__
+    monkeypatch.setattr(
+        connections.Config,
+        "__init__",
+        lambda self, *a, **k: (config(self, *a, **k), setattr(self, "timeout_keep_alive", 0.3))[0],
+    )
+    with serve(app, port=0) as server, connected(server, head("GET /")) as connection:
+        assert answer(connection)[0] == 200
+        connection.sendall(b"GET / HT")
+        assert not select.select([connection], [], [], 0.8)[0]  # it is not closed
+        connection.sendall(head("GET /")[8:])
+        assert answer(connection)[0] == 200
 
 
 @pytest.mark.parametrize("crumb", [b"a", b"a: b\r\n"], ids=["bytes", "lines"])

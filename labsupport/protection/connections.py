@@ -33,9 +33,9 @@ CHUNK = 16  # bytes for each line: in a chunked body with smaller chunks, readin
 MOST = 1_000  # connections
 OTHER_FILES = 64  # other open files of the process: the log, the models, the listening socket
 FILES_EACH = 3  # for each connection: itself, an upload on the disk, a connection accepted while it closes
-HEAD_END = re.compile(rb"\n\r?\n")
+HEAD_END = re.compile(rb"\r\n\r\n")
 # the header of a client that would rather speak HTTP/2 or WebSocket; llhttp would take the body for the other protocol
-UPGRADE = re.compile(rb"^upgrade[ \t]*:.*\n", re.IGNORECASE | re.MULTILINE)
+UPGRADE = re.compile(rb"^upgrade(?=:)", re.IGNORECASE | re.MULTILINE)
 HANDSHAKE = b"\x16"  # the first byte of a client that speaks TLS, and of no HTTP request
 
 logger = logging.getLogger(__name__)
@@ -112,15 +112,16 @@ class Connection(OneRequest):
                 self._expect({Part.HEAD: HEAD_SECONDS, Part.BODY: BODY_SECONDS}.get(self.part))
 
     def _new_head(self) -> None:
-        self._size, self._lines, self._last, self._cut_line = 0, 0, b"", b""
+        self._size, self._lines, self._last, self._cut_line, self._beside = 0, 0, b"", b"", 0
 
     def _head_received(self, data: bytes) -> bytes:
         """Process the part of `data` that belongs to the head of a request, and return the rest. Parse only whole lines."""
+        self._unset_keepalive_if_required()  # a head has begun, also if its first line is not complete
         end = HEAD_END.search(self._last + data)
         length = end.end() - len(self._last) if end else len(data)
         head, rest = data[:length], data[length:]
         self._size, self._lines = self._size + len(head), self._lines + head.count(b"\n")
-        self._last = (self._last + head)[-2:]
+        self._last = (self._last + head)[-3:]
         if self._size > MAX_HEAD or self._lines > MAX_LINES:
             self._refuse(f"send at most {MAX_LINES} headers and {MAX_HEAD:,} bytes of them", 431)
             return b""
@@ -129,7 +130,7 @@ class Connection(OneRequest):
             self._refuse("this server speaks HTTP: use the same address with http:// at its start", 400)
             return b""
         if end_of_line:
-            super().data_received(UPGRADE.sub(b"", lines + end_of_line))
+            super().data_received(UPGRADE.sub(b"x-upgrade", lines + end_of_line))  # renamed, so that llhttp checks it
         if self.part is not Part.HEAD:
             self._new_head()
         return rest
@@ -139,7 +140,14 @@ class Connection(OneRequest):
         if chunked and (lines := data.count(b"\n")) > MAX_LINES and lines * CHUNK > len(data):
             self._refuse("the body is cut into too many pieces: send it in larger ones", 400)
             return
+        self._beside += len(data)
         super().data_received(data)
+        if self._beside > MAX_HEAD and self.part is Part.BODY:  # llhttp would keep a trailer of any length
+            self._refuse(f"send at most {MAX_HEAD:,} bytes beside the body", 400)
+
+    def on_body(self, body: bytes) -> None:
+        self._beside = 0
+        super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
         if self.part is Part.NOTHING:  # the request is whole, and what follows it cannot be read

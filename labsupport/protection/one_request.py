@@ -68,9 +68,11 @@ class OneRequest(HttpToolsProtocol):
         """Refuse what llhttp lets pass. The caller answers a ValueError with status 400.
 
         HTTP/1.1 requires exactly one `Host`: it decides which site's pages may ask. Of transfer codings we read "chunked".
+        A CONNECT asks for another protocol. HTTP/1.0 has no "100 Continue".
         """
         version, names = self.parser.get_http_version(), [name for name, _ in self.headers]
         hosts, least = names.count(b"host"), {"1.0": 0, "1.1": 1}.get(version, 2)
         codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
-        if not least <= hosts <= 1 or codings not in ([], [b"chunked"]):
+        if not least <= hosts <= 1 or codings not in ([], [b"chunked"]) or self.parser.should_upgrade():
             raise ValueError(f"HTTP/{version}, {hosts} hosts, transfer codings {codings}")
+        self.expect_100_continue = self.expect_100_continue and version == "1.1"
