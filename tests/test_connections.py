@@ -3,22 +3,26 @@
 With TLS, too: the tests with a server run over HTTP and over HTTPS.
 """
 
+import asyncio
 import contextlib
 import http.client
 import logging
 import os
+import re
 import resource
 import select
 import socket
 import ssl
 import threading
 import time
+from random import Random
 from types import SimpleNamespace
 
 import pytest
 import requests
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from uvicorn.server import ServerState
 
 from command import until
 from labsupport.protection import connections
@@ -389,3 +393,95 @@ def test_failures_of_an_app_are_logged_each_time(caplog):
     for _ in range(3):
         logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=OSError("disk"))
     assert len(caplog.records) == 3
+
+
+WHOLE = [head("GET /"), head("POST /read", "Content-Length: 3") + b"abc", head("POST /read", CHUNKED) + CHUNKS]
+PIECES = [
+    b"\r\n",
+    b"\r\n\r\n",
+    b"\n",
+    b"\n\n",
+    b"\r",
+    b": ",
+    b" ",
+    b"\0",
+    b"\x16",
+    b"abc",
+    b"0\r\n\r\n",
+    b"0\r\nX: y\r\n\r\n",
+]
+PIECES += [b"Upgrade: x\r\n", b"Expect: 100-continue\r\n", b"HTTP/1.0", b"CONNECT ", b"x" * 20_000, *WHOLE]
+
+
+class Pipe(asyncio.Transport):
+    """What a connection writes to, without a network."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = bytearray()
+
+    def write(self, data) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def write_eof(self) -> None:
+        pass
+
+    pause_reading = resume_reading = write_eof
+
+
+def test_whatever_comes_is_read_once_and_leaves_nothing(monkeypatch):
+    """Damaged requests in pieces: each call comes back, and each answer is one of the app's or an error.
+
+    Two empty lines before a request once kept the event loop busy for ever.
+    """
+    random, parse, turns = Random(0), connections.Connection._head_received, []
+
+    def counting(connection, data):
+        turns.append(data)
+        assert len(turns) < 1_000
+        return parse(connection, data)
+
+    async def come_and_go(config) -> None:
+        state = ServerState()
+        connection, pipe = connections.Connection(config=config, server_state=state, app_state={}), Pipe()
+        connection.connection_made(pipe)
+        sent = b"".join(random.choices(WHOLE, k=random.randint(1, 3)))
+        for _ in range(random.randint(0, 3)):
+            place = random.randint(0, len(sent))
+            sent = sent[:place] + random.choice(PIECES) + sent[place + random.randint(0, 3) :]
+        while sent and not pipe.closed:
+            turns.clear()
+            size = random.choice((1, 2, 3, random.randint(1, 60), len(sent)))
+            connection.data_received(sent[:size])
+            sent = sent[size:]
+            for _ in range(random.choice((0, 20))):
+                await asyncio.sleep(0)
+        for status in re.findall(rb"HTTP/1\.1 (\d+)", bytes(pipe.written)):
+            assert status in (b"100", b"200", b"400", b"404", b"405", b"422", b"431")
+        connection.connection_lost(None)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not state.tasks and not state.connections and connection._timer is None
+
+    async def all_of_them() -> None:
+        config = connections.Config(app, None)
+        config.load()
+        for _ in range(2_000):
+            await come_and_go(config)
+
+    monkeypatch.setattr(connections.Connection, "_head_received", counting)
+    asyncio.run(all_of_them())
