@@ -49,6 +49,12 @@ async def read(request: Request) -> int:
     return len(await request.body())
 
 
+@app.get("/slow")
+async def slow() -> str:
+    await asyncio.sleep(1.5)
+    return "slow"
+
+
 @app.post("/refuse")
 async def refuse() -> Response:
     return Response("no", 503)
@@ -160,6 +166,7 @@ REQUESTS = {  # what a client sends -> the status of the answer, and the answer 
     "a trailer": (head("POST /read", CHUNKED) + CHUNKS[:-2] + b"X: y\r\n\r\n", 200, b"3"),
     "HTTP/1.0": (b"GET / HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n", 200, b'"hello"'),
     "chunks": (head("POST /read", CHUNKED) + CHUNKS, 200, b"3"),
+    "a body of line ends": (head("POST /read", CHUNKED) + b"400\r\n" + b"\n" * 1024 + b"\r\n0\r\n\r\n", 200, b"1024"),
     "a wish for HTTP/2": (head("POST /read", *UPGRADE, "Content-Length: 3") + b"abc", 200, b"3"),
     "more than the body": (head("POST /read", "Content-Length: 3") + b"abc\0\0", 200, b"3"),
     "a request after the body": (head("POST /read", "Content-Length: 3") + b"abc" + head("GET /"), 200, b"3"),
@@ -178,10 +185,31 @@ def test_what_is_no_request_is_refused_and_no_body_is_lost(usual, sent, status, 
         assert found == status and text.endswith(body)
 
 
+def test_who_asks_again_without_reading_the_last_answer_loses_the_connection(quick):
+    """The transport reports only once that nothing is read. Such connections kept everybody else out."""
+    with connected(quick, head("GET /large")) as connection:
+        until(
+            lambda: [one for one in quick._server.server_state.connections if one.cycle and one.cycle.response_complete]
+        )
+        connection.sendall(head("GET /"))
+        until(lambda: not quick._server.server_state.connections, 20)
+
+
+def test_what_follows_a_request_does_not_end_the_time_of_its_answer(quick):
+    with connected(quick, head("GET /slow") + b"\r\n") as connection:
+        assert answer(connection) == (200, b'"slow"')
+
+
+def test_a_trailer_that_closes_the_connection_does(usual):
+    """llhttp reads nothing after it: the next request would get no answer."""
+    with connected(usual, head("POST /read", CHUNKED) + CHUNKS[:-2] + b"Connection: close\r\n\r\n") as connection:
+        assert b"connection: close" in rest(connection)
+
+
 def test_a_trailer_is_not_kept_whatever_its_length(usual):
     with connected(usual, head("POST /read", CHUNKED) + CHUNKS[:-2] + b"X: ") as connection:
         with contextlib.suppress(ConnectionError, ssl.SSLError):
-            for _ in range(100):
+            for _ in range(1_000):  # more than is read at once
                 connection.sendall(b"y" * 1_000)
         assert answer(connection)[0] == 400
 
@@ -441,6 +469,23 @@ class Pipe(asyncio.Transport):
         pass
 
     pause_reading = resume_reading = write_eof
+
+
+def test_the_first_byte_of_the_first_head_does_not_start_its_time_anew():
+    async def first_byte() -> tuple[float, float]:
+        config = connections.Config(app, None)
+        config.load()
+        connection = connections.Connection(config=config, server_state=ServerState(), app_state={})
+        connection.connection_made(Pipe())
+        before = connection._timer.when()
+        await asyncio.sleep(0.01)
+        connection.data_received(b"G")
+        after = connection._timer.when()
+        connection.connection_lost(None)
+        return before, after
+
+    before, after = asyncio.run(first_byte())
+    assert before == after
 
 
 def test_whatever_comes_is_read_once_and_leaves_nothing(monkeypatch):

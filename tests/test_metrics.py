@@ -226,7 +226,7 @@ def test_whoever_asks_for_strange_things_makes_no_series():
         draw = random.Random(0)
         strange = ["/" + "".join(draw.choices("abc/%.?é", k=12)) for _ in range(60)]
         for path in [*strange, "/predict/", "/static-offline-docs/none.js"]:
-            requests.request(draw.choice(["GET", "POST", "BREW", "DELETE"]), server.url + path, allow_redirects=False)
+            requests.request(draw.choice(["GET", "POST", "PATCH", "DELETE"]), server.url + path, allow_redirects=False)
         requests.get(server.url + "/serve/health")
         samples = scraped(server.url)
     series = {key for key in samples if key[0] == "http_requests_total"}

@@ -29,7 +29,8 @@ ANSWER_SECONDS = 60  # for the client to read an answer, from the time when it s
 CLOSING_SECONDS = 10  # for the client to read the refusal of a body that it is still sending
 MAX_HEAD = 16_384  # bytes of a request's head
 MAX_LINES = 128  # in it
-CHUNK = 16  # bytes for each line: in a chunked body with smaller chunks, reading would cost more than the work
+# in one part of a body that is read, with less than so many bytes each: reading would cost more than the work
+MAX_CHUNKS, CHUNK = 64, 32
 MOST = 1_000  # connections
 OTHER_FILES = 64  # other open files of the process: the log, the models, the listening socket
 FILES_EACH = 3  # for each connection: itself, an upload on the disk, a connection accepted while it closes
@@ -79,7 +80,7 @@ class Connection(OneRequest):
         super().connection_made(cast(asyncio.Transport, transport))
         self._timer: asyncio.TimerHandle | None = None
         self._since = 0.0
-        self._phase: tuple[object, Part] | None = None  # the request, and what of it the client sends
+        self._phase: tuple[object, Part] | None = None, Part.HEAD  # the request, and what of it the client sends
         self._closing, self._stalled = False, False
         self._new_head()
         if len(self.connections) > (limit := most()):
@@ -104,12 +105,14 @@ class Connection(OneRequest):
                 data = b""
             else:  # the next request, before this one is answered
                 self.answer_only_this()
-                return
+                break
         if not self._closing and not self._stalled:
             phase = self.cycle, self.part
             if phase != self._phase:
                 self._phase = phase
-                self._expect({Part.HEAD: HEAD_SECONDS, Part.BODY: BODY_SECONDS}.get(self.part))
+                self._stalled = self.part is Part.NOTHING and self.flow.write_paused  # the last answer is not read yet
+                limits = {Part.HEAD: HEAD_SECONDS, Part.BODY: BODY_SECONDS}
+                self._expect(ANSWER_SECONDS if self._stalled else limits.get(self.part))
 
     def _new_head(self) -> None:
         self._size, self._lines, self._last, self._cut_line, self._beside = 0, 0, b"", b"", 0
@@ -122,13 +125,13 @@ class Connection(OneRequest):
         head, rest = data[:length], data[length:]
         self._size, self._lines = self._size + len(head), self._lines + head.count(b"\n")
         self._last = (self._last + head)[-3:]
+        if self._size == len(head) and head.startswith(HANDSHAKE):
+            self._refuse("this server speaks HTTP: use the same address with http:// at its start", 400)
+            return b""
         if self._size > MAX_HEAD or self._lines > MAX_LINES:
             self._refuse(f"send at most {MAX_LINES} headers and {MAX_HEAD:,} bytes of them", 431)
             return b""
         lines, end_of_line, self._cut_line = (self._cut_line + head).rpartition(b"\n")
-        if self._cut_line.startswith(HANDSHAKE):  # it may hold no end of a line
-            self._refuse("this server speaks HTTP: use the same address with http:// at its start", 400)
-            return b""
         if end_of_line:
             super().data_received(UPGRADE.sub(b"x-upgrade", lines + end_of_line))  # renamed, so that llhttp checks it
         if self.part is not Part.HEAD:
@@ -136,14 +139,16 @@ class Connection(OneRequest):
         return rest
 
     def _body_received(self, data: bytes) -> None:
-        chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
-        if chunked and (lines := data.count(b"\n")) > MAX_LINES and lines * CHUNK > len(data):
-            self._refuse("the body is cut into too many pieces: send it in larger ones", 400)
-            return
-        self._beside += len(data)
+        self._beside, self._chunks = self._beside + len(data), 0
         super().data_received(data)
-        if self._beside > MAX_HEAD and self.part is Part.BODY:  # llhttp would keep a trailer of any length
+        if self._chunks > MAX_CHUNKS and self._chunks * CHUNK > len(data):
+            self._refuse("the body is cut into too many pieces: send it in larger ones", 400)
+        elif self._beside > MAX_HEAD and self.part is Part.BODY:  # llhttp would keep a trailer of any length
             self._refuse(f"send at most {MAX_HEAD:,} bytes beside the body", 400)
+
+    def on_chunk_header(self) -> None:
+        """Count a chunk. The parser calls this."""
+        self._chunks += 1
 
     def on_body(self, body: bytes) -> None:
         self._beside = 0

@@ -63,6 +63,8 @@ class OneRequest(HttpToolsProtocol):
         if self.part is Part.BODY:
             self.part = Part.NOTHING
             super().on_message_complete()
+            if not self.parser.should_keep_alive():  # as a trailer may say: the parser reads nothing more
+                self.answer_only_this()
 
     def _check_head(self) -> None:
         """Refuse what llhttp lets pass. The caller answers a ValueError with status 400.
