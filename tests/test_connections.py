@@ -22,10 +22,11 @@ import pytest
 import requests
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
 from uvicorn.server import ServerState
 
 from command import until
-from labsupport.protection import connections
+from labsupport.protection import connections, once
 from labsupport.serving import serve
 
 LARGE = 30_000_000  # bytes of an answer: more than the system takes off our hands
@@ -405,10 +406,10 @@ def test_there_are_fewer_connections_where_few_files_may_be_open(files, most, mo
 )
 def test_what_anybody_can_cause_at_will_is_logged_once_a_minute(name, text, caplog, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(once, "time", SimpleNamespace(monotonic=lambda: now[0]))
     logger, arguments = logging.getLogger(name), (5,) if "%d" in text else ()
-    (once,) = (one for one in logger.filters if isinstance(one, connections.Once))
-    monkeypatch.setattr(once, "_logged", {})
+    (rare,) = (one for one in logger.filters if isinstance(one, once.Once))
+    monkeypatch.setattr(rare, "_logged", {})
     for number in range(1_000):
         logger.warning(text.format(number), *arguments, exc_info=name == "asyncio" and OSError("no file is left"))
         logger.warning("something else")
@@ -444,13 +445,14 @@ PIECES += [b"Upgrade: x\r\n", b"Expect: 100-continue\r\n", b"HTTP/1.0", b"CONNEC
 class Pipe(asyncio.Transport):
     """What a connection writes to, without a network."""
 
-    closed = False
+    closed = ended = False
 
     def __init__(self) -> None:
         super().__init__()
         self.written = bytearray()
 
     def write(self, data) -> None:
+        assert not self.ended
         self.written += data
 
     def close(self) -> None:
@@ -466,9 +468,43 @@ class Pipe(asyncio.Transport):
         self.closed = True
 
     def write_eof(self) -> None:
+        self.ended = True
+
+    def pause_reading(self) -> None:
         pass
 
-    pause_reading = resume_reading = write_eof
+    resume_reading = pause_reading
+
+
+@pytest.mark.parametrize("sent", [b"1\r\na\r\n" * 1_100 + b"zz\r\n", b"zz\r\n"], ids=["for two reasons", "at once"])
+def test_a_body_that_is_refused_gets_one_answer_and_no_traceback(sent, caplog):
+    async def refused() -> bytes:
+        config = connections.Config(app, None)
+        config.load()
+        connection, pipe = connections.Connection(config=config, server_state=ServerState(), app_state={}), Pipe()
+        connection.connection_made(pipe)
+        connection.data_received(head("POST /read", CHUNKED, "Expect: 100-continue") + sent)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        connection.connection_lost(None)
+        return bytes(pipe.written)
+
+    answers = asyncio.run(refused())
+    assert len(re.findall(rb"HTTP/1\.1 \d", answers)) == 1 and answers.startswith(b"HTTP/1.1 400")
+    assert not [record for record in caplog.records if record.exc_info and record.exc_info[0] is not ClientDisconnect]
+
+
+def test_who_reads_the_last_answer_may_wait_for_the_next_one(quick):
+    with connected(quick, head("GET /large")) as connection:
+        until(
+            lambda: [one for one in quick._server.server_state.connections if one.cycle and one.cycle.response_complete]
+        )
+        connection.sendall(head("GET /slow"))
+        first, second = http.client.HTTPResponse(connection), http.client.HTTPResponse(connection)
+        first.begin()
+        assert len(first.read()) == LARGE
+        second.begin()
+        assert second.read() == b'"slow"'
 
 
 def test_the_first_byte_of_the_first_head_does_not_start_its_time_anew():

@@ -8,17 +8,16 @@ also accepts any number of connections. `Connection` is uvicorn's HTTP/1.1 conne
 import asyncio
 import json
 import logging
-import math
 import re
 import resource
 import ssl
-import time
 from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.utils import is_ssl
 
 from labsupport.access import tls_files
+from labsupport.protection.once import Once
 from labsupport.protection.one_request import OneRequest, Part
 from labsupport.protection.security import FRAMES, HEADERS
 
@@ -30,7 +29,7 @@ CLOSING_SECONDS = 10  # for the client to read the refusal of a body that it is 
 MAX_HEAD = 16_384  # bytes of a request's head
 MAX_LINES = 128  # in it
 # in one part of a body that is read, with less than so many bytes each: reading would cost more than the work
-MAX_CHUNKS, CHUNK = 64, 32
+MAX_CHUNKS, CHUNK = 1_000, 16
 MOST = 1_000  # connections
 OTHER_FILES = 64  # other open files of the process: the log, the models, the listening socket
 FILES_EACH = 3  # for each connection: itself, an upload on the disk, a connection accepted while it closes
@@ -40,29 +39,7 @@ UPGRADE = re.compile(rb"^upgrade(?=:)", re.IGNORECASE | re.MULTILINE)
 HANDSHAKE = b"\x16"  # the first byte of a client that speaks TLS, and of no HTTP request
 
 logger = logging.getLogger(__name__)
-
-
-class Once(logging.Filter):
-    """Pass a repeated warning only once a minute, because any client can cause it and so fill the disk."""
-
-    SECONDS = 60
-    NAMES = (__name__, "uvicorn.error", "asyncio")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._logged: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text, now = str(record.msg).partition("\n")[0], time.monotonic()
-        if record.exc_info and not text.startswith("socket.accept()"):
-            return True
-        if now - self._logged.get(text, -math.inf) < self.SECONDS:
-            return False
-        self._logged[text] = now
-        return True
-
-
-for _name in Once.NAMES:
+for _name in (__name__, "uvicorn.error", "asyncio"):
     logging.getLogger(_name).addFilter(Once())
 
 
@@ -115,7 +92,7 @@ class Connection(OneRequest):
                 self._expect(ANSWER_SECONDS if self._stalled else limits.get(self.part))
 
     def _new_head(self) -> None:
-        self._size, self._lines, self._last, self._cut_line, self._beside = 0, 0, b"", b"", 0
+        self._size, self._lines, self._last, self._cut_line, self._beside, self._chunks = 0, 0, b"", b"", 0, 0
 
     def _head_received(self, data: bytes) -> bytes:
         """Process the part of `data` that belongs to the head of a request, and return the rest. Parse only whole lines."""
@@ -162,10 +139,13 @@ class Connection(OneRequest):
 
     def _refuse(self, detail: str, status: int) -> None:
         """Send an error for an invalid request, unless another answer has begun, and close the connection."""
+        if self._closing:  # refused already
+            return
         cycle = self.cycle
         if cycle is None or cycle.response_complete or not cycle.response_started:
             if cycle:
                 cycle.disconnected = True  # the app must not answer as well
+                cycle.waiting_for_100_continue = False
                 cycle.message_event.set()
             body = json.dumps({"detail": detail}).encode()
             headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
@@ -200,6 +180,12 @@ class Connection(OneRequest):
         if not self._stalled:
             self._stalled = True
             self._expect(ANSWER_SECONDS)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled and not self._closing and self.part is Part.NOTHING and not self.cycle.response_started:
+            self._stalled = False  # the client has read the last answer: now the server works
+            self._expect(None)
 
     def _expect(self, seconds: float | None) -> None:
         """Close the connection after `seconds`, unless this is called again before. None: no limit, the server works."""
