@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class Part(Enum):
-    """What the client sends next on a connection."""
+    """A part of a request: the one that the client sends next on a connection."""
 
     HEAD = "the head of a request"
     BODY = "its body"
