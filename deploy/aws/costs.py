@@ -25,11 +25,10 @@ EARNED, SAVED = 36, 864  # credits: an hour's worth, and the most that can be sa
 
 
 def rate(results: str, cores: int = 1) -> float:
-    """Pictures a second of so many busy cores, from the text of RESULTS.md.
+    """Return the pictures a second that `cores` busy cores answer in f32. `results` is the text of RESULTS.md.
 
-    In f32, for a t3 has no AMX, so bf16 would be emulated.
-
-    Eight clients kept both cores of the bench's machine busy. A t3's two hyper-threads share one core.
+    The row of eight clients was measured with two busy cores, so one core gets half of it. The two vCPUs of a t3 share one
+    core. A t3 would take int8, whose speed there we have not measured. Raises ValueError if the row is missing.
 
     >>> rate("| labsupport serve, f32 | 8 | 38.8 | 204 |")
     19.4

@@ -276,9 +276,9 @@ def calibrated(target: targets.Target, light: int = 80, seconds: float = 3, core
     """Return a model of this project's server from two measurements: at full load for `seconds`, then `light` requests.
 
     The light requests come at random and so rarely (`LIGHT`) that almost none waits. So their times are service times.
-    `cores` is the server's number of cores, by default this machine's. By Little's law the number of pictures processed
-    at full speed is the highest rate times the mean service time. That is fewer than the cores, because a lone picture
-    gets all of them. The server's event loop, which reads uploads and writes answers, counts as one more slot. Raises
+    `cores` is the server's number of cores, by default this machine's. The model's own number is smaller: it counts the
+    requests that run together as fast as a lone one, which gets every core. By Little's law it is the highest rate times
+    the mean service time. The server's event loop, which reads uploads and writes answers, counts as one more slot. Raises
     `MeasurementFailed` if requests fail."""
     slots = (cores or os.cpu_count() or 1) + 1  # as many as `admission.Slots` has
     loadtest.closed_loop(target, clients=slots, seconds=1)  # warm

@@ -104,7 +104,7 @@ def made(make: Callable[[], Network], *blank: Any) -> Network:
 
 
 def _openvino(name: str, file: Path, anchors: list[np.ndarray], precision: str, slots: int) -> Forward:
-    """Return a network on OpenVINO that uses `slots` cores: one for each picture, or all of them for a lone one."""
+    """Return a network on OpenVINO. Pictures that come together get one core each, and a lone picture gets `slots` cores."""
     import openvino as ov
 
     core = ov.Core()
@@ -131,10 +131,10 @@ def _openvino(name: str, file: Path, anchors: list[np.ndarray], precision: str, 
 
 
 class _Calls:
-    """Count the calls that are running. Report whether a new one is likely to stay alone.
+    """Count the running calls, and predict whether a new one will run alone.
 
-    That is so if no other is running, and none was during the call before. A single caller's calls all stay alone, from the
-    second one on. With several callers, every core for one picture would make the next ones wait.
+    `running()` yields True if no other call is running, and none has met the one before. So a single caller gets True from
+    the second call on. If calls from several callers each used every core, the others would have to wait.
 
     >>> calls = _Calls()
     >>> with calls.running() as first:

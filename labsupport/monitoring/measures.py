@@ -137,7 +137,7 @@ def _compared(reference: Columns, now: Columns, count: int) -> Reading:
 
 
 def _size(row: Mapping[str, Any]) -> float:
-    """Return the larger change of a feature: of its values, in PSI beyond noise, or of the share that is missing."""
+    """Return the larger change of a feature: PSI less its mean without drift, or the change of the share that is missing."""
     missing = abs(row["missing_current"] - row["missing_reference"])
     return max(float(missing), float(np.nan_to_num(row["effect"] - row.get("noise", 0.0))))
 
@@ -213,7 +213,7 @@ def _per_second(values: np.ndarray, window: float) -> float:
     return len(values) / window
 
 
-LARGE = 0.25  # PSI beyond noise, from which a report calls a change large
+LARGE = 0.25  # a change from here on is large: of PSI beyond its mean without drift, or of the share of missing values
 ANSWERED = _rate("predictions_total")
 FAILED = _rate("prediction_errors_total")
 TRIED = f"({ANSWERED} + {FAILED})"

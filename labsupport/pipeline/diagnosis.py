@@ -190,7 +190,7 @@ def _input(windows: list["pd.DataFrame"], level: float, seed: int) -> tuple[dict
     report = drift.compare(windows[0], windows[1], alpha=level, seed=seed)
     figure = report.to_frame()["feature"].iloc[0]
     p_values = np.concatenate([report.features["p_adjusted"], report.together["p_adjusted"]]).astype(float)
-    verdict, note = ("changed", "") if report.drifted else _unchanged(report)
+    verdict, note = ("changed", "") if report.drifted else _without_drift(report)
     row |= {"verdict": verdict, "figure": figure, "note": note}
     row |= {"p_value": 1.0 if np.isnan(p_values).all() else np.nanmin(p_values), **_values(windows, figure)}
     return row, report.shapes.get(figure)
@@ -223,12 +223,12 @@ def _stage(
     elif not test.comparable:
         verdict, note = "unclear", "hardly any of its inputs are alike in both windows"
     else:
-        verdict, note = ("inherited", "") if report.drifted else _unchanged(report)
+        verdict, note = ("inherited", "") if report.drifted else _without_drift(report)
     return row | {"verdict": verdict, "note": note}, report.shapes.get(figure)
 
 
-def _unchanged(report: drift.DriftReport) -> tuple[str, str]:
-    """Return the verdict, and its reason, on figures of which none has drifted: some may be of no kind that is compared."""
+def _without_drift(report: drift.DriftReport) -> tuple[str, str]:
+    """Return (verdict, reason) without drift: "unclear" if a figure could not be compared, else "unchanged"."""
     unknown = [row for row in report.found if row["kind"] == "none" and row["missing_current"] < 1]
     return ("unclear", f"{unknown[0]['feature']}: {unknown[0]['note']}") if unknown else ("unchanged", "")
 

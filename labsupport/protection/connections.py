@@ -28,8 +28,8 @@ ANSWER_SECONDS = 60  # for the client to read an answer, from the time when it s
 CLOSING_SECONDS = 10  # for the client to read the refusal of a body that it is still sending
 MAX_HEAD = 16_384  # bytes of a request's head
 MAX_LINES = 128  # in it
-# in one part of a body that is read, with less than so many bytes each: reading would cost more than the work
-MAX_CHUNKS, CHUNK = 1_000, 16
+# refuse a body if what is read at once holds more chunks, with fewer bytes each on average: they cost too much time to parse
+MAX_CHUNKS, CHUNK_BYTES = 1_000, 16
 MOST = 1_000  # connections
 OTHER_FILES = 64  # other open files of the process: the log, the models, the listening socket
 FILES_EACH = 3  # for each connection: itself, an upload on the disk, a connection accepted while it closes
@@ -50,8 +50,8 @@ def most() -> int:
 
 
 class Connection(OneRequest):
-    """Handle one connection. Close it if the client is too slow. If there are too many connections, close the one that has
-    waited longest. If a client sends several requests without waiting for answers, answer only the first."""
+    """Handle one connection. Close it if the client is too slow. If there are too many connections, close the one whose
+    client we have waited for longest. If a client sends several requests without waiting for answers, answer only the first."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast(asyncio.Transport, transport))
@@ -118,7 +118,7 @@ class Connection(OneRequest):
     def _body_received(self, data: bytes) -> None:
         self._beside, self._chunks = self._beside + len(data), 0
         super().data_received(data)
-        if self._chunks > MAX_CHUNKS and self._chunks * CHUNK > len(data):
+        if self._chunks > MAX_CHUNKS and self._chunks * CHUNK_BYTES > len(data):
             self._refuse("the body is cut into too many pieces: send it in larger ones", 400)
         elif self._beside > MAX_HEAD and self.part is Part.BODY:  # llhttp would keep a trailer of any length
             self._refuse(f"send at most {MAX_HEAD:,} bytes beside the body", 400)

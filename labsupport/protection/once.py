@@ -6,7 +6,11 @@ import time
 
 
 class Once(logging.Filter):
-    """Pass a repeated warning only once a minute, because any client can cause it and so fill the disk."""
+    """Pass a repeated text only once a minute, because any client can cause it and so fill the disk.
+
+    Texts are compared by their first line, before arguments are filled in. Records with a traceback always pass, except
+    those of `socket.accept()`.
+    """
 
     SECONDS = 60
 

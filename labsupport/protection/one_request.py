@@ -1,7 +1,8 @@
 """Parse the HTTP/1.1 requests of a connection with llhttp (`httptools`), one at a time.
 
-llhttp goes on to the next request as soon as it has the end of one. `OneRequest` ignores what follows until the request is
-answered, and then closes the connection. So a client that sends several requests at once cannot make the server keep them.
+llhttp goes on to the next request as soon as it has the end of one. If a client sends more before it has the answer,
+`OneRequest` ignores that, and closes the connection after the answer. So requests never wait on a connection. A client that
+sends one request at a time keeps its connection.
 """
 
 import asyncio
@@ -67,13 +68,14 @@ class OneRequest(HttpToolsProtocol):
                 self.answer_only_this()
 
     def _check_head(self) -> None:
-        """Refuse what llhttp lets pass. The caller answers a ValueError with status 400.
+        """Raise ValueError for a head that llhttp accepts and we do not. The caller then answers with status 400.
 
-        HTTP/1.1 requires exactly one `Host`: it decides which site's pages may ask. Of transfer codings we read "chunked".
-        A CONNECT asks for another protocol. HTTP/1.0 has no "100 Continue".
+        HTTP/1.1 requires exactly one `Host`, and HTTP/1.0 allows none. The check of the origin reads it, so two would be
+        ambiguous. The only transfer coding that we decode is "chunked". `should_upgrade` is true for CONNECT, which we do
+        not support. HTTP/1.0 has no "100 Continue", so none is sent.
         """
         version, names = self.parser.get_http_version(), [name for name, _ in self.headers]
-        hosts, least = names.count(b"host"), {"1.0": 0, "1.1": 1}.get(version, 2)
+        hosts, least = names.count(b"host"), {"1.0": 0, "1.1": 1}.get(version, 2)  # 2: no other version
         codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
         if not least <= hosts <= 1 or codings not in ([], [b"chunked"]) or self.parser.should_upgrade():
             raise ValueError(f"HTTP/{version}, {hosts} hosts, transfer codings {codings}")
