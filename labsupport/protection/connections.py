@@ -51,7 +51,8 @@ def most() -> int:
 
 class Connection(OneRequest):
     """Handle one connection. Close it if the client is too slow. If there are too many connections, close the one whose
-    client we have waited for longest. If a client sends several requests without waiting for answers, answer only the first."""
+    client we have waited for longest. If a client sends several requests without waiting for answers, answer only the
+    first."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast(asyncio.Transport, transport))
