@@ -75,7 +75,7 @@ def head(length: int) -> bytes:
 
 @pytest.fixture
 def gated(monkeypatch):
-    """A server with two threads and room for two to wait."""
+    """A server with three threads and room for three to wait."""
     monkeypatch.setattr(admission, "WAITING_PER_SLOT", 1)
     detector = Gated()
     with serve(create_app(detector, slots=1), port=0) as server:
@@ -83,7 +83,7 @@ def gated(monkeypatch):
         detector.gate.set()
 
 
-def fill(detector, server, pool, count=4):
+def fill(detector, server, pool, count=6):
     """Bring in as many uploads as there is room for, and wait until the first is worked on."""
     waiting = [pool.submit(post, server.url) for _ in range(count)]
     assert detector.entered.acquire(timeout=10)
@@ -123,7 +123,7 @@ def test_past_the_queue_an_upload_is_refused_before_its_body_and_what_was_let_in
         assert b"the server is busy" in answer
         assert requests.get(server.url + "/health", timeout=30).ok  # only uploads are refused
         detector.gate.set()
-        assert [future.result().status_code for future in waiting] == [200] * 4
+        assert [future.result().status_code for future in waiting] == [200] * 6
     assert post(server.url).ok
 
 
@@ -144,10 +144,10 @@ def test_clients_that_vanish_give_their_place_back(gated):
     message = (
         head(len(form.body)).replace(b"boundary=x", form.headers["Content-Type"].split("; ")[1].encode()) + form.body
     )
-    for number in range(4):
+    for number in range(6):
         with socket.create_connection((server.host, server.port), timeout=10) as connection:
             connection.sendall(message)
-            assert number > 1 or detector.entered.acquire(timeout=10)
+            assert number > 2 or detector.entered.acquire(timeout=10)
     full_within(server, 10)
     detector.gate.set()
     until = time.monotonic() + 10
@@ -262,13 +262,13 @@ def test_uploads_that_find_no_place_once_they_have_arrived_are_written_down_too(
             pass  # nine uploads that were let in, and this question
         for client in clients:
             client.sendall(message[-50:])
-        while len(select.select(clients, [], [], 1)[0]) < 5:
-            pass  # five are refused, four have a place
+        while len(select.select(clients, [], [], 1)[0]) < 3:
+            pass  # three are refused, six have a place
         detector.gate.set()
         codes = [int(client.recv(65536).split()[1]) for client in clients]
         log.flush()
         statuses = log.columns("status")["status"]
-    assert sorted(codes) == sorted(statuses) == [200] * 4 + [503] * 5
+    assert sorted(codes) == sorted(statuses) == [200] * 6 + [503] * 3
 
 
 # slots
@@ -668,7 +668,7 @@ def test_only_predictions_wait_and_log_and_prometheus_agree_on_what_was_refused(
             assert answer.status_code == status, (method, path, answer.text)
         assert post(server.url).status_code == 503
         detector.gate.set()
-        assert [future.result().status_code for future in waiting] == [200] * 4
+        assert [future.result().status_code for future in waiting] == [200] * 6
         log.flush()
         refused = log.columns("status")["status"].count(503)
         counted = requests.get(server.url + "/metrics", timeout=30).text

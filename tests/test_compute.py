@@ -241,7 +241,7 @@ def run(latencies, seconds, outcome=targets.ANSWERED):
 @pytest.fixture
 def loads(monkeypatch):
     """What a closed loop of so many clients, and an open loop of a rate and a time, will have measured."""
-    measured = {3: run([0.02], 1.0), 9: run([0.03] * 240, 3.0)}
+    measured = {4: run([0.02], 1.0), 12: run([0.03] * 240, 3.0)}
     monkeypatch.setattr(loadtest, "closed_loop", lambda target, clients, seconds: measured[clients])
     monkeypatch.setattr(
         loadtest, "open_loop", lambda target, rate, seconds, seed: measured[round(rate, 6), round(seconds, 6)]
@@ -255,8 +255,8 @@ def test_a_calibration_is_littles_law(loads):
     model = calibrated(None, light=9.6, seconds=3, cores=2)
     assert model.cores == pytest.approx(80 * 0.025)
     assert model.capacity == pytest.approx(80)
-    assert model.slots == 3 + 1  # and the event loop
-    assert model.places == 3 * (1 + 12)
+    assert model.slots == 4 + 1  # and the event loop
+    assert model.places == 4 * (1 + 9)
 
 
 def test_a_calibration_in_which_requests_are_refused_is_none(loads):
@@ -264,10 +264,10 @@ def test_a_calibration_in_which_requests_are_refused_is_none(loads):
     with pytest.raises(MeasurementFailed, match="under a light load"):
         calibrated(None, light=9.6, seconds=3, cores=2)
     loads[9.6, 1.0] = run([0.02] * 10, 1.0)
-    loads[9] = run([], 1.0)
+    loads[12] = run([], 1.0)
     with pytest.raises(MeasurementFailed, match=r"^0 of 0 requests were answered at full load"):
         calibrated(None, light=9.6, seconds=3, cores=2)
-    loads[9] = loadtest.Run(3.0, np.full(480, 0.03), np.array([targets.ANSWERED, targets.FAILED] * 240))
+    loads[12] = loadtest.Run(3.0, np.full(480, 0.03), np.array([targets.ANSWERED, targets.FAILED] * 240))
     with pytest.raises(MeasurementFailed, match=r"^240 of 480 requests were answered at full load"):
         calibrated(None, light=9.6, seconds=3, cores=2)
 

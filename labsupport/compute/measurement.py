@@ -29,7 +29,7 @@ from labsupport.detection import Box, Detection, Detector, agreement
 from labsupport.edge import NoAnswer, exchange
 from labsupport.extras import imported
 from labsupport.models import darknet
-from labsupport.protection import WAITING_PER_SLOT
+from labsupport.protection import EXTRA_SLOTS, WAITING_PER_SLOT
 
 LIGHT = 0.12  # of the highest rate
 LONGEST = 20  # seconds under a light load: on a slow machine fewer requests have to do
@@ -280,7 +280,7 @@ def calibrated(target: targets.Target, light: int = 80, seconds: float = 3, core
     requests that run together as fast as a lone one, which gets every core. By Little's law it is the highest rate times
     the mean service time. The server's event loop, which reads uploads and writes answers, counts as one more slot. Raises
     `MeasurementFailed` if requests fail."""
-    slots = (cores or os.cpu_count() or 1) + 1  # as many as `admission.Slots` has
+    slots = (cores or os.cpu_count() or 1) + EXTRA_SLOTS  # as many as `admission.Slots` has
     loadtest.closed_loop(target, clients=slots, seconds=1)  # warm
     most = loadtest.closed_loop(target, clients=3 * slots, seconds=seconds)
     if most.share(targets.ANSWERED) < 1:

@@ -18,10 +18,10 @@ def read(core: "ov.Core", name: str, file: Path, precision: str) -> "ov.Model":
 
 
 def requests(
-    core: "ov.Core", network: "ov.Model", precision: str, streams: int, threads: int | None = None
+    core: "ov.Core", network: "ov.Model", precision: str, streams: int, threads: int | None = None, spare: int = 0
 ) -> "list[ov.InferRequest]":
-    """Compile a network for `streams` pictures at a time, and return a request for each. Together they use `threads` cores,
-    by default one each."""
+    """Compile a network for `streams` pictures at a time, and return a request for each, and `spare` more that wait until a
+    stream is free. Together the streams use `threads` cores, by default one each."""
     options = {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,  # of the steps that are not in 8 bits
         "NUM_STREAMS": streams,
@@ -29,7 +29,7 @@ def requests(
         "ENABLE_CPU_PINNING": False,  # several workers would all pin themselves to the same cores
     }
     compiled = core.compile_model(network, "CPU", options)
-    return [compiled.create_infer_request() for _ in range(streams)]
+    return [compiled.create_infer_request() for _ in range(streams + spare)]
 
 
 def parting(network: "ov.Model") -> "ov.Node":

@@ -32,6 +32,7 @@ Network = TypeVar("Network", bound=Callable[..., Any])
 Worker = TypeVar("Worker")
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+SPARE = 2  # so many pictures wait where the next free core finds them; else it is idle while Python works on an answer
 BLANK = np.zeros((SIZE, SIZE, 3), np.uint8)
 
 _making = threading.Lock()
@@ -109,8 +110,7 @@ def _openvino(name: str, file: Path, anchors: list[np.ndarray], precision: str, 
 
     core = ov.Core()
     network = openvino_network.read(core, name, file, precision)
-    streams = slots + 1 if slots > 1 else 1  # while one result is decoded, the extra stream computes
-    requests = openvino_network.requests(core, network, precision, streams)
+    requests = openvino_network.requests(core, network, precision, streams=slots, spare=SPARE)
 
     def forward(request: "ov.InferRequest", small: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
         outputs = request.infer(small[np.newaxis], share_inputs=True, share_outputs=True)

@@ -27,8 +27,9 @@ from labsupport.access import CHANGE
 from labsupport.protection import security
 from labsupport.protection.memory import LARGE_BODY, SMALL, Budget, Hold
 
-WAITING_PER_SLOT = 12  # an accepted picture then waits about a second at most, at f32
-MOST_SLOTS = 1_001  # each is a thread
+EXTRA_SLOTS = 2  # slots more than cores: two decode or draw while the others wait for the neural network
+WAITING_PER_SLOT = 9  # an accepted picture then waits about a second at most, at f32
+MOST_SLOTS = 1_002  # each is a thread
 RETRY_AFTER = {"Retry-After": "1"}
 BODY_SECONDS = 30  # for a whole upload to arrive
 OVERLOADED = "the server is busy: send it again in a second"
@@ -133,7 +134,7 @@ def _settle(answer: asyncio.Future[Any], result: object, error: BaseException | 
 class Slots:
     """Run work on a fixed number of threads, with a bounded number of pictures that wait.
 
-    By default there is one thread more than cores. It decodes and draws while the others wait for the neural network.
+    By default there are `EXTRA_SLOTS` threads more than cores.
 
     >>> slots = Slots(count=1)
     >>> asyncio.run(slots.run(len, b"a picture"))
@@ -141,7 +142,7 @@ class Slots:
     """
 
     def __init__(self, count: int | None = None, waiting: int | None = None, budget: Budget | None = None) -> None:
-        count = (os.cpu_count() or 1) + 1 if count is None else count
+        count = (os.cpu_count() or 1) + EXTRA_SLOTS if count is None else count
         self.count = arguments.number("count", count, 1, MOST_SLOTS, whole=True)
         waiting = self.count * WAITING_PER_SLOT if waiting is None else waiting
         self.limit = self.count + arguments.number("waiting", waiting, least=0, whole=True)
@@ -194,7 +195,7 @@ class Rule:
 
     most: int  # bytes of a body
     copies: int = 1  # copies of the body in memory at the same time: as received, parsed, checked
-    values: int = 1_000_000_000  # commas in a body, which is about how many values JSON holds
+    values: int | None = None  # commas in a body, which is about how many values JSON holds
     predicts: bool = False  # its POST waits for a slot
     guarded: tuple[str, ...] = ()  # methods that need the token, on loopback too
     too_large: str = ""  # the message for a body that is too large
@@ -264,8 +265,8 @@ class Admission:
                 raise HTTPException(408, f"the upload took more than {BODY_SECONDS} seconds: send it again") from None
             body = message.get("body", b"")
             received += len(body)
-            values += body.count(b",")
-            if received > rule.most or values > rule.values:
+            values += body.count(b",") if rule.values else 0
+            if received > rule.most or values > (rule.values or values):
                 raise HTTPException(413, _too_large(rule))
             if not hold.grow(rule.copies * received):
                 if predicts:

@@ -27,7 +27,7 @@ from labsupport.access import Access, Uploads
 from labsupport.detection import Version, load_installed
 from labsupport.log import PredictionLog
 from labsupport.monitoring import Live, Metrics, Watch
-from labsupport.protection import COPIES, LEAST, MOST_SLOTS, Admission, Budget, Rule, Slots, WrongTokens
+from labsupport.protection import COPIES, EXTRA_SLOTS, LEAST, MOST_SLOTS, Admission, Budget, Rule, Slots, WrongTokens
 from labsupport.rollout import Ramps, Router
 from labsupport.serving import access_log, errors, own_predictions, pages, routes, strict_routes
 from labsupport.serving.predictor import Predictor
@@ -109,7 +109,7 @@ def create_app(
     )
     app.router.route_class = StrictRoute
     budget = Budget(memory if memory is None else arguments.number("memory", memory, least=LEAST, whole=True))
-    places = Slots(slots and slots + 1, budget=budget)
+    places = Slots(slots and slots + EXTRA_SLOTS, budget=budget)
     metrics.places.set(places.limit)
     uploads = Uploads(keys=access.keys if access else None) if keep_uploads else None
     predictor = Predictor(routers, places, log, uploads, metrics)
@@ -149,7 +149,7 @@ def _routers(
     if log is not None and not hasattr(log, "record"):
         raise ValueError(f'log={arguments.shown(log)}: give a PredictionLog, as in PredictionLog("sqlite:///log.db")')
     if slots is not None:
-        arguments.number("slots", slots, 1, MOST_SLOTS - 1, whole=True)
+        arguments.number("slots", slots, 1, MOST_SLOTS - EXTRA_SLOTS, whole=True)
     routers = {name: one if isinstance(one, Router) else Router(one) for name, one in named.items()}
     for router in routers.values():
         router.log = router.log or log

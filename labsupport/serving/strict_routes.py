@@ -76,7 +76,7 @@ class StrictRequest(Request):
         end, last, ended = b"--" + options.get(b"boundary", b"") + b"--", b"", not self.is_form
         async for piece in super().stream():
             ended = ended or end in last + piece[: len(end)] or end in piece
-            last = (last + piece)[-len(end) :]
+            last = (last + piece[-len(end) :])[-len(end) :]
             yield piece
         if not ended:
             raise HTTPException(400, CUT_OFF)
