@@ -20,6 +20,7 @@ import psutil
 
 from labsupport import compute, paths
 from labsupport.compute import Server, loadtest, targets
+from labsupport.protection import EXTRA_SLOTS
 
 LOADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.1)  # of the capacity
 CLAIM = (0.25, 0.8)  # the model's p99 is this close, up to this load
@@ -78,7 +79,7 @@ def measured(target: targets.Target, model: Server, load: float, seconds: float,
 
 def saturated(target: targets.Target) -> float:
     """The most requests a second that it answers at this moment."""
-    return loadtest.closed_loop(target, clients=3 * ((os.cpu_count() or 1) + 1), seconds=SATURATED).rate
+    return loadtest.closed_loop(target, clients=3 * ((os.cpu_count() or 1) + EXTRA_SLOTS), seconds=SATURATED).rate
 
 
 def others() -> float:

@@ -1,8 +1,8 @@
-"""Find the ranges for `quantisation.RANGES`, and say how well an int8 network with the present ones agrees with f32's.
+"""Find the ranges for `quantisation.RANGES`, and say how well this CPU's int8 and bf16 agree with f32.
 
 `python -m benchmarks.quantise` prints both. It takes the lowest and highest output of each convolution over every second
-frame of the street, whole and in two crops each, zoomed, mirrored and lit by chance. The agreement is measured on the
-other pictures, those of `compute.measure`. The ranges are rounded outwards to a tenth.
+frame of the street, whole and in two crops each, zoomed, mirrored and lit by chance. The ranges are rounded outwards to a
+tenth. The agreement is measured on these pictures, and on the other ones, those of `compute.measure`.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import openvino as ov
 
 from labsupport import compute, images, models, paths
-from labsupport.detection import resize_for_network
+from labsupport.detection import Detector, resize_for_network
 
 CROPS = 2  # of each frame
 QUANTISED = (2, 3, 4, 5, 6, 7, 10)  # convolutions whose outputs become 8 bits
@@ -25,9 +25,17 @@ def main() -> None:
     for ends, widest in ((lowest, min), (highest, max)):
         ends[list(TOGETHER)] = widest(ends[list(TOGETHER)])
     print({number: (round(float(lowest[number]), 1), round(float(highest[number]), 1)) for number in QUANTISED})
-    answers = [compute.weigh("openvino", precision)["answers"] for precision in ("int8", "f32")]
-    for overlap in (0.8, 0.9):
-        print(f"IoU > {overlap}: {compute.found(*answers, overlap):.1%} of {sum(map(len, answers[1]))} objects")
+    for name, shown in (("calibration", calibration()), ("the others", compute.pictures())):
+        right = answers("f32", shown)
+        for precision in ("int8", "bf16"):
+            shares = [f"{compute.found(answers(precision, shown), right, overlap):.1%}" for overlap in (0.8, 0.9)]
+            print(f"{name}, {precision}: {' and '.join(shares)} of {sum(map(len, right))} objects at IoU > 0.8 and 0.9")
+
+
+def answers(precision: str, shown: list[np.ndarray]) -> list[list[tuple]]:
+    """Return what the detector finds in each picture, as `compute.found` reads it."""
+    detector = Detector.load(precision=precision)
+    return [[(one.label, one.confidence, *one.box) for one in detector.detect(picture)] for picture in shown]
 
 
 def calibration() -> list[np.ndarray]:

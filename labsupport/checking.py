@@ -136,7 +136,9 @@ def processor() -> Check:
     try:
         from labsupport import models
 
-        found = f"runs yolov3-tiny fastest in {models.best_precision()}: OpenVINO computes with {models.float_kernel()}"
+        beside = f", other steps in {models.beside_int8()}" if models.best_precision() == "int8" else ""
+        precision, kernel = models.best_precision(), models.float_kernel()
+        found = f"runs yolov3-tiny fastest in {precision}{beside}: OpenVINO computes with {kernel}"
     except Exception as error:  # a dependency is broken, and was named above
         return Check("processor", False, f"cannot be asked ({error})", "repair what is named above")
     return Check("processor", True, found)

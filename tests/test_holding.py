@@ -17,10 +17,10 @@ import pytest
 
 from command import Answer, Server, rows, serving, small_uploads, until, upload
 from labsupport import images
-from labsupport.protection import WAITING_PER_SLOT
+from labsupport.protection import EXTRA_SLOTS, WAITING_PER_SLOT
 
 UPLOADS = small_uploads()
-PLACES = 3 * (1 + WAITING_PER_SLOT)  # on two cores: three slots, and the uploads that wait for them
+PLACES = (2 + EXTRA_SLOTS) * (1 + WAITING_PER_SLOT)  # on two cores: the slots, and the uploads that wait for them
 on_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to weigh the server")
 
 

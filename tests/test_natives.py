@@ -163,6 +163,7 @@ LESS = {
     "OpenVINO to AVX2": ({"OV_CPU_MAX_ISA": "AVX2"}, "int8"),
     "oneDNN to AVX2": ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, "int8"),
     "both to AVX2": ({"OV_CPU_MAX_ISA": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}, "int8"),
+    "oneDNN to AVX-512 without bf16": ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}, "int8"),
     "both to SSE": ({"OV_CPU_MAX_ISA": "SSE42", "ONEDNN_MAX_CPU_ISA": "SSE41"}, "f32"),
 }
 

@@ -6,7 +6,7 @@
 """
 
 from labsupport.models import darknet, onnx_network, runtimes
-from labsupport.models.processor import RUNTIMES, best_precision, float_kernel, precisions
+from labsupport.models.processor import RUNTIMES, beside_int8, best_precision, float_kernel, precisions
 from labsupport.models.registry import (
     LABELS,
     MODELS,
@@ -31,6 +31,7 @@ __all__ = [
     "ModelFile",
     "ModelUnavailable",
     "NotInstalled",
+    "beside_int8",
     "best_precision",
     "darknet",
     "ensure",

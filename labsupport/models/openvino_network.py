@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labsupport.models import quantisation
+from labsupport.models.processor import beside_int8
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -13,7 +14,7 @@ def read(core: "ov.Core", name: str, file: Path, precision: str) -> "ov.Model":
     """Return the network in `file`, the OpenVINO file of the model `name`, prepared for a precision."""
     network = core.read_model(file, config={"ENABLE_MMAP": False})  # if a mapped file is cut off, the process is killed
     if precision == "int8":
-        quantisation.quantise(network, quantisation.RANGES[name])
+        quantisation.quantise(network, quantisation.ranges(name, beside_int8()))
     return network
 
 
@@ -23,7 +24,7 @@ def requests(
     """Compile a network for `streams` pictures at a time, and return a request for each, and `spare` more that wait until a
     stream is free. Together the streams use `threads` cores, by default one each."""
     options = {
-        "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,  # of the steps that are not in 8 bits
+        "INFERENCE_PRECISION_HINT": beside_int8() if precision == "int8" else precision,
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": threads or streams,
         "ENABLE_CPU_PINNING": False,  # several workers would all pin themselves to the same cores

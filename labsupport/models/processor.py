@@ -7,6 +7,7 @@ import numpy as np
 from labsupport import background
 from labsupport.models import quantisation
 
+EMULATED = "jit_avx512_bf16"  # the kernel of an AVX-512 CPU without bf16, if bf16 is asked for: slower than f32
 RUNTIMES = {  # runtime -> its precisions
     "openvino": ("f32", "bf16", "int8"),
     "litert": ("int8",),
@@ -30,14 +31,31 @@ def precisions(name: str, runtime: str) -> tuple[str, ...]:
 def best_precision(name: str = "yolov3-tiny") -> str:
     """Return the precision in which OpenVINO computes a model fastest on this CPU, of those that find what f32 finds.
 
-    That is bf16 if the CPU computes in it, else int8 with AVX2 or AVX-512, if the model can be computed in it. On all other
-    CPUs it is f32: nothing else was measured there. Of f32's objects bf16 and int8 find 99 % at an overlap (IoU) of 0.8,
-    and 97 and 92 % at 0.9 (benchmarks/RESULTS.md). With AVX-512 and bf16 both are as fast; with AMX bf16 is faster.
+    | CPU | precision |
+    |---|---|
+    | AMX | bf16 |
+    | AVX-512 with bf16 | int8, or bf16 for a model that cannot be computed in int8 |
+    | AVX2 or AVX-512, without bf16 | int8, or f32 for such a model |
+    | another one that computes in bf16 | bf16, which was not measured there |
+    | any other | f32, because nothing else was measured there |
+
+    Of f32's objects bf16 and int8 find 99 % at an overlap (IoU) of 0.8, and 97 and 92 % at 0.9 (benchmarks/RESULTS.md).
     """
-    kernel = float_kernel()
-    if "bf16" in kernel:
+    kernel, in_int8 = float_kernel(), "int8" in precisions(name, "openvino")
+    if in_int8 and beside_int8() == "bf16":
+        return "int8"
+    if "bf16" in kernel and not kernel.startswith(EMULATED):
         return "bf16"
-    return "int8" if "avx" in kernel and "int8" in precisions(name, "openvino") else "f32"
+    return "int8" if in_int8 and "avx" in kernel else "f32"
+
+
+def beside_int8() -> str:
+    """Return the precision of those steps of an int8 network that are not in 8 bits.
+
+    That is bf16 on a CPU with AVX-512 that computes in bf16 and has no AMX. There the network then takes 0.8 times as long
+    as with f32. On all other CPUs it is f32.
+    """
+    return "bf16" if float_kernel() == "brgconv_avx512_bf16" else "f32"
 
 
 @functools.cache

@@ -29,11 +29,25 @@ RANGES: dict[str, Mapping[int, tuple[float, float]]] = {
         10: (-2.3, 27.0),
     }
 }
+# Of these, the outputs that stay as they are if the other steps compute in bf16, which rounds, too. Then 100 % of f32's
+# objects are found at IoU > 0.8 and 94.0 % at 0.9 (the pictures of `compute.measure`). If these outputs became 8 bits as
+# well, it would be 98.2 and 91.6 %. On the pictures for calibration it is 96.3 and 90.4 %, or 96.7 and 89.4 %.
+LEFT_BESIDE_BF16 = {"yolov3-tiny": {2, 6}}
 CHOOSE = {"MaxPool", "Interpolate", "Concat"}  # steps that return some of the numbers they get
 
 
+def ranges(name: str, beside: str) -> dict[int, tuple[float, float]]:
+    """Return the `RANGES` to use for a model whose other steps compute in the precision `beside`.
+
+    >>> list(ranges("yolov3-tiny", beside="bf16"))
+    [3, 4, 5, 7, 10]
+    """
+    left = LEFT_BESIDE_BF16.get(name, set()) if beside == "bf16" else set()
+    return {number: ends for number, ends in RANGES[name].items() if number not in left}
+
+
 def quantise(network: "ov.Model", ranges: Mapping[int, tuple[float, float]]) -> None:
-    """Add the FakeQuantize steps to an OpenVINO network of `darknet.to_openvino`. `ranges` is one of `RANGES`."""
+    """Add the FakeQuantize steps to an OpenVINO network of `darknet.to_openvino`. `ranges` are those of a model."""
     steps = network.get_ordered_ops()
     named = {step.get_friendly_name(): step for step in steps}
     for number, (low, high) in ranges.items():

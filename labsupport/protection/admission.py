@@ -28,7 +28,7 @@ from labsupport.protection import security
 from labsupport.protection.memory import LARGE_BODY, SMALL, Budget, Hold
 
 EXTRA_SLOTS = 2  # slots more than cores: two decode or draw while the others wait for the neural network
-WAITING_PER_SLOT = 9  # an accepted picture then waits about a second at most, at f32
+WAITING_PER_SLOT = 9  # with two cores an accepted picture then waits about a second at most, at f32
 MOST_SLOTS = 1_002  # each is a thread
 RETRY_AFTER = {"Retry-After": "1"}
 BODY_SECONDS = 30  # for a whole upload to arrive
@@ -265,8 +265,8 @@ class Admission:
                 raise HTTPException(408, f"the upload took more than {BODY_SECONDS} seconds: send it again") from None
             body = message.get("body", b"")
             received += len(body)
-            values += body.count(b",") if rule.values else 0
-            if received > rule.most or values > (rule.values or values):
+            values += 0 if rule.values is None else body.count(b",")
+            if received > rule.most or (rule.values is not None and values > rule.values):
                 raise HTTPException(413, _too_large(rule))
             if not hold.grow(rule.copies * received):
                 if predicts:

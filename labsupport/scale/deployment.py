@@ -41,7 +41,7 @@ from labsupport import loopback
 from labsupport.detection import parse_version
 from labsupport.log import PredictionLog
 from labsupport.models import best_precision
-from labsupport.protection import required_token
+from labsupport.protection import EXTRA_SLOTS, required_token
 from labsupport.rollout import Journal, Router, State
 from labsupport.scale import local_cluster
 from labsupport.scale.bulk import predict_folder
@@ -53,7 +53,7 @@ __all__ = ["Deployed", "deploy", "predict_folder", "version"]
 
 FRONT = "front"  # the name of the application that answers HTTP
 HEAD = {"node:__internal_head__": 0.001}  # what only the head node has
-ONGOING = 2  # pictures at a replica: one is looked at, the next is on its way
+ONGOING = 1 + EXTRA_SLOTS  # pictures at a replica: one is looked at, the next ones are on their way
 HEALTH_SECONDS = 2
 GONE = ("DEPLOY_FAILED", "DELETING")
 QUIET: dict[str, Any] = {
@@ -183,8 +183,8 @@ def _app(model: str, replicas: tuple[int, int], fronts: int, log: str | None, ho
         journal = SharedJournal(_keeper(model))
         load = functools.partial(version, replicas=replicas)
         router = Router(load(journal.state.stable), load=load, journal=cast(Journal, journal))  # it has its methods
-        # the app adds one: together the fronts ask for what the replicas accept, because Ray would ask again and again
-        slots = max(1, math.ceil(ONGOING * replicas[1] / fronts) - 1)
+        # the app adds these: together the fronts ask for what the replicas accept, because Ray would ask again and again
+        slots = max(1, math.ceil(ONGOING * replicas[1] / fronts) - EXTRA_SLOTS)
         return guarded(create_app({model: router}, log=PredictionLog(log) if log else None, slots=slots), host)
 
     return make

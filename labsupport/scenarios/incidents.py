@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 HOUR = 3600.0
 PICTURES, PAUSE = 4, 8.0  # of one user, on average; seconds between them
-SLOTS, PLACES = 3, 39  # as in `admission`, on two cores
+SLOTS, PLACES = 3, 39  # of the simulated server
 SERVICE = 0.12  # seconds for a picture, on a small machine: 25 pictures a second are what it can do
 PATIENCE = 80.0  # seconds
 SENSED = ("brightness", "contrast", "sharpness", "saturation")

@@ -49,7 +49,9 @@ class DetectionOut(BaseModel):
 class PredictionOut(BaseModel):
     id: str
     version: str = Field(description="the model version that answered")
-    latency: float = Field(description="seconds spent on decoding and detecting")
+    latency: float = Field(
+        description="seconds for decoding and detecting, under load also for the wait until a core is free"
+    )
     detections: list[DetectionOut]
 
 
