@@ -210,6 +210,10 @@ def test_throughput_raises_what_the_work_raises():
         compute.throughput(lambda turn: 1 / (turn - 3), threads=2, seconds=10)
 
 
+def test_on_a_machine_so_busy_that_the_time_is_over_before_a_thread_begins_throughput_is_still_a_rate():
+    assert compute.throughput(lambda turn: None, threads=2, seconds=1e-9) > 0
+
+
 def test_throughput_uses_every_thread(monkeypatch):
     """The first calls only return when three are made at once; each thread's own calls are counted from 0."""
     together, turns = threading.Barrier(3), []

@@ -145,7 +145,7 @@ def picture_files() -> list[Path]:
 
 def throughput(work: Callable[[int], object], threads: int, seconds: float) -> float:
     """Return how often a second `threads` threads finish `work(0)`, `work(1)`, …, in `seconds`. Each thread counts for
-    itself.
+    itself, and finishes at least one.
 
     Raises what `work` raises.
 
@@ -155,7 +155,7 @@ def throughput(work: Callable[[int], object], threads: int, seconds: float) -> f
 
     def again(until: float) -> int:
         done = 0
-        while time.perf_counter() < until:
+        while done == 0 or time.perf_counter() < until:
             work(done)
             done += 1
         return done

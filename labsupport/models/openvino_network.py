@@ -21,8 +21,8 @@ def read(core: "ov.Core", name: str, file: Path, precision: str) -> "ov.Model":
 def requests(
     core: "ov.Core", network: "ov.Model", precision: str, streams: int, threads: int | None = None, spare: int = 0
 ) -> "list[ov.InferRequest]":
-    """Compile a network for `streams` pictures at a time, and return a request for each, and `spare` more that wait until a
-    stream is free. Together the streams use `threads` cores, by default one each."""
+    """Compile a network, and return OpenVINO's requests to run it: one for each stream, and `spare` more that wait until a
+    stream is free. A stream computes one picture at a time. Together they use `threads` cores, by default one each."""
     options = {
         "INFERENCE_PRECISION_HINT": beside_int8() if precision == "int8" else precision,
         "NUM_STREAMS": streams,

@@ -7,7 +7,7 @@ import numpy as np
 from labsupport import background
 from labsupport.models import quantisation
 
-EMULATED = "jit_avx512_bf16"  # the kernel of an AVX-512 CPU without bf16, if bf16 is asked for: slower than f32
+EMULATED = "jit_avx512_bf16"  # the code with which AVX-512 without bf16 computes in bf16: slower than in f32
 RUNTIMES = {  # runtime -> its precisions
     "openvino": ("f32", "bf16", "int8"),
     "litert": ("int8",),
@@ -29,7 +29,7 @@ def precisions(name: str, runtime: str) -> tuple[str, ...]:
 
 
 def best_precision(name: str = "yolov3-tiny") -> str:
-    """Return the precision in which OpenVINO computes a model fastest on this CPU, of those that find what f32 finds.
+    """Return the precision in which OpenVINO computes a model fastest on this CPU, of those that find nearly what f32 finds.
 
     | CPU | precision |
     |---|---|
@@ -39,7 +39,8 @@ def best_precision(name: str = "yolov3-tiny") -> str:
     | another one that computes in bf16 | bf16, which was not measured there |
     | any other | f32, because nothing else was measured there |
 
-    Of f32's objects bf16 and int8 find 99 % at an overlap (IoU) of 0.8, and 97 and 92 % at 0.9 (benchmarks/RESULTS.md).
+    On the 36 pictures of benchmarks/RESULTS.md bf16 and int8 find at least 99 % of f32's objects at an overlap (IoU) above
+    0.8. Above 0.9 bf16 finds 97 %, and int8 92 %, or 94 % if its other steps are in bf16. On harder pictures they find less.
     """
     kernel, in_int8 = float_kernel(), "int8" in precisions(name, "openvino")
     if in_int8 and beside_int8() == "bf16":
@@ -69,6 +70,10 @@ def float_kernel() -> str:
 
 
 def _compile_a_convolution() -> str:
+    """Compile two convolutions with a pooling step between them, and return the name of the second one's code.
+
+    OpenVINO may compute the first convolution of a network with other code, because it has few inputs.
+    """
     import openvino as ov
     from openvino import opset13 as steps
 

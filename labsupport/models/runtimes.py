@@ -32,7 +32,7 @@ Network = TypeVar("Network", bound=Callable[..., Any])
 Worker = TypeVar("Worker")
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-SPARE = 2  # so many pictures wait where the next free core finds them; else it is idle while Python works on an answer
+SPARE = 2  # so many pictures wait inside OpenVINO, so that a core that becomes free need not wait for Python
 BLANK = np.zeros((SIZE, SIZE, 3), np.uint8)
 
 _making = threading.Lock()
@@ -105,7 +105,8 @@ def made(make: Callable[[], Network], *blank: Any) -> Network:
 
 
 def _openvino(name: str, file: Path, anchors: list[np.ndarray], precision: str, slots: int) -> Forward:
-    """Return a network on OpenVINO. Pictures that come together get one core each, and a lone picture gets `slots` cores."""
+    """Return a network on OpenVINO. Pictures that come together get one core each, and a lone picture gets `slots` cores.
+    `_Calls` says which picture counts as lone."""
     import openvino as ov
 
     core = ov.Core()
@@ -120,7 +121,7 @@ def _openvino(name: str, file: Path, anchors: list[np.ndarray], precision: str, 
     if slots == 1:
         return side_by_side
     (every_core,) = openvino_network.requests(core, network, precision, streams=1, threads=slots)
-    forward(every_core, BLANK, 0.5)
+    forward(every_core, BLANK, 0.5)  # the first run takes longer
     calls = _Calls()
 
     def for_one_or_many(small: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
