@@ -2,7 +2,7 @@
 
 `python -m benchmarks.quantise` prints both. It takes the lowest and highest output of each convolution over every second
 frame of the street, whole and in two crops each, zoomed, mirrored and lit by chance. The ranges are rounded outwards to a
-tenth. The agreement is measured on these pictures, and on the other ones, those of `compute.measure`.
+tenth. The agreement is measured on these pictures, and on those of `compute.measure`, which give no ranges.
 """
 
 from pathlib import Path
@@ -28,7 +28,8 @@ def main() -> None:
     for name, shown in (("calibration", calibration()), ("the others", compute.pictures())):
         right = answers("f32", shown)
         for precision in ("int8", "bf16"):
-            shares = [f"{compute.found(answers(precision, shown), right, overlap):.1%}" for overlap in (0.8, 0.9)]
+            given = answers(precision, shown)
+            shares = [f"{compute.found(given, right, overlap):.1%}" for overlap in (0.8, 0.9)]
             print(f"{name}, {precision}: {' and '.join(shares)} of {sum(map(len, right))} objects at IoU > 0.8 and 0.9")
 
 
@@ -39,7 +40,7 @@ def answers(precision: str, shown: list[np.ndarray]) -> list[list[tuple]]:
 
 
 def calibration() -> list[np.ndarray]:
-    """Return the pictures to calibrate with, resized for the network: none of them measures the agreement."""
+    """Return the pictures that give the ranges, resized for the network."""
     rng, frames = (
         np.random.default_rng(0),
         sorted((paths.IMAGES / "street").iterdir())[1::2],

@@ -22,7 +22,7 @@ def requests(
     core: "ov.Core", network: "ov.Model", precision: str, streams: int, threads: int | None = None, spare: int = 0
 ) -> "list[ov.InferRequest]":
     """Compile a network, and return OpenVINO's requests to run it: one for each stream, and `spare` more that wait until a
-    stream is free. A stream computes one picture at a time. Together they use `threads` cores, by default one each."""
+    stream is free. A stream computes one picture at a time. The streams use `threads` cores, one each by default."""
     options = {
         "INFERENCE_PRECISION_HINT": beside_int8() if precision == "int8" else precision,
         "NUM_STREAMS": streams,

@@ -40,7 +40,7 @@ def best_precision(name: str = "yolov3-tiny") -> str:
     | any other | f32, because nothing else was measured there |
 
     On the 36 pictures of benchmarks/RESULTS.md bf16 and int8 find at least 99 % of f32's objects at an overlap (IoU) above
-    0.8. Above 0.9 bf16 finds 97 %, and int8 92 %, or 94 % if its other steps are in bf16. On harder pictures they find less.
+    0.8. Above 0.9 bf16 finds 98 %, and int8 93 %, or 94 % if its other steps are in bf16. On harder pictures they find less.
     """
     kernel, in_int8 = float_kernel(), "int8" in precisions(name, "openvino")
     if in_int8 and beside_int8() == "bf16":

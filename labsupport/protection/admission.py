@@ -27,8 +27,8 @@ from labsupport.access import CHANGE
 from labsupport.protection import security
 from labsupport.protection.memory import LARGE_BODY, SMALL, Budget, Hold
 
-EXTRA_SLOTS = 2  # slots more than cores: two decode or draw while the others wait for the neural network
-WAITING_PER_SLOT = 9  # with two cores an accepted picture then waits about a second at most, at f32
+EXTRA_SLOTS = 2  # threads more than cores: they decode, draw, or have a picture ready for the next free core
+WAITING_PER_SLOT = 9  # two cores with AVX-512 at f32: an accepted picture then waits about a second at most
 MOST_SLOTS = 1_002  # each is a thread
 RETRY_AFTER = {"Retry-After": "1"}
 BODY_SECONDS = 30  # for a whole upload to arrive

@@ -53,7 +53,7 @@ __all__ = ["Deployed", "deploy", "predict_folder", "version"]
 
 FRONT = "front"  # the name of the application that answers HTTP
 HEAD = {"node:__internal_head__": 0.001}  # what only the head node has
-ONGOING = 1 + EXTRA_SLOTS  # pictures at a replica: one is looked at, the next ones are on their way
+ONGOING = 1 + EXTRA_SLOTS  # pictures at a replica: one is computed, the next ones are on their way
 HEALTH_SECONDS = 2
 GONE = ("DEPLOY_FAILED", "DELETING")
 QUIET: dict[str, Any] = {
@@ -183,7 +183,7 @@ def _app(model: str, replicas: tuple[int, int], fronts: int, log: str | None, ho
         journal = SharedJournal(_keeper(model))
         load = functools.partial(version, replicas=replicas)
         router = Router(load(journal.state.stable), load=load, journal=cast(Journal, journal))  # it has its methods
-        # the app adds these: together the fronts ask for what the replicas accept, because Ray would ask again and again
+        # create_app adds EXTRA_SLOTS. More than the replicas accept (with many fronts), Ray asks for again and again
         slots = max(1, math.ceil(ONGOING * replicas[1] / fronts) - EXTRA_SLOTS)
         return guarded(create_app({model: router}, log=PredictionLog(log) if log else None, slots=slots), host)
 

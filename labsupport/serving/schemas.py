@@ -50,7 +50,7 @@ class PredictionOut(BaseModel):
     id: str
     version: str = Field(description="the model version that answered")
     latency: float = Field(
-        description="seconds for decoding and detecting, under load also for the wait until a core is free"
+        description="seconds for decoding and detecting, with the wait for a free core, without the wait for a slot"
     )
     detections: list[DetectionOut]
 
