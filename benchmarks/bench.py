@@ -38,6 +38,7 @@ SERVERS = {  # name -> the command, but for its port
 
 
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
+HOLDING = ("ONEDNN_MAX_CPU_ISA", "OV_CPU_MAX_ISA")  # variables that keep OpenVINO from newer parts of a processor
 KINDS = ("AMX", "AVX-512", "AVX2", "other")  # of processors; each has its own tables
 ABOUT = """The results of `make bench` on each kind of processor that it ran on: AMX (bf16), AVX-512 (VNNI, no AMX), AVX2.
 
@@ -92,7 +93,10 @@ def kind(kernel: str) -> str:
 
 
 def machine() -> str:
-    return f"{os.cpu_count()} cores, {cpu()}, Python {platform.python_version()}; what asks runs on the same cores."
+    held = [f"{name}={os.environ[name]}" for name in HOLDING if os.environ.get(name)]
+    limits = f", OpenVINO held back by {' and '.join(held)}" if held else ""
+    python = f"Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores, {cpu()}{limits}, {python}; what asks runs on the same cores."
 
 
 def measure(rounds: int, seconds: float) -> dict[str, list[dict]]:
