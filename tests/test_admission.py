@@ -76,7 +76,7 @@ def head(length: int) -> bytes:
 @pytest.fixture
 def gated(monkeypatch):
     """A server with three threads and room for three to wait."""
-    monkeypatch.setattr(admission, "WAITING_PER_SLOT", 1)
+    monkeypatch.setattr("labsupport.protection.slots.WAITING_PER_SLOT", 1)
     detector = Gated()
     with serve(create_app(detector, slots=1), port=0) as server:
         yield detector, server
@@ -128,7 +128,7 @@ def test_past_the_queue_an_upload_is_refused_before_its_body_and_what_was_let_in
 
 
 def test_every_answer_at_four_times_the_capacity_is_right_or_a_503(detector, monkeypatch):
-    monkeypatch.setattr(admission, "WAITING_PER_SLOT", 3)
+    monkeypatch.setattr("labsupport.protection.slots.WAITING_PER_SLOT", 3)
     with serve(create_app(detector), port=0) as server, ThreadPoolExecutor(32) as clients:
         right = post(server.url).json()["detections"]
         answers = list(clients.map(lambda _: post(server.url), range(300)))
@@ -332,6 +332,34 @@ def test_large_pictures_wait_for_memory_and_small_ones_pass_them():
         assert slots.budget.taken == 0
 
     asyncio.run(several())
+
+
+@pytest.mark.parametrize("count", [4, 10])
+def test_waiting_large_uploads_never_fill_the_memory_that_each_of_them_needs(count):
+    """Many small files with large pictures in them: their bodies fit, and no picture would fit beside all of them."""
+    slots = Slots(count=count, budget=Budget(LEAST))
+
+    async def client(arrived: asyncio.Event) -> str:
+        hold = memory.Hold(slots.budget)
+        try:
+            if not hold.grow(COPIES * 1_990_000):
+                return "no memory for the body"
+            await arrived.wait()
+            return await slots.run(str, "answered", need=LARGEST, large=True)
+        except Overloaded:
+            return "no place"
+        finally:
+            hold.set(0)
+
+    async def many() -> set[str]:
+        arrived = asyncio.Event()
+        clients = [asyncio.ensure_future(client(arrived)) for _ in range(200)]
+        await asyncio.sleep(0)
+        arrived.set()
+        return set(await asyncio.wait_for(asyncio.gather(*clients), 30))
+
+    assert asyncio.run(many()) >= {"answered", "no place"}
+    assert slots.budget.taken == 0 and not slots.full_of_large
 
 
 def test_small_pictures_are_taken_in_the_order_in_which_they_came():

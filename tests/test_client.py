@@ -15,7 +15,6 @@ import requests
 
 from labsupport import background, client, images, loopback, paths
 from labsupport.client import Client, ServerError
-from labsupport.protection import admission
 from labsupport.serving import create_app, serve
 from test_admission import Gated, fill
 
@@ -31,7 +30,7 @@ def waits(monkeypatch):
 @pytest.fixture
 def full(monkeypatch):
     """A server whose slots and queue are taken, its detector, and those who wait for that to be let go on."""
-    monkeypatch.setattr(admission, "WAITING_PER_SLOT", 1)
+    monkeypatch.setattr("labsupport.protection.slots.WAITING_PER_SLOT", 1)
     detector = Gated()
     with serve(create_app(detector, slots=1), port=0) as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
         yield server, detector, fill(detector, server, pool)

@@ -198,3 +198,8 @@ def offered(seed, sure=0.7, offers=clickstream.OFFERS, **world):
 def test_offers(options, entered):
     report = diagnose(offered((20, 1)), offered((20, 2), **options), ["profile", "recommender"])
     assert report.entered == entered, report
+
+
+def test_a_figure_that_no_run_has_is_not_known_and_breaks_nothing():
+    before, now = (window(seed).assign(**{"input.extra": None}) for seed in (1, 2))
+    assert diagnose(before, now, STAGES).entered is None

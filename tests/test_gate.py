@@ -140,7 +140,32 @@ def test_against_the_stable_version_and_where_that_is_unknown_it_holds():
     slow = both._replace(latency=np.where(both.version == "v2", 0.16, 0.1))
     assert gate.judge(slow, "v1", "v2").reason.startswith("latency_p95 0.16 is above 0.15")
     alone = both.of("v2")
-    assert gate.judge(alone, "v1", "v2").reason == "latency_p95 of v1: not known"
+    assert gate.judge(alone, "v1", "v2").reason == "0 of at least 20 requests of v1"
+
+
+@pytest.mark.parametrize(
+    ("limits", "stable", "candidate", "pairs", "words"),
+    [
+        ({"thresholds": {"agreement": (0.9, None), "error_rate": (None, 0.1)}}, 0, 200, 1, "1 of at least 200 pairs"),
+        ({"thresholds": {"agreement": (0.9, None)}}, 0, 200, 1, "1 of at least 200 pairs"),
+        ({"thresholds": {"error_rate": (None, 0.1)}}, 0, 1, 200, "1 of at least 200 requests"),
+        ({"thresholds": {"agreement": (0.9, None), "null_rate": (None, 0.1)}}, 0, 1, 200, "1 of at least 200 requests"),
+        ({"ratios": {"latency_p95": 1.5}}, 1, 200, 0, "1 of at least 200 requests of v1"),
+        ({"ratios": {"latency_p95": 1.5}}, 1, 3, 0, "3 of at least 200 requests; 1 of at least 200 requests of v1"),
+    ],
+)
+def test_each_limit_needs_enough_of_what_it_is_measured_on(limits, stable, candidate, pairs, words):
+    seen = outcomes(["v1"] * stable + ["v2"] * candidate, [False] * (stable + candidate))
+    judgement = Gate(**limits, min_requests=200).judge(seen, "v1", "v2", agreement=[1.0] * pairs)
+    assert (judgement.verdict, judgement.reason) == ("hold", words)
+    seen = outcomes(["v1"] * 200 + ["v2"] * 200, [False] * 400)
+    assert Gate(**limits, min_requests=200).judge(seen, "v1", "v2", agreement=[1.0] * 200).verdict == "promote"
+
+
+@pytest.mark.parametrize("pair", [{None, 0.05}, {0.0: 1, 0.05: 2}])
+def test_limits_without_an_order_are_refused(pair):
+    with pytest.raises(ValueError, match=r"give \(least, most\)"):
+        Gate(thresholds={"error_rate": pair})
 
 
 def test_agreement_in_shadow_is_judged_without_a_single_answer_of_the_candidate():
@@ -453,6 +478,7 @@ def test_other_rules_err_as_they_are_known_to():
 def test_a_figure_that_is_no_finite_number_is_not_known_and_holds(name, value):
     gate = Gate(thresholds={"latency_p95": (None, 1.0)}, ratios={"latency_p95": 2.0})
     figures = {"e_value": 1.0, "requests": 300, "error_rate": 0.0, "latency_p95": 0.1, "stable_latency_p95": 0.1}
+    figures["stable_requests"] = 300
     assert gate.decide(figures, "v1").verdict == "promote"
     judgement = gate.decide(figures | {name: value}, "v1")
     assert judgement.verdict == "hold" and "not known" in judgement.reason

@@ -9,6 +9,7 @@ import pytest
 import requests
 import sqlalchemy as sql
 
+from labsupport import images
 from labsupport.log import FEEDBACK, PREDICTIONS, LogUnavailable, PredictionLog
 from labsupport.rollout import Gate, Rollout, Router, State, WrongRamp, outcomes_since, ramp_figures
 from labsupport.rollout.gate import measured
@@ -49,6 +50,51 @@ def some(log, random, first, count, now):
             shadow=bool(random.random() < 0.1),
         )
     log.flush()
+
+
+def reported(number, by, version="v2", found=()) -> dict:
+    """What a station reports of one product, with the prediction that it went by."""
+    decision = {"id": f"{number:032x}", "station": "s", "product": f"p{number}", "time": BEGAN + number, "latency": 0.1}
+    decision |= {"verdict": "undecided" if by == "nobody" else "accept", "decided_by": by, "version": version}
+    seen = {"version": version, "latency": 0.02, "detections": list(found), "features": {}}
+    return {**decision, "prediction": seen}
+
+
+def test_what_a_stations_device_answered_counts_for_no_version_of_the_server(log):
+    by = ["server"] * 3 + ["device"] * 5 + ["nobody"] * 7
+    log.receive([reported(number, who) for number, who in enumerate(by)])
+    for number in range(2, 5):  # a candidate in shadow has seen these
+        note(log, f"{number:032x}", version="v3", time=BEGAN + number, shadow=True)
+    log.flush()
+    assert Watch(log, "v1", "v2", BEGAN).figures(BEGAN)["requests"] == 3
+    assert outcomes_since(log, BEGAN).version.tolist() == ["v2"] * 3
+    assert log.pairs(since=BEGAN)["id"].tolist() == [f"{2:032x}"]
+    assert log.elsewhere(since=BEGAN + 4, until=BEGAN + 6) == {f"{number:032x}" for number in (4, 5)}
+    log.feedback(f"{4:032x}", correct=False)  # nor does a remark on it
+    assert Watch(log, "v1", "v2", BEGAN).figures(BEGAN)["requests"] == 3
+
+
+def test_devices_promote_no_version_that_the_server_has_never_asked(log):
+    router = Router(Version("v1"), log=log)
+    ramp = Rollout(router, Version("v2"), steps=(5, 100), gate=Gate(min_requests=50))
+    now = time.time()
+    log.receive([{**reported(number, "device"), "time": now + number / 1e3} for number in range(100)])
+    assert ramp.look().verdict == "hold" and router.version == "v1"
+
+
+def test_predictions_go_to_the_log_on_which_a_ramp_is_judged(log, tmp_path):
+    router = Router(Version("v1"), log=log)
+    with serve(create_app(router), port=0) as server:
+        picture = images.encode(np.zeros((8, 8, 3), np.uint8))
+        answer = requests.post(server.url + "/detect", files={"file": picture}, timeout=30).json()
+    assert log.columns("id")["id"] == [answer["id"]]
+    with PredictionLog(f"sqlite:///{tmp_path}/other.db") as other, pytest.raises(ValueError, match="the same log"):
+        create_app(router, log=other)
+    with PredictionLog(log.url) as again:  # as when a cell of a notebook runs again
+        create_app(router, log=again)
+    one, other = (Router(Version("v1"), log=PredictionLog(f"sqlite:///{tmp_path}/{name}.db")) for name in "ab")
+    with pytest.raises(ValueError, match="the same log"):
+        create_app({"yolov3-tiny": one, "yolov3": other})
 
 
 def remark(log, random, upto):

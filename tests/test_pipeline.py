@@ -3,6 +3,7 @@
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -141,3 +142,32 @@ def test_stages_need_names_of_their_own(names):
 def test_names_that_would_be_mistaken(name):
     with pytest.raises(ValueError, match="a stage's name"):
         Stage(name, len)
+
+
+def test_a_stage_that_exits_has_given_no_answer():
+    def exits(value):
+        raise SystemExit(3)
+
+    pipeline = Pipeline([Stage("exits", exits)])
+    with pytest.raises(SystemExit):
+        pipeline.run(1)
+    assert pipeline.frame()["exits.error"].tolist() == ["SystemExit"]
+    assert pipeline.summary()["errors"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize("since", [float("nan"), "yesterday", datetime(2026, 1, 1), True])
+def test_a_moment_that_is_none_is_refused(since):
+    pipeline = Pipeline([Stage("half", lambda number: number / 2)])
+    for window in ({"since": since}, {"until": since}):
+        with pytest.raises(ValueError, match=r"since=|until="):
+            pipeline.frame(**window)
+
+
+def test_a_window_may_begin_a_while_ago():
+    pipeline = Pipeline([Stage("half", lambda number: number / 2)])
+    pipeline.run(3)
+    assert (
+        len(pipeline.frame(since=timedelta(minutes=5)))
+        == len(pipeline.frame(datetime.now(UTC) - timedelta(hours=1)))
+        == 1
+    )

@@ -16,11 +16,21 @@ from labsupport.log.prediction_log import PredictionLog, UnknownPrediction, unkn
 from labsupport.log.rows import YEAR_10000, Moment, seconds, to_json
 from labsupport.log.station_records import RecordClash
 from labsupport.log.stored import StoredPrediction, stored_prediction
-from labsupport.log.tables import COLUMNS, FEATURES, FEEDBACK, PREDICTIONS, SAID, LogUnavailable, UnknownSchema
+from labsupport.log.tables import (
+    COLUMNS,
+    DECISIONS,
+    FEATURES,
+    FEEDBACK,
+    PREDICTIONS,
+    SAID,
+    LogUnavailable,
+    UnknownSchema,
+)
 from labsupport.log.writer import NotWritten
 
 __all__ = [
     "COLUMNS",
+    "DECISIONS",
     "FEATURES",
     "FEEDBACK",
     "PREDICTIONS",

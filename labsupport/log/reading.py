@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from labsupport.detection import agreement
 from labsupport.log import rows, station_records, tables
 from labsupport.log.rows import Moment
-from labsupport.log.tables import COLUMNS, PREDICTIONS, SAID, LogUnavailable
+from labsupport.log.tables import COLUMNS, DECISIONS, PREDICTIONS, SAID, LogUnavailable
 from labsupport.log.writer import Trouble
 
 if TYPE_CHECKING:
@@ -71,6 +71,14 @@ class LogReader:
         with self._reading() as connection:
             return station_records.read(connection, since, until)
 
+    def elsewhere(self, since: Moment = None, until: Moment = None) -> set[str]:
+        """Return the ids of predictions that a station reported and that the server may not have made: its device made
+        them, or the station did not decide. `since` and `until` are as for `columns`. Raises the errors of `columns`.
+        """
+        chosen = rows.within(sql.select(DECISIONS.c.id), DECISIONS.c.time, since, until)
+        with self._reading() as connection:
+            return set(connection.scalars(chosen.where(DECISIONS.c.decided_by != "server")))
+
     def pairs(self, since: Moment = None, until: Moment = None) -> "pd.DataFrame":
         """Return each picture that a candidate saw in shadow, with the two answers and their agreement.
 
@@ -78,9 +86,12 @@ class LogReader:
         `candidate_detections`, `candidate_error`, and `matched`, `relabelled`, `missed`, `extra` and `agreement` as
         `agreement.compare` counts them, with the stable version's answer as the reference. These are missing if the
         candidate failed. `since` and `until` select the stable version's answers. Candidates may answer 1 h later.
+        What a station reports as its device's answer, or could not decide on, is in no pair.
         """
         later = None if until is None else rows.seconds(until) + 3600  # a candidate may be slow
-        return agreement.paired(self.frame(since, until), self.frame(since, later, shadow=True))
+        answers = self.frame(since, until)
+        answers = answers[~answers["id"].isin(self.elsewhere(since, until))]
+        return agreement.paired(answers, self.frame(since, later, shadow=True))
 
     def export(self, path: Path | str, since: Moment = None, until: Moment = None) -> int:
         """Write the rows with since <= time < until to a Parquet file, by time. Return the number of rows.

@@ -243,6 +243,8 @@ def _values(windows: list["pd.DataFrame"], figure: str) -> dict[str, str]:
     from pandas.api import types
 
     one, two = (frame[figure].dropna().infer_objects() for frame in windows)
+    if one.empty and two.empty:
+        return {"before": "not known", "now": "not known"}
     if not (types.is_numeric_dtype(one) and types.is_numeric_dtype(two)):
         shares = [values.astype(str).value_counts(normalize=True) for values in (one, two)]
         label = (shares[1].sub(shares[0], fill_value=0)).abs().idxmax()

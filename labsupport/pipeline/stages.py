@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labsupport import arguments
+from labsupport.log import Moment, seconds
 from labsupport.pipeline.diagnosis import ALPHA, INPUT, NOTED, Diagnosis, diagnose
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class Pipeline:
         row[f"{stage.name}.asked"], row[f"{stage.name}.error"] = True, None
         try:
             value = stage.function(value)
-        except Exception as error:
+        except BaseException as error:  # an interrupt is no answer either
             row[f"{stage.name}.error"] = type(error).__name__
             raise
         finally:
@@ -166,23 +167,28 @@ class Pipeline:
                 logger.error("%s: its output is not described, so its figures are missing: %r", part, error)
             return {}
 
-    def frame(self, since: float | None = None, until: float | None = None) -> "pd.DataFrame":
+    def frame(self, since: Moment = None, until: Moment = None) -> "pd.DataFrame":
         """Return the runs that started in [since, until), one row for each, in the order of time.
+
+        `since` and `until` are as in a log of predictions: a datetime with a time zone, its text in ISO 8601, seconds since
+        the epoch, or a timedelta back from now. Raises ValueError for anything else.
 
         Columns: time (seconds since the epoch), the figures of the input (`input.loudness`), and for each stage: asked
         (False if the run ended before it), latency (seconds), error (the exception's name), null, and its figures.
         """
         import pandas as pd
 
+        begin = -np.inf if since is None else seconds(since, "since")
+        end = np.inf if until is None else seconds(until, "until")
         with self._lock:
-            rows = [row for row in self._rows if (since or 0) <= row["time"] and (until is None or row["time"] < until)]
+            rows = [row for row in self._rows if begin <= row["time"] < end]
         order = ["time", *(name for part in (INPUT, *self._names) for name in _order(part, rows))]
         table = pd.DataFrame(rows, columns=order)
         for stage in self._names:
             table[f"{stage}.asked"] = table[f"{stage}.asked"].eq(True)
         return table
 
-    def summary(self, since: float | None = None, until: float | None = None) -> "pd.DataFrame":
+    def summary(self, since: Moment = None, until: Moment = None) -> "pd.DataFrame":
         """Return a frame with a row for each stage: number of runs, shares of errors and of nulls, latency (median and 95th
         percentile, in seconds), and throughput (answers per second, from the first run's start to the last run's start).
 

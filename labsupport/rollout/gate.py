@@ -4,7 +4,7 @@ If someone checks an ordinary test after every batch and stops as soon as it rep
 in four. The gate's e-value stays valid however often it is checked (`evidence`).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import NamedTuple
@@ -64,7 +64,8 @@ class Gate:
     - `thresholds`: metric -> (least, most). None means no limit. Metrics: `METRICS`. The p95 of latency is exact in
       `judge`, and accurate to 0.5 % in a ramp.
     - `ratios`: metric -> the largest allowed quotient of the candidate's figure and the stable version's figure.
-    - `min_requests`: the gate holds while the candidate has answered fewer requests in a step.
+    - `min_requests`: the gate holds while the candidate has answered fewer requests in a step, while there are fewer pairs
+      if the agreement has a limit, and with `ratios` while the stable version has answered fewer in the whole ramp.
     - `alpha`: the probability, over a whole ramp, that the e-value rolls back a candidate that is no worse.
     - `failure_limit`: the number of failed checks of limits after which the next one rolls back.
 
@@ -138,8 +139,8 @@ class Gate:
             enough = f"(e-value {figures['e_value']:.0f}, {1 / self.alpha:.0f} is enough)"
             worse = f"it goes wrong more often than {stable} {enough}{_cautions(figures)}"
             return Judgement("rollback", worse, figures)
-        if (count := max(figures["requests"], figures.get("pairs", 0))) < self.min_requests:
-            return Judgement("hold", f"{count} of at least {self.min_requests} requests", figures)
+        if few := self._too_few(figures, stable):
+            return Judgement("hold", few, figures)
         if unknown := self._not_known(figures, stable):
             return Judgement("hold", "; ".join(unknown), figures)
         limits = [(name, least, most) for name, (least, most) in self.thresholds.items()]
@@ -158,6 +159,17 @@ class Gate:
                 "Leave it out here. To judge it, begin with router.shadow(candidate), and give "
                 "gate.judge(..., agreement=log.pairs()['agreement']) the pairs"
             )
+
+    def _too_few(self, figures: Mapping[str, float], stable: str) -> str:
+        """Return a text if there are fewer than `min_requests` of something that is measured, or ""."""
+        needed = {"pairs": "pairs"} if "agreement" in self.thresholds else {}
+        if self.ratios or self.thresholds.keys() != {"agreement"}:
+            needed["requests"] = "requests"
+        if self.ratios:
+            needed["stable_requests"] = f"requests of {stable}"
+        counts = {words: figures.get(name, 0) for name, words in needed.items()}
+        few = [words for words, count in counts.items() if count < self.min_requests]
+        return "; ".join(f"{counts[words]} of at least {self.min_requests} {words}" for words in few)
 
     def _not_known(self, figures: Mapping[str, float], stable: str) -> list[str]:
         """Return a text for each figure that is needed and not known. The e-value always needs the error rate."""
@@ -225,7 +237,12 @@ def _by_metric(argument: str, limits: object) -> list[tuple[str, object]]:
 def _pair(name: str, pair: object) -> tuple[float | None, float | None]:
     """Check the limits of a metric, and return them."""
     argument = f"thresholds[{name!r}]"
-    if isinstance(pair, str) or not isinstance(pair, Collection) or len(pair) != 2 or all(end is None for end in pair):
+    if (
+        isinstance(pair, str)
+        or not isinstance(pair, Sequence | np.ndarray)
+        or len(pair) != 2
+        or all(end is None for end in pair)
+    ):
         raise ValueError(f"{argument}={arguments.shown(pair)}: give (least, most), with None for one that is no limit")
     highest = np.inf if name == "latency_p95" else 1
     least, most = (None if end is None else arguments.number(argument, end, 0, highest) for end in pair)

@@ -98,17 +98,18 @@ class Journal:
     def state(self) -> State:
         """Return the state in force, also if another process changed it. Takes some microseconds.
 
-        If the file cannot be read, the last known state stays in force. Then `trouble` holds the reason. It is logged once.
+        If the file cannot be read, or was deleted or replaced, the last known state stays in force. `trouble` then holds
+        the reason, which is logged once.
         """
         with self._reading:
             try:
+                self._check_place()
                 (version,) = self._reader.execute("PRAGMA data_version").fetchone()  # changes with others' commits
                 if version != self._seen:
                     self._state, self._seen = _in_force(self._reader), version
+                self._say("")
             except (sqlite3.Error, JournalUnavailable) as error:
                 self._say(f"{type(error).__name__}: {error}")
-            else:
-                self._say("")
             return self._state
 
     def change(self, change: Callable[[State], State]) -> State:
@@ -128,8 +129,7 @@ class Journal:
 
     def history(self, most: int | None = None) -> list[State]:
         """Return the newest `most` states, or all, the oldest first. Raises `JournalUnavailable`."""
-        # SQLite: -1 is no limit
-        limit = -1 if most is None else int(arguments.number("most", most, 0, 2**62, whole=True))
+        limit = -1 if most is None else int(arguments.number("most", most, 0, 2**62, whole=True))  # -1 is no limit
         with self._read() as file:
             rows = file.execute("SELECT state FROM states ORDER BY number DESC LIMIT ?", [limit]).fetchall()
         return [_parsed(text) for (text,) in reversed(rows)]
@@ -188,8 +188,7 @@ class Journal:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Run the block as one transaction: all of it is written, or nothing. No other process writes meanwhile."""
         with self._writing:
-            if self._path and identity(self._path) != self._identity:  # a later reader would miss this
-                raise JournalUnavailable("the journal was deleted or replaced since it was opened: start again")
+            self._check_place()  # else a later reader would miss this
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
                 try:
@@ -201,6 +200,10 @@ class Journal:
                     raise
             except sqlite3.Error as error:
                 raise JournalUnavailable(f"the change was not written down, so it was not made: {error}") from error
+
+    def _check_place(self) -> None:
+        if self._path and identity(self._path) != self._identity:
+            raise JournalUnavailable("the journal was deleted or replaced since it was opened: start again")
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
@@ -279,15 +282,13 @@ def _added(file: sqlite3.Connection, state: State) -> State:
 
 def _parsed(text: str) -> State:
     """Return the state in a row. Raises `JournalUnavailable` for a row that this version of the lab did not write."""
-    try:
+    with suppress(TypeError, ValueError):
         state = State(**json.loads(text))
         names = isinstance(state.stable, str) and isinstance(state.candidate, str | None)
         fits = state.mode in MODES and (state.mode == "stable") == (state.candidate is None) and 0 <= state.share <= 100
         ramp = state.ramp is None or (isinstance(state.ramp, dict) and state.ramp.keys() >= Ramp.__required_keys__)
         if names and fits and ramp and isinstance(state.figures, dict):
             return state
-    except (TypeError, ValueError):
-        pass
     raise JournalUnavailable("it holds a state that this version of the lab does not know")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sqlalchemy as sql
 
-from labsupport.log import FEEDBACK, PREDICTIONS, PredictionLog
+from labsupport.log import DECISIONS, FEEDBACK, PREDICTIONS, PredictionLog
 from labsupport.rollout.evidence import Evidence, Keys
 from labsupport.rollout.gate import Outcomes
 from labsupport.rollout.journal import State
@@ -33,26 +33,28 @@ _last_word = sql.select(_word.correct).where(_word.id == _row.id).order_by(_word
 _names = ("row", "time", "key", "version", "status", "latency", "n_detections", "shadow", "error")
 # what the user said of the answer that came; the candidate in shadow gave another one
 _correct = sql.case((_row.shadow.is_(False), _last_word.correlate(PREDICTIONS).scalar_subquery())).label("correct")
-_fields: list[sql.ColumnElement[Any]] = [*(_row[name] for name in _names), _correct]
+# a station reported it, and not as the server's answer: its device answered, or the station could not decide
+_elsewhere = sql.select(DECISIONS.c.id).where(DECISIONS.c.id == _row.id, DECISIONS.c.decided_by != "server")
+_fields: list[sql.ColumnElement[Any]] = [
+    *(_row[name] for name in _names),
+    _correct,
+    _elsewhere.exists().label("elsewhere"),
+]
 _answer = (_row.id == _remark.id) & _row.shadow.is_(False)
 ROWS = sql.select(_row.row.label("number"), *_fields)
 REMARKS = sql.select(_remark.row.label("number"), *_fields).select_from(FEEDBACK.outerjoin(PREDICTIONS, _answer))
 
 
 def first_row(since: float) -> "Query":
-    """Return the query for the number of the first row since then.
-
-    The `+ 0` makes SQLite use the index of time. Without it, SQLite would read all earlier rows.
-    """
+    """Return the query for the number of the first row since then. With the `+ 0` SQLite uses the index of time."""
     return sql.select(sql.func.min(_row.row + 0)).where(_row.time >= since)
 
 
 def outcomes_since(log: PredictionLog, since: float) -> Outcomes:
-    """Return the outcomes of the requests in a `PredictionLog` since then, without errors of the client (status 4xx).
-
-    This reads all rows. A ramp checks many times, so it uses `Watch`.
+    """Return the outcomes of the requests in a `PredictionLog` since then, without errors of the client (status 4xx) and
+    without what devices of stations answered. This reads all rows. A ramp checks many times, so it uses `Watch`.
     """
-    names = ("time", "key", "version", "status", "latency", "n_detections", "correct")
+    names = ("id", "time", "key", "version", "status", "latency", "n_detections", "correct")
     columns = {name: np.array(column, object) for name, column in log.columns(*names, since=since).items()}
     status, objects = columns["status"].astype(float), columns["n_detections"].astype(float)
     failed = _flags(status >= 500, unknown=np.isnan(status))
@@ -66,7 +68,8 @@ def outcomes_since(log: PredictionLog, since: float) -> Outcomes:
         corrected=_flags(columns["correct"] == 0, unknown=np.full(len(status), silent)),
         key=columns["key"],
     )
-    return outcomes.where(~((status >= 400) & (status < 500)))
+    theirs = np.isin(columns["id"].astype(str), list(log.elsewhere(since)))
+    return outcomes.where(~((status >= 400) & (status < 500)) & ~theirs)
 
 
 def _flags(true: np.ndarray, unknown: np.ndarray) -> np.ndarray:
@@ -198,9 +201,9 @@ class Tally:
 
     def _is_ours(self, row: "Row") -> bool:
         """Return whether one of our versions answered since then. Errors of the client (status 4xx) do not count, nor do
-        pictures that a candidate in shadow was not shown.
+        pictures that a candidate in shadow was not shown, nor answers of a station's device.
         """
-        if row.error == NOT_SHOWN:
+        if row.error == NOT_SHOWN or row.elsewhere:
             return False
         answers = row.version in self.counts and bool(row.shadow) is self._shadow and row.time >= self.since
         return bool(answers and (row.status is None or not 400 <= row.status < 500))
@@ -250,10 +253,8 @@ def _percentile(steps: Counter[int], share: float) -> float:
         return math.nan
     upto = np.cumsum([steps[step] for step in bins.tolist()])
     place = share * (upto[-1] - 1)
-    low, high = (
-        FASTEST * np.exp(STEP * (bins[np.searchsorted(upto, rank, "right")] + 0.5))
-        for rank in (int(place), math.ceil(place))
-    )
+    near = [np.searchsorted(upto, rank, "right") for rank in (int(place), math.ceil(place))]
+    low, high = FASTEST * np.exp(STEP * (bins[near] + 0.5))
     return float(low + (high - low) * (place % 1))
 
 

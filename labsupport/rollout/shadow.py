@@ -62,7 +62,7 @@ class Shadow:
             if fits:
                 self._bytes += size
                 self._waiting.put_nowait((candidate, Copy(id, image, confidence, key, person, size), log))
-                self._runs = self._runs or self._started()
+            self._runs = self._runs or self._started()
         if not fits:
             note(log, candidate.version, id, key, person, error=NOT_SHOWN)
 

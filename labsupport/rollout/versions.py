@@ -55,7 +55,7 @@ class Versions:
         """
         if not hasattr(version, "version"):
             raise ValueError(f"{arguments.shown(version)} is no version: it has no name, version, as a Detector has")
-        arguments.text("version.version", version.version, 200, least=1)
+        _check_name(version.version)
         if not callable(getattr(version, "detect", None)):
             raise ValueError(f"{arguments.shown(version)} is no version: it has no detect(image, confidence)")
         kept = self._loaded.setdefault(version.version, version)
@@ -127,4 +127,14 @@ class Versions:
             raise ModelUnavailable(f"{name} cannot be loaded ({type(error).__name__}): the log says why") from error
         if getattr(version, "version", None) != name or not callable(getattr(version, "detect", None)):
             raise UnknownVersion(f"load({name!r}) gave {arguments.shown(version)}, which is no version of that name")
+        _check_name(name)
         return version
+
+
+def _check_name(name: object) -> None:
+    """Raise ValueError unless this can be a version's name, which each answer carries in a header."""
+    text = arguments.text("version.version", name, 200, least=1)
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError(
+            f"version.version={arguments.shown(name)}: give printable ASCII only: answers name it in a header"
+        )

@@ -85,7 +85,7 @@ def create_app(
       every installed model is loaded now, so that the first request is as fast as the next.
     - `root_path`: the prefix that a proxy puts before every path.
     - `keep_uploads`: if True, the newest annotated pictures are kept in `images_uploaded`.
-    - `log`: every prediction is written to this log, if there is one.
+    - `log`: every prediction is written to this log; by default to that of the routers, if they have one.
     - `slots`: the number of pictures that are processed in parallel; by default one a core.
     - `memory`: the most bytes that uploads, pictures and answers take together. By default it is computed from the free
       part of the container's limit, or of a quarter of the machine's memory.
@@ -97,6 +97,7 @@ def create_app(
     """
     root_path = _prefix(root_path)
     routers = _routers(detectors, keep_uploads, log, slots)
+    log = _one_log(routers, log)
     ramps, metrics = Ramps(routers), Metrics()
     app = FastAPIOffline(
         title="Object detection, deployed",
@@ -151,9 +152,19 @@ def _routers(
     if slots is not None:
         arguments.number("slots", slots, 1, MOST_SLOTS - EXTRA_SLOTS, whole=True)
     routers = {name: one if isinstance(one, Router) else Router(one) for name, one in named.items()}
-    for router in routers.values():
-        router.log = router.log or log
     return routers
+
+
+def _one_log(routers: Mapping[str, Router], log: PredictionLog | None) -> PredictionLog | None:
+    """Give the app and its routers one log, and return it. Raises ValueError if they have several: a ramp would be judged on
+    another log than that of the predictions."""
+    logs = [one for one in (log, *(router.log for router in routers.values())) if one is not None]
+    for other in logs[1:]:
+        if other is not logs[0] and other.url != logs[0].url:
+            raise ValueError(f"log={logs[0]}, and a Router has {other}: give the app and its routers the same log")
+    for router in routers.values():
+        router.log = logs[0] if logs else None
+    return logs[0] if logs else None
 
 
 def _add_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None:

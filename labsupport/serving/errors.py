@@ -8,7 +8,7 @@ the message.
 from labsupport import images, models
 from labsupport.detection import UnknownVersion
 from labsupport.log import LogUnavailable, NotWritten, RecordClash, UnknownPrediction
-from labsupport.protection import admission
+from labsupport.protection import Overloaded
 from labsupport.rollout import JournalUnavailable, WrongMoment, WrongRamp
 from labsupport.serving import browser_page
 
@@ -23,7 +23,7 @@ STATUSES: dict[type[Exception], int] = {
     RecordClash: 422,
     models.ModelUnavailable: 503,
     models.NotInstalled: 503,
-    admission.Overloaded: 503,
+    Overloaded: 503,
     NotWritten: 503,
     JournalUnavailable: 503,
     LogUnavailable: 503,
