@@ -213,7 +213,7 @@ def unsure(confidence):
         (production_line.Gray("v"), lambda found: 1 / 0, LIGHT, "judge: ZeroDivisionError: division by zero"),
         (None, wants("good"), LIGHT, "Connection refused; device: there is none"),
         (sleepy(5), wants("good"), LIGHT, "Connection refused; device: too slow"),
-        (production_line.Gray("v"), wants("good"), "no picture", "'str' object has no attribute"),
+        (production_line.Gray("v"), wants("good"), "no picture", "picture is 'no picture', of type str: give uint8"),
         (unsure(math.nan), wants("good"), LIGHT, "device: confidence=nan: give a number from 0 to 1"),
     ],
     ids=["no picture", "not sure", "judge fails", "no device", "slow device", "not a picture", "device gives NaN"],
@@ -224,6 +224,74 @@ def test_who_cannot_decide_says_so_and_the_line_goes_on(station, device, judge, 
     assert (decision.verdict, decision.decided_by) == ("undecided", "nobody") and reason in decision.reason
     assert line_.inspect("p1", LIGHT) == decision  # it counts like any other
     assert line_.outbox.get("p1")["verdict"] == "undecided"
+
+
+@pytest.mark.parametrize("verdict", ["reject", math.nan, (False, 0.3), np.array([True, False]), 1], ids=str)
+def test_a_judge_that_says_neither_true_nor_false_nor_none_accepts_nothing(station, verdict):
+    decision = station(judge=lambda found: verdict).inspect("p1", LIGHT)
+    assert (decision.verdict, decision.decided_by, decision.version) == ("undecided", "nobody", "gray/device")
+    assert decision.reason == f"judge: gave {verdict!r}, not True, False or None"
+
+
+def test_a_judge_may_give_numpys_bool(station):
+    line_ = station(judge=lambda found: np.array([len(found)]).any())
+    assert [line_.inspect(name, picture).verdict for name, picture in (("a", LIGHT), ("b", DARK))] == [
+        "accept",
+        "reject",
+    ]
+
+
+def seeing(found):
+    """A device that sees what `found()` returns in a light picture, and nothing while it warms up."""
+    device = production_line.Gray("v")
+    device.detect = lambda image, confidence: found() if image.shape == LIGHT.shape else []
+    return device
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        lambda: [Detection("good", 0.9, (1, 2, 3, 4))],
+        lambda: [Detection("good", np.float32(0.9), [1, 2, 3, 4])],
+        lambda: [Detection("good", 0.9, Box(*np.array([1, 2, 3, 4])))],
+        lambda: [Detection("good", 0.9, Box(1.2, 2.0, 2.9, 4.4))],
+        lambda: (one for one in [Detection("good", 0.9, Box(1, 2, 3, 4))]),
+    ],
+    ids=["tuple", "list", "NumPy", "fractions", "generator"],
+)
+def test_a_device_may_give_what_a_version_on_the_server_may(lab, station, found):
+    boxes = []
+    line_ = station(device=seeing(found), judge=lambda found: bool(boxes.extend(one.box for one in found) or found))
+    decision = line_.inspect("p1", LIGHT)
+    assert (decision.verdict, decision.decided_by) == ("accept", "device")
+    assert boxes == [Box(1, 2, 3, 4)] and boxes[0].right == 3  # the judge can name the sides
+    ((_, record),) = line_.outbox.batch(10)
+    assert record["prediction"]["detections"][0]["box"] == {"left": 1, "top": 2, "right": 3, "bottom": 4}
+    assert post(lab, [record]).json() == {"new": 1, "known": 0}
+
+
+@pytest.mark.parametrize(
+    ("one", "reason"),
+    [
+        (Detection("good", 95, Box(0, 0, 1, 1)), "confidence=95: give a number from 0 to 1"),
+        (Detection("x" * 201, 0.9, Box(0, 0, 1, 1)), "give text of 0 to 200 characters"),
+        (Detection(None, 0.9, Box(0, 0, 1, 1)), "label=None: give text"),
+        (Detection("good", 0.9, Box(0, 0, 1, math.nan)), "box=nan: give a number from -1,000,000 to 1,000,000"),
+        (Detection("good", 0.9, Box(0, 0, 1, 10**7)), "box=10000000: give a number"),
+        (Detection("good", 0.9, (0, 0, 1)), "missing 1 required positional argument: 'bottom'"),
+        (Detection("good", 0.9, None), "'NoneType' object is not iterable"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_no_record_can_hold_is_not_decided_on(station, one, reason):
+    decision = station(device=seeing(lambda: [one])).inspect("p1", LIGHT)
+    assert (decision.verdict, decision.decided_by) == ("undecided", "nobody")
+    assert "device: " in decision.reason and reason in decision.reason
+
+
+def test_a_device_whose_name_no_record_can_hold_is_refused(station):
+    with pytest.raises(ValueError, match=r"^version=.* \(201 characters\): give text"):
+        station(device=production_line.Gray("v" * 201))
 
 
 def test_a_device_that_hangs_is_not_asked_twice_at_once(station):
@@ -430,6 +498,15 @@ def test_a_picture_that_the_server_does_not_take_does_not_count_against_the_serv
     assert reasons == {"server: 415: not a JPEG or PNG ..."} and line_.breaker.closed
 
 
+@pytest.mark.parametrize("picture", [np.zeros((4, 4)), LIGHT[:, :, 0], LIGHT[:0], "no picture"], ids=lambda _: "")
+def test_what_is_no_picture_does_not_count_against_the_server(lab, station, picture):
+    line_ = station(lab.url)
+    decisions = [line_.inspect(f"p{number}", picture) for number in range(breaker.FAILURES)]
+    assert {(one.verdict, one.decided_by, one.version) for one in decisions} == {("undecided", "nobody", None)}
+    assert decisions[0].reason.startswith("picture is ") and line_.breaker.closed
+    assert line_.inspect("good", LIGHT).decided_by == "server"
+
+
 def test_a_deadline_that_device_and_disk_alone_would_miss_is_refused(tmp_path):
     device = production_line.Gray("slow")
     device.detect = lambda image, confidence: time.sleep(0.05) or []
@@ -519,6 +596,24 @@ def test_a_probe_that_raises_does_not_leave_the_breaker_open_for_ever(caplog):
     breaker.failed()
     until(lambda: breaker.closed)
     assert "the network card is gone" in caplog.text
+
+
+def test_a_breaker_opens_only_when_a_probe_can_start(monkeypatch):
+    def none_left(thread):
+        raise RuntimeError("can't start new thread")
+
+    circuit = CircuitBreaker(lambda: True, failures=2, backoff=Backoff(0.001, 0.001))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        for _ in range(3):
+            circuit.failed()  # raises nothing into the line
+        assert circuit.closed  # otherwise nobody would close it again
+    closing, probed = threading.Event(), threading.Event()
+    circuit._probe = lambda: probed.set() or closing.wait(20)
+    circuit.failed()
+    assert not circuit.closed and probed.wait(20)
+    closing.set()
+    until(lambda: circuit.closed)
 
 
 def test_a_whole_answer_decides(station):
@@ -881,6 +976,22 @@ def test_wants_more_than_one():
     assert [two(found(*these)) for these in ((0.9,), (0.9, 0.4), (0.9, 0.6))] == [False, None, True]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        *(({"at_least": value}, "at_least") for value in (0, -1, 1.5, "2", True)),
+        *(({"low": value}, "low") for value in (-0.1, math.nan, 30)),
+        *(({"high": value}, "high") for value in (50, math.nan, "0.5", None)),
+        ({"low": 0.8, "high": 0.3}, "high"),
+        *(({"label": value}, "label") for value in (["clock"], "", None)),
+    ],
+    ids=str,
+)
+def test_wants_refuses_what_no_judge_could_use(wrong, name):
+    with pytest.raises(ValueError, match=f"^{name}=.*: give "):
+        wants(**({"label": "clock"} | wrong))
+
+
 def test_a_folder_gives_its_pictures_by_name_and_a_broken_one_is_a_product_too(tmp_path, caplog):
     for name, picture in (("b.PNG", LIGHT), ("a.jpg", DARK)):
         (tmp_path / name).write_bytes(images.encode(picture, "png"))
@@ -905,6 +1016,26 @@ def test_a_video_gives_its_frames(tmp_path):
         seen = list(Camera(str(file)))
         assert [name for name, _ in seen] == ["belt.avi/000000", "belt.avi/000001", "belt.avi/000002"]
         assert [round(picture.mean(), -1) for _, picture in seen] == [10, 120, 240]
+
+
+def test_a_camera_gives_long_names_that_a_station_takes(tmp_path, station):
+    names = [b"a" * 210 + b"1.png", b"a" * 210 + b"2.png", b"\xff" * 50 + b".png", b"b" * 196 + b".png"]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(images.encode(LIGHT, "png"))
+    video = tmp_path / f"{'v' * 190}.avi"
+    writer = cv2.VideoWriter(str(tmp_path / "short.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(2):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    (tmp_path / "short.avi").rename(video)
+    line_ = station()
+    products = [(name, picture) for source in (tmp_path, video) for name, picture in Camera(source)]
+    assert {line_.inspect(name, picture).decided_by for name, picture in products} == {"device"}
+    frames = [name for name, _ in products[-2:]]
+    assert [name[-7:] for name in frames] == ["/000000", "/000001"] and frames[0][:-7] == frames[1][:-7]
+    assert len({name for name, _ in products}) == len(names) + 2
+    assert "b" * 196 + ".png" in dict(products)  # 200 characters: as it is
+    assert [name for name, _ in Camera(tmp_path)] == [name for name, _ in products[:-2]]
 
 
 class Device:

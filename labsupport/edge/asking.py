@@ -14,9 +14,10 @@ import requests
 
 from labsupport import images
 from labsupport.arguments import number, text
-from labsupport.detection import NOT_OURS, Detection, Version, read_answer, read_ready
+from labsupport.detection import NOT_OURS, Box, Detection, Version, read_answer, read_ready
 from labsupport.edge.deadline import NoAnswer, exchange
 
+MOST_NAME, MOST_PIXEL = 200, 1_000_000  # limits of a record, as the server takes it
 PICTURES_FAULT = (413, 415, 422)  # the server is well, and says no to this picture
 
 
@@ -40,21 +41,19 @@ class Prediction(NamedTuple):
         >>> seen.as_json()["detections"]
         [{'label': 'cat', 'confidence': 0.5, 'box': {'left': 1, 'top': 2, 'right': 3, 'bottom': 4}}]
         """
-        rows = [{"label": d.label, "confidence": float(d.confidence), "box": d.box._asdict()} for d in self.detections]
+        rows = [{"label": d.label, "confidence": d.confidence, "box": d.box._asdict()} for d in self.detections]
         return {**self._asdict(), "detections": rows}
 
 
 def look_here(device: Version, picture: np.ndarray, confidence: float) -> Prediction:
     """Return the device's prediction for a picture (uint8, (H, W, 3), BGR), with objects above `confidence`.
 
-    Raises what the device raises, and ValueError for an invalid confidence.
+    Raises what the device raises, and ValueError or TypeError for a detection or a version that no record can hold.
     """
     started = time.perf_counter()
-    detections = device.detect(picture, confidence)
+    detections = [_plain(one) for one in device.detect(picture, confidence)]
     latency = time.perf_counter() - started
-    for one in detections:
-        number("confidence", one.confidence, 0, 1)
-    return Prediction(device.version, latency, detections, images.features(picture))
+    return Prediction(text("version", device.version, MOST_NAME), latency, detections, images.features(picture))
 
 
 def look_there(
@@ -101,6 +100,12 @@ def is_ready(server: str, headers: Mapping[str, str], seconds: float) -> bool:
         return status == 200 and bool(read_ready(json.loads(body)))
     except (NoAnswer, *NOT_OURS):
         return False
+
+
+def _plain(one: Detection) -> Detection:
+    """Return a detection in Python's own types. A device may use a tuple for the box, NumPy's numbers, or fractions."""
+    sides = (round(number("box", side, -MOST_PIXEL, MOST_PIXEL)) for side in one.box)
+    return Detection(text("label", one.label, MOST_NAME), number("confidence", one.confidence, 0, 1), Box(*sides))
 
 
 def _start(body: bytes) -> str:

@@ -8,6 +8,7 @@ between probes double up to a limit, and are partly random, so that many station
 import random
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from labsupport import arguments, background
 
@@ -68,8 +69,9 @@ class CircuitBreaker:
         with self._lock:
             self._count += 1
             if self.closed and self._count >= self.failures:
-                self.closed = False
-                background.repeat(self._tried, "probe", self._stopped, after_error=0)
+                with suppress(RuntimeError):  # no thread can be started: the next failure tries again
+                    background.repeat(self._tried, "probe", self._stopped, after_error=0)
+                    self.closed = False
 
     def stop(self) -> None:
         """Stop probing."""

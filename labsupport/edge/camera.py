@@ -1,5 +1,6 @@
 """Yields products from a folder of pictures, a video, or a camera, one after the other."""
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from labsupport.arguments import shown
 from labsupport.detection import videos
 from labsupport.images import folders, printable
 
+LONGEST_NAME = 200  # characters of a product's name
 BLIND = 10  # pictures in a row that a device does not give, until it counts as gone
 
 logger = logging.getLogger(__name__)
@@ -29,9 +31,10 @@ class Camera:
     folder the content of a file decides whether it is a picture, and the log names the files that are left out.
 
     A product is named after its file, or after its video and the number of its frame, so it has the same name after a
-    restart. A device takes each picture once, and names it by the time. A name must stand for one product: put another
-    day's pictures into a folder of another name, or use a new outbox. A picture that cannot be read is still a product,
-    because something lies on the belt. Iterating again starts from the beginning.
+    restart. In a name of more than 200 characters, a hash stands for the end of the file's name. A device takes each
+    picture once, and names it by the time. A name must stand for one product: put another day's pictures into a folder
+    of another name, or use a new outbox. A picture that cannot be read is still a product, because something lies on
+    the belt. Iterating again starts from the beginning.
 
     Raises ValueError for any other source, and `CameraUnavailable`, also while iterating if a device is gone. A video that
     ends before the number of frames that it promises is reported in the log.
@@ -73,9 +76,18 @@ def _from_folder(folder: Path) -> Iterator[tuple[str, np.ndarray | None]]:
         if path.name.startswith("."):
             continue
         if (what := folders.judged(path)) == "picture":
-            yield printable(path.name), _read(path)
+            yield _named(path), _read(path)
         else:
             logger.warning("%s: no JPEG or PNG picture, but %s: left out", printable(str(path)), what)
+
+
+def _named(path: Path, frame: str = "") -> str:
+    """Return the name of a product. A long name is cut to `LONGEST_NAME` characters, and a hash keeps it distinct."""
+    name = printable(path.name)
+    if len(name + frame) > LONGEST_NAME:
+        end = f"~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        name = name[: LONGEST_NAME - len(end + frame)] + end
+    return name + frame
 
 
 def _read(path: Path) -> np.ndarray | None:
@@ -91,7 +103,7 @@ def _from_video(path: Path) -> Iterator[tuple[str, np.ndarray | None]]:
     try:
         while video.grab():
             whole, picture = video.retrieve()
-            yield f"{printable(path.name)}/{number:06}", picture if whole else None
+            yield _named(path, f"/{number:06}"), picture if whole else None
             number += 1
     finally:
         video.release()

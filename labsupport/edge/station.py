@@ -15,11 +15,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from labsupport import arguments
+from labsupport import arguments, images
 from labsupport.detection import Detection, Version
 from labsupport.edge.asking import NotTaken, Prediction, is_ready, look_here, look_there
 from labsupport.edge.breaker import CircuitBreaker
-from labsupport.edge.camera import Camera, CameraUnavailable
+from labsupport.edge.camera import LONGEST_NAME, Camera, CameraUnavailable
 from labsupport.edge.deadline import NoAnswer, Worker
 from labsupport.edge.forwarder import Forwarder
 from labsupport.edge.outbox import Outbox, OutboxUnavailable
@@ -28,7 +28,6 @@ from labsupport.protection import security
 __all__ = ["Camera", "CameraUnavailable", "Decision", "InspectionStation", "Judge", "OutboxUnavailable", "wants"]
 
 Judge = Callable[[list[Detection]], bool | None]  # True: accept, False: reject, None: it cannot tell
-LONGEST_NAME = 200  # characters of a product's name
 REMEMBERED = 50  # durations that the reserves are taken from
 PROBE = 2.0  # seconds for the server to say that it is ready
 
@@ -53,13 +52,16 @@ def wants(label: str, at_least: int = 1, low: float = 0.3, high: float = 0.5) ->
     """Return a judge that accepts a product with at least `at_least` objects of a kind. It returns None if it cannot tell.
 
     Objects above the confidence `high` count as present, those below `low` as absent. Between the two the judge is not
-    sure.
+    sure. Raises ValueError unless 0 <= low <= high <= 1 and `at_least` is 1 or more.
 
     >>> from labsupport.detection import Box
     >>> judge = wants("clock", low=0.3, high=0.6)
     >>> [judge([Detection("clock", sure, Box(0, 0, 9, 9))]) for sure in (0.2, 0.5, 0.9)]
     [False, None, True]
     """
+    label, at_least = arguments.text("label", label, least=1), arguments.number("at_least", at_least, 1, whole=True)
+    low = arguments.number("low", low, 0, 1)
+    high = arguments.number("high", high, low, 1)
 
     def judge(detections: list[Detection]) -> bool | None:
         sure = [detection.confidence for detection in detections if detection.label == label]
@@ -112,9 +114,7 @@ class InspectionStation:
         if not (device is None or (hasattr(device, "detect") and isinstance(getattr(device, "version", None), str))):
             raise ValueError(f"device={arguments.shown(device)}: give a Detector, or None where there is none")
         if not callable(judge):
-            raise ValueError(
-                f"judge={arguments.shown(judge)}: give a function of a list of detections, such as wants()"
-            )
+            raise ValueError(f"judge={arguments.shown(judge)}: give a function of detections, such as wants()")
         if not isinstance(outbox, Outbox):
             raise ValueError(f"outbox={arguments.shown(outbox)}: give an Outbox")
         self.server, self.device, self.judge, self.outbox = arguments.address("server", server), device, judge, outbox
@@ -200,11 +200,13 @@ class InspectionStation:
             raise ValueError(f"deadline={self.deadline}: device and disk alone take {needed:.2g} s, give twice that")
 
     def _look(self, product: str, picture: np.ndarray | None, until: float) -> tuple[Prediction | None, str, str]:
-        """Return the prediction, who made it, and why the one asked before did not. Errors become reasons and are not
-        raised.
-        """
+        """Return the prediction, who made it, and why the one asked before did not. Errors become reasons."""
         if picture is None:
             return None, "nobody", "no picture"
+        try:
+            picture = images.checked("picture", picture)
+        except ValueError as error:  # neither the server nor the device can look at it
+            return None, "nobody", str(error)
         reasons: list[str] = []
         server: Callable[[np.ndarray, float], Prediction] = partial(self._ask_server, product)
         for by, ask in (("server", server), ("device", self._ask_device)):
@@ -226,7 +228,7 @@ class InspectionStation:
         except NotTaken:  # the server is well
             self.breaker.succeeded()
             raise
-        except (OSError, ValueError):
+        except OSError:
             self.breaker.failed()
             raise
         self.breaker.succeeded()
@@ -243,6 +245,9 @@ class InspectionStation:
             return self._undecided(product, started, reason)
         try:
             accepted = self.judge(seen.detections)
+            if not isinstance(accepted, bool | np.bool_ | None):
+                gave = f"judge: gave {arguments.shown(accepted)}, not True, False or None"
+                return self._undecided(product, started, gave, seen.version)
         except (Exception, SystemExit) as error:  # the judge is the user's code, and the line goes on
             return self._undecided(product, started, f"judge: {type(error).__name__}: {error}", seen.version)
         if accepted is None:
@@ -255,9 +260,7 @@ class InspectionStation:
         return Decision(product, "undecided", "nobody", version, latency, _plain(reason), time.time())
 
     def _store(self, decision: Decision, prediction: Prediction | None) -> Decision:
-        """Return the decision that counts. A decision that cannot be stored becomes undecided, because a restart would
-        lose it.
-        """
+        """Return the decision that counts. If it cannot be stored it is undecided: a restart would lose it."""
         fields = {name: value for name, value in asdict(decision).items() if name != "product"}
         try:
             put = partial(self.outbox.put, decision.product, fields, prediction and prediction.as_json())
