@@ -407,6 +407,12 @@ def test_a_whole_answer_is_one_whatever_its_status():
         exchange("GET", "localhost:8000", 5)
 
 
+@pytest.mark.parametrize("seconds", [1e10, math.inf, math.nan, "5", None])
+def test_a_time_that_no_timer_can_count_is_refused(seconds):
+    with pytest.raises(ValueError, match=r"^seconds=.*: give a number of at most 86,400"):
+        exchange("GET", NOBODY, seconds)
+
+
 PREDICTED = b'{"id": "1", "version": "v9", "latency": 0.1, "detections": []}'
 DEADLINE = 2.0  # a tenth of it is the device's, also on a busy machine
 WRONG = {  # a detection that would be a verdict, if anybody believed it
@@ -547,6 +553,7 @@ def ours() -> set[threading.Thread]:
         {"deadline": 0},
         {"deadline": float("nan")},
         {"deadline": "1"},
+        {"deadline": 1e10},  # no timer counts so far
         {"deadline": 1e-9},  # device and disk alone would miss it
     ],
 )

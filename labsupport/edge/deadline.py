@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from labsupport import arguments, background
 
 MOST_BYTES = 10_000_000  # of an answer: longer ones are none
+LONGEST = 86_400  # seconds of a deadline; no timer can count to 1e10
 PIECE = 65_536  # bytes read at once
 
 logger = logging.getLogger(__name__)
@@ -98,13 +99,13 @@ def exchange(
 
     When the time is up the connection is closed, which ends any read or write. Only looking up a server's name may take
     longer, in a network that is down: call this in a `Worker`, or use an address. There is no retry, redirect or proxy.
-    Raises `NoAnswer`, and ValueError for a `url` that is not http or https.
+    Raises `NoAnswer`, and ValueError for a `url` that is not http or https, or for `seconds` above a day.
 
     >>> exchange("GET", "http://127.0.0.1:9/health", seconds=1)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     labsupport.edge.deadline.NoAnswer: ... Connection refused
     """
-    until, where = time.monotonic() + seconds, urlsplit(url)
+    until, where = time.monotonic() + arguments.number("seconds", seconds, most=LONGEST), urlsplit(url)
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     arguments.address("url", where._replace(query="").geturl())
     if seconds <= 0:

@@ -20,7 +20,7 @@ from labsupport.detection import Detection, Version
 from labsupport.edge.asking import NotTaken, Prediction, is_ready, look_here, look_there
 from labsupport.edge.breaker import CircuitBreaker
 from labsupport.edge.camera import LONGEST_NAME, Camera, CameraUnavailable
-from labsupport.edge.deadline import NoAnswer, Worker
+from labsupport.edge.deadline import LONGEST, NoAnswer, Worker
 from labsupport.edge.forwarder import Forwarder
 from labsupport.edge.outbox import Outbox, OutboxUnavailable
 from labsupport.protection import security
@@ -118,7 +118,7 @@ class InspectionStation:
         if not isinstance(outbox, Outbox):
             raise ValueError(f"outbox={arguments.shown(outbox)}: give an Outbox")
         self.server, self.device, self.judge, self.outbox = arguments.address("server", server), device, judge, outbox
-        self.deadline = arguments.number("deadline", deadline, 0, ends=False)
+        self.deadline = arguments.number("deadline", deadline, 0, LONGEST, ends=False)
         self.model = arguments.text("model", model, most=100, least=1)
         self.confidence = arguments.number("confidence", confidence, 0, 1)
         token = security.token()
