@@ -1,12 +1,16 @@
 """Scaling out: what needs no cluster here, and everything that does in `on_cluster.py`, in a process of its own."""
 
+import asyncio
+import contextlib
 import functools
 import itertools
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +24,7 @@ from labsupport import background, models, scale
 from labsupport.compute import Cost, Machine, needs
 from labsupport.detection import UnknownVersion
 from labsupport.protection.security import TokenMissing
+from labsupport.rollout import JournalUnavailable, Router, State
 from labsupport.scale import bulk, deployment, local_cluster, remote
 from labsupport.serving import PortTaken
 from test_lab import wait_until
@@ -61,6 +66,29 @@ def test_what_a_pinned_node_starts_runs_on_cores_of_its_own_and_this_process_on_
     assert sorted(map(int, used)) == sorted(before)
     with pytest.raises(ValueError, match="each pinned node takes 1"), cluster._own_cores():
         pass
+
+
+def test_the_cores_of_a_killed_node_and_of_one_that_did_not_start_are_free_again(monkeypatch):
+    nodes, kept = [], sorted(os.sched_getaffinity(0))
+    raylet = SimpleNamespace(process=SimpleNamespace(pid=os.getpid()))
+
+    def add_node(**_):
+        nodes.append(os.sched_getaffinity(0))
+        if len(nodes) == 2:
+            raise OSError("it does not start")
+        return SimpleNamespace(all_processes={"raylet": [raylet]})
+
+    monkeypatch.setattr(local_cluster, "_kill", lambda process: None)
+    monkeypatch.setattr(local_cluster, "_ports", lambda: contextlib.nullcontext({}))
+    cluster = object.__new__(local_cluster.LocalCluster)
+    cluster.cores, cluster._free_cores, cluster._others = len(kept), [*kept], []
+    cluster._cluster = SimpleNamespace(head_node="head", add_node=add_node, remove_node=lambda *_, **__: None)
+    cluster.add()
+    cluster.kill()
+    with pytest.raises(OSError, match="it does not start"):
+        cluster.add()
+    cluster.add()
+    assert nodes == [set(kept)] * 3 and cluster._free_cores == []
 
 
 def test_two_fronts_share_a_port_and_one_that_stopped_is_not_healthy():
@@ -201,6 +229,110 @@ def test_a_journal_that_hears_nothing_says_so_once_goes_on_and_says_that_it_work
         "journal: ZeroDivisionError",
         "journal: works again",
     ]
+
+
+class Local:
+    """A handle to a keeper in this process, without Ray. Only what the test asks is answered; the router hears no news.
+
+    `lose` sends the next write twice, as Ray does if the keeper has died after it wrote: to `keeper`, then to `lose()`.
+    """
+
+    def __init__(self, monkeypatch, path):
+        self.path, self.dead, self.lose = path, False, None
+        self.keeper = remote.Keeper(path, State(stable="v1"))
+        ray = SimpleNamespace(get=lambda ask, timeout: ask(), exceptions=Errors, is_initialized=lambda: True)
+        monkeypatch.setattr(local_cluster, "imported", lambda: ray)
+        monkeypatch.setattr(background, "repeat", lambda step, *_: setattr(self, "hear", step))
+
+    def restarted(self):
+        self.keeper._journal.close()
+        return remote.Keeper(self.path, State(stable="v1"))
+
+    def __getattr__(self, name):
+        def answer(*arguments):
+            if self.dead:
+                raise Errors.RayActorError("the actor died")
+            answer = asyncio.run(getattr(self.keeper, name)(*arguments))
+            if name == "write" and self.lose:
+                self.keeper, self.lose = self.lose(), None
+                answer = asyncio.run(getattr(self.keeper, name)(*arguments))
+            return answer
+
+        return SimpleNamespace(remote=lambda *arguments: functools.partial(answer, *arguments))
+
+
+@pytest.fixture
+def handle(monkeypatch, tmp_path):
+    local = Local(monkeypatch, tmp_path / "journal.db")
+    yield local
+    local.keeper._journal.close()
+
+
+class Version:
+    def __init__(self, version):
+        self.version = version
+
+    def detect(self, image, confidence=0.5):
+        return []
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_change_that_ray_sends_twice_is_made_once(restarts, handle):
+    router = Router(Version("v1"), Version("v2"), journal=remote.SharedJournal(handle))
+    router.blue_green("v2")
+    handle.lose = handle.restarted if restarts else lambda: handle.keeper
+    router.switch("go")
+    assert router.version == "v2" and [state.action for state in router.history()] == ["start", "blue_green", "switch"]
+    handle.lose = handle.restarted if restarts else lambda: handle.keeper
+    router.promote("good")
+    assert router.version == "v1"
+
+
+def test_two_that_make_the_same_change_to_the_same_state_make_two(handle):
+    journal, other = (remote.SharedJournal(handle) for _ in range(2))
+
+    def more(state):
+        return replace(state, share=state.share + 1)
+
+    def more_after_the_other(state):
+        if state.share == 0:
+            other.change(more)
+        return more(state)
+
+    assert journal.change(more_after_the_other).share == 2
+    assert [state.share for state in journal.history()] == [0, 1, 2]
+
+
+def test_the_status_says_that_the_keeper_does_not_answer_until_it_does(handle):
+    router = Router(Version("v1"), Version("v2"), journal=remote.SharedJournal(handle))
+    assert router.status()["trouble"] == ""
+    for ask in (handle.hear, router.history, lambda: router.blue_green("v2")):
+        handle.dead = True
+        with pytest.raises(JournalUnavailable, match="does not answer: the actor died"):
+            ask()
+        assert "the journal cannot be read" in router.status()["trouble"]
+        handle.dead = False
+        handle.hear()
+        assert router.status()["trouble"] == ""
+
+
+def test_the_status_says_that_the_keeper_cannot_read_its_file(handle):
+    router = Router(Version("v1"), journal=remote.SharedJournal(handle))
+    with contextlib.closing(sqlite3.connect(handle.path)) as file, file:
+        file.execute("DELETE FROM states")
+    with pytest.raises(JournalUnavailable, match="holds no state"):
+        handle.hear()
+    assert "the journal cannot be read" in router.status()["trouble"]
+
+
+def test_who_has_left_the_cluster_says_so_and_starts_no_ray_of_its_own(monkeypatch, handle):
+    router = Router(Version("v1"), Version("v2"), journal=remote.SharedJournal(handle))
+    monkeypatch.setattr(local_cluster.imported(), "is_initialized", lambda: False)
+    monkeypatch.setattr(local_cluster.imported(), "get", None)
+    for ask in (router.history, lambda: router.blue_green("v2")):
+        with pytest.raises(JournalUnavailable, match="this process has left its cluster"):
+            ask()
+    assert handle.hear() and "the journal cannot be read" in router.status()["trouble"]
 
 
 def test_tables_are_joined_under_one_header(tmp_path):

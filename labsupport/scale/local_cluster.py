@@ -71,7 +71,9 @@ class LocalCluster:
         from ray.cluster_utils import Cluster
 
         self.cores, self._undo = cores, contextlib.ExitStack()
-        self._others: list[Any] = []  # the nodes beside the head, as Ray has them
+        self._others: list[
+            tuple[Any, list[int]]
+        ] = []  # the nodes beside the head, as Ray has them, and their own cores
         # in /tmp, because a socket's path has 107 bytes at most; Ray makes its own folders inside, open to everybody
         self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         self._undo.callback(shutil.rmtree, self._folder, ignore_errors=True)
@@ -99,17 +101,20 @@ class LocalCluster:
         Raises ValueError if the cluster is pinned and too few cores are left.
         """
         first = self._cluster.head_node is None
-        with quiet(), self._own_cores(), _ports() as ports:
+        with quiet(), self._own_cores() as own, _ports() as ports:
             node = self._cluster.add_node(num_cpus=self.cores, **(NODE | ports))
         if not first:
-            self._others.append(node)
+            self._others.append((node, own))
         return node
 
     @contextlib.contextmanager
-    def _own_cores(self) -> Iterator[None]:
-        """Let the processes that this thread starts in the block run on `cores` cores that no other node has."""
+    def _own_cores(self) -> Iterator[list[int]]:
+        """Let the processes that this thread starts in the block run on `cores` cores that no other node has.
+
+        Yields these cores, or an empty list if the cluster is not pinned. If the block raises, they are free again.
+        """
         if self._free_cores is None:
-            yield
+            yield []
             return
         before, own = os.sched_getaffinity(0), self._free_cores[: self.cores]
         if len(own) < self.cores:
@@ -117,21 +122,27 @@ class LocalCluster:
         del self._free_cores[: self.cores]
         os.sched_setaffinity(0, own)  # of this thread, and of every process that it starts
         try:
-            yield
+            yield own
+        except BaseException:
+            self._free_cores += own
+            raise
         finally:
             os.sched_setaffinity(0, before)
 
     def kill(self) -> None:
         """Kill the newest node and all its processes with `kill -9`, as when a machine loses power.
 
-        Raises IndexError if only the head is left, because there is no cluster without it.
+        If the cluster is pinned, the next node that is added can have its cores. Raises IndexError if only the head is left,
+        because there is no cluster without it.
         """
         import psutil
 
-        node = self._others.pop()
+        node, own = self._others.pop()
         (raylet,) = (process.process for process in node.all_processes["raylet"])
         _kill(psutil.Process(raylet.pid))
         self._cluster.remove_node(node, allow_graceful=False)
+        if self._free_cores is not None:
+            self._free_cores += own
 
     def stop(self) -> None:
         """Leave the cluster and end every process of it. Stopping twice is fine."""

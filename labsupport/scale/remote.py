@@ -6,9 +6,12 @@ immediately to every router in every process.
 """
 
 import asyncio
+import json
+import secrets
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +31,7 @@ PAUSE = 0.02  # seconds before we ask again
 KEEPER_SECONDS = 5  # for the keeper to answer
 KEEPER_START_SECONDS = 120  # for its first answer: its process may have to start
 HOLD = 10  # seconds for which the keeper holds a question for news
+LEFT = "who answers is kept by an actor, and this process has left its cluster"
 
 
 class Replica:
@@ -95,9 +99,14 @@ class Keeper:
 
     def __init__(self, path: Path | str | None, first: State) -> None:
         self._journal, self._news = Journal(path, first), asyncio.Condition()
+        self._writes: dict[int, str] = {}  # the number of each state that this process wrote -> the id of the write
 
     async def read(self) -> tuple[int, State]:
-        return self._journal.count(), self._journal.state
+        """Return the number of the state in force, and the state. Raises `JournalUnavailable`."""
+        state = self._journal.state
+        if self._journal.trouble:
+            raise JournalUnavailable(self._journal.trouble)
+        return self._journal.count(), state
 
     async def wait(self, number: int) -> tuple[int, State]:
         """Return the current state when it differs from `number`, or after `HOLD` seconds."""
@@ -109,13 +118,22 @@ class Keeper:
         except TimeoutError:
             return await self.read()
 
-    async def write(self, before: State, after: State) -> tuple[int, State, bool]:
-        """Set the state to `after` if it still is `before`. Return its number, the state, and whether it was set."""
-        taken = self._journal.state == before
+    async def write(self, number: int, after: State, id: str) -> tuple[int, State, bool]:
+        """Set the state to `after` if the state in force still has this number. Return `read()`, and whether it was set.
+
+        Ray calls this again, with the same `id`, if the answer was lost. Then the state is not set twice.
+        """
+        now, _ = await self.read()
+        taken = now == number
         if taken:
             self._journal.change(lambda _: after)
+            self._writes[number + 1] = id
             async with self._news:
                 self._news.notify_all()
+        elif number + 1 in self._writes:
+            taken = self._writes[number + 1] == id
+        elif now > number:  # an earlier process of this keeper wrote the next state: its content says whose it is
+            taken = _content(self._journal.history(now - number)[0]) == _content(after)
         return *await self.read(), taken
 
     async def call(self, name: str, *arguments: Any) -> Any:
@@ -123,20 +141,25 @@ class Keeper:
         return getattr(self._journal, name)(*arguments)
 
 
+def _content(state: State) -> str:
+    return json.dumps(asdict(state))
+
+
 class SharedJournal:
     """A `Journal` that several machines share. `keeper` is a handle to the actor `Keeper`.
 
     `state` is a local copy, so a request needs no call. A process that makes a change sees it immediately; the others
     see it when the keeper has told them. Raises `JournalUnavailable` if the keeper does not answer; then the last known
-    state stays.
+    state stays, and `trouble` holds the reason until the keeper answers again.
     """
 
     def __init__(self, keeper: Any) -> None:
-        self._keeper, self._ray = keeper, local_cluster.imported()
+        self._keeper = keeper
         self._lock, self._closed = threading.Lock(), threading.Event()
+        self.trouble = ""
         self._number: int
         self._state: State
-        self._number, self._state = self._ask(keeper.read.remote(), KEEPER_START_SECONDS)
+        self._number, self._state = self._ask(keeper.read, seconds=KEEPER_START_SECONDS)
         background.repeat(self._hear, "journal", self._closed)
 
     @property
@@ -145,14 +168,18 @@ class SharedJournal:
         return self._state
 
     def change(self, change: Callable[[State], State]) -> State:
-        """Change the state as `Journal.change` does. If somebody else changed it in between, `change` is called again."""
+        """Change the state as `Journal.change` does. If somebody else changed it in between, `change` is called again.
+
+        If the keeper does not answer in time, it may still make the change later: `history` shows whether it did.
+        """
         while True:
-            before = self._learn(*self._ask(self._keeper.read.remote()))
+            number, state = self._ask(self._keeper.read)
+            before = self._learn(number, state)
             after = change(before)
             if after is before:
                 return before
-            number, state, taken = self._ask(self._keeper.write.remote(before, after))
-            learnt = self._learn(number, state)
+            *news, taken = self._ask(self._keeper.write, number, after, secrets.token_hex(16))
+            learnt = self._learn(*news)
             if taken:
                 return learnt
 
@@ -184,24 +211,39 @@ class SharedJournal:
         return state
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        if not self._ray.is_initialized():  # to ask would start a Ray of its own
-            raise JournalUnavailable("who answers is kept by an actor, and this process has left its cluster")
-        return self._ask(self._keeper.call.remote(name, *arguments))
+        return self._ask(self._keeper.call, name, *arguments)
 
-    def _ask(self, question: Any, seconds: float = KEEPER_SECONDS) -> Any:
+    def _ask(self, method: Any, *arguments: Any, seconds: float = KEEPER_SECONDS) -> Any:
+        """Return what a method of the keeper returns, and store in `trouble` whether it could. Raises its errors."""
         try:
-            return self._ray.get(question, timeout=seconds)
-        except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as error:
-            raise JournalUnavailable(f"who answers is kept by an actor, which does not answer: {error}") from error
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+            answer = answered(method, *arguments, seconds=seconds)
+        except JournalUnavailable as error:
+            self.trouble = str(error)
+            raise
+        self.trouble = ""
+        return answer
 
     def _hear(self) -> bool:
         """Wait once for a change. Return True if there will be no more; raises `JournalUnavailable`."""
-        if not self._ray.is_initialized():  # to ask without would start a Ray of its own
-            return True
+        number = 0 if self.trouble else self._number  # no state has number 0: the keeper answers immediately if it can
         try:
-            self._learn(*self._ask(self._keeper.wait.remote(self._number), HOLD + KEEPER_SECONDS))
+            self._learn(*self._ask(self._keeper.wait, number, seconds=HOLD + KEEPER_SECONDS))
         except SystemExit:  # how Ray says that this process has left the cluster
-            return True
-        return False
+            self.trouble = LEFT
+        except JournalUnavailable:
+            if self.trouble != LEFT:
+                raise
+        return self.trouble == LEFT
+
+
+def answered(method: Any, *arguments: Any, seconds: float = KEEPER_SECONDS) -> Any:
+    """Return what a method of the keeper returns. Raises its errors, and `JournalUnavailable` if there is no answer."""
+    ray = local_cluster.imported()
+    if not ray.is_initialized():  # to ask would start a Ray of its own
+        raise JournalUnavailable(LEFT)
+    try:
+        return ray.get(method.remote(*arguments), timeout=seconds)
+    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+        raise JournalUnavailable(f"who answers is kept by an actor, which does not answer: {error}") from error
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
