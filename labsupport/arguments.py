@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Sized
 from contextlib import suppress
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Literal, TypeVar, overload
 from urllib.parse import urlsplit
 
@@ -80,6 +81,18 @@ def text(name: str, value: object, most: int = 1_000, least: int = 0) -> str:
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{name}={shown(value)}: give text without NUL and without half a surrogate pair")
     return value
+
+
+def path(name: str, value: object) -> Path:
+    """Return `value` as a `Path` if it is a `Path` or text that can name a file. Raises ValueError for anything else.
+
+    >>> path("out", "")
+    Traceback (most recent call last):
+    ValueError: out='': give a path
+    """
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError(f"{name}={shown(value)}: give a path")
+    return Path(value)
 
 
 def address(name: str, value: object) -> str:

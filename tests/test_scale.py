@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import functools
 import itertools
 import os
@@ -20,9 +21,10 @@ import pytest
 import requests
 from starlette.responses import PlainTextResponse
 
-from labsupport import background, models, scale
+from labsupport import background, batch, models, paths, scale
 from labsupport.compute import Cost, Machine, needs
 from labsupport.detection import UnknownVersion
+from labsupport.paths import whole
 from labsupport.protection.security import TokenMissing
 from labsupport.rollout import JournalUnavailable, Router, State
 from labsupport.scale import bulk, deployment, local_cluster, remote
@@ -338,6 +340,64 @@ def test_who_has_left_the_cluster_says_so_and_starts_no_ray_of_its_own(monkeypat
 def test_tables_are_joined_under_one_header(tmp_path):
     bulk.JOIN[".csv"](tmp_path / "all.csv", [b"a,b\n1,2\n", b"a,b\n", b"a,b\n3,4\n"])
     assert (tmp_path / "all.csv").read_text() == "a,b\n1,2\n3,4\n"
+
+
+@pytest.fixture
+def looked(monkeypatch, tmp_path):
+    """A folder with a picture, as the working folder, and a cluster that is none. `looked` lists the calls for rows."""
+    (tmp_path / "clock.png").write_bytes((paths.IMAGES / "clock.png").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    ray = SimpleNamespace(is_initialized=lambda: True, cluster_resources=lambda: {"CPU": 1})
+    monkeypatch.setattr(local_cluster, "imported", lambda: ray)
+    calls = []
+
+    def look(names, question, workers):
+        calls.append(names)
+        return [{"table": b"file,frame,error,version\n", "rows": 1, "errors": 0}]
+
+    monkeypatch.setattr(bulk, "_looked_at", look)
+    return calls
+
+
+@pytest.mark.parametrize("wrong", [{"folder": ""}, {"folder": None}, {"folder": "a\0"}, {"out": ""}, {"out": 5}])
+def test_what_is_no_path_is_refused_before_a_picture_is_looked_at(wrong, looked):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"^{name}=.*: give a path$"):
+        bulk.predict_folder(**{"folder": ".", "out": "out.csv", "version": STABLE, **wrong})
+    assert not looked
+
+
+def test_a_table_that_cannot_be_written_is_named_before_a_picture_is_looked_at(looked):
+    Path("plain.txt").write_text("x")
+    with pytest.raises(batch.BatchUnwritable, match=r"plain.txt/out.csv: .*: make room, or name another file"):
+        bulk.predict_folder(".", "plain.txt/out.csv", STABLE)
+    assert not looked
+
+
+def test_a_file_that_appears_during_the_run_is_not_replaced_and_the_table_of_an_earlier_run_is(looked, monkeypatch):
+    for _ in range(2):
+        assert bulk.predict_folder(".", "out.csv", STABLE).rows == 1
+    look = bulk._looked_at
+
+    def appears(*arguments):
+        Path("new.csv").write_text("my,own,notes\n")
+        return look(*arguments)
+
+    monkeypatch.setattr(bulk, "_looked_at", appears)
+    with pytest.raises(batch.BatchUnwritable, match=r"new.csv: this file is no table of a batch"):
+        bulk.predict_folder(".", "new.csv", STABLE)
+    assert Path("new.csv").read_text() == "my,own,notes\n"
+    monkeypatch.setattr(bulk, "whole", full_disk)
+    with pytest.raises(batch.BatchUnwritable, match="No space left"):
+        bulk.predict_folder(".", "out.csv", STABLE)
+    assert sorted(file.name for file in Path.cwd().iterdir()) == ["clock.png", "new.csv", "out.csv"]
+
+
+@contextlib.contextmanager
+def full_disk(path):
+    with whole(path) as partial:
+        yield partial
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 # on paper

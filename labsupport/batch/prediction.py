@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from labsupport import images, paths
-from labsupport.arguments import number, shown
+from labsupport.arguments import number, path
 from labsupport.batch.ledger import (
     COLUMNS,
     LAYOUT,
@@ -102,7 +102,7 @@ def predict_folder(
     clock.png   yolov3-tiny/openvino-f32 640.0 480.0
     >>> folder.cleanup()
     """
-    folder, out = _path("folder", folder).absolute(), _path("out", out).resolve()
+    folder, out = path("folder", folder).absolute(), path("out", out).resolve()
     check(out, confidence, every)
     write, found = _writer(out), folders.found(folder, but=out)
     detector = detector or Detector.load()
@@ -132,12 +132,6 @@ def check(out: Path, confidence: float, every: int) -> None:
         spare_others(out)
     except OSError as error:
         raise BatchUnwritable(f"{out}: {error.strerror or error}: name another file") from error
-
-
-def _path(name: str, path: Path | str) -> Path:
-    if not isinstance(path, str | Path) or not str(path) or "\0" in str(path):
-        raise ValueError(f"{name}={shown(path)}: give a path")
-    return Path(path)
 
 
 def _look_at_all(

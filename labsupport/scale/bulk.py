@@ -4,11 +4,12 @@ The files are divided into shares. Each worker of the cluster processes its shar
 folder.
 """
 
+import contextlib
 import functools
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def predict_folder(
     folder under the same path. If a worker dies, its share is done again elsewhere. But a stopped run cannot be
     continued: it starts from the beginning, because Ray Data keeps no ledger, and `resumed` is 0.
 
-    Raises `folders.NoPictures`, `UnknownVersion`, ValueError as `batch.predict_folder` does, and RuntimeError outside
-    of a cluster.
+    Raises `folders.NoPictures`, `UnknownVersion`, `batch.BatchUnwritable` and ValueError as `batch.predict_folder` does,
+    and RuntimeError outside of a cluster.
 
     >>> from labsupport import paths
     >>> from labsupport.scale import LocalCluster, bulk
@@ -46,7 +47,7 @@ def predict_folder(
     ...     bulk.predict_folder(paths.IMAGES, "found.parquet")
     Summary(rows=56, errors=0, resumed=0, left_out={})
     """
-    folder, out = Path(folder).absolute(), Path(out).resolve()
+    folder, out = arguments.path("folder", folder).absolute(), arguments.path("out", out).resolve()
     version = f"yolov3-tiny/openvino-{best_precision()}" if version is None else version
     parse_version(version)
     batch.check(out, confidence, every)
@@ -58,11 +59,25 @@ def predict_folder(
     files = folders.found(folder, but=out)
     names = _names([*files.pictures, *files.videos], folder)
     workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    results = _looked_at(names, (folder, out.suffix.lower(), version, confidence, every), workers)
-    with whole(out) as partial:
-        JOIN[out.suffix.lower()](partial, [result["table"] for result in results])
+    with contextlib.ExitStack() as stack:
+        with _named(out):  # before the pictures are looked at
+            partial = stack.enter_context(whole(out))
+        results = _looked_at(names, (folder, out.suffix.lower(), version, confidence, every), workers)
+        batch.check(out, confidence, every)  # the file may have appeared during the run
+        with _named(out):
+            JOIN[out.suffix.lower()](partial, [result["table"] for result in results])
+            stack.close()  # renames it to `out`
     rows, errors = (int(sum(result[name] for result in results)) for name in ("rows", "errors"))
     return batch.Summary(rows, errors, resumed=0, left_out=files.left_out)
+
+
+@contextlib.contextmanager
+def _named(out: Path) -> Iterator[None]:
+    """Convert errors of the disk to `BatchUnwritable`, with the name of the table."""
+    try:
+        yield
+    except OSError as error:
+        raise batch.BatchUnwritable(f"{out}: {error}: make room, or name another file") from error
 
 
 def _names(files: list[Path], folder: Path) -> list[bytes]:
