@@ -4,6 +4,7 @@ What one machine answers is the oracle. `test_scale.py` runs this file in a proc
 and signal handlers that stay. By hand: `pytest tests/on_cluster.py`.
 """
 
+import contextlib
 import ipaddress
 import itertools
 import os
@@ -26,9 +27,9 @@ import requests
 from scipy import stats
 
 from labsupport import batch, images, paths, scale
-from labsupport.log import PredictionLog
+from labsupport.log import LogUnavailable, PredictionLog
 from labsupport.rollout import Journal, JournalUnavailable, State
-from labsupport.scale import bulk, local_cluster, remote
+from labsupport.scale import bulk, deployment, local_cluster, remote
 from labsupport.serving import PortTaken
 from test_lab import wait_until
 from test_postgres import Server, server_programs
@@ -203,6 +204,45 @@ def test_a_keeper_that_is_killed_comes_back_and_has_forgotten_nothing(keeper):
 
 
 # the app
+
+
+def nothing_is_left() -> bool:
+    actors = local_cluster.imported().util.list_named_actors(all_namespaces=True)
+    serving = local_cluster.imported_serve().status().applications
+    return not serving and not [actor for actor in actors if actor["namespace"] == "labsupport"]
+
+
+def test_a_log_or_a_journal_that_cannot_be_opened_is_named_before_anything_starts(cluster, tmp_path):
+    (tmp_path / "plain.txt").write_text("no journal")
+    with pytest.raises(ValueError, match=r"^log: the log's address cannot be read: write sqlite"):
+        scale.deploy(STABLE, port=0, log="nonsense")
+    with pytest.raises(LogUnavailable, match=r"^log: there is no folder"):
+        scale.deploy(STABLE, port=0, log=f"sqlite:///{tmp_path}/none/log.db")
+    with pytest.raises(JournalUnavailable, match=r"^journal: .*plain.txt: "):
+        scale.deploy(STABLE, port=0, journal=tmp_path / "plain.txt")
+    assert nothing_is_left()
+
+
+def test_what_a_failed_deployment_has_started_is_taken_down(cluster, monkeypatch):
+    def fail(*_):
+        assert local_cluster.imported_serve().status().applications[STABLE].status == "RUNNING"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(deployment, "_start_fronts", fail)
+        scale.deploy(STABLE, replicas=(1, 1), port=0)
+    wait_until(nothing_is_left, "the keeper and the versions are gone", 60)
+
+
+def test_a_keeper_with_another_journal_or_another_stable_version_is_named_and_stays(app, tmp_path):
+    for other in ({"journal": tmp_path / "journal.db"}, {"stable": CANDIDATE}):
+        with pytest.raises(ValueError, match=f"this cluster has a keeper with journal=None, stable='{STABLE}': stop"):
+            scale.deploy(**{"stable": STABLE, "port": 0, **other})
+    assert requests.get(f"{app.url}/rollout", timeout=LIMIT).json()["stable"] == STABLE
+    assert not list(tmp_path.iterdir())
+    with contextlib.ExitStack() as undo:  # with the same arguments its state stays in force
+        same = deployment._started_keeper("yolov3-tiny", None, STABLE, None, undo)
+    assert remote.answered(same.began) == (None, STABLE)
 
 
 def test_a_canary_gets_its_share_and_each_key_stays(app, truth):

@@ -131,8 +131,21 @@ def test_what_is_no_version_is_refused_before_anything_starts(name, tmp_path):
 
 
 def test_numbers_that_make_no_sense_are_refused(tmp_path):
-    for wrong in ({"replicas": (0, 2)}, {"replicas": (3, 2)}, {"fronts": 0}):
-        with pytest.raises(ValueError, match="at least 1 of each"):
+    deployed = {
+        r"^replicas\[0\]=0: give a whole number of at least 1$": {"replicas": (0, 2)},
+        r"^replicas\[0\]=True: give": {"replicas": (True, 2)},
+        r"^replicas\[1\]=2: give a whole number of at least 3$": {"replicas": (3, 2)},
+        r"^replicas\[1\]=2.5: give": {"replicas": (1, 2.5)},
+        r"^replicas=2: give the fewest and the most, such as \(1, 2\)$": {"replicas": 2},
+        r"^replicas='12': give": {"replicas": "12"},
+        r"^replicas=\(1, 2, 3\): give": {"replicas": (1, 2, 3)},
+        r"^fronts=0: give a whole number of at least 1$": {"fronts": 0},
+        r"^fronts=1.5: give": {"fronts": 1.5},
+        r"^fronts='2': give": {"fronts": "2"},
+        r"^journal='': give a path$": {"journal": ""},
+    }
+    for what, wrong in deployed.items():
+        with pytest.raises(ValueError, match=what):
             scale.deploy(STABLE, **wrong)
     wrongs = {
         "ends in .parquet or .csv": {"out": "a.txt"},
@@ -143,6 +156,31 @@ def test_numbers_that_make_no_sense_are_refused(tmp_path):
     for what, wrong in wrongs.items():
         with pytest.raises(ValueError, match=what):
             bulk.predict_folder(tmp_path, **{"out": "a.csv", "version": STABLE, **wrong})
+
+
+def test_replicas_are_counted_for_versions_only_also_while_one_starts(monkeypatch):
+    def status(*running):
+        deployments = [SimpleNamespace(replica_states={"RUNNING": count}) for count in running]
+        return SimpleNamespace(deployments=dict(enumerate(deployments)))
+
+    applications = {STABLE: status(2), "yolov3-tiny/litert-int8": status(), "front": status(1), "other": status(1, 1)}
+    serve = SimpleNamespace(status=lambda: SimpleNamespace(applications=applications))
+    monkeypatch.setattr(local_cluster, "imported_serve", lambda: serve)
+    assert scale.Deployed("http://127.0.0.1:1", None).replicas() == {STABLE: 2, "yolov3-tiny/litert-int8": 0}
+
+
+def test_a_journal_without_a_rollout_begins_with_the_version_that_is_deployed(tmp_path):
+    def kept(stable, *actions):
+        keeper = remote.Keeper(tmp_path / "journal.db", State(stable=stable))
+        for action in actions:
+            keeper._journal.change(lambda state, action=action: replace(state, action=action))
+        states = keeper._journal.history()
+        keeper._journal.close()
+        return [state.stable for state in states]
+
+    assert kept("v1") == ["v1"]
+    assert kept("v2") == kept("v2") == ["v1", "v2"]
+    assert kept("v2", "switch") == kept("v1") == ["v1", "v2", "v2"]
 
 
 def test_beyond_loopback_it_needs_a_token(monkeypatch):

@@ -37,21 +37,22 @@ from typing import Any, cast
 import cv2
 from starlette.types import ASGIApp
 
-from labsupport import loopback
-from labsupport.detection import parse_version
-from labsupport.log import PredictionLog
+from labsupport import arguments, loopback
+from labsupport.detection import UnknownVersion, parse_version
+from labsupport.log import LogUnavailable, PredictionLog, UnknownSchema
 from labsupport.models import best_precision
 from labsupport.protection import EXTRA_SLOTS, required_token
-from labsupport.rollout import Journal, Router, State
+from labsupport.rollout import Journal, JournalUnavailable, Router, State
 from labsupport.scale import local_cluster
 from labsupport.scale.bulk import predict_folder
 from labsupport.scale.front import Front
-from labsupport.scale.remote import Keeper, Remote, Replica, SharedJournal
+from labsupport.scale.remote import KEEPER_START_SECONDS, Keeper, Remote, Replica, SharedJournal, answered
 from labsupport.serving import PortTaken, create_app, guarded
 
 __all__ = ["Deployed", "deploy", "predict_folder", "version"]
 
 FRONT = "front"  # the name of the application that answers HTTP
+NAMESPACE = "labsupport"  # of the keepers
 HEAD = {"node:__internal_head__": 0.001}  # what only the head node has
 ONGOING = 1 + EXTRA_SLOTS  # pictures at a replica: one is computed, the next ones are on their way
 HEALTH_SECONDS = 2
@@ -72,8 +73,7 @@ class Deployed:
     def replicas(self) -> dict[str, int]:
         """Return the number of ready replicas of each version."""
         applications = local_cluster.imported_serve().status().applications
-        ready = {name: _running(status) for name, status in applications.items()}
-        return {name: count for name, count in ready.items() if name != FRONT}
+        return {name: _running(status) for name, status in applications.items() if _is_version(name)}
 
     def stop(self) -> None:
         """Take down every version and the front. Stopping twice is fine."""
@@ -105,15 +105,20 @@ def deploy(
     - `replicas`: each version has from `replicas[0]` to `replicas[1]` replicas of one core each. Ray Serve adds some
       while more than one picture waits at each, and removes them later.
     - `fronts`: the number of processes that decode, draw and log, about one for each three replicas.
-    - `log`: the PostgreSQL URL of the log for predictions.
+    - `log`: the PostgreSQL URL of the log for predictions. The head node must be able to open it.
     - `journal`: the file on the head's disk that stores the rollout's state; None keeps the state in memory: if
       that process dies, the last state stays in force and cannot be changed, and no front can start again: deploy anew.
+
+    If the cluster has a keeper already, for example because the process that deployed the app has ended, its state stays in
+    force. Then `journal` and `stable` must be those that it began with; `stable` may also be the version in force.
+
+    If an error is raised, everything that this call has started is taken down again.
 
     A candidate that `PUT /rollout` names is deployed when it is first named, and stays for a rollback:
     `ray.serve.delete(version)` removes it. Beyond loopback every request must carry the token in `LAB_TOKEN`.
 
-    Raises `UnknownVersion`, `PortTaken`, `security.TokenMissing`, ValueError for invalid numbers, and RuntimeError
-    outside of a cluster.
+    Raises `UnknownVersion`, `PortTaken`, `security.TokenMissing`, ValueError for invalid arguments and for another keeper,
+    `LogUnavailable`, `UnknownSchema`, `JournalUnavailable`, and RuntimeError outside of a cluster.
 
     >>> from labsupport import scale
     >>> with scale.LocalCluster() as cluster, scale.deploy(port=0) as app:  # doctest: +SKIP
@@ -122,20 +127,36 @@ def deploy(
     """
     stable = f"yolov3-tiny/openvino-{best_precision()}" if stable is None else stable
     model = parse_version(stable)[0]
-    if not 1 <= replicas[0] <= replicas[1] or fronts < 1:
-        raise ValueError(
-            f"replicas={replicas}, fronts={fronts}: give at least 1 of each, and the fewest replicas first"
-        )
+    replicas, fronts = _checked_replicas(replicas), arguments.number("fronts", fronts, 1, whole=True)
+    journal = None if journal is None else arguments.path("journal", journal).absolute()
     required_token(host)
     if not local_cluster.imported().is_initialized():
         raise RuntimeError("this process is in no cluster: ray.init(address=...), or scale.LocalCluster()")
-    with _reserved(host, port) as port:  # until the fronts listen
-        keeper = _keeper(model, journal, State(stable=stable))
+    with _reserved(host, port) as port, contextlib.ExitStack() as undo:  # the port until the fronts listen
+        keeper = _started_keeper(model, journal, stable, log, undo)
         # the fronts listen themselves
-        local_cluster.imported_serve().start(proxy_location="Disabled", logging_config=QUIET)
+        serve = local_cluster.imported_serve()
+        serve.start(proxy_location="Disabled", logging_config=QUIET)
+        undo.callback(_delete_all_but, set(serve.status().applications))
         version(stable, replicas)
         _start_fronts(_app(model, replicas, fronts, log, host), fronts, host, port)
+        undo.pop_all()
     return Deployed(f"http://{f'[{host}]' if ':' in host else host}:{port}", keeper)
+
+
+def _checked_replicas(replicas: object) -> tuple[int, int]:
+    if not isinstance(replicas, tuple | list) or len(replicas) != 2:
+        raise ValueError(f"replicas={arguments.shown(replicas)}: give the fewest and the most, such as (1, 2)")
+    fewest = arguments.number("replicas[0]", replicas[0], 1, whole=True)
+    return fewest, arguments.number("replicas[1]", replicas[1], fewest, whole=True)
+
+
+def _delete_all_but(before: set[str]) -> None:
+    """Delete the fronts and versions that are not among the applications `before`."""
+    serve = local_cluster.imported_serve()
+    for name in {*serve.status().applications} - before:
+        if name == FRONT or _is_version(name):
+            serve.delete(name)
 
 
 def _start_fronts(make: Callable[[], ASGIApp], fronts: int, host: str, port: int) -> None:
@@ -180,31 +201,74 @@ def _app(model: str, replicas: tuple[int, int], fronts: int, log: str | None, ho
 
     def make() -> ASGIApp:
         cv2.setNumThreads(1)
-        journal = SharedJournal(_keeper(model))
+        journal = SharedJournal(local_cluster.imported().get_actor(_name(model), namespace=NAMESPACE))
         load = functools.partial(version, replicas=replicas)
         router = Router(load(journal.state.stable), load=load, journal=cast(Journal, journal))  # it has its methods
         # create_app adds EXTRA_SLOTS. More than the replicas accept (with many fronts), Ray asks for again and again
         slots = max(1, math.ceil(ONGOING * replicas[1] / fronts) - EXTRA_SLOTS)
-        return guarded(create_app({model: router}, log=PredictionLog(log) if log else None, slots=slots), host)
+        return guarded(create_app({model: router}, log=None if log is None else PredictionLog(log), slots=slots), host)
 
     return make
 
 
-def _keeper(model: str, journal: Path | str | None = None, first: State | None = None) -> Any:
-    """Return the actor that keeps the journal of a model, on the head node. Starts it if there is none."""
-    ray = local_cluster.imported()
-    if first is None:
-        return ray.get_actor(f"rollout-{model}", namespace="labsupport")
-    path = journal and str(Path(journal).absolute())
-    options = {"name": f"rollout-{model}", "namespace": "labsupport", "lifetime": "detached", "get_if_exists": True}
-    again = -1 if path else 0  # without a file, a keeper that starts again would know the first state only
-    actor = ray.remote(Keeper).options(num_cpus=0, resources=HEAD, max_restarts=again, max_task_retries=3, **options)
-    return actor.remote(path, first)
+def _name(model: str) -> str:
+    return f"rollout-{model}"
+
+
+def _started_keeper(model: str, journal: Path | None, stable: str, log: str | None, undo: contextlib.ExitStack) -> Any:
+    """Return the actor that keeps the journal of a model, on the head node. Start it if there is none.
+
+    Then `undo` ends it. Before it starts, the head node opens log and journal. Raises the errors of that, and ValueError if
+    there is a keeper with another journal or another stable version.
+    """
+    ray, options = local_cluster.imported(), {"num_cpus": 0, "resources": HEAD}
+    path, name = journal and str(journal), {"name": _name(model), "namespace": NAMESPACE}
+    try:
+        keeper = ray.get_actor(**name)
+    except ValueError:  # there is none
+        keeper = None
+    if keeper is not None:
+        (first_path, first), (_, state) = answered(keeper.began), answered(keeper.read)
+        if path != first_path or stable not in (first, state.stable):
+            raise ValueError(
+                f"journal={path!r}, stable={stable!r}: this cluster has a keeper with journal={first_path!r}, "
+                f"stable={first!r}: stop() that deployment first, or give the same"
+            )
+        path = None  # it has its journal open
+    answered(ray.remote(_opened).options(**options), log, path, State(stable=stable), seconds=KEEPER_START_SECONDS)
+    if keeper is None:
+        # without a file, a keeper that starts again would know the first state only
+        lasting = {"lifetime": "detached", "max_restarts": -1 if path else 0, "max_task_retries": 3}
+        keeper = ray.remote(Keeper).options(**options, **name, **lasting).remote(path, State(stable=stable))
+        undo.callback(ray.kill, keeper)
+    return keeper
+
+
+def _opened(log: str | None, journal: str | None, first: State) -> None:
+    """Open the log and the journal, and close them. Raises their errors, with the name of the argument."""
+    if log is not None:
+        try:
+            PredictionLog(log).close()
+        except (ValueError, LogUnavailable, UnknownSchema) as error:
+            raise type(error)(f"log: {error}") from error
+    if journal is not None:
+        try:
+            Journal(journal, first).close()
+        except JournalUnavailable as error:
+            raise JournalUnavailable(f"journal: {error}") from error
+
+
+def _is_version(name: str) -> bool:
+    try:
+        parse_version(name)
+    except UnknownVersion:
+        return False
+    return True
 
 
 def _running(status: Any) -> int:
-    (deployment,) = status.deployments.values()
-    return int(deployment.replica_states.get("RUNNING", 0))
+    """Return the number of ready replicas of an application. It has no deployment yet while it starts."""
+    return sum(int(one.replica_states.get("RUNNING", 0)) for one in status.deployments.values())
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,9 @@ class Keeper:
 
     def __init__(self, path: Path | str | None, first: State) -> None:
         self._journal, self._news = Journal(path, first), asyncio.Condition()
+        self._began = path, first.stable
+        if (state := self._journal.state).action == "start" and state.stable != first.stable:  # as `Router` does
+            self._journal.change(lambda state: replace(state, stable=first.stable, time=time.time()))
         self._writes: dict[int, str] = {}  # the number of each state that this process wrote -> the id of the write
 
     async def read(self) -> tuple[int, State]:
@@ -107,6 +110,10 @@ class Keeper:
         if self._journal.trouble:
             raise JournalUnavailable(self._journal.trouble)
         return self._journal.count(), state
+
+    async def began(self) -> tuple[Path | str | None, str]:
+        """Return the path and the stable version that this keeper was started with."""
+        return self._began
 
     async def wait(self, number: int) -> tuple[int, State]:
         """Return the current state when it differs from `number`, or after `HOLD` seconds."""
