@@ -2,11 +2,13 @@
 
 import http.client
 import json
+import tempfile
 
+import numpy as np
 import pytest
 import requests
 
-from labsupport import paths
+from labsupport import images, paths
 from labsupport.serving import create_app, schemas, serve
 from labsupport.serving.strict_routes import StrictRoute
 
@@ -260,6 +262,16 @@ FORM = {"Content-Type": "multipart/form-data; boundary=X"}
 def test_a_form_that_ends_before_its_end_is_refused_as_cut_off(server, rest):
     said = refusal(ask(server, "POST", "/detect", data=FILE_PART + rest, headers=FORM), 400)
     assert "it is damaged or cut off" in said and CURL in said
+
+
+def test_an_upload_of_any_size_needs_no_folder_for_temporary_files(server, monkeypatch, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (2_000, 2_000, 3), np.uint8)
+    large = images.encode(noise, "png")
+    assert 10_000_000 < len(large) <= images.MAX_BYTES
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    for path in ("/detect", "/predict"):
+        answer = upload(server, path, files={"file": large})
+        assert answer.ok, answer.text
 
 
 @pytest.mark.parametrize("rest", [b"--X--", b"--X--\r\n", b"--X--\r\nbehind the end"])

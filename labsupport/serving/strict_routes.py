@@ -17,6 +17,7 @@ from fastapi.security import HTTPBearer
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException as Refusal  # what Starlette raises; FastAPI's own is a subclass
+from starlette.formparsers import MultiPartParser
 
 from labsupport.access import CHANGE
 from labsupport.arguments import shown
@@ -25,6 +26,7 @@ from labsupport.protection import security
 logging.getLogger("python_multipart").setLevel(
     logging.ERROR
 )  # a damaged form is the client's fault: the answer says so
+MultiPartParser.spool_max_size = 0  # uploads stay in memory, where they are counted (`memory.COPIES`), and need no disk
 FILE = "file"  # the one field of a form
 NOT_JSON = "the body is not JSON that can be read"
 JSON = "send JSON with the header Content-Type: application/json"
