@@ -330,9 +330,12 @@ def test_a_relative_or_an_open_key_folder_is_refused(data, tmp_path, monkeypatch
         key_folder(data)
     (tmp_path / "open").mkdir(mode=0o755)
     ring = Keys(tmp_path / "open")
-    for call in (ring.make_folder, lambda: ring.encrypt(ANN, "1", b"pixels"), lambda: ring.forget(ANN)):
-        with pytest.raises(ValueError, match=r"LAB_KEYS: other users may open .*open \(mode 755\): chmod 700 it"):
+    says = r"LAB_KEYS: other users may open .*open \(mode 755\): chmod 700 it"
+    for call in (ring.make_folder, lambda: ring.forget(ANN)):
+        with pytest.raises(ValueError, match=says):
             call()
+    with pytest.raises(NoKey, match=says):
+        ring.encrypt(ANN, "1", b"pixels")
     with pytest.raises(ValueError, match="data='data': give the Path"):
         key_folder("data")
 

@@ -257,6 +257,16 @@ def test_without_keys_no_picture_of_a_person_is_kept(folder, caplog):
     assert "must be encrypted: give keys=" in caplog.text
 
 
+def test_a_key_folder_that_others_may_open_costs_no_answer_and_is_said_once(folder, keys, caplog):
+    uploads = Uploads(folder, keys=keys)
+    keys.folder.mkdir(mode=0o755)
+    assert [uploads.keep(fresh(), OURS, ANN) for _ in range(3)] == [None] * 3 and not [*folder.iterdir()]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "pictures cannot be kept" in said and "chmod 700 it" in said
+    keys.folder.chmod(0o700)
+    assert uploads.keep(fresh(), OURS, ANN) and "pictures are kept again, 3 were not" in caplog.text
+
+
 def test_encrypted_pictures_count_towards_the_limits_also_after_a_restart(folder, keys):
     uploads = Uploads(folder, most=3, keys=keys)
     kept = [uploads.keep(fresh(), OURS, ANN if number % 2 else None) for number in range(5)]

@@ -87,7 +87,7 @@ class Keys:
     def make_folder(self) -> None:
         """Make the folder, which only its owner can use (0700), if it does not exist.
 
-        Raises ValueError if other users may open it, and OSError if it cannot be made. `encrypt` and `forget` do the same.
+        Raises ValueError if other users may open it, and OSError if it cannot be made. `forget` does the same.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (mode := self.folder.stat().st_mode) & 0o077:
@@ -98,7 +98,8 @@ class Keys:
         """Return the encrypted content (AES-256-GCM). Only the same person and name decrypt it.
 
         `name` is what the content is stored under, so that one picture cannot take the place of another one. Raises
-        `Forgotten`, `NoKey` if the key file is damaged, ValueError for an invalid person or name, and TypeError.
+        `Forgotten`, `NoKey` if the key file is damaged or a new key would lie in a folder that other users may open,
+        ValueError for an invalid person or name, and TypeError.
         """
         bound, nonce = _bound(person, name), os.urandom(NONCE)
         if not isinstance(content, bytes):
@@ -167,7 +168,10 @@ class Keys:
 
     def _new(self, person: str) -> bytes:
         """Make a key and return it, or the one that another process has made meanwhile."""
-        self.make_folder()
+        try:
+            self.make_folder()
+        except ValueError as error:
+            raise NoKey(str(error)) from error
         descriptor, partial = tempfile.mkstemp(prefix=f".{person}.", dir=self.folder)  # 0600
         try:
             with open(descriptor, "wb") as file:
