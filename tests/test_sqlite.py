@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from labsupport import sqlite
+from labsupport.access import Users
 from labsupport.automation import Degree, ReviewQueue, decide
 from labsupport.batch.ledger import Ledger, Source
 from labsupport.edge import Outbox
@@ -121,6 +122,17 @@ class KeptQueue(Kept):
         return [queue.waiting(), queue.picture("a"), len(queue.labels())]
 
 
+class KeptUsers(Kept):
+    def use(self):
+        users = Users(self.file)
+        if not users.all():
+            users.add("ana", "client")
+        return users
+
+    def close(self, users) -> None:
+        """Each call closes the file."""
+
+
 class KeptLedger(Kept):
     name = ".partial-table.csv/ledger.db"
 
@@ -134,8 +146,8 @@ class KeptLedger(Kept):
         ledger.__exit__(KeyboardInterrupt)  # as a run that is stopped: the ledger stays
 
 
-STORES = [KeptLog, KeptJournal, KeptOutbox, KeptQueue, KeptLedger]
-READABLE = STORES[:-1]  # a ledger is one process's alone
+READABLE = [KeptLog, KeptJournal, KeptOutbox, KeptQueue]
+STORES = [*READABLE, KeptUsers, KeptLedger]  # a ledger is one process's alone
 
 
 def close(store: Kept, opened) -> None:
@@ -164,7 +176,7 @@ def test_what_is_kept_is_its_owners_alone_whatever_the_umask(kind, tmp_path, uma
     close(store, opened)
     assert {*found.values()} <= {0o600, 0o700} and len(found) >= 1
     assert found[store.file.name] == 0o600
-    if kind is not KeptLog:  # whose writer may have closed its connection by now, and with it these files
+    if kind not in (KeptLog, KeptUsers):  # these may have closed their connection by now, and with it these files
         assert found["kept.db-wal" if kind is not KeptLedger else "ledger.db-wal"] == 0o600
 
 

@@ -94,6 +94,7 @@ class Users:
         if not isinstance(path, Path):
             raise ValueError(f"path={arguments.shown(path)}: give a Path")
         self.path = path.absolute()
+        self._private = False  # whether this object has made sure that only the owner can read the file
 
     @property
     def exist(self) -> bool:
@@ -178,6 +179,9 @@ class Users:
                 connection.execute("PRAGMA secure_delete=ON")
                 with connection:  # commits, or undoes what the block has written
                     yield connection
+                if not self._private:  # from here on it is known to be a file of users
+                    sqlite.make_private(self.path)
+                    self._private = True
         except (sqlite3.Error, OSError) as error:
             if isinstance(error, UsersUnavailable):
                 raise
