@@ -26,7 +26,16 @@ import pytest
 
 from labsupport import images
 from labsupport.detection import Box, Detection
-from labsupport.log import LogUnavailable, NotWritten, PredictionLog, UnknownPrediction, parquet, tables, writer
+from labsupport.log import (
+    LogUnavailable,
+    NotWritten,
+    PredictionLog,
+    UnknownPrediction,
+    parquet,
+    prediction_log,
+    tables,
+    writer,
+)
 from labsupport.log.drift_window import window
 from labsupport.monitoring import DEFAULT_RULES, Alarms, Live, dashboard, learned
 from labsupport.monitoring.timeline import COLUMNS, timeline
@@ -882,6 +891,15 @@ def test_a_remark_counts_for_a_candidates_answer_too_even_if_that_comes_later(lo
     log.flush()
     assert log.columns("version", "labels", shadow=True) == {"version": ["v2", "v3"], "labels": ['["cat"]'] * 2}
     assert log.columns("version", "labels") == {"version": ["v1"], "labels": ['["cat"]']}
+
+
+def test_a_remark_reaches_a_prediction_that_another_process_has_not_written_yet(log, file, monkeypatch):
+    monkeypatch.setattr(prediction_log, "DELAY", 5.0, raising=False)  # so that a slow machine has time
+    with PredictionLog(f"sqlite:///{file}") as other:
+        for number, ask in enumerate([other.person_of, lambda id: other.feedback(id, correct=True)]):
+            log.record(id=f"{number}", version="v", latency=0.1, detections=[], features=None)
+            assert not ask(f"{number}")
+    assert [*log.columns("correct")["correct"]] == [None, True]
 
 
 def test_what_is_said_of_no_prediction_or_says_nothing_is_refused(log):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pandas.testing import assert_frame_equal
 
-from labsupport.log import NotWritten, PredictionLog
+from labsupport.log import NotWritten, PredictionLog, forgetting, rows, station_records
 from labsupport.serving.schemas import DetectionIn, FeedbackIn, RecordIn
 from test_postgres import database, server, url  # noqa: F401
 
@@ -110,6 +110,33 @@ def test_records_are_not_taken_where_another_programs_file_has_taken_the_place_o
             other.execute("CREATE TABLE mine (text TEXT)")
         with pytest.raises(NotWritten, match="cannot be written now: nothing was noted"):
             log.receive([record(1)])
+
+
+@pytest.mark.parametrize("call", ["receive", "feedback", "forget"])
+def test_nothing_is_confirmed_that_was_written_to_a_file_that_another_one_has_replaced(call, tmp_path, monkeypatch):
+    path, id = tmp_path / "log.db", f"{0:032x}"
+    calls = {
+        "receive": (station_records, "take", lambda log: log.receive([record(1)])),
+        "feedback": (rows, "note", lambda log: log.feedback(id, correct=True)),
+        "forget": (forgetting, "_digest", lambda log: log.forget("p-1")),
+    }
+    module, name, use = calls[call]
+    work = getattr(module, name)
+
+    def replaced(*arguments):
+        result = work(*arguments)
+        for file in tmp_path.glob("log.db*"):
+            file.unlink()
+        PredictionLog(path).close()
+        return result
+
+    with PredictionLog(path) as log:
+        log.receive([record(0) | {"prediction": SEEN}])
+        with monkeypatch.context() as patched, pytest.raises(NotWritten, match="nothing was noted, try again"):
+            patched.setattr(module, name, replaced)
+            use(log)
+        if call == "receive":
+            assert (log.receive([record(1)]), len(log.decisions())) == (1, 1)
 
 
 def test_numbers_and_moments_of_every_kind_are_kept_as_numbers(tmp_path):

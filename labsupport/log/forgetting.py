@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sql
 
 from labsupport import sqlite
-from labsupport.log.tables import FEEDBACK, FORGOTTEN, PREDICTIONS, PRUNING, alone, driver
+from labsupport.log.tables import FEEDBACK, FORGOTTEN, PREDICTIONS, PRUNING, alone, check_file, driver
 from labsupport.log.writer import NotWritten
 
 PATIENCE = 30.0  # seconds to wait for other processes
@@ -35,6 +35,7 @@ def remove(engine: sql.Engine, person: str) -> list[str]:
             connection.execute(sql.delete(FEEDBACK).where(FEEDBACK.c.id.in_(ids)))
             for rows in (shadows, theirs):  # in this order: the first are found by the others
                 connection.execute(sql.delete(PREDICTIONS).where(rows))
+        check_file(connection)
     return removed
 
 

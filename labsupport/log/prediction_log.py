@@ -21,7 +21,7 @@ from labsupport.log import forgetting, rows, station_records, tables
 from labsupport.log.reading import LogReader
 from labsupport.log.retention import Retention
 from labsupport.log.tables import FEATURES, PREDICTIONS, LogUnavailable, UnknownSchema
-from labsupport.log.writer import NotWritten, Writer
+from labsupport.log.writer import DELAY, NotWritten, Writer
 
 
 class UnknownPrediction(KeyError):
@@ -132,7 +132,7 @@ class PredictionLog(LogReader):
         remark, id = rows.remark(correct, labels, retry), rows.clean(str(id))
         with self._writing():
             self._row_of(id)
-            with self._engine.begin() as connection:
+            with self._transaction() as connection:
                 earlier = rows.note(connection, id, remark)
                 if connection.execute(_rows_of(id)).first() is None:  # `forget` has removed it meanwhile
                     raise unknown(id)
@@ -177,7 +177,7 @@ class PredictionLog(LogReader):
         decided = [station_records.checked(record) for record in decided]
         with self._writing():
             self._prepare()
-            with self._engine.begin() as connection:
+            with self._transaction() as connection:
                 if connection.dialect.name == "sqlite":
                     connection.exec_driver_sql("PRAGMA synchronous=FULL")
                 return station_records.take(connection, decided)
@@ -221,14 +221,28 @@ class PredictionLog(LogReader):
         return f"<PredictionLog {self.url}>"
 
     def _row_of(self, id: str) -> sql.Row[*tuple[Any, ...]]:
-        """Return the row of a prediction. If it is not there, wait for the rows that are not written yet."""
-        for flushed in (False, True):
-            if flushed:
-                self.flush()
+        """Return the row of a prediction. If it is not there, wait for the rows that are not written yet.
+
+        Other processes write theirs after `DELAY` seconds, so look for twice as long.
+        """
+        until = clock.monotonic() + 2 * DELAY
+        while True:
+            last = clock.monotonic() >= until
             with self._engine.connect() as connection:
                 if row := connection.execute(_rows_of(id)).first():
                     return row
-        raise unknown(id)
+            if last:
+                raise unknown(id)
+            self.flush()
+            clock.sleep(DELAY / 10)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sql.Connection]:
+        """Run the block as one transaction. Raises `LogUnavailable` if its file was deleted or replaced meanwhile."""
+        with self._engine.connect() as connection:
+            with connection.begin():
+                yield connection
+            tables.check_file(connection)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -173,10 +173,11 @@ def reason(error: Exception) -> str:
     return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
-def moved(connection: sql.Connection) -> bool:
-    """Return whether the SQLite file of a connection was deleted or replaced. Then rows written to it are lost."""
+def check_file(connection: sql.Connection) -> None:
+    """Raise `LogUnavailable` if the SQLite file of a connection was deleted or replaced. Then what it wrote is lost."""
     file, identity = connection.info.get("file", (None, None))
-    return file is not None and sqlite.identity(file) != identity
+    if file is not None and sqlite.identity(file) != identity:
+        raise LogUnavailable("the file was deleted or replaced")
 
 
 def driver(connection: sql.Connection) -> sqlite3.Connection:

@@ -165,8 +165,7 @@ class Writer:
                     if rows:
                         with connection.begin():
                             self._insert(connection, rows)
-                        if tables.moved(connection):
-                            raise tables.LogUnavailable("the file was deleted or replaced")
+                        tables.check_file(connection)
                         self._written(len(rows))
                     self._look_after()
             closed = True
