@@ -51,9 +51,9 @@ class Client:
 
         `verify` is the file of the authority (PEM) that signed the server's certificate, for an address with https. Without
         it, requests trusts those in `REQUESTS_CA_BUNDLE`, or the public ones. `token` is sent with every request. Raises
-        ValueError if `url` is not an address of a server, and for an invalid file or token.
+        ValueError if `url` is not an address of a server, and for an invalid model, file or token.
         """
-        self.url, self.model = _checked_url(url).rstrip("/"), model
+        self.url, self.model = arguments.address("url", url), arguments.text("model", model, least=1)
         self.version: str | None = None
         self._verify, self._token = _checked_authority(verify), _checked_token(token)
         loopback.ask_directly()
@@ -65,8 +65,10 @@ class Client:
         Afterwards `version` is the model version that answered. If the server is busy (a 503 with a `Retry-After` of at
         most `PATIENCE` seconds), wait that time and up to a second more, and try again, `TRIES` times in all. Raises
         `ServerError` if it stays busy, refuses, is not the lab's server, or redirects. A redirect is not followed, so the
-        picture is sent nowhere else. Raises the errors of requests if there is no response.
+        picture is sent nowhere else. Raises the errors of requests if there is no response, and ValueError for an invalid
+        picture or confidence.
         """
+        confidence = arguments.number("confidence", confidence, 0, 1)
         response = self._post(
             "/detect",
             params={"model": self.model, "confidence": confidence},
@@ -213,9 +215,8 @@ def _content(image_file: BinaryIO) -> bytes:
 
 
 def _checked_url(url: str) -> str:
-    """Return `url` if it is the address of a server. Raises ValueError."""
-    if not isinstance(url, str) or not url.lower().startswith(("http://", "https://")):
-        raise ValueError(f"url={arguments.shown(url)}: give an address, such as http://127.0.0.1:8000")
+    """Return `url` if it is the address of a server, maybe with a query. Raises ValueError."""
+    arguments.address("url", url.partition("?")[0] if isinstance(url, str) else url)
     return url
 
 

@@ -160,12 +160,38 @@ def test_what_is_not_the_labs_server_is_said_to_be_none(body, pictures):
         assert client.find_server(int(url.rpartition(":")[2])) is None
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "ftp://x", "", None, 8000])
+NO_ADDRESSES = ["127.0.0.1:8000", "localhost", "ftp://x", "", None, 8000, "http://", "http://127.0.0.1:99999"]
+
+
+@pytest.mark.parametrize("url", [*NO_ADDRESSES, "http://u:secret@h", "http://h:1#x", "http://h:1 /"])
 def test_what_is_no_address_is_refused(url):
-    with pytest.raises(ValueError, match=r"url=.*: give an address, such as http://127\.0\.0\.1:8000"):
-        Client(url)
-    with pytest.raises(ValueError, match="url="):
-        client.response_from_server(url, io.BytesIO(b"x"))
+    says = r"url=.*: give an address such as http://127\.0\.0\.1:8000"
+    for call in (Client, lambda url: client.response_from_server(url, io.BytesIO(b"x"))):
+        with pytest.raises(ValueError, match=says) as refused:
+            call(url)
+        assert "secret" not in str(refused.value)
+
+
+def test_a_query_belongs_to_a_url_of_a_prediction_and_not_to_the_address_of_a_server(server):
+    with pytest.raises(ValueError, match=r"url='http://h:1/\?a=1': give an address"):
+        Client("http://h:1/?a=1")
+    url = f"{server.url}/detect?confidence=0.9"
+    with open(paths.IMAGES / "clock.png", "rb") as file:
+        assert client.response_from_server(url, file, verbose=False).ok
+
+
+@pytest.mark.parametrize("model", [None, "", 5])
+def test_a_client_names_its_model(model):
+    with pytest.raises(ValueError, match=r"model=.*: give text"):
+        Client("http://127.0.0.1:8000", model)
+
+
+@pytest.mark.parametrize("confidence", [None, "0.5", -0.1, 50, math.nan, True])
+def test_a_confidence_is_checked_before_anything_is_sent(confidence, pictures):
+    with elsewhere() as (url, asked):
+        with pytest.raises(ValueError, match=r"confidence=.*: give a number from 0 to 1"):
+            Client(url).detect(pictures["clock.png"], confidence=confidence)
+        assert not asked()
 
 
 @pytest.fixture
