@@ -16,6 +16,7 @@ from labsupport.log import PredictionLog
 from labsupport.monitoring import DEFAULT_RULES, MEASURES, Alarms, AlertRule, learned
 from labsupport.monitoring.learned_limits import learn_limit, mean_limit, p95_limit
 from labsupport.monitoring.measures import DRIFTING
+from labsupport.monitoring.timeline import replayed
 from labsupport.scenarios import simulate
 from labsupport.scenarios.incidents import HOUR, INCIDENTS, Traffic
 
@@ -138,6 +139,40 @@ def test_a_reference_that_lacks_a_column_is_refused():
     Alarms([RULES["Drift"]], None, reference=reference)
     with pytest.raises(ValueError, match=r"reference lacks status, brightness: give log.columns"):
         Alarms([], None, reference={name: [] for name in reference if name not in ("status", "brightness")})
+
+
+def test_a_reference_is_converted_once_or_refused(tmp_path):
+    columns = {name: [1.0] * 100 for name in MEASURES["drift"].columns} | {"key": ["a", None] * 50}
+    assert all(len(column) == 100 for column in Alarms([], None, reference=columns).reference.values())
+    with pytest.raises(ValueError, match=r"reference has columns of different lengths: give log.columns"):
+        Alarms([], None, reference={**columns, "status": [200] * 5})
+    with pytest.raises(ValueError, match=r"reference has values that are neither numbers, texts nor None: give"):
+        Alarms([], None, reference={**columns, "status": ["ok", 5] * 50})
+    with PredictionLog(tmp_path / "log.db") as log:
+        log.record(id="a", version="v", latency=0.1, detections=None, features=None, key="k", status=500)
+        log.record(id="b", version="v", latency=0.1, detections=[], features=None)
+        log.flush()
+        with pytest.raises(ValueError, match=r"neither numbers, texts nor None: give log.columns"):
+            Alarms(DEFAULT_RULES, log, reference=log.frame())
+
+
+def test_rules_may_come_from_anything_that_yields_them():
+    bright = brightness([0.1] * 300)
+    for alarms in (Alarms(iter([DARK]), bright), replayed(iter([DARK]), bright.rows, 0, 300)):
+        assert alarms.rules == (DARK,)
+        alarms.evaluate(300)
+        assert alarms.states["Dark"] in ("pending", "firing")
+
+
+@pytest.mark.parametrize("rules", [["Dark"], [DARK, None], [Alarms]])
+def test_what_is_no_rule_is_refused(rules):
+    with pytest.raises(ValueError, match=r"rules: .*: give a list of AlertRule"):
+        Alarms(rules, brightness([]))
+
+
+def test_answers_of_which_nothing_is_known_are_no_answers_with_something_in_them():
+    columns = {"status": [200] * 100, "n_detections": [0] * 30 + [None] * 60 + [2] * 10}
+    assert MEASURES["empty_ratio"].read(columns, 60)[:2] == (0.75, 40)
 
 
 def test_two_rules_of_one_name_are_refused():

@@ -9,7 +9,7 @@ import math
 import re
 import threading
 import time as clock
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -160,25 +160,23 @@ class Alarms:
 
     def __init__(
         self,
-        rules: Sequence[AlertRule],
+        rules: Iterable[AlertRule],
         log: ColumnSource,
         clock: Callable[[], float] = clock.time,
         reference: Mapping[str, Column] | None = None,
     ) -> None:
-        if twice := {rule.name for rule in rules if sum(rule.name == other.name for other in rules) > 1}:
+        self.rules, self.log, self.clock = tuple(rules), log, clock
+        if wrong := [rule for rule in self.rules if not isinstance(rule, AlertRule)]:
+            raise ValueError(f"rules: {arguments.shown(wrong[0])}: give a list of AlertRule")
+        names = [rule.name for rule in self.rules]
+        if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two rules are called {', '.join(sorted(twice))}: give each a name of its own")
-        if reference is not None:
-            needed = MEASURES["drift"].columns
-            if lacks := [name for name in needed if name != "key" and name not in dict(reference)]:
-                raise ValueError(
-                    f"reference lacks {', '.join(lacks)}: give log.columns({', '.join(map(repr, needed))})"
-                )
-        self.rules, self.log, self.clock, self.reference = tuple(rules), log, clock, reference
+        self.reference = None if reference is None else _as_reference(reference)
         self.history: list[Event] = []
-        self.status = {rule.name: Status() for rule in rules}
+        self.status = {name: Status() for name in names}
         self._lock = threading.Lock()
-        self._longest = max((rule.window for rule in rules), default=0.0)
-        self._columns = tuple(dict.fromkeys(["time", *(name for rule in rules for name in rule.measure.columns)]))
+        self._longest = max((rule.window for rule in self.rules), default=0.0)
+        self._columns = tuple(dict.fromkeys(["time", *(name for rule in self.rules for name in rule.measure.columns)]))
 
     @property
     def firing(self) -> tuple[str, ...]:
@@ -219,9 +217,7 @@ class Alarms:
             status.looked, status.since = -math.inf, min(status.since, now)
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return a row for each rule: alarm, severity, state, since (UTC), metric, value, limit, clear, window, rows,
-        cure.
-        """
+        """Return a row for each rule: alarm, severity, state, since, metric, value, limit, clear, window, rows and cure."""
         pd = imported("pandas")
 
         names = ["alarm", "severity", "state", "since", "metric", "value", "limit", "clear", "window", "rows", "cure"]
@@ -244,14 +240,11 @@ class Alarms:
         status = self.status[rule.name]
         if now - status.looked >= rule.measure.pace * rule.window:
             first = np.searchsorted(rows["time"], now - rule.window)
-            measure = self._measure(rule)
+            measure = rule.measure
+            measure = replace(measure, reference=self.reference) if isinstance(measure, Drift) else measure
             columns = {name: rows[name][first:] for name in measure.columns}
             status.reading, status.looked = measure.read(columns, rule.window), now
         return self._step(rule, status, rule.judged(status.reading), now)
-
-    def _measure(self, rule: AlertRule) -> Measure:
-        measure = rule.measure
-        return replace(measure, reference=self.reference) if isinstance(measure, Drift) else measure
 
     def _step(self, rule: AlertRule, status: Status, value: float | None, now: float) -> Event | None:
         """Move an alarm from one state to the next, by the rules of Prometheus. Return the event, if there is one."""
@@ -279,6 +272,21 @@ class Alarms:
         cure = f" {rule.cure}" if event == "fired" and rule.cure else ""
         sentence = f"{rule.name} {event}: {figures}, {limit}{note}.{cure}"
         return Event(now, rule.name, event, rule.severity, value, sentence)
+
+
+def _as_reference(reference: Mapping[str, Column]) -> dict[str, np.ndarray]:
+    """Return the columns of a reference as numbers. Raises ValueError if one is missing, or has another length or kind."""
+    needed, columns = MEASURES["drift"].columns, dict(reference)
+    cure = f"give log.columns({', '.join(map(repr, needed))})"
+    if lacks := [name for name in needed if name != "key" and name not in columns]:
+        raise ValueError(f"reference lacks {', '.join(lacks)}: {cure}")
+    try:
+        numbers = {name: as_numbers(columns[name]) for name in needed if name in columns}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"reference has values that are neither numbers, texts nor None: {cure}") from error
+    if len({column.shape for column in numbers.values()}) > 1:
+        raise ValueError(f"reference has columns of different lengths: {cure}")
+    return numbers
 
 
 def spoken(seconds: float) -> str:

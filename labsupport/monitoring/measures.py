@@ -1,9 +1,9 @@
 """Each measure is one number for a time window.
 
-It has a Python form, computed from log rows, and a PromQL form. Both give the same value, with one exception: of several
-remarks on one answer, Prometheus counts each verdict once, and the log counts the last remark. Each measure selects rows and
-takes one value from each; most measures are the mean of these values. The PromQL form uses the metrics of `counters`.
-`panels` has a few measures more, such as the picture size, which are only charts of the dashboard.
+It has a Python form, computed from log rows, and a PromQL form, which uses the metrics of `counters`. A measure selects
+rows and takes one value from each; most are the mean of these values. Both forms give the same value, with two exceptions:
+of several remarks on one answer, Prometheus counts each verdict once, and the log counts the last remark. And Prometheus
+counts all uploads, but an upload that was refused before a model got it (too large, bad parameters) is not in the log.
 """
 
 import hashlib
@@ -266,7 +266,7 @@ _every = (
     ),
     Measure(
         *("empty_ratio", "pictures in which nothing was found", "ratio", "output", ("status", "n_detections")),
-        lambda rows: _of(_looked_at(rows), rows["n_detections"] == 0),
+        lambda rows: _of(_looked_at(rows) & np.isfinite(rows["n_detections"]), rows["n_detections"] == 0),
         *_share(_rate("predictions_empty_total"), ANSWERED),
     ),
     Measure(

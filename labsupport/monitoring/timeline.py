@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -87,13 +87,13 @@ def read(log: ColumnSource, since: float, until: float) -> dict[str, np.ndarray]
     return {name: as_numbers(column) for name, column in columns.items()}
 
 
-def reach(rules: Sequence[AlertRule]) -> float:
+def reach(rules: Iterable[AlertRule]) -> float:
     """Return how many seconds before the first evaluation the rules need rows."""
     return max((rule.window for rule in rules), default=0.0)
 
 
 def timeline(
-    rows: Rows, since: Moment, until: Moment, rules: Sequence[AlertRule] = DEFAULT_RULES, alarms: Alarms | None = None
+    rows: Rows, since: Moment, until: Moment, rules: Iterable[AlertRule] = DEFAULT_RULES, alarms: Alarms | None = None
 ) -> Timeline:
     """Return the timeline of since <= time < until, moments as `rows.seconds` takes them.
 
@@ -149,11 +149,11 @@ def bucket_edges(since: float, until: float) -> np.ndarray:
     return np.concatenate([[since], inner, [until]]).astype(float)
 
 
-def replayed(rules: Sequence[AlertRule], rows: Rows, since: float, until: float) -> Alarms:
+def replayed(rules: Iterable[AlertRule], rows: Rows, since: float, until: float) -> Alarms:
     """Return alarms that were evaluated every 15 seconds, at round times, from some time before the window on."""
     alarms = Alarms(rules, _Rows(rows))
     every = LOOK * math.ceil((until - since) / LOOKS / LOOK)
-    start = since - reach(rules)
+    start = since - reach(alarms.rules)
     if len(rows["time"]):
         start = max(start, float(rows["time"][0]))
     for look in every * np.arange(math.ceil(start / every), math.floor(until / every) + 1):
