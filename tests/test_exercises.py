@@ -18,7 +18,7 @@ from labsupport import drift, exercises, images, models, paths, scenarios
 from labsupport.automation import Thresholds, choose_thresholds
 from labsupport.detection import Detector, draw_boxes
 from labsupport.exercises.release import automation_checks
-from labsupport.exercises.upkeep import drift_checks
+from labsupport.exercises.upkeep import concept_drift_checks, data_drift_checks
 from labsupport.log import PredictionLog
 from labsupport.monitoring import Alarms, AlertRule
 from labsupport.rollout import Gate, Router
@@ -271,41 +271,88 @@ def test_own_detector(is_drift, verdict, capsys):
 @pytest.mark.parametrize(
     "check, answer, verdict",
     [
-        (drift_checks.largest_gap, 0.5, "Right."),
-        (drift_checks.largest_gap, 2, "a difference of two shares"),
-        (drift_checks.largest_gap, 1, "no value in common"),
-        (drift_checks.largest_gap, 0.25, "compare the shares"),
-        (drift_checks.largest_gap, True, "give a number"),
-        (drift_checks.any_alarm, 0.46, "Right."),
-        (drift_checks.any_alarm, 0.54, "that no test fires"),
-        (drift_checks.any_alarm, 0.6, "a sum counts"),
-        (drift_checks.any_alarm, 0.05, "for one column"),
-        (drift_checks.any_alarm, 0.2, "the product of their chances"),
-        (drift_checks.any_alarm, 46, "between 0 and 1"),
-        (drift_checks.share_of_defects, 0.3, "Right."),
-        (drift_checks.share_of_defects, 0.34, "the share that the model flags"),
-        (drift_checks.share_of_defects, 0.24, "80 points"),
-        (drift_checks.share_of_defects, 0.378, "good phones that are flagged"),
-        (drift_checks.share_of_defects, 0.5, "write down which phones"),
-        (drift_checks.share_of_defects, "30 %", "between 0 and 1"),
-        (drift_checks.cusum_by_hand, 1.0, "Right."),
-        (drift_checks.cusum_by_hand, 0.5, "never falls below 0"),
-        (drift_checks.cusum_by_hand, 3, "the number of errors"),
-        (drift_checks.cusum_by_hand, 2, "after each of the five values"),
-        (drift_checks.cusum_by_hand, None, "give a number"),
-        (drift_checks.fair_baseline, 0.3, "Right."),
-        (drift_checks.fair_baseline, 0.7, "another constant is better"),
-        (drift_checks.fair_baseline, 0.5, "a coin is no constant"),
-        (drift_checks.fair_baseline, 0.1, "of the other class"),
-        (drift_checks.fair_baseline, 30, "between 0 and 1"),
-        (drift_checks.rows_to_learn, "since the change", "Right."),
-        (drift_checks.rows_to_learn, "everything", "outvote"),
-        (drift_checks.rows_to_learn, "last 1000", "half of the last 1,000"),
-        (drift_checks.rows_to_learn, None, "give 'everything'"),
+        (data_drift_checks.largest_gap, 0.5, "Right."),
+        (data_drift_checks.largest_gap, 2, "a difference of two shares"),
+        (data_drift_checks.largest_gap, 1, "no value in common"),
+        (data_drift_checks.largest_gap, 0.25, "compare the shares"),
+        (data_drift_checks.largest_gap, True, "give a number"),
+        (data_drift_checks.any_alarm, 0.46, "Right."),
+        (data_drift_checks.any_alarm, 0.54, "that no test fires"),
+        (data_drift_checks.any_alarm, 0.6, "a sum counts"),
+        (data_drift_checks.any_alarm, 0.05, "for one column"),
+        (data_drift_checks.any_alarm, 0.2, "the product of their chances"),
+        (data_drift_checks.any_alarm, 46, "between 0 and 1"),
+        (data_drift_checks.share_of_defects, 0.3, "Right."),
+        (data_drift_checks.share_of_defects, 0.34, "the share that the model flags"),
+        (data_drift_checks.share_of_defects, 0.24, "80 points"),
+        (data_drift_checks.share_of_defects, 0.378, "good phones that are flagged"),
+        (data_drift_checks.share_of_defects, 0.5, "write down which phones"),
+        (data_drift_checks.share_of_defects, "30 %", "between 0 and 1"),
+        (concept_drift_checks.cusum_by_hand, 1.0, "Right."),
+        (concept_drift_checks.cusum_by_hand, 0.5, "never falls below 0"),
+        (concept_drift_checks.cusum_by_hand, 3, "the number of errors"),
+        (concept_drift_checks.cusum_by_hand, 2, "after each of the five values"),
+        (concept_drift_checks.cusum_by_hand, None, "give a number"),
+        (concept_drift_checks.fair_baseline, 0.3, "Right."),
+        (concept_drift_checks.fair_baseline, 0.7, "another constant is better"),
+        (concept_drift_checks.fair_baseline, 0.5, "a coin is no constant"),
+        (concept_drift_checks.fair_baseline, 0.1, "of the other class"),
+        (concept_drift_checks.fair_baseline, 30, "between 0 and 1"),
+        (concept_drift_checks.rows_to_learn, "since the change", "Right."),
+        (concept_drift_checks.rows_to_learn, "everything", "outvote"),
+        (concept_drift_checks.rows_to_learn, "last 1000", "half of the last 1,000"),
+        (concept_drift_checks.rows_to_learn, None, "give 'everything'"),
     ],
 )
 def test_answers_on_drift(check, answer, verdict, capsys):
     check.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+KINDS = {"houses": "data", "prices": "concept", "payments": "both", "search": "data", "voices": "data"}
+KINDS |= {"delivery": "label shift", "lamp": "data"}
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (KINDS, "Right."),
+        (KINDS | {"search": "both"}, "Right."),
+        (KINDS | {"prices": "Concept drift"}, "Right."),
+        (KINDS | {"delivery": "data"}, "1 of the 7:\n  delivery: more phones are scratched"),
+        (KINDS | {"delivery": "both"}, "P(x given y) stays"),
+        (KINDS | {"prices": "label shift"}, "prices: the same houses are listed"),
+        (KINDS | {"lamp": "both", "payments": "data"}, "2 of the 7:\n  payments: more people pay online"),
+        (dict.fromkeys(KINDS, "concept"), "6 of the 7:\n  houses: larger houses are listed"),
+        (KINDS | {"lamp": "dark"}, "lamp: 'dark' is no kind: give one of data"),
+        (KINDS | {"lamp": ...}, "lamp: Ellipsis is no kind"),
+        (KINDS | {"lamp": ["data"]}, "lamp: ['data'] is no kind"),
+        ({"houses": "data"}, "give a dictionary with a kind for each of houses, prices"),
+        ("data", "give a dictionary"),
+        (None, "give a dictionary"),
+    ],
+)
+def test_which_kind(answer, verdict, capsys):
+    exercises.which_kind.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (9, "Right."),
+        (np.int64(9), "Right."),
+        (10, "from day 2 to day 12 the share changes by 5.2 points: report more often"),
+        (5, "with 5 days between reports the share changes by at most 4.2 points, so more days"),
+        (9.0, "a whole number of days, from 1 to 99"),
+        (0, "a whole number"),
+        (100, "a whole number"),
+        (None, "a whole number"),
+    ],
+)
+def test_days_between_reports(answer, verdict, capsys):
+    """A share grows by 1 point on each of four days, and then by 0.2 a day: 4 + 5 * 0.2 = 5 points in nine days."""
+    exercises.days_between_reports.check(answer, pd.Series(np.cumsum([0.0] * 3 + [0.01] * 4 + [0.002] * 93)))
     assert verdict in capsys.readouterr().out
 
 

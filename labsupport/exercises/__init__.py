@@ -122,26 +122,30 @@ from labsupport.exercises.release.shipping_checks import (
     swap_question,
     three_days_of_green,
 )
-from labsupport.exercises.upkeep.drift_checks import (
-    any_alarm,
-    blind_question,
+from labsupport.exercises.upkeep.concept_drift_checks import (
     cheapest_limit,
     cusum_by_hand,
     delay_question,
-    drifted_columns,
     fair_baseline,
     feedback_question,
+    own_cusum,
+    retrain_plan,
+    rows_to_learn,
+    sudden_question,
+)
+from labsupport.exercises.upkeep.data_drift_checks import (
+    any_alarm,
+    blind_question,
+    days_between_reports,
+    drifted_columns,
     harmless_question,
     largest_gap,
     limit_question,
     most_missing,
-    own_cusum,
     own_detector,
-    retrain_plan,
-    rows_to_learn,
     share_of_defects,
-    sudden_question,
     watch_list,
+    which_kind,
 )
 from labsupport.exercises.upkeep.lifecycle_checks import (
     best_threshold,
@@ -186,7 +190,8 @@ __all__ = [
     "blue_green_question", "brainstorm", "bright_rule", "built_address", "canary_risk", "careful_judge",
     "cause_question", "chain_question", "chance_agreement", "cheapest", "cheapest_limit", "cheapest_thresholds",
     "checked_weights", "conditional_question", "confidence_challenge", "confidence_question", "content_question",
-    "count_endpoint", "cusum_by_hand", "days_of_corrections", "delay_question", "describe_question", "drifted_columns",
+    "count_endpoint", "cusum_by_hand",
+    "days_between_reports", "days_of_corrections", "delay_question", "describe_question", "drifted_columns",
     "e_value_limit", "enough_machines", "erased", "error_free_decisions", "escaping_names", "exercise",
     "fading_light_question", "fair_baseline", "fallback", "feedback_question", "fewest_machines", "files_to_repeat",
     "firings", "first_change", "first_pattern", "forget_question", "four_statuses", "from_a_dict", "gpu_break_even",
@@ -205,6 +210,7 @@ __all__ = [
     "shadow_question", "share_of_complaints", "share_of_defects", "share_of_errors", "shipping_plan", "shortest_defect",
     "sizing_note", "slow_answers", "slower_cluster", "stages_question", "start_small", "sudden_question", "sure_labels",
     "swap_question", "tally", "three_days_of_green", "timeout_question", "transit_question", "twelve_by_rule",
-    "two_changes", "undecided_phones", "unknown_share", "watch_list", "what_to_keep", "when_it_is_down", "whose_fault",
+    "two_changes", "undecided_phones", "unknown_share", "watch_list", "what_to_keep", "when_it_is_down",
+    "which_kind", "whose_fault",
 ]
 # fmt: on
