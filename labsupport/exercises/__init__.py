@@ -173,6 +173,7 @@ from labsupport.exercises.upkeep.monitoring_checks import (
 )
 from labsupport.exercises.upkeep.pipeline_checks import (
     conditional_question,
+    convention_question,
     describe_question,
     first_change,
     order_of_clicks,
@@ -190,7 +191,7 @@ __all__ = [
     "blue_green_question", "brainstorm", "bright_rule", "built_address", "canary_risk", "careful_judge",
     "cause_question", "chain_question", "chance_agreement", "cheapest", "cheapest_limit", "cheapest_thresholds",
     "checked_weights", "conditional_question", "confidence_challenge", "confidence_question", "content_question",
-    "count_endpoint", "cusum_by_hand",
+    "convention_question", "count_endpoint", "cusum_by_hand",
     "days_between_reports", "days_of_corrections", "delay_question", "describe_question", "drifted_columns",
     "e_value_limit", "enough_machines", "erased", "error_free_decisions", "escaping_names", "exercise",
     "fading_light_question", "fair_baseline", "fallback", "feedback_question", "fewest_machines", "files_to_repeat",

@@ -105,6 +105,27 @@ own_pipeline = OpenExercise(
     "Which stage would you suspect if only the share of rejected phones rises, and what would prove you wrong?",
     hints=["Begin with the steps from the camera to the arm that takes a phone off the line."],
 )
+convention_question = Question(
+    "Which convention must training and service share here, and why?",
+    right="a",
+    a=(
+        "The silence: the recogniser has learned at which part of a segment each sound comes.",
+        "More silence moves the sounds to other parts. Another volume adds the same number to every log energy, "
+        "and `spectrum` subtracts the mean, so the recogniser gets nearly the same numbers.",
+    ),
+    b=(
+        "The volume: a softer word has less energy.",
+        "It has, but `spectrum` subtracts the mean of the log energies, so the recogniser does not get the volume.",
+    ),
+    c=(
+        "Both: each difference from the training costs some words.",
+        "Compare the two panels: one of the lines is flat.",
+    ),
+    d=(
+        "Neither: a word stays the same word.",
+        "To us it does. The left panel shows that the recogniser gets it wrong.",
+    ),
+)
 rollback_question = Question(
     "The recogniser's confidence falls. Given its input, nothing about it has changed. What do you do?",
     right="c",
