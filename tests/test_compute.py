@@ -305,7 +305,7 @@ def test_the_command_prints_json(tmp_path):
 # the check cells of compute.ipynb
 
 SERVER = Server(np.linspace(0.018, 0.022, 50), slots=3, cores=2, places=39)  # 100 requests/s
-COLUMNS = {"memory MB": [300, 200, 150, 90], "disk MB": [9, 9, 9, 40], "$ a million": [0.4, 0.5, 0.7, 0.1]}
+COLUMNS = {"exact %": [89.2, 100.0, 99.5, 100.0], "$ a million": [0.4, 0.5, 0.7, float("nan")]}
 TABLE = pd.DataFrame(COLUMNS, index=["a", "b", "c", "d"])
 
 
@@ -351,15 +351,41 @@ def test_half_load(answer, verdict, capsys):
     "answer, verdict",
     [
         ("b", "Right."),
-        ("a", "a has 300 memory MB: the limit is 250"),
-        ("d", "d has 40 disk MB: the limit is 20"),
-        ("c", "one that costs less"),
+        ("a", "a finds only 89.2 % exactly, and at least 99 % are needed"),
+        ("c", "c is exact enough, and so is one that costs less"),
+        ("d", "d has no price here"),
         (None, "give one of a, b, c, d"),
     ],
 )
 def test_cheapest(answer, verdict, capsys):
-    compute_checks.cheapest.check(answer, TABLE, {"memory MB": 250, "disk MB": 20})
+    compute_checks.cheapest.check(answer, TABLE)
     assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "estimate, keeps, verdict",
+    [
+        (355.4, False, "Right."),
+        (np.float64(360), np.bool_(False), "Right."),
+        (355.4, True, "355 ms are above the limit of 200 ms"),
+        (0.3554, False, "give milliseconds"),
+        (2.533, True, "yolov3 needs more operations"),
+        (212.6, False, "compare the operations"),
+        (90, True, "by the same factor as the operations"),
+        (None, False, "give a number of milliseconds"),
+        (355.4, "no", "and True or False"),
+    ],
+)
+def test_larger_model(estimate, keeps, verdict, capsys):
+    """If yolov3-tiny takes 30 ms."""
+    compute_checks.larger_model.check(estimate, keeps, 30.0)
+    assert verdict in capsys.readouterr().out
+
+
+def test_a_larger_model_on_a_fast_machine(capsys):
+    compute_checks.larger_model.check(59.2, False, 5.0)
+    compute_checks.larger_model.check(59.2, True, 5.0)
+    assert capsys.readouterr().out == "Not yet: 59 ms are within the limit of 200 ms\nRight.\n"
 
 
 CPU, GPU = Machine("cpu", cores=2, dollars_per_hour=0.1), Machine("gpu", cores=4, dollars_per_hour=0.6)

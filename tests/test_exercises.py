@@ -138,6 +138,24 @@ def test_canary_risk(answer, verdict, capsys):
 
 
 @pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (0.19, "Right."),
+        (None, "give a number"),
+        ("19 %", "give a number"),
+        (0.08, "among the volunteers"),
+        (0.14, "the mean of both cameras"),
+        (0.09, "the other way round"),
+        (19, "in percent"),
+        (0.24, "is not it"),
+    ],
+)
+def test_errors_for_all(answer, verdict, capsys):
+    exercises.errors_for_all.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     "gate, verdict",
     [
         (Gate(thresholds={"null_rate": (None, 0.2)}, min_requests=50, failure_limit=0), "Right."),
@@ -708,21 +726,30 @@ def test_cheapest_thresholds(thresholds, verdict, capsys):
 
 
 ANSWERS = {"x-ray": "assistance", "spam": "full", "payments": "partial", "loans": "shadow"}
+LOOP = {"x-ray", "payments"}
 
 
 @pytest.mark.parametrize(
-    "answer, verdict",
+    "answer, loop, verdict",
     [
-        (ANSWERS, "Right."),
-        (ANSWERS | {"loans": "assistance"}, "so it assists nobody"),
-        (ANSWERS | {"payments": "full"}, "full is one way for all cases"),
-        (ANSWERS | {"x-ray": "partial"}, "the model decides none alone"),
-        (ANSWERS | {"spam": "partial"}, "spam: 'partial' is not its degree"),
-        ("full", "give a dictionary"),
+        (ANSWERS, LOOP, "Right."),
+        (ANSWERS, sorted(LOOP), "Right."),
+        (ANSWERS | {"loans": "assistance"}, LOOP, "so it assists nobody"),
+        (ANSWERS | {"payments": "full"}, LOOP, "full is one way for all cases"),
+        (ANSWERS | {"x-ray": "partial"}, LOOP, "the model decides none alone"),
+        (ANSWERS | {"spam": "partial"}, LOOP, "spam: 'partial' is not its degree"),
+        ("full", LOOP, "give a dictionary"),
+        (ANSWERS, LOOP | {"loans"}, "the model takes no part"),
+        (ANSWERS, LOOP | {"spam"}, "no person takes part"),
+        (ANSWERS, {"payments"}, "both take part in the decisions of x-ray"),
+        (ANSWERS, [], "both take part in the decisions of x-ray"),
+        (ANSWERS, "x-ray", "give a set with some of"),
+        (ANSWERS, {"assistance", "partial"}, "give a set with some of"),
+        (ANSWERS, None, "give a set with some of"),
     ],
 )
-def test_name_the_degree(answer, verdict, capsys):
-    exercises.name_the_degree.check(answer)
+def test_name_the_degree(answer, loop, verdict, capsys):
+    exercises.name_the_degree.check(answer, loop)
     assert verdict in capsys.readouterr().out
 
 

@@ -1,6 +1,11 @@
-"""Define the check cells of compute.ipynb. The right answer depends on the machine, so each check gets the measurements."""
+"""Define the check cells of compute.ipynb, and one of server.ipynb that estimates a time.
+
+The right answers depend on the machine, so each check gets the measurements.
+"""
 
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from labsupport.compute import Machine, Server, machines_for
 from labsupport.exercises.exercise import OpenExercise, Question, exercise
@@ -11,6 +16,9 @@ if TYPE_CHECKING:
 RATE, P99 = 200, 0.5  # requests a second; seconds
 CLOSE = 0.05  # an answer is right that is this close: a simulation has its noise
 PROCESS, MEMORY, DECODED, FILE = 250, 1_000, 36, 3  # MB: the server, its machine, a picture in memory and as a file
+TINY, LARGE = 5.56, 65.86  # billions of operations for a picture: yolov3-tiny, and yolov3
+LIMIT = 200  # milliseconds
+EXACT = 99  # % of f32's objects
 
 
 @exercise(
@@ -60,19 +68,46 @@ def half_load(answer: float, server: Server) -> str | None:
 
 
 @exercise(
-    "First leave out the rows that exceed the limit, then look at the price of the others.",
-    "table[table[column] <= limit] keeps the rows within a limit; idxmin() names the row with the lowest value.",
+    "First leave out the rows in which less than 99 % is exact, then look at the price of the others.",
+    "table[table[column] >= number] keeps the rows with this number or more; idxmin() names the row with the lowest value.",
 )
-def cheapest(answer: str, table: "pd.DataFrame", limits: dict[str, float]) -> str | None:
-    """Check the runtime (a row of `table`) that costs least in dollars, of those within `limits`: column -> the most."""
+def cheapest(answer: str, table: "pd.DataFrame") -> str | None:
+    """Check the runtime (a row of `table`) that costs least in dollars, of those with at least `EXACT` in "exact %"."""
     if answer not in table.index:
         return f"give one of {', '.join(table.index)}"
-    for column, most in limits.items():
-        if table[column][answer] > most:
-            return f"{answer} has {table[column][answer]:.0f} {column}: the limit is {most:.0f}"
-    fits = (table[list(limits)] <= list(limits.values())).all(axis=1)
-    best = table["$ a million"][fits].idxmin()
-    return None if answer == best else f"{answer} fits, and so does one that costs less"
+    price, exact = table["$ a million"], table["exact %"]
+    if exact[answer] < EXACT:
+        return f"{answer} finds only {exact[answer]:.1f} % exactly, and at least {EXACT} % are needed"
+    best = price[exact >= EXACT].idxmin()
+    if answer == best:
+        return None
+    return (
+        f"{answer} is exact enough, and so is one that costs less"
+        if price[answer] > 0
+        else f"{answer} has no price here"
+    )
+
+
+@exercise(
+    "How many times as many operations does yolov3 need as yolov3-tiny?",
+    "Multiply your milliseconds by that factor, and compare the result with 200.",
+)
+def larger_model(estimate: float, keeps: bool, milliseconds: float) -> str | None:
+    """server.ipynb: the milliseconds of yolov3, estimated from those of yolov3-tiny, and whether they keep the limit."""
+    if not _number(estimate) or not isinstance(keeps, bool | np.bool_):
+        return "give a number of milliseconds, and True or False"
+    right = milliseconds * LARGE / TINY
+    if _close(estimate, right / 1000):
+        return "that is in seconds: give milliseconds"
+    if _close(estimate, milliseconds * TINY / LARGE):
+        return "that is shorter, but yolov3 needs more operations"
+    if _close(estimate, milliseconds * 248 / 35):
+        return "that grows as the weights do: a weight is used at many places of a picture, so compare the operations"
+    if not _close(estimate, right):
+        return f"{estimate:.0f} ms: the time should grow by the same factor as the operations"
+    if keeps != (estimate <= LIMIT):
+        return f"{estimate:.0f} ms are {'within' if estimate <= LIMIT else 'above'} the limit of {LIMIT} ms"
+    return None
 
 
 @exercise(

@@ -1,6 +1,6 @@
 """Define the exercises of automation.ipynb."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from numbers import Real
 from typing import TYPE_CHECKING
@@ -17,15 +17,17 @@ LOOK, MISS, REJECT = 0.20, 5.0, 1.0  # euros, as in the lesson: a person's look,
 DEAR = 50.0  # euros: a missed defect in the exercise on thresholds
 ASSISTED = (0.02, 0.015)  # people with assistance: shares of missed defects and of false rejects
 DEGREES = {"x-ray": "assistance", "spam": "full", "payments": "partial", "loans": "shadow"}
+LOOP = ("x-ray", "payments")  # a human is in the loop
 
 
 @exercise(
     "Ask of each case two things: who decides, and does a person see what the model says?",
     "In shadow mode the model's opinion is recorded, and nobody sees it.",
     "If the model decides some cases alone and not others, it is partial automation.",
+    "A human is in the loop if person and model both take part in the decisions: two of the five degrees.",
 )
-def name_the_degree(answer: Mapping[str, str]) -> str | None:
-    """automation.ipynb: the degree of automation of four services."""
+def name_the_degree(answer: Mapping[str, str], in_the_loop: Collection[str]) -> str | None:
+    """automation.ipynb: the degree of automation of four services, and those with a human in the loop."""
     if not isinstance(answer, Mapping) or DEGREES.keys() - answer.keys():
         return f"give a dictionary with a degree for each of {', '.join(DEGREES)}"
     if answer["loans"] == "assistance":
@@ -35,7 +37,20 @@ def name_the_degree(answer: Mapping[str, str]) -> str | None:
     if answer["x-ray"] == "partial":
         return "x-ray: the doctor decides every case, so the model decides none alone"
     wrong = [name for name, degree in DEGREES.items() if answer[name] != degree]
-    return f"{wrong[0]}: {answer[wrong[0]]!r} is not its degree: who decides there?" if wrong else None
+    if wrong:
+        return f"{wrong[0]}: {answer[wrong[0]]!r} is not its degree: who decides there?"
+    return _in_the_loop(in_the_loop)
+
+
+def _in_the_loop(answer: Collection[str]) -> str | None:
+    if isinstance(answer, str) or not isinstance(answer, Collection) or set(answer) - DEGREES.keys():
+        return f"in the loop: give a set with some of {', '.join(DEGREES)}"
+    if "spam" in answer:
+        return "in the loop: no person takes part in the decisions about spam"
+    if "loans" in answer:
+        return "in the loop: the officer for loans decides, but the model takes no part, because nobody sees its score"
+    missing = [name for name in LOOP if name not in answer]
+    return f"in the loop: person and model both take part in the decisions of {missing[0]}" if missing else None
 
 
 @exercise(

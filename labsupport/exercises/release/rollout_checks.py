@@ -15,6 +15,8 @@ FIRST = {  # use case -> the pattern to begin with
     "letters": "shadow",
     "prices": "blue/green",
 }
+# of users with a new camera, and with an old one: the share of wrong answers; their shares among volunteers and all users
+WRONG, VOLUNTEERS, ALL = (0.04, 0.24), (0.80, 0.20), (0.25, 0.75)
 KEYS = [f"user {number}" for number in range(4_000)]
 
 
@@ -53,6 +55,29 @@ def canary_risk(answer: float) -> str | None:
     if abs(answer - 5 / 3) < 0.05:
         return "that is in percent: give it as a share, so that 0.5 stands for 50 %"
     return None if abs(answer - 1 / 60) < 0.001 else f"{answer} is not it: it takes a share of a share"
+
+
+@exercise(
+    "Of 100 users, how many have each camera? How many of their answers are wrong?",
+    "Weight the two shares of wrong answers by the cameras of all users, and add them.",
+)
+def errors_for_all(answer: float) -> str | None:
+    """deployment_patterns.ipynb: the share of wrong answers among all users, from that of volunteers with each camera."""
+    if not isinstance(answer, Real):
+        return "give a number between 0 and 1"
+    new, old = WRONG
+    right = ALL[0] * new + ALL[1] * old
+    wrong = {
+        VOLUNTEERS[0] * new
+        + VOLUNTEERS[1] * old: "that is the share among the volunteers: most other users have old cameras",
+        (new + old) / 2: "that is the mean of both cameras, as if each had as many users",
+        ALL[1] * new + ALL[0] * old: "which camera do most users have? The two weights are the other way round",
+        100 * right: "that is in percent: give it as a share, so that 0.5 stands for 50 %",
+    }
+    for value, verdict in wrong.items():
+        if abs(answer - value) < 0.001:
+            return verdict
+    return None if abs(answer - right) < 0.001 else f"{answer} is not it: how many of all users have which camera?"
 
 
 @exercise(
@@ -172,6 +197,18 @@ looks_question = Question(
     c=(
         "Each morning is one more chance for a false alarm.",
         "The 5 % hold for one look. With each further look the chance of at least one false alarm grows.",
+    ),
+)
+
+gradual_question = Question(
+    "Green has passed every test, and has never answered a user. The two versions may answer side by side. How do you move "
+    "the users to green?",
+    right="b",
+    a=("All at once, because it has passed every test.", "Users also send what no test holds, and a fault meets all."),
+    b=("Gradually.", "A fault that the tests missed then meets only a few users, and blue still answers the others."),
+    c=(
+        "All at once, because one call goes back.",
+        "It goes back quickly, but somebody must notice the fault first. Until then every user meets it.",
     ),
 )
 
