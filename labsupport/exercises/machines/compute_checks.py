@@ -82,9 +82,9 @@ def cheapest(answer: str, table: "pd.DataFrame") -> str | None:
     if answer == best:
         return None
     return (
-        f"{answer} is exact enough, and so is one that costs less"
+        f"a runtime that costs less than {answer} is exact enough, too"
         if price[answer] > 0
-        else f"{answer} has no price here"
+        else f"{answer} has no price"
     )
 
 
