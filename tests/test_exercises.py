@@ -432,6 +432,55 @@ def test_bright_rule(rule, verdict, capsys):
     assert verdict in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        ((2_000 - 500) / (1.25 * 20), "Right."),
+        (60, "Right."),
+        (80, "500 MB when it starts"),
+        (1_200, "the number of pictures"),
+        (1_600, "20 pictures arrive"),
+        (75, "and not 1 MB"),
+        (93.75, "the larger a picture, the sooner"),
+        (1, "a number of minutes"),
+        (0.06, "in megabytes throughout"),
+        (61, "61 seconds is not it"),
+        (None, "give a number"),
+        ("60 s", "give a number"),
+        (True, "give a number"),
+    ],
+)
+def test_until_killed(answer, verdict, capsys):
+    exercises.until_killed.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
+MEASURED = {"it is slow": "latency_p95", "fog": "brightness_mean", "no answer": "empty_ratio", "anger": "wrong_ratio"}
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (MEASURED, "Right."),
+        (MEASURED | {"it fails": "error_ratio", "anger": "retry_ratio"}, "Right."),
+        ({worry: name for worry, name in MEASURED.items() if worry != "anger"}, "no worry about users yet"),
+        (MEASURED | {"it is slow": "refused_ratio", "no answer": "wrong_ratio"}, "no worry about output yet"),
+        (MEASURED | {"fog": None}, "nothing measures 'fog' yet"),
+        (MEASURED | {"fog": ...}, "nothing measures 'fog' yet"),
+        (MEASURED | {"fog": "fog_mean"}, "no measure 'fog_mean'. There are error_ratio, "),
+        (MEASURED | {"fog": "Dark"}, "Dark is an alarm, on brightness_mean"),
+        (MEASURED | {"fog": ["brightness_mean"]}, "no measure ['brightness_mean']"),
+        ({name: worry for worry, name in MEASURED.items()}, "'latency_p95' is a measure: put the worry before"),
+        ({}, "give a dict"),
+        (None, "give a dict"),
+        ("brightness_mean", "give a dict"),
+    ],
+)
+def test_measured_worries(answer, verdict, capsys):
+    exercises.measured_worries.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
 CAUSES = {"A": "input", "B": "concept", "C": "model"}
 
 

@@ -170,8 +170,10 @@ from labsupport.exercises.upkeep.monitoring_checks import (
     days_of_corrections,
     firings,
     hysteresis_question,
+    measured_worries,
     retraining_question,
     share_of_complaints,
+    until_killed,
     whose_fault,
 )
 from labsupport.exercises.upkeep.pipeline_checks import (
@@ -202,7 +204,7 @@ __all__ = [
     "hours_of_credits", "hysteresis_question", "idle_server", "kappa_question", "keyed_link", "labels_to_compare",
     "larger_model",
     "largest_gap", "least_role", "limit_question", "load_after_a_loss", "log_question", "looks_question",
-    "machines_with_spares", "membership_threshold", "missing_page", "most_missing", "move_question",
+    "machines_with_spares", "measured_worries", "membership_threshold", "missing_page", "most_missing", "move_question",
     "move_right_question", "name_the_degree", "network_load", "next_slice", "night_hours", "null_gate", "one_or_many",
     "one_vote", "option_for", "order_of_clicks", "order_of_lines", "own_cusum", "own_detector", "own_pipeline",
     "own_router", "own_use_case", "patient", "phones_saved", "pipeline_level", "predict", "price_of_a_look",
@@ -214,7 +216,6 @@ __all__ = [
     "shadow_question", "share_of_complaints", "share_of_defects", "share_of_errors", "shipping_plan", "shortest_defect",
     "sizing_note", "slow_answers", "slower_cluster", "stages_question", "start_small", "sudden_question", "sure_labels",
     "swap_question", "tally", "three_days_of_green", "timeout_question", "transit_question", "twelve_by_rule",
-    "two_changes", "undecided_phones", "unknown_share", "watch_list", "what_to_keep", "when_it_is_down",
-    "which_kind", "whose_fault",
+    "two_changes", "undecided_phones", "unknown_share", "until_killed", "watch_list", "what_to_keep", "when_it_is_down", "which_kind", "whose_fault",
 ]
 # fmt: on

@@ -1,12 +1,13 @@
 """Define the exercises of monitoring.ipynb."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from labsupport.exercises.exercise import OpenExercise, Question, exercise
-from labsupport.monitoring import AlertRule
+from labsupport.monitoring import DEFAULT_RULES, MEASURES, AlertRule
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +23,28 @@ brainstorm = OpenExercise(
     "Which worry would hurt most people, and would its number change within minutes?",
     hints=["Think of the way of one picture: a camera, a network, a server, a model, a person."],
 )
+
+
+@exercise(
+    "How many megabytes can be added before the server reaches the limit?",
+    "Megabytes a second are megabytes a picture, times pictures a second.",
+)
+def until_killed(answer: float) -> str | None:
+    """monitoring.ipynb: the seconds until a server that keeps a copy of each picture reaches a limit of memory."""
+    if isinstance(answer, bool) or not isinstance(answer, int | float):
+        return "give a number of seconds"
+    slips = {
+        1.0: "that is a number of minutes: give seconds",
+        0.06: "count the memory in megabytes throughout: 2 GB are 2,000 MB",
+        75.0: "each picture adds 1.25 MB, and not 1 MB",
+        80.0: "the server takes 500 MB when it starts: how much can be added?",
+        93.75: "divide by the megabytes a picture: the larger a picture, the sooner the memory is full",
+        1_200.0: "that is the number of pictures until then: how many arrive in a second?",
+        1_600.0: "the server takes 500 MB when it starts, and 20 pictures arrive in a second",
+    }
+    if slip := next((text for value, text in slips.items() if math.isclose(answer, value, rel_tol=0.005)), None):
+        return slip
+    return None if abs(answer - 60) < 0.5 else f"{answer:g} seconds is not it: divide what can be added by MB a second"
 
 
 @exercise(
@@ -83,6 +106,37 @@ def share_of_complaints(answer: float) -> str | None:
     if abs(answer - 0.05) < 0.005:
         return "that is the share of all answers that are called wrong: divide by the number of remarks"
     return None if abs(answer - 50 / 68) < 0.006 else f"{answer:g} is not it: divide 50 by the number of all remarks"
+
+
+ASKED = {
+    "software": "does the service answer, and how fast?",
+    "input": "are the pictures such as the model knows?",
+    "output": "does the model answer as it used to?",
+    "user": "are people content with the answers?",
+}
+
+
+@exercise(
+    "The table above lists the measures, and monitoring.MEASURES[name].about says what each one is.",
+    "Section 1 has worries of each kind: software, input, output and users.",
+)
+def measured_worries(answer: dict[str, Any]) -> str | None:
+    """monitoring.ipynb: a measure for each worry, with a worry about each of software, input, output and users."""
+    if not isinstance(answer, dict) or not answer:
+        return 'give a dict of worries and names of measures: {"a lamp goes out": "brightness_mean", ...}'
+    if swapped := next((worry for worry in answer if worry in MEASURES), None):
+        return f"{swapped!r} is a measure: put the worry before the colon, and the measure after it"
+    watched = {rule.name: rule.metric for rule in DEFAULT_RULES}
+    for worry, name in answer.items():
+        if name is None or name is ...:
+            return f"nothing measures {worry!r} yet: write a measure, as `mean_of` does in section 4, or leave it out"
+        if not isinstance(name, str) or name not in MEASURES:
+            alarm = f" {name} is an alarm, on {watched[name]}." if isinstance(name, str) and name in watched else ""
+            return f"for {worry!r} there is no measure {name!r}.{alarm} There are {', '.join(MEASURES)}"
+    groups = {MEASURES[name].group for name in answer.values()}
+    if missing := next((group for group in ASKED if group not in groups), None):
+        return f"no worry about {'users' if missing == 'user' else missing} yet: {ASKED[missing]}"
+    return None
 
 
 CAUSES = ("input", "model", "concept")
