@@ -481,6 +481,7 @@ WITHIN = {  # seconds from the incident's start to its alarm
     "blind model": 300,
     "failing model": 225,
     "users correct": 330,
+    "dirty lens": 315,
 }
 
 

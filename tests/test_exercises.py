@@ -481,6 +481,30 @@ def test_measured_worries(answer, verdict, capsys):
     assert verdict in capsys.readouterr().out
 
 
+KEPT = {"brightness_mean", "empty_ratio", "retry_ratio", "wrong_ratio"}
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    [
+        (KEPT, "Right."),
+        (["wrong_ratio", "detections_mean", "retry_ratio", "brightness_mean"], "Right."),
+        (KEPT - {"wrong_ratio"}, "in another hour 'users correct' moves none of your measures"),
+        (KEPT - {"retry_ratio"}, "'blind model' and 'dirty lens' both move empty_ratio and no other"),
+        (KEPT | {"latency_p95"}, "without latency_p95 the others still show"),
+        (KEPT | {"hue_mean"}, "'hue_mean' is not in the table"),
+        (KEPT | {"drift"}, "'drift' is not in the table"),
+        ({None}, "None is not in the table"),
+        (set(), "'darkness' moves none"),
+        ("wrong_ratio", "give a set"),
+        (None, "give a set"),
+    ],
+)
+def test_kept_measures(answer, verdict, capsys):
+    exercises.kept_measures.check(answer)
+    assert verdict in capsys.readouterr().out
+
+
 CAUSES = {"A": "input", "B": "concept", "C": "model"}
 
 

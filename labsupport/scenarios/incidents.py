@@ -182,9 +182,20 @@ def _darkness(rows: Rows, now: np.ndarray, random: np.random.Generator) -> None:
     """Reduce the light to a fifth: half of the objects are missed, and the confidence of the others falls."""
     rows["brightness"][now] *= 0.2
     rows["contrast"][now] *= 0.3
-    rows["n_detections"][now] = random.binomial(rows["n_detections"][now].astype(int), 0.5)
+    _miss_half(rows, now, random)
     rows["max_confidence"][now] = 0.5 + 0.7 * (rows["max_confidence"][now] - 0.5)
+
+
+def _miss_half(rows: Rows, now: np.ndarray, random: np.random.Generator) -> None:
+    rows["n_detections"][now] = random.binomial(rows["n_detections"][now].astype(int), 0.5)
     rows["max_confidence"][rows["n_detections"] == 0] = np.nan
+
+
+def _dirty_lens(rows: Rows, now: np.ndarray, random: np.random.Generator) -> None:
+    """Blur pictures: half of the objects are missed, and half of the users who get a null answer ask again."""
+    rows["sharpness"][now] *= 0.1
+    _miss_half(rows, now, random)
+    rows["retry"][now & (rows["n_detections"] == 0) & (random.random(len(now)) < 0.5)] = 1.0
 
 
 def _overload(rows: Rows, now: np.ndarray, random: np.random.Generator) -> None:
@@ -217,6 +228,9 @@ INCIDENTS = {
     "failing model": Incident("ModelFails", "a new version fails on 20 % of the pictures", _failing),
     "users correct": Incident(
         "UsersCorrect", "labels were mixed up: 20 % of the answers are called wrong", _corrections
+    ),
+    "dirty lens": Incident(
+        "UsersRetry", "pictures are blurred, and users who get a null answer ask again", _dirty_lens
     ),
 }
 

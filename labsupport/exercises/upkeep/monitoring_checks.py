@@ -1,7 +1,7 @@
 """Define the exercises of monitoring.ipynb."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from labsupport.log import PredictionLog
+    from labsupport.scenarios import incidents
 
 brainstorm = OpenExercise(
     "Software: a new version fails on some pictures; the machine is too slow; its memory fills up. Input: it is dark, "
@@ -136,6 +137,51 @@ def measured_worries(answer: dict[str, Any]) -> str | None:
     groups = {MEASURES[name].group for name in answer.values()}
     if missing := next((group for group in ASKED if group not in groups), None):
         return f"no worry about {'users' if missing == 'user' else missing} yet: {ASKED[missing]}"
+    return None
+
+
+FEARED = ("darkness", "blind model", "dirty lens", "users correct")
+
+
+@exercise(
+    "Look at the columns of the four incidents: table[['darkness', 'blind model', 'dirty lens', 'users correct']].",
+    "Some measures are moved by one incident only. Which incident has no such measure?",
+)
+def kept_measures(answer: Collection[str]) -> str | None:
+    """monitoring.ipynb: as few measures as needed to see each of four incidents and to tell them apart."""
+    from labsupport.scenarios import incidents
+
+    if not isinstance(answer, set | frozenset | list | tuple):
+        return 'give a set of names of measures: {"brightness_mean", ...}'
+    if unknown := [name for name in answer if name not in MEASURES or name == "drift"]:
+        return f"{unknown[0]!r} is not in the table: it has {', '.join(name for name in MEASURES if name != 'drift')}"
+    hours = {incident: incidents.simulate(incident, seed=5) for incident in FEARED}
+    moved = {incident: {name for name in answer if _moved(name, hour)} for incident, hour in hours.items()}
+    if unclear := _unclear(moved):
+        return unclear
+    needless = next(
+        (name for name in sorted(answer) if not _unclear({one: moved[one] - {name} for one in moved})), None
+    )
+    return needless and f"without {needless} the others still show all four incidents and tell them apart: drop it"
+
+
+def _moved(name: str, traffic: "incidents.Traffic") -> bool:
+    """Return whether an incident moves a measure by more than six of its usual standard deviations, as in section 6."""
+    measure, windows = MEASURES[name], [*range(0, 3_600, 300), 3_900]
+    parts = [traffic.columns(*measure.columns, since=start, until=start + 300) for start in windows]
+    *usual, now = (cast("float", measure.read(part, 300).value) for part in parts)
+    return bool(abs(now - np.mean(usual)) > 6 * np.std(usual))
+
+
+def _unclear(moved: dict[str, set[str]]) -> str | None:
+    """Return an incident that moves no measure, or two that move the same ones."""
+    for number, (incident, names) in enumerate(moved.items()):
+        if not names:
+            return f"in another hour {incident!r} moves none of your measures"
+        for other in [*moved][:number]:
+            if moved[other] == names:
+                same = " and ".join(sorted(names))
+                return f"{other!r} and {incident!r} both move {same} and no other: how do you tell them apart?"
     return None
 
 
