@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from labsupport import images
+from labsupport.client import Client
 from labsupport.detection import Box, Detection, UnknownVersion
 from labsupport.log import PredictionLog
 from labsupport.models import ModelUnavailable
@@ -331,6 +332,20 @@ def test_an_answer_that_the_log_cannot_hold_is_a_failure_of_its_version(log, fou
     who(router)
     until(lambda: log.columns("status", shadow=True)["status"] == [500])
     assert sorted(log.columns("status")["status"]) == [200, 500]
+
+
+def test_what_a_version_says_in_numpys_types_is_sent_and_logged_in_pythons(log):
+    odd = Version("v1")
+    found = [Detection("cat", np.float32(0.5), (np.int64(1), 2.25, np.float32(3), 4))]
+    odd.detect = lambda image, confidence=0.5: (one for one in found)
+    with serve(create_app(Router(odd, log=log), log=log), port=0) as server:
+        picture = {"file": images.encode(PICTURE)}
+        sent = [requests.post(f"{server.url}/{route}", files=picture, timeout=30) for route in ("detect", "predict")]
+        assert [answer.status_code for answer in sent] == [200, 200]
+        stored = requests.get(f"{server.url}/predictions/{sent[0].json()['id']}", timeout=30).json()
+        assert Client(server.url).detect(PICTURE) == [Detection("cat", 0.5, Box(1, 2, 3, 4))]
+    box = {"left": 1, "top": 2, "right": 3, "bottom": 4}
+    assert stored["detections"] == sent[0].json()["detections"] == [{"label": "cat", "confidence": 0.5, "box": box}]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from labsupport.detection.detector import (
     versions,
 )
 from labsupport.detection.installed import load_installed
-from labsupport.detection.objects import Box, Detection, Version
+from labsupport.detection.objects import Box, Detection, Version, plain
 from labsupport.detection.server_answer import NOT_OURS, read_answer, read_ready
 from labsupport.detection.videos import NO_FRAME
 
@@ -33,6 +33,7 @@ __all__ = [
     "draw_boxes",
     "load_installed",
     "parse_version",
+    "plain",
     "read_answer",
     "read_ready",
     "resize_for_network",

@@ -5,6 +5,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from labsupport.arguments import number, text
+
+MOST_NAME, MOST_PIXEL = 200, 1_000_000  # characters of a label, and how far a box may lie outside of its picture
+
 
 class Box(NamedTuple):
     """Hold the place of an object in pixels. `right` and `bottom` are just past the last pixel."""
@@ -26,6 +30,20 @@ class Detection:
     label: str
     confidence: float
     box: Box
+
+
+def plain(one: Detection) -> Detection:
+    """Return a detection in Python's own types, with a box in whole pixels, as logs and answers need it.
+
+    A model may give a tuple or an array as its box, numbers of NumPy, or fractions of a pixel. Raises ValueError, TypeError
+    or AttributeError for a label that is no text of at most `MOST_NAME` characters, a confidence that is not between 0 and
+    1, and a box that is not four numbers of at most `MOST_PIXEL`.
+
+    >>> plain(Detection("clock", np.float32(0.5), (1, 2.25, np.int64(3), 4)))
+    Detection(label='clock', confidence=0.5, box=Box(left=1, top=2, right=3, bottom=4))
+    """
+    sides = (round(number("box", side, -MOST_PIXEL, MOST_PIXEL)) for side in one.box)
+    return Detection(text("label", one.label, MOST_NAME), number("confidence", one.confidence, 0, 1), Box(*sides))
 
 
 class Version(Protocol):

@@ -3,9 +3,9 @@
 from typing import Any
 
 from labsupport.arguments import number, shown, text
-from labsupport.detection.objects import Box, Detection
+from labsupport.detection.objects import MOST_NAME, MOST_PIXEL, Box, Detection
 
-MOST_DETECTIONS, MOST_NAME, MOST_PIXEL = 10_000, 200, 1_000_000  # limits for an answer, the same as for a record
+MOST_DETECTIONS = 10_000  # in an answer, as in a record
 NOT_OURS = (ValueError, KeyError, TypeError, RecursionError)  # errors of reading the answer of another program
 
 

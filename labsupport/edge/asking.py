@@ -14,10 +14,9 @@ import requests
 
 from labsupport import images
 from labsupport.arguments import number, text
-from labsupport.detection import NOT_OURS, Box, Detection, Version, read_answer, read_ready
+from labsupport.detection import NOT_OURS, Detection, Version, plain, read_answer, read_ready
 from labsupport.edge.deadline import NoAnswer, exchange
 
-MOST_NAME, MOST_PIXEL = 200, 1_000_000  # limits of a record, as the server takes it
 PICTURES_FAULT = (413, 415, 422)  # the server is well, and says no to this picture
 
 
@@ -51,9 +50,10 @@ def look_here(device: Version, picture: np.ndarray, confidence: float) -> Predic
     Raises what the device raises, and ValueError or TypeError for a detection or a version that no record can hold.
     """
     started = time.perf_counter()
-    detections = [_plain(one) for one in device.detect(picture, confidence)]
+    detections = [plain(one) for one in device.detect(picture, confidence)]
     latency = time.perf_counter() - started
-    return Prediction(text("version", device.version, MOST_NAME), latency, detections, images.features(picture))
+    version = text("version", device.version, 200)  # characters, as in a record
+    return Prediction(version, latency, detections, images.features(picture))
 
 
 def look_there(
@@ -100,12 +100,6 @@ def is_ready(server: str, headers: Mapping[str, str], seconds: float) -> bool:
         return status == 200 and bool(read_ready(json.loads(body)))
     except (NoAnswer, *NOT_OURS):
         return False
-
-
-def _plain(one: Detection) -> Detection:
-    """Return a detection in Python's own types. A device may use a tuple for the box, NumPy's numbers, or fractions."""
-    sides = (round(number("box", side, -MOST_PIXEL, MOST_PIXEL)) for side in one.box)
-    return Detection(text("label", one.label, MOST_NAME), number("confidence", one.confidence, 0, 1), Box(*sides))
 
 
 def _start(body: bytes) -> str:

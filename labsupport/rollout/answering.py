@@ -2,20 +2,16 @@
 
 HTTP requests and calls in process both use this module."""
 
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from numbers import Real
 from typing import Protocol, TypeVar
 
 import numpy as np
 
-from labsupport import arguments
-from labsupport.detection import Detection, Version
+from labsupport.detection import Detection, Version, plain
 
 Answer = TypeVar("Answer")
-FAR = 2**31  # pixels: boxes may lie outside the picture, but no coordinate may be larger than this
 
 
 class VersionFailed(RuntimeError):
@@ -83,23 +79,9 @@ def only_detections(version: str, latency: float, image: np.ndarray, found: list
 
 
 def checked(found: Iterable[Detection]) -> list[Detection]:
-    """Return the detections of a version as a list. Raises ValueError for a detection that the log cannot store.
+    """Return the detections of a version as a list, in the types that logs and answers need. Raises the errors of `plain`.
 
     >>> checked([])
     []
     """
-    detections = list(found)
-    for one in detections:
-        if not (math.isfinite(one.confidence) and isinstance(one.label, str) and _is_box(one.box)):
-            words = "give it a label that is text, a finite confidence and a box of four numbers"
-            raise ValueError(f"{arguments.shown(one)} is no detection: {words}")
-    return detections
-
-
-def _is_box(box: object) -> bool:
-    """Return whether `box` is four numbers between -2**31 and 2**31, the limits for records of stations. NaN fails."""
-    return isinstance(box, tuple | list) and len(box) == 4 and all(map(_is_place, box))
-
-
-def _is_place(number: object) -> bool:
-    return isinstance(number, Real) and number < FAR and not number <= -FAR
+    return [plain(one) for one in found]
