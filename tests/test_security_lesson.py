@@ -72,7 +72,11 @@ def hashed(key, previous, row, text=lambda previous, row: repr([previous, row]))
         (lambda key, previous, row: hashed(b"", previous, row), "another key gives the same hash"),
         (lambda key, previous, row: hashed(key, "", row), "the hash before it"),
         (lambda key, previous, row: hashed(key, previous, row[:2]), "field 3 of the row"),
-        (lambda key, previous, row: hashed(key, previous, "".join(row)), "where a field ends"),
+        (lambda key, previous, row: hashed(key, previous, [f"{len(field)}:{field}" for field in row]), "Right."),
+        *[
+            (lambda key, previous, row, mark=mark: hashed(key, previous, mark.join(row)), "where a field ends")
+            for mark in ("", " ", ",", ", ", "|", "\n", "\0")
+        ],
     ],
 )
 def test_keyed_link(link, verdict, capsys):
@@ -128,6 +132,14 @@ def test_one_vote(winner, verdict, capsys):
     assert verdict in capsys.readouterr().out
 
 
+def hashed_again(path, expected, reads):
+    """Read the file first and compute the checksum of another read."""
+    contents = [path.read_bytes() for _ in range(reads)]
+    if hashlib.sha256(contents[1]).hexdigest() != expected:
+        raise ValueError("other weights")
+    return contents[reads - 1 if reads > 2 else 0]
+
+
 def loaded(path, expected, part=slice(None), again=False):
     content = path.read_bytes()
     if hashlib.sha256(content[part]).hexdigest() != expected:
@@ -143,6 +155,8 @@ def loaded(path, expected, part=slice(None), again=False):
         (lambda path, expected: b"", "does not return the bytes"),
         (lambda path, expected: loaded(path, expected, slice(10)), "it raised ValueError: other weights"),
         (lambda path, expected: loaded(path, expected, again=True), "it reads the file twice"),
+        (lambda path, expected: hashed_again(path, expected, 2), "it reads the file twice"),
+        (lambda path, expected: hashed_again(path, expected, 3), "it reads the file twice"),
     ],
 )
 def test_checked_weights(load, verdict, capsys):

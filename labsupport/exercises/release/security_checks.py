@@ -4,7 +4,8 @@ import hashlib
 import sqlite3
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from itertools import product
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ TOO_MUCH = {
     "privacy officer": "seeing the pictures of others is what only one role may do",
 }
 PERSON = "Grace Hopper, born 1906"
+# texts that a solution may put between two fields
+BETWEEN = ("", *" ,;:|/.-_+&=#\t\n\r\0\x1e\x1f", ", ", "; ", ": ", " | ", " - ", "||", "::", "--", "\r\n")
 
 
 @exercise(
@@ -92,8 +95,10 @@ def keyed_link(link: Callable[[bytes, str, list[str]], str]) -> str | None:
         changed = [*row[:number], row[number] + "!", *row[number + 1 :]]
         if link(key, "", changed) == first:
             return f"field {number + 1} of the row can be changed without notice"
-    if link(key, "", ["anaPOST", " /predict", "200"]) == link(key, "", ["ana", "POST /predict", "200"]):
-        return "it does not see where a field ends: two different rows have the same hash"
+    for mark in BETWEEN:
+        pair = [f"ana{mark}POST", "/predict", "200"], ["ana", f"POST{mark}/predict", "200"]
+        if link(key, "", pair[0]) == link(key, "", pair[1]):
+            return f"it does not see where a field ends: {pair[0]} and {pair[1]} have the same hash"
     return None
 
 
@@ -179,11 +184,11 @@ def checked_weights(load: Callable[[Any, str], bytes]) -> str | None:
         except ValueError:
             continue
         return f"one bit of byte {position:,} was flipped, and it raised no ValueError"
-    try:
-        returned = load(Swapped(good, b"other weights"), digest)
-    except ValueError:
-        return None
-    return None if returned == good else "it reads the file twice, and returns bytes that it has not checked"
+    for contents in product((good, b"other weights"), repeat=3):
+        with suppress(ValueError):
+            if load(Swapped(*contents), digest) != good:
+                return "it reads the file twice, and returns bytes that it has not checked"
+    return None
 
 
 @exercise(
