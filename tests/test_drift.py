@@ -650,3 +650,14 @@ def test_psi_of_what_is_not_one_feature_is_refused():
         drift.psi(good, np.full(30, np.nan))
     with pytest.raises(containers.TooFewRows):
         drift.psi(good, good[:3])
+
+
+def test_a_heap_at_the_top_of_a_column_is_compared_by_groups_too():
+    random, user = np.random.default_rng(0), np.repeat(np.arange(120), 5)
+
+    def frame(shape):
+        return pd.DataFrame({"c": np.minimum(1, random.beta(shape, 2, 600) + 0.15), "user": user})
+
+    moved, clean = (drift.compare(frame(6), frame(shape), groups="user") for shape in (2, 6))
+    assert moved.found[0]["reading"] == "large" and not clean.drifted
+    assert 0 < clean.found[0]["noise"] < clean.found[0]["limit"] < 0.1 and clean.found[0]["effect"] < 0.1

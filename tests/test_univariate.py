@@ -228,6 +228,19 @@ def test_psi_alarms_in_as_many_clean_windows_as_it_says(n, m, windows):
     assert np.mean(noise) == pytest.approx(np.mean(values), rel=0.15)
 
 
+def test_a_bin_without_rows_in_both_windows_does_not_count():
+    """A heap at the top: the last decile is the maximum, and no row is above it."""
+    with_it = univariate.population_stability(Counts(np.array([100, 100, 0]), np.array([80, 120, 0])))
+    assert with_it == univariate.population_stability(Counts(np.array([100, 100]), np.array([80, 120])))
+    permuted = Counts(np.array([10, 0, 10]), np.array([8, 0, 12])), Counts(np.array([10, 10]), np.array([8, 12]))
+    with_it, without = map(univariate.population_stability, permuted)
+    assert with_it.value == without.value and with_it.limit == pytest.approx(without.limit)
+    random, windows = np.random.default_rng(1), 2000
+    heaped = np.minimum(1, random.beta(6, 2, (windows, 2, 200)) + 0.15)
+    alarms = sum(univariate.population_stability(univariate.deciles(*pair)).drifted for pair in heaped)
+    assert alarms / windows == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / windows))  # it was .0235
+
+
 def test_a_rule_of_thumb_is_no_test():
     """Above 0.1 at n = 100 on clean data: measured .85 of the time."""
     random = np.random.default_rng(0)

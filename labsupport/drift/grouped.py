@@ -150,7 +150,7 @@ def squared_difference(counts: Counts) -> float:
 
 def noise(windows: Sequence[np.ndarray], codes: Codes) -> Noise:
     """Return the distribution of `squared_difference` without any drift. `windows` are truth values (N, K): each row's
-    class.
+    class. A class without any row in either window does not count.
 
     Its covariance matrix is that of the groups' sums. A chi-square with the same mean and variance replaces the sum of
     its eigenvalues times chi-squares of one degree (Satterthwaite, 1946).
@@ -158,7 +158,7 @@ def noise(windows: Sequence[np.ndarray], codes: Codes) -> Noise:
     share = np.concatenate(windows).mean(axis=0)
     covariances, freedoms = [], []
     for window, of_row in zip(windows, codes, strict=True):
-        totals, freedom = sums(window / np.sqrt(share), of_row)
+        totals, freedom = sums(window[:, share > 0] / np.sqrt(share[share > 0]), of_row)
         covariances.append(totals.T @ totals / len(window) ** 2)
         freedoms.append(max(freedom, 0.1))
     whole = sum(covariances)

@@ -250,8 +250,8 @@ def population_stability(
     PSI is the sum over the bins of (q - p) ln(q / p). The rule of thumb, below 0.1 stable, above 0.25 changed, ignores
     the number of rows. Without drift PSI is about (1/n + 1/m) times a chi-square of K - 1 degrees (Yurdakul and
     Naranjo, 2020), which gives the limit; below 200 rows we permute. If rows are not independent, `alike` (as in
-    `kolmogorov_smirnov`) or `noise` replaces this. Half a row is added to every bin, so none is empty. Raises
-    ValueError for `alpha` or `seed`.
+    `kolmogorov_smirnov`) or `noise` replaces this. Half a row is added to every bin that has a row in one of the
+    windows, so no share is 0. Raises ValueError for `alpha` or `seed`.
 
     >>> round(population_stability(Counts(np.full(10, 100), np.arange(55, 155, 10))).value, 3)
     0.086
@@ -259,7 +259,7 @@ def population_stability(
     alpha, seed = number("alpha", alpha, 0, 1, ends=False), number("seed", seed, 0, whole=True)
     n, m = counts.sizes
     value, alike = float(_psi(counts.reference, counts.current)), _checked(alike)
-    if (degrees := len(counts.reference) - 1) < 1:
+    if (degrees := int((counts.reference + counts.current > 0).sum()) - 1) < 1:
         return Psi(0.0, 0.0, 1.0)
     if noise or min(n, m) >= PERMUTE_BELOW or max(alike[:2]) > 1:
         noise = noise or Noise(alike.reference / n + alike.current / m, degrees, alike.freedom)
@@ -273,10 +273,11 @@ def population_stability(
 
 
 def _psi(reference: np.ndarray, current: np.ndarray) -> np.ndarray:
-    """Return the index of counts (..., K)."""
-    smoothed = [counts + 0.5 for counts in (reference, current)]
+    """Return the index of counts (..., K). Bins without any row in either window do not count."""
+    filled = reference + current > 0
+    smoothed = [counts + 0.5 * filled for counts in (reference, current)]
     p, q = (counts / counts.sum(axis=-1, keepdims=True) for counts in smoothed)
-    index: np.ndarray = ((q - p) * np.log(q / p)).sum(axis=-1)
+    index: np.ndarray = ((q - p) * np.log(np.divide(q, p, out=np.ones_like(q), where=filled))).sum(axis=-1)
     return index
 
 
