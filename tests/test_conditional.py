@@ -96,6 +96,42 @@ def test_too_few_rows():
         given_input(window(1, 19), window(2), INPUTS, OUTPUTS)
 
 
+def texts(values):
+    return [f"{value:.2f}" for value in values]
+
+
+def at_times(values):
+    return pd.Timestamp("2026-01-01") + pd.to_timedelta(values, unit="h")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "why"),
+    [
+        (list, texts, "was numeric, is text"),
+        (at_times, at_times, "times are not compared"),
+        (lambda values: [{} for _ in values], lambda values: [{} for _ in values], "neither numbers nor classes"),
+    ],
+)
+@pytest.mark.parametrize("column", ["x0", "y"])
+def test_a_column_that_cannot_be_compared_is_refused(column, before, now, why):
+    frames = window(1), window(2, shift=1)
+    frames = [frame.assign(**{column: make(frame[column])}) for frame, make in zip(frames, (before, now), strict=True)]
+    with pytest.raises(ValueError, match=f"{column} cannot be compared: {why}.*: convert it, or leave it out"):
+        given_input(*frames, INPUTS, OUTPUTS)
+
+
+def test_a_column_without_any_value_tells_nothing_and_is_no_error():
+    frames = [window(seed).assign(x1=np.nan) for seed in (1, 2)]
+    without = [frame.drop(columns="x1") for frame in frames]
+    assert given_input(*frames, INPUTS, OUTPUTS).p_value == given_input(*without, ["x0", "place"], OUTPUTS).p_value
+
+
+@pytest.mark.parametrize("names", [(["x0", "x0"], OUTPUTS), (INPUTS, ["y", "kind", "y"])])
+def test_a_name_comes_once(names):
+    with pytest.raises(ValueError, match=r"puts=\[.*\]: (x0|y) comes twice: give each name once"):
+        given_input(window(1), window(2), *names)
+
+
 def test_the_same_rows_give_the_same_answer():
     first, second = (given_input(window(1), window(2), INPUTS, OUTPUTS, seed=3) for _ in range(2))
     pd.testing.assert_frame_equal(first.figures, second.figures)

@@ -62,9 +62,9 @@ def test_a_figure_that_cannot_be_compared_is_not_taken_for_unchanged():
     for frame, every in zip(windows, (15, 5), strict=True):
         frame["double.value"] = frame["double.value"].astype(object).mask(frame.index % every == 0, "unknown")
     report = diagnose(*windows, STAGES)
-    assert report.stages["verdict"].tolist() == ["unchanged", "unclear", "unchanged"]
+    assert report.stages["verdict"].tolist() == ["unchanged", "unclear", "unclear"]
     assert report.stages["note"][1] == "value: neither numbers nor classes nor texts, or several of these"
-    assert "double unclear" in report.summary()
+    assert "double, word unclear" in report.summary()
     for frame in windows:
         frame["input.value"] = frame["double.value"]
     assert diagnose(*windows, STAGES).stages["verdict"][0] == "unclear"
@@ -150,6 +150,39 @@ def test_an_input_of_which_nothing_is_described_is_unclear():
         pipeline.run("x" * (number % 7))
     report = pipeline.diagnose(pipeline.frame()[:30], pipeline.frame()[30:])
     assert report.stages["verdict"].tolist() == ["unclear", "unchanged"]
+
+
+def texts(values):
+    return [f"{value:.2f}" for value in values]
+
+
+def at_times(values):
+    return pd.Timestamp("2026-01-01") + pd.to_timedelta(values, unit="h")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "entered", "found", "note"),
+    [
+        (list, texts, "input", ["changed", "unclear"], "was numeric, is text"),
+        (at_times, at_times, None, ["unclear", "unclear"], "times are not compared"),
+    ],
+)
+def test_no_stage_is_blamed_for_an_input_that_cannot_be_compared(before, now, entered, found, note):
+    frames = [window(seed, shift=shift) for seed, shift in ((1, 0), (2, 1))]
+    frames = [
+        frame.assign(**{"input.value": make(frame["input.value"])})
+        for frame, make in zip(frames, (before, now), strict=True)
+    ]
+    report = diagnose(*frames, STAGES)
+    assert report.entered == entered and report.stages["verdict"].tolist()[:2] == found
+    assert report.stages["note"][1] == f"its input's value: {note}"
+
+
+def test_an_output_of_another_type_is_a_change_of_its_stage():
+    frames = window(1), window(2)
+    frames[1]["double.value"] = texts(frames[1]["double.value"])
+    report = diagnose(*frames, STAGES)
+    assert report.entered == "double" and report.stages["verdict"].tolist() == ["unchanged", "changed", "unclear"]
 
 
 # the two worked examples: smaller than the full runs, which name the true stage in at least 95 of 100

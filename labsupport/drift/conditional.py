@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labsupport import tabular
-from labsupport.arguments import number
+from labsupport.arguments import number, shown
 from labsupport.drift import multivariate
 from labsupport.drift.effective_rows import inefficiency
 
@@ -69,7 +69,7 @@ def given_input(
     called changed.
 
     Raises `TooFewRows`, `DifferentColumns` for a name that a window does not have, and ValueError for invalid frames,
-    `draws` or `seed`.
+    `draws` or `seed`, for a name that comes twice, and for a column that cannot be compared (see `columns`).
 
     >>> import pandas as pd
     >>> random = np.random.default_rng(0)
@@ -109,6 +109,8 @@ def _names(argument: str, names: Sequence[str], *windows: "pd.DataFrame") -> lis
     if isinstance(names, str):
         raise ValueError(f"{argument}={names!r}: give a list of column names")
     names = [str(name) for name in names]
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise ValueError(f"{argument}={shown(names)}: {twice[0]} comes twice: give each name once")
     for window, frame in zip(("reference", "current"), windows, strict=True):
         if gone := [name for name in names if name not in frame.columns]:
             raise tabular.DifferentColumns(f"{argument}: the {window} window has no {', '.join(gone)}")
@@ -132,12 +134,14 @@ def columns(
 
     Columns are scaled to standard deviation 1; constant ones are left out. Numbers become normal scores, so that
     neither the unit nor outliers matter; missing numbers get the middle score. Classes and missing values become zeros
-    and ones.
+    and ones. Raises ValueError for a column that cannot be compared, such as times, or numbers that have become texts.
     """
     matrix: list[np.ndarray] = []
     whose: list[str] = []
     both = (reference, current) if names is None else (reference[list(names)], current[list(names)])
     for feature in tabular.features(*both) if len(both[0].columns) else []:
+        if feature.kind == "none" and min(feature.missing_shares) < 1:
+            raise ValueError(f"{feature.name} cannot be compared: {feature.note}: convert it, or leave it out")
         gone = np.concatenate(feature.missing)
         values = np.full(len(gone), np.nan)
         values[~gone] = np.concatenate([feature.reference, feature.current]) if feature.kind != "none" else 0

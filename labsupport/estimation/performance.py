@@ -207,7 +207,7 @@ def density_ratio(reference: "pd.DataFrame", window: "pd.DataFrame") -> np.ndarr
     """Return, for each row of the reference, how much more frequent such inputs are in the window, (N,).
 
     A random forest learns to distinguish the two. Its out-of-bag odds for a row are the ratio, up to a constant factor that
-    does not matter (Bickel, Brückner and Scheffer, 2009). Raises ValueError as `tabular.features` does.
+    does not matter (Bickel, Brückner and Scheffer, 2009). Raises ValueError as `tabular.features` and `drift.columns` do.
     """
     RandomForestClassifier = imported("sklearn.ensemble").RandomForestClassifier
 

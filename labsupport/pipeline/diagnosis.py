@@ -16,7 +16,7 @@ from labsupport import drift
 from labsupport.arguments import number, shown
 from labsupport.charts import ALARM, BEFORE, NOW
 from labsupport.drift import given_input
-from labsupport.tabular import MIN_ROWS, TooFewRows, to_frame
+from labsupport.tabular import MIN_ROWS, TooFewRows, features, to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,8 +211,14 @@ def _stage(
         one[inputs].add_prefix("its input's ").join(two) for one, two in zip(before, after, strict=True)
     )
     names = [f"its input's {name}" for name in inputs]
-    test = given_input(reference, current, names, list(after[0]), _draws(level), seed)
+    both = features(reference, current)
+    unknown = {one.name: one.note for one in both if one.kind == "none" and min(one.missing_shares) < 1}
     report = drift.compare(after[0], after[1], alpha=level, multivariate=(), seed=seed)
+    if unclear := [f"{name}: {unknown[name]}" for name in names if name in unknown]:
+        figure = report.to_frame()["feature"].iloc[0]
+        return row | {"figure": figure, "note": unclear[0], **_values(after, figure)}, report.shapes.get(figure)
+    outputs = [name for name in after[0] if name not in unknown]
+    test = given_input(reference, current, names, outputs, _draws(level), seed)
     # for example numbers that have become classes
     retyped = report.features.query("kind == 'none' and drifted")["feature"].tolist()
     blamed = [*retyped, *test.figures["figure"][test.figures["p_value"] <= level]]
