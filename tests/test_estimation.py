@@ -220,6 +220,27 @@ def test_reversed_labels_change_nothing_in_the_estimate_and_every_result_says_th
     assert "not as estimated: concept drift" in repr(after) and "not as estimated: concept drift" in str(after)
 
 
+def test_inputs_that_cannot_be_compared_are_refused():
+    rng = np.random.default_rng(0)
+    worth = rng.uniform(0.5, 1, 400)
+    calibration = Calibration.top_label(rng.random(400) < worth, worth, inputs={"x": worth})
+    assert estimate(calibration, worth, inputs={"x": worth}).accuracy.value > 0.5
+    with pytest.raises(NotEstimable, match="inputs: x cannot be compared: was numeric, is text"):
+        estimate(calibration, worth, inputs={"x": [f"{value:.2f}" for value in worth]})
+
+
+@pytest.mark.parametrize(
+    "values", [np.linspace(0.1, 0.9, 201), np.r_[np.full(19, 0.1), 0.2, np.linspace(0.3, 0.9, 181)]]
+)
+def test_no_step_rests_on_fewer_than_ten_examples(values):
+    """The last of 201 would be alone, and so would one behind 19 equal ones."""
+    happened = np.arange(len(values)) % 3 > 0
+    happened[values <= 0.1], happened[values == 0.2] = np.arange((values <= 0.1).sum()) % 4 > 2, True
+    happened[-1] = True
+    counts = Calibration.top_label(happened, values).counts
+    assert counts.min() >= GROUP and counts.sum() == len(values)
+
+
 def test_a_part_of_the_inputs_that_the_model_knows_nothing_of_is_its_other_blind_spot():
     """P(y|x) stays, but x has a side that the model ignores: what a confidence is worth moves with it."""
     rng = np.random.default_rng(0)

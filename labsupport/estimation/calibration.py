@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MIN_REFERENCE, MIN_EACH = 200, 20  # fewest labelled examples, and fewest of the rarer label
-GROUP = 10  # neighbours in a group: with fewer, the lowest step would be too low, and the highest too high
+GROUP = 10  # neighbours in a group at least: with fewer, the lowest step would be too low, and the highest too high
 MIDDLE = (0.01, 0.99)  # quantiles of the reference's confidences, beyond which it has too few examples
 FOLDS = 5
 
@@ -37,9 +37,9 @@ class Calibration:
     """Convert confidences to probabilities, learnt on labelled reference data. Create it with `top_label` or `binary`.
 
     The calibration is a non-decreasing step function, from isotonic regression (pooling of neighbours in the wrong order:
-    Ayer et al., 1955; for classifiers Zadrozny & Elkan, 2002). Groups of ten make sure that no step depends on one example.
-    The reference must be a labelled random sample of the model's answers. Do not use training data, because the model is
-    too confident on them.
+    Ayer et al., 1955; for classifiers Zadrozny & Elkan, 2002). Groups of ten or more make sure that no step depends on one
+    example. The reference must be a labelled random sample of the model's answers. Do not use training data, because the
+    model is too confident on them.
 
     >>> rng = np.random.default_rng(0)
     >>> worth = rng.uniform(0.5, 1, 4000)  # how often such an answer is right
@@ -155,8 +155,9 @@ def _staircase(happened: np.ndarray, confidences: np.ndarray) -> tuple[np.ndarra
 
     values, place, counts = np.unique(confidences, return_inverse=True, return_counts=True)
     group = np.flatnonzero(np.diff((np.cumsum(counts) - counts) // GROUP, prepend=-1))  # where each group begins
-    came_true = np.add.reduceat(np.bincount(place, weights=happened), group)
-    values, counts = values[group], np.add.reduceat(counts, group)
+    group = group[np.add.reduceat(counts, group) >= GROUP]  # a smaller group, as ties leave, joins the one before
+    came_true, counts = np.add.reduceat(np.bincount(place, weights=happened), group), np.add.reduceat(counts, group)
+    values = values[group]
     rates, first = np.unique(isotonic_regression(came_true / counts, weights=counts).x, return_index=True)
     return values[first[1:]], rates, np.add.reduceat(counts, first)
 
