@@ -1,5 +1,6 @@
 """People who label phones, and customers who return them: each is as right, as wrong and as biased as is said."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -171,3 +172,15 @@ def test_letters_become_labels():
     for text, words in (("dx", "'x' is no label"), (7, "letters=7"), ("dg", "there are 2 labels: give 12")):
         with pytest.raises(ValueError, match=words):
             labelling.from_letters(text, count=12)
+
+
+def test_every_detector_refuses_what_is_no_picture_and_no_confidence():
+    step = SimpleNamespace(predict_proba=lambda inputs: np.array([[0.0, 1.0]]))
+    picture = np.zeros((128, 128, 3), np.uint8)
+    for model in (Inspector.load("stable", slots=1), PhoneModel("always", step)):
+        for confidence in (50, -0.1, math.nan, True, "0.5", None):
+            with pytest.raises(ValueError, match=r"^confidence=.*: give a number from 0 to 1$"):
+                model.detect(picture, confidence)
+        for image in (picture / 255, picture[..., 0], np.zeros((128, 128, 4), np.uint8), None):
+            with pytest.raises(ValueError, match=r"^image is .*: give uint8, \(H, W, 3\), BGR"):
+                model.detect(image)

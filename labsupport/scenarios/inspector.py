@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from labsupport import images
+from labsupport import arguments, images
 from labsupport.detection import Box, Detection, draw_boxes
 from labsupport.models import runtimes
 from labsupport.scenarios import inspector_training
@@ -68,8 +68,10 @@ class Inspector:
     def heat_map(self, image: np.ndarray) -> np.ndarray:
         """Return the network's confidence, 0 to 1, that a scratch runs through each cell: (16, 16), float32.
 
-        The picture is uint8, (H, W, 3), BGR; one of another size than the camera's is resized to it.
+        The picture is uint8, (H, W, 3), BGR; one of another size than the camera's is resized to it. Raises ValueError
+        for anything else.
         """
+        image = images.checked("image", image)
         return self._heat_map(cv2.resize(image, (SIZE, SIZE)) if image.shape[:2] != (SIZE, SIZE) else image)
 
     def score(self, image: np.ndarray) -> float:
@@ -80,8 +82,10 @@ class Inspector:
         """Return the scratches in a picture (uint8, (H, W, 3), BGR), by falling confidence, each above `confidence` (0
         to 1).
 
-        A box surrounds whole cells, so its edges are right to about a cell: 8 pixels of 128.
+        A box surrounds whole cells, so its edges are right to about a cell: 8 pixels of 128. Raises ValueError for
+        another image or confidence.
         """
+        confidence = arguments.number("confidence", confidence, 0, 1)
         heat = self.heat_map(image)
         count, regions, extents, _ = cv2.connectedComponentsWithStats(
             (heat > confidence).astype(np.uint8), connectivity=8

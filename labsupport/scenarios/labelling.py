@@ -170,7 +170,11 @@ class PhoneModel:
         self.version, self._step, self._network = f"phones/{name}", step, Inspector.load("stable", slots=1)
 
     def detect(self, image: np.ndarray, confidence: float = 0.5) -> list[Detection]:
-        """Return the place where the network is surest, if the last step's probability of a defect is above `confidence`."""
+        """Return the place where the network is surest, if the last step's probability of a defect is above `confidence`.
+
+        Raises ValueError as `Inspector.detect` does.
+        """
+        confidence = arguments.number("confidence", confidence, 0, 1)
         heat = self._network.heat_map(image)
         chance = float(self._step.predict_proba(np.array([inputs(heat)]))[0, 1])
         row, column = np.unravel_index(int(heat.argmax()), heat.shape)
