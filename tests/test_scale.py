@@ -5,6 +5,7 @@ import contextlib
 import errno
 import functools
 import itertools
+import math
 import os
 import socket
 import sqlite3
@@ -451,11 +452,19 @@ def test_what_a_rate_needs_is_what_the_scarcest_resource_asks_for():
     assert (by_network.machines, by_network.limit) == (16, "network")  # 8 gigabits on half a gigabit each
 
 
-@pytest.mark.parametrize("wrong", [{"rate": 0}, {"link": 0}, {"rows": -1}, {"utilisation": 1.1}])
+@pytest.mark.parametrize("wrong", [{"rate": 0}, {"link": 0}, {"rows": -1}, {"utilisation": 1.1}, {"link": math.inf}])
 def test_nonsense_is_refused_on_paper_too(wrong):
-    with pytest.raises(ValueError, match="above 0"):
+    with pytest.raises(ValueError, match=rf"^{next(iter(wrong))}=.*: give a number"):
         needs(**{"rate": 1, "cost": Cost(0.01, 1), "machine": Machine("m", 1, 1), **wrong})
-    with pytest.raises(ValueError, match="CPU seconds above 0"):
+
+
+@pytest.mark.parametrize("name", ["cpu", "bytes", "rows"])
+@pytest.mark.parametrize("wrong", [-1, math.nan, math.inf, True, "1"])
+def test_a_cost_is_of_finite_numbers(name, wrong):
+    assert Cost(**{"cpu": 0.1, "bytes": 0, "rows": 0}).rows == 0
+    with pytest.raises(ValueError, match=rf"^{name}=.*: give a number"):
+        Cost(**{"cpu": 0.1, "bytes": 1, name: wrong})
+    with pytest.raises(ValueError, match=r"^cpu=0: give a number above 0"):
         Cost(cpu=0, bytes=1)
 
 

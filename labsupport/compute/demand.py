@@ -7,6 +7,7 @@ lower bound, for an even load. `queueing` predicts how long requests wait.
 import math
 from dataclasses import dataclass
 
+from labsupport.arguments import number
 from labsupport.compute import loadtest, targets
 from labsupport.compute.measurement import Machine, MeasurementFailed
 
@@ -15,7 +16,7 @@ from labsupport.compute.measurement import Machine, MeasurementFailed
 class Cost:
     """The cost of one request: seconds of CPU in all, bytes sent over the network, rows of the log.
 
-    Raises ValueError for negative numbers, and for no CPU at all.
+    Raises ValueError for negative numbers and numbers that are not finite, and for no CPU at all.
     """
 
     cpu: float
@@ -23,8 +24,9 @@ class Cost:
     rows: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.cpu > 0 or self.bytes < 0 or self.rows < 0:
-            raise ValueError(f"{self}: give CPU seconds above 0, and bytes and rows of at least 0")
+        number("cpu", self.cpu, 0, ends=False)
+        number("bytes", self.bytes, 0)
+        number("rows", self.rows, 0)
 
 
 def usage(url: str, picture: bytes, clients: int = 4, seconds: float = 3) -> dict[str, float]:
@@ -82,16 +84,15 @@ def needs(
     `link` is each machine's network in bits a second. `rows` is how many rows a second one database takes: by default
     about what a PostgreSQL took from one writer that shared two cores with it. Each resource is used up to
     `utilisation`, 0 to 1; the rest is for bursts, and for machines that fail. Raises ValueError for numbers that are
-    not positive.
+    not positive and finite.
 
     >>> plan = needs(1_000, Cost(cpu=0.024, bytes=200_000), Machine("16 cores", 16, 0.8))
     >>> plan.machines, plan.limit, plan.gigabits, plan.databases, round(plan.dollars_per_million, 2)
     (3, 'cores', 1.6, 1, 0.67)
     """
-    if not (0 < rate < math.inf and link > 0 and rows > 0 and 0 < utilisation <= 1):
-        raise ValueError(
-            f"rate={rate}, link={link}, rows={rows}, utilisation={utilisation}: give all above 0, the last at most 1"
-        )
+    for name, value in (("rate", rate), ("link", link), ("rows", rows), ("utilisation", utilisation)):
+        number(name, value, 0, ends=False)
+    number("utilisation", utilisation, 0, 1)
     bits = 8 * cost.bytes * rate
     count = {
         "cores": math.ceil(rate * cost.cpu / (machine.cores * utilisation)),

@@ -43,7 +43,7 @@ class MeasurementFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine and its price. Raises ValueError for numbers that are not positive.
+    """A machine and its price. Raises ValueError for numbers that are not positive and finite, and parts of a core.
 
     >>> round(Machine("t3.large", cores=2, dollars_per_hour=0.0832).dollars_per_million(rate=100, utilisation=0.5), 2)
     0.46
@@ -54,8 +54,8 @@ class Machine:
     dollars_per_hour: float
 
     def __post_init__(self) -> None:
-        if self.cores < 1 or not 0 < self.dollars_per_hour < float("inf"):
-            raise ValueError(f"{self}: give at least one core, and a price above 0")
+        arguments.number("cores", self.cores, 1, whole=True)
+        arguments.number("dollars_per_hour", self.dollars_per_hour, 0, ends=False)
 
     def dollars_per_million(self, rate: float, utilisation: float = 0.5) -> float:
         """Return the cost of a million pictures, in dollars, on a machine that can process `rate` a second.
@@ -63,8 +63,9 @@ class Machine:
         The machine is paid for at all times: `utilisation`, 0 to 1, is the share of that rate which it really gets.
         Raises ValueError for a rate that is not positive and a utilisation that is not above 0 and at most 1.
         """
-        if not (0 < rate < float("inf") and 0 < utilisation <= 1):
-            raise ValueError(f"rate={rate}, utilisation={utilisation}: give pictures a second, and a share as in 0.5")
+        arguments.number("rate", rate, 0, ends=False)
+        arguments.number("utilisation", utilisation, 0, ends=False)
+        arguments.number("utilisation", utilisation, 0, 1)
         return self.dollars_per_hour / 3600 / (rate * utilisation) * 1e6
 
 
