@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import requests
 from scipy import stats
 
 from labsupport.log import PredictionLog
@@ -17,7 +19,7 @@ from labsupport.monitoring import DEFAULT_RULES, MEASURES, Alarms, AlertRule, le
 from labsupport.monitoring.learned_limits import learn_limit, mean_limit, p95_limit
 from labsupport.monitoring.measures import DRIFTING
 from labsupport.monitoring.timeline import replayed
-from labsupport.scenarios import simulate
+from labsupport.scenarios import incidents, simulate
 from labsupport.scenarios.incidents import HOUR, INCIDENTS, Traffic
 
 DAY = 24 * HOUR
@@ -473,6 +475,15 @@ def test_what_cannot_be_learned_is_refused(learn, says):
 
 
 # incidents
+
+
+def test_clients_of_a_server_that_is_gone_raise_their_error_and_nobody_waits(monkeypatch):
+    with socket.socket() as taken:  # nobody listens there
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(incidents, "PATIENCE", 3.0)  # without the clients' error: TimeoutError
+        with pytest.raises(requests.ConnectionError):
+            incidents.send(f"http://127.0.0.1:{taken.getsockname()[1]}", [b"picture"], until=3)
+
 
 WITHIN = {  # seconds from the incident's start to its alarm
     "darkness": 330,

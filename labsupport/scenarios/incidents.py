@@ -265,7 +265,7 @@ def send(
 
     It ends after `until` answers, or at an event of an alarm, such as "Dark fired". `say` returns a client's remark on
     an answer, as `/feedback` takes it, or None. Without `keys` requests do not name their user. Raises TimeoutError
-    after 80 seconds.
+    after 80 seconds, and the error of a client, such as requests.ConnectionError if the server is gone.
     """
     import requests
 
@@ -287,6 +287,9 @@ def send(
         working = [pool.submit(client, number) for number in range(clients)]
         try:
             while until not in heard and not (isinstance(until, int) and len(answered) >= until):
+                for one in working:
+                    if one.done():  # a client ends before `over` only by an error
+                        one.result()
                 if clock.monotonic() - began > PATIENCE:
                     raise TimeoutError(f"not within {PATIENCE:.0f} seconds: {until}, after {len(answered)} answers")
                 clock.sleep(0.2)
