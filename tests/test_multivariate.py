@@ -135,7 +135,7 @@ def test_what_does_not_fit_together_is_refused(test):
         with pytest.raises(ValueError, match="two tables of equal width"):
             test(good, bad)
     for bad in (holes, np.where(good > 1.5, np.inf, good)):
-        with pytest.raises(ValueError, match="finite"):
+        with pytest.raises(ValueError, match=r"finite numbers of at most 1e\+150"):
             test(bad, good)
 
     for wrong in (good + 1j, good.astype("M8[s]"), good.astype("m8[ns]"), good.astype(str)):
@@ -209,3 +209,18 @@ def test_normal_scores_are_scipys():
         first, second = multivariate.scores(before, now)
         assert np.array_equal(first[:3], np.zeros(3))
         assert np.concatenate([first[3:], second]) == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize("test", [multivariate.mmd, multivariate.correlations])
+def test_numbers_whose_squares_overflow_are_refused_and_smaller_ones_are_not(test):
+    rows = np.random.default_rng(0).normal(size=(2, 40, 3)).clip(-3, 3)
+    small, large = test(*rows), test(*(rows * 1e149))
+    assert large.p_value == small.p_value > 0.01
+    for factor in (1e160, -1e300):
+        with pytest.raises(ValueError, match=r"finite numbers of at most 1e\+150"):
+            test(rows[0], rows[1] * factor)
+
+
+def test_a_statistic_that_is_no_number_has_no_p_value():
+    with pytest.raises(ValueError, match="the statistic of these samples is not a number"):
+        p_values.permuted(math.nan, lambda member: np.zeros(len(member)), (np.arange(20), 10), 99, 0)

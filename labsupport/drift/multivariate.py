@@ -11,6 +11,7 @@ from labsupport.arguments import number, shown
 from labsupport.drift.grouped import Codes, exchangeable, renumbered
 from labsupport.drift.p_values import permuted
 from labsupport.tabular import TooFewRows, codes_of, float_column, shape_of, table
+from labsupport.tabular.columns import LARGEST
 
 COLUMNS = 100  # that `correlations` is asked about at most: all pairs of more take too long
 ROWS = 500  # of each window, evenly spaced: pairs of rows cost memory and time
@@ -147,8 +148,8 @@ def _samples(
         raise ValueError(f"two tables of equal width are needed, not {x.shape} and {y.shape}")
     if min(len(x), len(y)) < fewest:
         raise TooFewRows(f"two tables of equal width, {fewest} rows at least, are needed, not {x.shape} and {y.shape}")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError("every number must be finite: fill in or leave out the rows with missing values")
+    if not all((np.abs(sample) <= LARGEST).all() for sample in (x, y)):  # False for NaN
+        raise ValueError(f"give finite numbers of at most {LARGEST:g}: fill in or leave out the rows with other values")
     codes = None
     if groups is not None:
         if not isinstance(groups, Sequence) or len(groups) != 2:

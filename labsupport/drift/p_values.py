@@ -126,8 +126,11 @@ def permuted(
 ) -> float:
     """Return the share of permutations that give `value` or more. Stops at the 20th of those (Besag and Clifford, 1991).
 
-    `draw` takes truth values, (P, N + M): is each row in the first sample?
+    `draw` takes truth values, (P, N + M): is each row in the first sample? Raises ValueError for a value of NaN, because
+    no comparison with it is true.
     """
+    if np.isnan(value):
+        raise ValueError("the statistic of these samples is not a number: give numbers that are less far apart")
     random, drawn, reached = np.random.default_rng(seed), 0, 0
     of_row, first = units
     every = np.arange(of_row.max() + 1)
