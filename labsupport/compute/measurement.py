@@ -114,7 +114,6 @@ def measure(runtime: str, precision: str, seconds: float = 4) -> dict[str, Any]:
     Raises `models.ModelUnavailable`, and ValueError for an unknown runtime or precision.
     """
     psutil = imported("psutil")
-
     cv2.setNumThreads(1)  # as in the server
     detector, shown = Detector.load(runtime=runtime, precision=precision), pictures()
     throughput(lambda turn: detector.detect(shown[0]), detector.slots, 0.1)  # the first picture of a slot takes longer

@@ -10,8 +10,7 @@ from scipy import special
 from labsupport.arguments import number, shown
 from labsupport.drift.grouped import Codes, exchangeable, renumbered
 from labsupport.drift.p_values import permuted
-from labsupport.tabular import TooFewRows, codes_of, float_column, shape_of, table
-from labsupport.tabular.columns import LARGEST
+from labsupport.tabular import LARGEST, TooFewRows, codes_of, float_column, shape_of, table
 
 COLUMNS = 100  # that `correlations` is asked about at most: all pairs of more take too long
 ROWS = 500  # of each window, evenly spaced: pairs of rows cost memory and time

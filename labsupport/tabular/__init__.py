@@ -11,6 +11,7 @@ from labsupport.tabular import containers
 from labsupport.tabular.columns import (
     CLASSES,
     FEW_VALUES,
+    LARGEST,
     MIN_ROWS,
     DifferentColumns,
     Feature,
@@ -27,6 +28,7 @@ from labsupport.tabular.windows import window
 __all__ = [
     "CLASSES",
     "FEW_VALUES",
+    "LARGEST",
     "MIN_ROWS",
     "NARROW",
     "DifferentColumns",
