@@ -143,6 +143,26 @@ def permuted(
     return float((reached + 1) / (permutations + 1))
 
 
+def redrawn(
+    reference: np.ndarray, current: np.ndarray, levels: np.ndarray, permutations: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the counts of both windows, (P, K) each, of numbers that are permuted between them P times.
+
+    The bins end at the quantiles, at `levels` (K - 1,), of each permuted reference. Equal quantiles leave empty bins.
+
+    >>> before, now = redrawn(np.arange(10.0), np.arange(10.0, 30), np.array([0.5]), 3, seed=0)
+    >>> before.tolist(), now.sum(axis=1).tolist()
+    ([[5, 5], [5, 5], [5, 5]], [20, 20, 20])
+    """
+    random, pooled, rows = np.random.default_rng(seed), np.sort(np.concatenate([reference, current])), len(reference)
+    chosen = [random.choice(len(pooled), rows, replace=False, shuffle=False) for _ in range(permutations)]
+    edges = np.quantile(pooled[chosen], levels, axis=1).T
+    ends = np.searchsorted(pooled, edges, "right")  # of each bin: how many of both windows are up to there
+    inside = (np.array(chosen)[:, :, np.newaxis] < ends[:, np.newaxis]).sum(axis=1)
+    before = np.diff(inside, axis=1, prepend=0, append=rows)
+    return before, np.diff(ends, axis=1, prepend=0, append=len(pooled)) - before
+
+
 def bonferroni(p_values: np.ndarray) -> np.ndarray:
     """Return each p-value times their number. Bounds the chance of any false alarm, however the tests depend on each other.
 

@@ -17,7 +17,7 @@ from labsupport.drift.effective_rows import Alike, _checked
 from labsupport.drift.p_values import Noise
 from labsupport.tabular import TooFewRows, float_column
 
-BINS = 10  # deciles of the reference, for PSI and for Jensen-Shannon
+LEVELS = np.linspace(0, 1, 11)[1:-1]  # of the reference's deciles, for PSI and for Jensen-Shannon
 EXPECTED = 5.0  # a class expected less often than that, in either window, joins the other rare ones (Cochran, 1954)
 PERMUTE_BELOW = 200  # rows: above, PSI's chi-square approximation holds
 PERMUTATIONS = 999
@@ -65,6 +65,7 @@ class Counts:
     reference: np.ndarray
     current: np.ndarray
     labels: list[Any] = field(default_factory=list)
+    values: tuple[np.ndarray, np.ndarray] | None = None  # of `deciles`: the numbers, in ascending order
 
     def __post_init__(self) -> None:
         for name in ("reference", "current"):
@@ -207,7 +208,7 @@ def without_rare(table: np.ndarray) -> np.ndarray:
 
 
 def deciles(reference: np.ndarray, current: np.ndarray) -> Counts:
-    """Return counts in `BINS` bins that each hold the same share of the reference; fewer if values repeat.
+    """Return counts in ten bins that each hold the same share of the reference; fewer if values repeat.
 
     >>> deciles(np.arange(100), np.arange(50, 150)).current.tolist()
     [0, 0, 0, 0, 0, 10, 10, 10, 10, 60]
@@ -220,12 +221,13 @@ def deciles(reference: np.ndarray, current: np.ndarray) -> Counts:
 def ordered_deciles(reference: np.ndarray, current: np.ndarray) -> Counts:
     """Return the `deciles` of finite numbers that are in ascending order."""
     edges = decile_edges(reference)
-    return Counts(in_bins(reference, edges, "right"), in_bins(current, edges, "right"))
+    before, now = (in_bins(window, edges, "right") for window in (reference, current))
+    return Counts(before, now, values=(reference, current))
 
 
 def decile_edges(ordered: np.ndarray) -> np.ndarray:
     """Return the edges between the deciles of numbers that are in ascending order; fewer than nine if values repeat."""
-    return np.unique(quantiles(ordered, np.linspace(0, 1, BINS + 1)[1:-1]))
+    return np.unique(quantiles(ordered, LEVELS))
 
 
 def quantiles(ordered: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -249,9 +251,9 @@ def population_stability(
 
     PSI is the sum over the bins of (q - p) ln(q / p). The rule of thumb, below 0.1 stable, above 0.25 changed, ignores
     the number of rows. Without drift PSI is about (1/n + 1/m) times a chi-square of K - 1 degrees (Yurdakul and
-    Naranjo, 2020), which gives the limit; below 200 rows we permute. If rows are not independent, `alike` (as in
-    `kolmogorov_smirnov`) or `noise` replaces this. Half a row is added to every bin that has a row in one of the
-    windows, so no share is 0. Raises ValueError for `alpha` or `seed`.
+    Naranjo, 2020), which gives the limit; below 200 rows we permute. Each permutation of a small reference has its own
+    deciles. If rows are not independent, `alike` (as in `kolmogorov_smirnov`) or `noise` replaces this. Half a row is
+    added to every bin that has one, so no share is 0. Raises ValueError for `alpha` or `seed`.
 
     >>> round(population_stability(Counts(np.full(10, 100), np.arange(55, 155, 10))).value, 3)
     0.086
@@ -264,9 +266,13 @@ def population_stability(
     if noise or min(n, m) >= PERMUTE_BELOW or max(alike[:2]) > 1:
         noise = noise or Noise(alike.reference / n + alike.current / m, degrees, alike.freedom)
         return Psi(value, noise.limit(alpha), noise.p_value(value), noise.scale * noise.degrees)
-    pooled = counts.reference + counts.current
-    drawn = np.random.default_rng(seed).multivariate_hypergeometric(pooled, m, PERMUTATIONS, method="marginals")
-    clean = np.sort(_psi(pooled - drawn, drawn))
+    if counts.values and n < PERMUTE_BELOW:
+        before, now = p_values.redrawn(*counts.values, LEVELS, PERMUTATIONS, seed)
+    else:
+        pooled = counts.reference + counts.current
+        now = np.random.default_rng(seed).multivariate_hypergeometric(pooled, m, PERMUTATIONS, method="marginals")
+        before = pooled - now
+    clean = np.sort(_psi(before, now))
     rank = int(np.ceil((1 - alpha) * (PERMUTATIONS + 1)))
     p_value = (1 + (clean >= value - 1e-12).sum()) / (PERMUTATIONS + 1)
     return Psi(value, float(clean[min(rank, PERMUTATIONS) - 1]), float(p_value), float(clean.mean()))
