@@ -1,15 +1,14 @@
 """Make traffic to test alarms: simulated hours with an incident, and clients that send pictures to a live server.
 
-All data of `simulate` are made up. We draw users who send a few pictures each, of one scene, to a server with three
-slots and a bounded queue; the answers are drawn, too. Times start at 0, and nothing waits, so an hour is simulated in a
-moment.
+All data of `simulate` are made up. We draw users who send a few pictures each, of one scene, to a server with three slots
+and a bounded queue; the answers are drawn, too. Times start at 0, and nothing waits: an hour is simulated in a moment.
 """
 
 import heapq
 import threading
 import time as clock
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +43,8 @@ class Incident:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Rows in the order of time, as arrays of one length, with NaN for missing values.
-
-    `rows["key"]` is a number for each user; `spoken` is the time of the user's feedback.
-    """
+    """Rows in the order of time, as arrays of one length, with NaN for missing values. `rows["key"]` is a number for each
+    user; `spoken` is the time of the user's feedback."""
 
     rows: Rows
     spoken: np.ndarray
@@ -263,18 +260,20 @@ def send(
 ) -> None:
     """Let clients send files to a running server, each one after the other, and print what `alarms` report meanwhile.
 
-    It ends after `until` answers, or at an event of an alarm, such as "Dark fired". `say` returns a client's remark on
-    an answer, as `/feedback` takes it, or None. Without `keys` requests do not name their user. Raises TimeoutError
-    after 80 seconds, and the error of a client, such as requests.ConnectionError if the server is gone.
+    It ends after `until` answers, or at an event of an alarm, such as "Dark fired". `say` returns a remark on an answer, as
+    `/feedback` takes it, or None. Without `keys` requests do not name their user. Raises TimeoutError after 80 seconds, and
+    the error of a client, such as requests.ConnectionError if the server is gone.
     """
     import requests
+    from urllib3 import Retry
 
-    answered: list[int] = []
-    over, heard, began = threading.Event(), list[str](), clock.monotonic()
+    again = Retry(1, allowed_methods=None, respect_retry_after_header=False)  # a busy server may cut a connection
+    answered, heard, over, began = list[int](), list[str](), threading.Event(), clock.monotonic()
 
     def client(number: int) -> None:
         random = np.random.default_rng([clock.perf_counter_ns(), number])
         with requests.Session() as session:
+            session.mount("http://", requests.adapters.HTTPAdapter(max_retries=again))
             while not over.is_set():
                 headers = {"X-Client-Key": f"user {random.integers(50)}"} if keys else {}
                 upload = {"file": files[int(random.integers(len(files)))]}
@@ -287,9 +286,8 @@ def send(
         working = [pool.submit(client, number) for number in range(clients)]
         try:
             while until not in heard and not (isinstance(until, int) and len(answered) >= until):
-                for one in working:
-                    if one.done():  # a client ends before `over` only by an error
-                        one.result()
+                for one in filter(Future.done, working):
+                    one.result()  # raises: a client ends before `over` only by an error
                 if clock.monotonic() - began > PATIENCE:
                     raise TimeoutError(f"not within {PATIENCE:.0f} seconds: {until}, after {len(answered)} answers")
                 clock.sleep(0.2)
