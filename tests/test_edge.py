@@ -210,7 +210,12 @@ def unsure(confidence):
     [
         (production_line.Gray("v"), wants("good"), None, "no picture"),
         (production_line.Gray("v"), wants("good", low=0.5, high=0.95), LIGHT, "judge: not sure of what the device saw"),
-        (production_line.Gray("v"), lambda found: 1 / 0, LIGHT, "judge: ZeroDivisionError: division by zero"),
+        (
+            production_line.Gray("v"),
+            lambda found: 1 / 0,
+            LIGHT,
+            "judge of what the device saw: ZeroDivisionError: division by zero",
+        ),
         (None, wants("good"), LIGHT, "Connection refused; device: there is none"),
         (sleepy(5), wants("good"), LIGHT, "Connection refused; device: too slow"),
         (production_line.Gray("v"), wants("good"), "no picture", "picture is 'no picture', of type str: give uint8"),
@@ -230,7 +235,7 @@ def test_who_cannot_decide_says_so_and_the_line_goes_on(station, device, judge, 
 def test_a_judge_that_says_neither_true_nor_false_nor_none_accepts_nothing(station, verdict):
     decision = station(judge=lambda found: verdict).inspect("p1", LIGHT)
     assert (decision.verdict, decision.decided_by, decision.version) == ("undecided", "nobody", "gray/device")
-    assert decision.reason == f"judge: gave {verdict!r}, not True, False or None"
+    assert decision.reason == f"judge of what the device saw: ValueError: gave {verdict!r}, not True, False or None"
 
 
 def test_a_judge_may_give_numpys_bool(station):

@@ -55,13 +55,15 @@ def some(log, random, first, count, now):
 def reported(number, by, version="v2", found=()) -> dict:
     """What a station reports of one product, with the prediction that it went by."""
     decision = {"id": f"{number:032x}", "station": "s", "product": f"p{number}", "time": BEGAN + number, "latency": 0.1}
+    by, _, seen_by = by.partition(", ")
     decision |= {"verdict": "undecided" if by == "nobody" else "accept", "decided_by": by, "version": version}
+    decision["reason"] = f"judge: not sure of what the {seen_by} saw" if seen_by else ""
     seen = {"version": version, "latency": 0.02, "detections": list(found), "features": {}}
     return {**decision, "prediction": seen}
 
 
 def test_what_a_stations_device_answered_counts_for_no_version_of_the_server(log):
-    by = ["server"] * 3 + ["device"] * 5 + ["nobody"] * 7
+    by = ["server"] * 2 + ["nobody, server"] + ["device"] * 5 + ["nobody, device"] * 7
     log.receive([reported(number, who) for number, who in enumerate(by)])
     for number in range(2, 5):  # a candidate in shadow has seen these
         note(log, f"{number:032x}", version="v3", time=BEGAN + number, shadow=True)

@@ -280,7 +280,7 @@ def calibrated(target: targets.Target, light: int = 80, seconds: float = 3, core
     requests that run together as fast as a lone one, which gets every core. By Little's law it is the highest rate times
     the mean service time. The server's event loop, which reads uploads and writes answers, counts as one more slot. Raises
     `MeasurementFailed` if requests fail."""
-    slots = (cores or os.cpu_count() or 1) + EXTRA_SLOTS  # as many as `admission.Slots` has
+    slots = (cores or os.cpu_count() or 1) + EXTRA_SLOTS  # as many as `Slots` has
     loadtest.closed_loop(target, clients=slots, seconds=1)  # warm
     most = loadtest.closed_loop(target, clients=3 * slots, seconds=seconds)
     if most.share(targets.ANSWERED) < 1:

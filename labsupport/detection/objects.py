@@ -43,7 +43,8 @@ def plain(one: Detection) -> Detection:
     Detection(label='clock', confidence=0.5, box=Box(left=1, top=2, right=3, bottom=4))
     """
     sides = (round(number("box", side, -MOST_PIXEL, MOST_PIXEL)) for side in one.box)
-    return Detection(text("label", one.label, MOST_NAME), number("confidence", one.confidence, 0, 1), Box(*sides))
+    confidence = 1 if 1 < one.confidence < 1 + 1e-6 else one.confidence  # a sum of shares in 32 bits may be above 1
+    return Detection(str(text("label", one.label, MOST_NAME)), number("confidence", confidence, 0, 1), Box(*sides))
 
 
 class Version(Protocol):

@@ -243,13 +243,13 @@ class InspectionStation:
     def _judged(self, product: str, started: float, seen: Prediction | None, by: str, reason: str) -> Decision:
         if seen is None:
             return self._undecided(product, started, reason)
+        about = f"judge of what the {by} saw"  # by these words the log knows a device's answer
         try:
             accepted = self.judge(seen.detections)
             if not isinstance(accepted, bool | np.bool_ | None):
-                gave = f"judge: gave {arguments.shown(accepted)}, not True, False or None"
-                return self._undecided(product, started, gave, seen.version)
+                raise ValueError(f"gave {arguments.shown(accepted)}, not True, False or None")
         except (Exception, SystemExit) as error:  # the judge is the user's code, and the line goes on
-            return self._undecided(product, started, f"judge: {type(error).__name__}: {error}", seen.version)
+            return self._undecided(product, started, f"{about}: {type(error).__name__}: {error}", seen.version)
         if accepted is None:
             return self._undecided(product, started, f"judge: not sure of what the {by} saw", seen.version)
         verdict = "accept" if accepted else "reject"

@@ -225,7 +225,7 @@ class PredictionLog(LogReader):
 
         Other processes write theirs after `DELAY` seconds, so look for twice as long.
         """
-        until = clock.monotonic() + 2 * DELAY
+        until, flushed = clock.monotonic() + 2 * DELAY, False
         while True:
             last = clock.monotonic() >= until
             with self._engine.connect() as connection:
@@ -233,8 +233,11 @@ class PredictionLog(LogReader):
                     return row
             if last:
                 raise unknown(id)
-            self.flush()
-            clock.sleep(DELAY / 10)
+            if flushed:
+                clock.sleep(DELAY / 4)
+            else:
+                self.flush()
+                flushed = True
 
     @contextmanager
     def _transaction(self) -> Iterator[sql.Connection]:

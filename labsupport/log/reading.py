@@ -71,13 +71,17 @@ class LogReader:
         with self._reading() as connection:
             return station_records.read(connection, since, until)
 
+    def is_same(self, other: "LogReader") -> bool:
+        """Return whether the other log is in the same database."""
+        return self._engine.url == other._engine.url
+
     def elsewhere(self, since: Moment = None, until: Moment = None) -> set[str]:
-        """Return the ids of predictions that a station reported and that the server may not have made: its device made
-        them, or the station did not decide. `since` and `until` are as for `columns`. Raises the errors of `columns`.
+        """Return the ids of predictions that a station reported and that its device made. `since` and `until` are as for
+        `columns`. Raises the errors of `columns`.
         """
         chosen = rows.within(sql.select(DECISIONS.c.id), DECISIONS.c.time, since, until)
         with self._reading() as connection:
-            return set(connection.scalars(chosen.where(DECISIONS.c.decided_by != "server")))
+            return set(connection.scalars(chosen.where(station_records.by_device())))
 
     def pairs(self, since: Moment = None, until: Moment = None) -> "pd.DataFrame":
         """Return each picture that a candidate saw in shadow, with the two answers and their agreement.
@@ -86,7 +90,7 @@ class LogReader:
         `candidate_detections`, `candidate_error`, and `matched`, `relabelled`, `missed`, `extra` and `agreement` as
         `agreement.compare` counts them, with the stable version's answer as the reference. These are missing if the
         candidate failed. `since` and `until` select the stable version's answers. Candidates may answer 1 h later.
-        What a station reports as its device's answer, or could not decide on, is in no pair.
+        What a station's device answered is in no pair.
         """
         later = None if until is None else rows.seconds(until) + 3600  # a candidate may be slow
         answers = self.frame(since, until)

@@ -21,11 +21,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST = 100  # records in one request
+DEVICE_SAW = "what the device saw"  # in a station's reason, if its judge could not decide on the device's answer
 CHOICES = {"verdict": ("accept", "reject", "undecided"), "decided_by": ("server", "device", "nobody")}
 ADD = f"""
 INSERT INTO decisions ({", ".join(DECIDED)}) VALUES ({", ".join(f":{name}" for name in DECIDED)})
 ON CONFLICT (id) DO NOTHING
 """
+
+
+def by_device() -> sql.ColumnElement[bool]:
+    """Return the condition on `DECISIONS` for products that a station's device looked at, and not the server."""
+    undecided = sql.and_(DECISIONS.c.decided_by == "nobody", DECISIONS.c.reason.contains(DEVICE_SAW))
+    return sql.or_(DECISIONS.c.decided_by == "device", undecided)
 
 
 class RecordClash(ValueError):

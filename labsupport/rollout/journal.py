@@ -164,8 +164,7 @@ class Journal:
         Raises `JournalUnavailable`.
         """
         with self._transaction() as file:
-            now = time.time()
-            file.execute("INSERT OR REPLACE INTO looks (ramp, claimed, judged) VALUES (?, ?, ?)", [ramp, now, now])
+            file.execute("REPLACE INTO looks (ramp, claimed, judged) VALUES (?1, ?2, ?2)", [ramp, time.time()])
 
     def judged(self, ramp: str) -> float:
         """Return when the ramp was last judged, in seconds since the epoch; 0 if never. Raises `JournalUnavailable`."""
@@ -208,6 +207,7 @@ class Journal:
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
         with self._reading:
+            self._check_place()
             try:
                 yield self._reader
             except sqlite3.Error as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sqlalchemy as sql
 
-from labsupport.log import DECISIONS, FEEDBACK, PREDICTIONS, PredictionLog
+from labsupport.log import DECISIONS, FEEDBACK, PREDICTIONS, PredictionLog, station_records
 from labsupport.rollout.evidence import Evidence, Keys
 from labsupport.rollout.gate import Outcomes
 from labsupport.rollout.journal import State
@@ -33,8 +33,8 @@ _last_word = sql.select(_word.correct).where(_word.id == _row.id).order_by(_word
 _names = ("row", "time", "key", "version", "status", "latency", "n_detections", "shadow", "error")
 # what the user said of the answer that came; the candidate in shadow gave another one
 _correct = sql.case((_row.shadow.is_(False), _last_word.correlate(PREDICTIONS).scalar_subquery())).label("correct")
-# a station reported it, and not as the server's answer: its device answered, or the station could not decide
-_elsewhere = sql.select(DECISIONS.c.id).where(DECISIONS.c.id == _row.id, DECISIONS.c.decided_by != "server")
+# a station reported it, and its device answered, not the server
+_elsewhere = sql.select(DECISIONS.c.id).where(DECISIONS.c.id == _row.id, station_records.by_device())
 _fields: list[sql.ColumnElement[Any]] = [
     *(_row[name] for name in _names),
     _correct,
@@ -203,7 +203,7 @@ class Tally:
         """Return whether one of our versions answered since then. Errors of the client (status 4xx) do not count, nor do
         pictures that a candidate in shadow was not shown, nor answers of a station's device.
         """
-        if row.error == NOT_SHOWN or row.elsewhere:
+        if row.error == NOT_SHOWN or (row.elsewhere and not row.shadow):
             return False
         answers = row.version in self.counts and bool(row.shadow) is self._shadow and row.time >= self.since
         return bool(answers and (row.status is None or not 400 <= row.status < 500))

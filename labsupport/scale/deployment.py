@@ -112,7 +112,7 @@ def deploy(
     If the cluster has a keeper already, for example because the process that deployed the app has ended, its state stays in
     force. Then `journal` and `stable` must be those that it began with; `stable` may also be the version in force.
 
-    If an error is raised, everything that this call has started is taken down again.
+    If an error is raised, the keeper and the applications that this call has started are taken down again.
 
     A candidate that `PUT /rollout` names is deployed when it is first named, and stays for a rollback:
     `ray.serve.delete(version)` removes it. Beyond loopback every request must carry the token in `LAB_TOKEN`.
@@ -228,7 +228,8 @@ def _started_keeper(model: str, journal: Path | None, stable: str, log: str | No
     except ValueError:  # there is none
         keeper = None
     if keeper is not None:
-        (first_path, first), (_, state) = answered(keeper.began), answered(keeper.read)
+        began, read = (answered(method, seconds=KEEPER_START_SECONDS) for method in (keeper.began, keeper.read))
+        (first_path, first), (_, state) = began, read
         if path != first_path or stable not in (first, state.stable):
             raise ValueError(
                 f"journal={path!r}, stable={stable!r}: this cluster has a keeper with journal={first_path!r}, "

@@ -145,6 +145,7 @@ class Keeper:
 
     async def call(self, name: str, *arguments: Any) -> Any:
         """Call a method of the journal that changes no state: `history`, `claim`, `looked`, `judged`."""
+        await self.read()  # raises if the file cannot be read, or is another one now
         return getattr(self._journal, name)(*arguments)
 
 

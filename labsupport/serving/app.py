@@ -93,7 +93,7 @@ def create_app(
       only own predictions, the audit trail lists what they do, and their kept pictures are encrypted.
 
     Raises `models.ModelUnavailable` if no model is installed, and ValueError for any other kind of detector, a
-    `root_path` that is not a path, or too little `memory`.
+    `root_path` that is not a path, several logs, or too little `memory`.
     """
     root_path = _prefix(root_path)
     routers = _routers(detectors, keep_uploads, log, slots)
@@ -160,8 +160,8 @@ def _one_log(routers: Mapping[str, Router], log: PredictionLog | None) -> Predic
     another log than that of the predictions."""
     logs = [one for one in (log, *(router.log for router in routers.values())) if one is not None]
     for other in logs[1:]:
-        if other is not logs[0] and other.url != logs[0].url:
-            raise ValueError(f"log={logs[0]}, and a Router has {other}: give the app and its routers the same log")
+        if other is not logs[0] and not other.is_same(logs[0]):
+            raise ValueError(f"there are two logs, {logs[0]} and {other}: give create_app and its Routers the same log")
     for router in routers.values():
         router.log = logs[0] if logs else None
     return logs[0] if logs else None
