@@ -184,14 +184,16 @@ def test_what_a_change_raises_changes_nothing(keeper):
 
 def test_a_keeper_that_is_killed_comes_back_and_has_forgotten_nothing(keeper):
     journal, other = remote.SharedJournal(keeper), remote.SharedJournal(keeper)
-    journal.change(lambda state: replace(state, stable="v2"))
+    journal.change(lambda state: replace(state, stable="v2", action="promote"))
     local_cluster.imported().kill(keeper, no_restart=False)
     assert journal.state.stable == "v2"  # requests go on meanwhile
 
     def changed():
         try:
             # a keeper that dies after it has written raises, too: the next try finds v3 there and leaves it
-            asked = journal.change(lambda state: state if state.stable == "v3" else replace(state, stable="v3"))
+            asked = journal.change(
+                lambda state: state if state.stable == "v3" else replace(state, stable="v3", action="promote")
+            )
             return asked.stable == "v3"
         except JournalUnavailable:
             return False

@@ -414,6 +414,15 @@ def test_gpu_break_even(answer, verdict, capsys):
     assert verdict in capsys.readouterr().out
 
 
+def test_at_a_rate_at_which_two_slips_are_nearly_one_number_the_nearer_is_named(capsys):
+    factor = GPU.dollars_per_hour / CPU.dollars_per_hour
+    rate = 1.002 * factor**2
+    compute_checks.gpu_break_even.check(factor, rate, CPU, GPU)
+    compute_checks.gpu_break_even.check(rate / factor, rate, CPU, GPU)
+    first, second = capsys.readouterr().out.strip().splitlines()
+    assert "of which rate?" in first and "slower than the CPU" in second
+
+
 @pytest.mark.parametrize(
     "answer, verdict",
     [

@@ -121,12 +121,14 @@ def gpu_break_even(answer: float, cpu_rate: float, cpu: Machine, gpu: Machine) -
     factor = gpu.dollars_per_hour / cpu.dollars_per_hour
     if _close(answer, cpu_rate * factor):
         return None
-    if _close(answer, factor):
-        return "that is how many times as much an hour costs: of which rate?"
-    if _close(answer, cpu_rate / factor):
-        return "that is slower than the CPU, on a machine that costs more"
-    if _close(answer, cpu_rate):
-        return "at the rate of the CPU the more expensive machine costs more a picture"
+    slips = {
+        factor: "that is how many times as much an hour costs: of which rate?",
+        cpu_rate / factor: "that is slower than the CPU, on a machine that costs more",
+        cpu_rate: "at the rate of the CPU the more expensive machine costs more a picture",
+    }
+    nearest = min(slips, key=lambda slip: abs(answer - slip))  # at some rates two of them are nearly the same number
+    if _close(answer, nearest):
+        return slips[nearest]
     return "the price of an hour, divided by the pictures of an hour, must be the same on both machines"
 
 
