@@ -238,7 +238,7 @@ def test_what_a_failed_deployment_has_started_is_taken_down(cluster, monkeypatch
 
 def test_a_keeper_with_another_journal_or_another_stable_version_is_named_and_stays(app, tmp_path):
     for other in ({"journal": tmp_path / "journal.db"}, {"stable": CANDIDATE}):
-        with pytest.raises(ValueError, match=f"this cluster has a keeper with journal=None, stable='{STABLE}': stop"):
+        with pytest.raises(ValueError, match=f"a deployment with journal=None, stable='{STABLE}': give these"):
             scale.deploy(**{"stable": STABLE, "port": 0, **other})
     assert requests.get(f"{app.url}/rollout", timeout=LIMIT).json()["stable"] == STABLE
     assert not list(tmp_path.iterdir())

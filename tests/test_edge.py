@@ -219,7 +219,7 @@ def unsure(confidence):
         (None, wants("good"), LIGHT, "Connection refused; device: there is none"),
         (sleepy(5), wants("good"), LIGHT, "Connection refused; device: too slow"),
         (production_line.Gray("v"), wants("good"), "no picture", "picture is 'no picture', of type str: give uint8"),
-        (unsure(math.nan), wants("good"), LIGHT, "device: confidence=nan: give a number from 0 to 1"),
+        (unsure(math.nan), wants("good"), LIGHT, "confidence=nan: give a number from 0 to 1"),
     ],
     ids=["no picture", "not sure", "judge fails", "no device", "slow device", "not a picture", "device gives NaN"],
 )
@@ -236,6 +236,16 @@ def test_a_judge_that_says_neither_true_nor_false_nor_none_accepts_nothing(stati
     decision = station(judge=lambda found: verdict).inspect("p1", LIGHT)
     assert (decision.verdict, decision.decided_by, decision.version) == ("undecided", "nobody", "gray/device")
     assert decision.reason == f"judge of what the device saw: ValueError: gave {verdict!r}, not True, False or None"
+
+
+@pytest.mark.parametrize("judge", [lambda found: None, lambda found: 1 / 0, lambda found: "reject", lambda found: True])
+def test_the_log_knows_that_a_device_looked_whatever_the_judge_says(station, log, judge):
+    """`station_records.by_device` reads it from the reason: else a ramp would count it as the server's answer."""
+    line_ = station(judge=judge)
+    line_.inspect("p1", LIGHT)
+    ((_, record),) = line_.outbox.batch(100)
+    log.receive([record])
+    assert log.elsewhere() == {record["id"]}
 
 
 def test_a_judge_may_give_numpys_bool(station):
@@ -283,7 +293,7 @@ def test_a_device_may_give_what_a_version_on_the_server_may(lab, station, found)
         (Detection(None, 0.9, Box(0, 0, 1, 1)), "label=None: give text"),
         (Detection("good", 0.9, Box(0, 0, 1, math.nan)), "box=nan: give a number from -1,000,000 to 1,000,000"),
         (Detection("good", 0.9, Box(0, 0, 1, 10**7)), "box=10000000: give a number"),
-        (Detection("good", 0.9, (0, 0, 1)), "missing 1 required positional argument: 'bottom'"),
+        (Detection("good", 0.9, (0, 0, 1)), "a box of four numbers (not enough values"),
         (Detection("good", 0.9, None), "'NoneType' object is not iterable"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

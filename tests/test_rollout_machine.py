@@ -15,6 +15,7 @@ time stands still until a step moves it, and what would run on a thread of its o
 import contextlib
 import json
 import logging
+import random
 import secrets
 import sqlite3
 import tempfile
@@ -559,7 +560,9 @@ def world(monkeypatch):
     try:
         with tempfile.TemporaryDirectory(dir=FAST) as folder:
             monkeypatch.setattr(Rollouts, "world", World(monkeypatch, Path(folder)), raising=False)
-            monkeypatch.setattr("labsupport.rollout.canary_split._drawn", lambda: 0.0)  # a machine repeats its steps
+            monkeypatch.setattr(
+                "labsupport.rollout.canary_split.SystemRandom", lambda: random.Random(0)
+            )  # steps repeat
             yield
     finally:
         logging.disable(logging.NOTSET)

@@ -699,7 +699,7 @@ def test_a_journal_that_was_deleted_or_replaced_takes_no_change_that_nobody_woul
     router = Router(Version("v1"), Version("v2"), journal=path)
     path.rename(tmp_path / "moved.db")
     for _ in range(2):
-        with pytest.raises(JournalUnavailable, match="deleted or replaced since it was opened: start again"):
+        with pytest.raises(JournalUnavailable, match="deleted or replaced since it was opened: start the server again"):
             router.canary("v2", weight=100)
         assert who(router) == "v1"
         Router(Version("v1"), journal=path)  # another one in its place
@@ -720,7 +720,7 @@ def test_a_journal_that_was_deleted_or_replaced_is_a_trouble_that_the_status_nam
     assert (
         who(one) == "v2" and "the journal cannot be read" in one.status()["trouble"]
     )  # also where there is another one now
-    assert caplog.text.count("deleted or replaced since it was opened: start again") == 1
+    assert caplog.text.count("deleted or replaced since it was opened: start the server again") == 1
 
 
 def test_the_first_request_of_a_process_is_not_always_the_candidates():

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from labsupport.arguments import number, text
+from labsupport.arguments import number, shown, text
 
 MOST_NAME, MOST_PIXEL = 200, 1_000_000  # characters of a label, and how far a box may lie outside of its picture
 
@@ -35,16 +35,24 @@ class Detection:
 def plain(one: Detection) -> Detection:
     """Return a detection in Python's own types, with a box in whole pixels, as logs and answers need it.
 
-    A model may give a tuple or an array as its box, numbers of NumPy, or fractions of a pixel. Raises ValueError, TypeError
-    or AttributeError for a label that is no text of at most `MOST_NAME` characters, a confidence that is not between 0 and
-    1, and a box that is not four numbers of at most `MOST_PIXEL`.
+    A model may give a tuple or an array as its box, numbers of NumPy, or fractions of a pixel. Raises ValueError for a label
+    that is no text of at most `MOST_NAME` characters, a confidence that is not between 0 and 1, and a box that is not four
+    numbers of at most `MOST_PIXEL`.
 
     >>> plain(Detection("clock", np.float32(0.5), (1, 2.25, np.int64(3), 4)))
     Detection(label='clock', confidence=0.5, box=Box(left=1, top=2, right=3, bottom=4))
     """
-    sides = (round(number("box", side, -MOST_PIXEL, MOST_PIXEL)) for side in one.box)
-    confidence = 1 if 1 < one.confidence < 1 + 1e-6 else one.confidence  # a sum of shares in 32 bits may be above 1
-    return Detection(str(text("label", one.label, MOST_NAME)), number("confidence", confidence, 0, 1), Box(*sides))
+    try:
+        left, top, right, bottom = (round(number("box", side, -MOST_PIXEL, MOST_PIXEL)) for side in one.box)
+        confidence = 1 if 1 < one.confidence < 1 + 1e-6 else one.confidence  # a sum of shares in 32 bits may be above 1
+        return Detection(
+            str(text("label", one.label, MOST_NAME)),
+            number("confidence", confidence, 0, 1),
+            Box(left, top, right, bottom),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        words = "give it a label that is text, a confidence from 0 to 1, and a box of four numbers"
+        raise ValueError(f"{shown(one)} is no detection: {words} ({error})") from error
 
 
 class Version(Protocol):

@@ -6,11 +6,17 @@ must not stop a notebook that is run from top to bottom.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from labsupport import arguments, paths
 
 NOT_TRIED = "Not tried yet: put your answer in place of the dots."
+
+
+def is_number(answer: object, whole: bool = False) -> bool:
+    """Return whether an answer is a number, of Python or NumPy, and no truth value."""
+    return isinstance(answer, Integral if whole else Real) and not isinstance(answer, bool)
 
 
 class Exercise:

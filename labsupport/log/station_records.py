@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST = 100  # records in one request
-DEVICE_SAW = "what the device saw"  # in a station's reason, if its judge could not decide on the device's answer
+# beginnings of a station's reason, if its judge could not decide on the device's answer
+UNDECIDED_ON_DEVICE = ("judge: not sure of what the device saw", "judge of what the device saw: ")
 CHOICES = {"verdict": ("accept", "reject", "undecided"), "decided_by": ("server", "device", "nobody")}
 ADD = f"""
 INSERT INTO decisions ({", ".join(DECIDED)}) VALUES ({", ".join(f":{name}" for name in DECIDED)})
@@ -31,8 +32,8 @@ ON CONFLICT (id) DO NOTHING
 
 def by_device() -> sql.ColumnElement[bool]:
     """Return the condition on `DECISIONS` for products that a station's device looked at, and not the server."""
-    undecided = sql.and_(DECISIONS.c.decided_by == "nobody", DECISIONS.c.reason.contains(DEVICE_SAW))
-    return sql.or_(DECISIONS.c.decided_by == "device", undecided)
+    words = sql.or_(*map(DECISIONS.c.reason.startswith, UNDECIDED_ON_DEVICE))
+    return sql.or_(DECISIONS.c.decided_by == "device", sql.and_(DECISIONS.c.decided_by == "nobody", words))
 
 
 class RecordClash(ValueError):

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-import os
+from random import SystemRandom
 
 from labsupport import arguments
 
@@ -24,7 +24,7 @@ class Places:
     """
 
     def __init__(self) -> None:
-        self._turn, self._first = itertools.count(), _drawn()
+        self._turn, self._first = itertools.count(), SystemRandom().random()
 
     def of(self, key: str | None, began: float) -> float:
         """Return the place of a request. `began`: when the rollout began. In another rollout a key gets another place."""
@@ -32,11 +32,6 @@ class Places:
             return (self._first + next(self._turn) * GOLDEN) % 1 * 100
         digest = hashlib.sha256(f"{began}:{key}".encode()).digest()
         return int.from_bytes(digest[:8]) / 2**64 * 100
-
-
-def _drawn() -> float:
-    """Return a random number between 0 and 1, also in a program that seeds `random`."""
-    return int.from_bytes(os.urandom(4)) / 2**32
 
 
 def checked_key(key: str | None) -> str | None:

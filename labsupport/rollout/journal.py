@@ -202,7 +202,7 @@ class Journal:
 
     def _check_place(self) -> None:
         if self._path and identity(self._path) != self._identity:
-            raise JournalUnavailable("the journal was deleted or replaced since it was opened: start again")
+            raise JournalUnavailable("the journal was deleted or replaced since it was opened: start the server again")
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:

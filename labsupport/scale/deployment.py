@@ -109,8 +109,9 @@ def deploy(
     - `journal`: the file on the head's disk that stores the rollout's state; None keeps the state in memory: if
       that process dies, the last state stays in force and cannot be changed, and no front can start again: deploy anew.
 
-    If the cluster has a keeper already, for example because the process that deployed the app has ended, its state stays in
-    force. Then `journal` and `stable` must be those that it began with; `stable` may also be the version in force.
+    The state of the rollout is kept by an actor of the cluster, the keeper. If there is one already, for example because the
+    process that deployed the app has ended, its state stays in force. Then `journal` and `stable` must be those that it
+    began with; `stable` may also be the version in force.
 
     If an error is raised, the keeper and the applications that this call has started are taken down again.
 
@@ -232,8 +233,8 @@ def _started_keeper(model: str, journal: Path | None, stable: str, log: str | No
         (first_path, first), (_, state) = began, read
         if path != first_path or stable not in (first, state.stable):
             raise ValueError(
-                f"journal={path!r}, stable={stable!r}: this cluster has a keeper with journal={first_path!r}, "
-                f"stable={first!r}: stop() that deployment first, or give the same"
+                f"journal={path!r}, stable={stable!r}: the cluster keeps the state of a deployment with "
+                f"journal={first_path!r}, stable={state.stable!r}: give these, and stop() the result to begin anew"
             )
         path = None  # it has its journal open
     answered(ray.remote(_opened).options(**options), log, path, State(stable=stable), seconds=KEEPER_START_SECONDS)

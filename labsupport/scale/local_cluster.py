@@ -71,9 +71,8 @@ class LocalCluster:
         from ray.cluster_utils import Cluster
 
         self.cores, self._undo = cores, contextlib.ExitStack()
-        self._others: list[
-            tuple[Any, list[int]]
-        ] = []  # the nodes beside the head, as Ray has them, and their own cores
+        # the nodes beside the head, as Ray has them, and their own cores
+        self._others: list[tuple[Any, list[int]]] = []
         # in /tmp, because a socket's path has 107 bytes at most; Ray makes its own folders inside, open to everybody
         self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         self._undo.callback(shutil.rmtree, self._folder, ignore_errors=True)

@@ -145,7 +145,7 @@ class Keeper:
 
     async def call(self, name: str, *arguments: Any) -> Any:
         """Call a method of the journal that changes no state: `history`, `claim`, `looked`, `judged`."""
-        await self.read()  # raises if the file cannot be read, or is another one now
+        await self.read()  # raises also for a file that was emptied, which `history` and `judged` can read
         return getattr(self._journal, name)(*arguments)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labsupport.compute import Machine, Server, machines_for
-from labsupport.exercises.exercise import OpenExercise, Question, exercise
+from labsupport.exercises.exercise import OpenExercise, Question, exercise, is_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ def enough_machines(answer: int, server: Server) -> str | None:
     """Check the number of such servers that answer `RATE` requests a second with a 99th percentile of at most `P99`
     seconds, also while one of them is down.
     """
-    if not _whole(answer) or answer < 1:
+    if not is_number(answer, whole=True) or answer < 1:
         return "give a whole number of machines"
     right = machines_for(server, RATE, P99) + 1
     if answer == right:
@@ -53,7 +53,7 @@ def enough_machines(answer: int, server: Server) -> str | None:
 )
 def half_load(answer: float, server: Server) -> str | None:
     """Check the predicted 99th percentile, in seconds, at half of the capacity."""
-    if not _number(answer):
+    if not is_number(answer):
         return "give seconds: server.predict(rate).p99"
     said = server.predict(server.capacity / 2)
     if _close(answer, said.p99):
@@ -94,14 +94,14 @@ def cheapest(answer: str, table: "pd.DataFrame") -> str | None:
 )
 def larger_model(estimate: float, keeps: bool, milliseconds: float) -> str | None:
     """server.ipynb: the milliseconds of yolov3, estimated from those of yolov3-tiny, and whether they keep the limit."""
-    if not _number(estimate) or not isinstance(keeps, bool | np.bool_):
+    if not is_number(estimate) or not isinstance(keeps, bool | np.bool_):
         return "give a number of milliseconds, and True or False"
     right = milliseconds * LARGE / TINY
     if _close(estimate, right / 1000):
         return "that is in seconds: give milliseconds"
     if _close(estimate, milliseconds * TINY / LARGE):
         return "that is shorter, but yolov3 needs more operations"
-    if _close(estimate, milliseconds * 248 / 35):
+    if _close(estimate, milliseconds * 248 / 35):  # megabytes of their weights
         return "that grows as the weights do: a weight is used at many places of a picture, so compare the operations"
     if not _close(estimate, right):
         return f"{estimate:.0f} ms: the time should grow by the same factor as the operations"
@@ -116,7 +116,7 @@ def larger_model(estimate: float, keeps: bool, milliseconds: float) -> str | Non
 )
 def gpu_break_even(answer: float, cpu_rate: float, cpu: Machine, gpu: Machine) -> str | None:
     """Check the pictures a second from which the GPU's machine costs less a picture than the CPU's at `cpu_rate`."""
-    if not _number(answer):
+    if not is_number(answer):
         return "give a number of pictures a second"
     factor = gpu.dollars_per_hour / cpu.dollars_per_hour
     if _close(answer, cpu_rate * factor):
@@ -138,7 +138,7 @@ def gpu_break_even(answer: float, cpu_rate: float, cpu: Machine, gpu: Machine) -
 )
 def queue_in_memory(answer: int) -> str | None:
     """Check how many decoded pictures of 36 MB fit beside a process of 250 MB into 1,000 MB."""
-    if not _whole(answer):
+    if not is_number(answer, whole=True):
         return "give a whole number of pictures"
     right = (MEMORY - PROCESS) // DECODED
     if answer == right:
@@ -205,11 +205,3 @@ half_busy = Question(
 
 def _close(answer: float, right: float) -> bool:
     return abs(answer / right - 1) < CLOSE
-
-
-def _number(answer: object) -> bool:
-    return isinstance(answer, int | float) and not isinstance(answer, bool)
-
-
-def _whole(answer: object) -> bool:
-    return isinstance(answer, int) and not isinstance(answer, bool)

@@ -187,7 +187,7 @@ def checked_weights(load: Callable[[Any, str], bytes]) -> str | None:
     for contents in product((good, b"other weights"), repeat=3):
         with suppress(ValueError):
             if load(Swapped(*contents), digest) != good:
-                return "it reads the file twice, and returns bytes that it has not checked"
+                return "it reads the file more than once, and returns bytes that it has not checked"
     return None
 
 

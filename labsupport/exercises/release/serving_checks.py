@@ -1,7 +1,6 @@
 """Define the exercises of index.ipynb and server.ipynb."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import requests
@@ -9,7 +8,7 @@ from starlette.types import ASGIApp
 
 from labsupport import images, paths
 from labsupport.detection import Box, Detection, Detector
-from labsupport.exercises.exercise import OpenExercise, Question, exercise
+from labsupport.exercises.exercise import OpenExercise, Question, exercise, is_number
 from labsupport.serving import create_app, serve
 
 LATENCIES = (12, 14, 15, 15, 16, 17, 18, 18, 19, 20, 21, 22, 23, 24, 26, 28, 31, 35, 48, 120)  # milliseconds
@@ -184,7 +183,7 @@ log_question = Question(
 )
 def question_zero(answer: int) -> str | None:
     """Check how many numbers a colour picture of 480 x 512 pixels has."""
-    if not _is_number(answer):
+    if not is_number(answer):
         return "give a whole number, as in answer = 12"
     if answer == 480 * 512:
         return f"{answer:,} is the number of pixels: each of them has three numbers"
@@ -232,7 +231,7 @@ def sure_labels(answer: list[str]) -> str | None:
 )
 def share_of_errors(answer: float) -> str | None:
     """Check the share of wrong answers in an array of True and False: two of five."""
-    if not _is_number(answer):
+    if not is_number(answer):
         return "give a number between 0 and 1"
     if answer == 2:
         return "that is how many are wrong: divide by how many there are"
@@ -250,7 +249,7 @@ def share_of_errors(answer: float) -> str | None:
 )
 def read_a_histogram(answer: int) -> str | None:
     """Check how many values lie between 0.8 and 0.9 in a histogram."""
-    if not _is_number(answer):
+    if not is_number(answer):
         return "give a whole number"
     if answer == 20:
         return "that is the number of all values: read one bar"
@@ -282,7 +281,7 @@ def missing_page(answer: int) -> str | None:
 )
 def slow_answers(answer: float) -> str | None:
     """Check the 95th percentile of `LATENCIES`."""
-    if not _is_number(answer):
+    if not is_number(answer):
         return "give a number of milliseconds"
     close: dict[str, float] = {
         "the median: half of the answers are faster": np.median(LATENCIES),
@@ -294,7 +293,3 @@ def slow_answers(answer: float) -> str | None:
         if abs(answer - value) < 0.01:
             return f"{answer:.4g} ms is {name}"
     return None if 48 <= answer <= 120 else f"{answer:.4g} ms: 19 of the 20 answers should be faster or as fast"
-
-
-def _is_number(answer: Any) -> bool:
-    return isinstance(answer, int | float | np.number) and not isinstance(answer, bool)

@@ -1,16 +1,11 @@
 """Define the exercises and questions of concept_drift.ipynb."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from labsupport.drift import Cusum, cusum_run_length
-from labsupport.exercises.exercise import OpenExercise, Question, exercise
-
-
-def _number(answer: Any) -> bool:
-    return isinstance(answer, int | float) and not isinstance(answer, bool)
+from labsupport.exercises.exercise import OpenExercise, Question, exercise, is_number
 
 
 @exercise(
@@ -18,7 +13,7 @@ def _number(answer: Any) -> bool:
 )
 def cusum_by_hand(answer: float) -> str | None:
     """concept_drift.ipynb: the CUSUM with k=0.5 after the values 1, 0, 0, 1, 1."""
-    if not _number(answer):
+    if not is_number(answer):
         return "give a number"
     if abs(answer - 1.0) < 1e-9:
         return None
@@ -35,7 +30,7 @@ def cusum_by_hand(answer: float) -> str | None:
 )
 def cheapest_limit(answer: float) -> str | None:
     """concept_drift.ipynb: the CUSUM's limit with the lowest cost, of false alarms and of one shift's delay."""
-    if not _number(answer) or not 0 < answer <= 20:
+    if not is_number(answer) or not 0 < answer <= 20:
         return "give a number between 0 and 20"
 
     def cost(h: float) -> float:
@@ -51,7 +46,7 @@ def cheapest_limit(answer: float) -> str | None:
 @exercise("Which answer is right most often if you ignore x?", "Its error is the share of the other answer.")
 def fair_baseline(answer: float) -> str | None:
     """concept_drift.ipynb: the error of the best constant answer, if 30 of 100 customers leave."""
-    if not _number(answer) or not 0 <= answer <= 1:
+    if not is_number(answer) or not 0 <= answer <= 1:
         return "give a share between 0 and 1"
     if abs(answer - 0.3) < 1e-9:
         return None

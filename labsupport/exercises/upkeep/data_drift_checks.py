@@ -2,18 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labsupport.exercises.exercise import OpenExercise, Question, exercise
+from labsupport.exercises.exercise import OpenExercise, Question, exercise, is_number
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def _number(answer: Any) -> bool:
-    return isinstance(answer, int | float) and not isinstance(answer, bool)
 
 
 KINDS = ("data", "concept", "both", "label shift")
@@ -59,7 +55,7 @@ def which_kind(answer: Mapping[str, str]) -> str | None:
 )
 def largest_gap(answer: float) -> str | None:
     """data_drift.ipynb: the KS statistic of 1, 2, 3, 4 and 3, 4, 5, 6."""
-    if not _number(answer):
+    if not is_number(answer):
         return "give a number"
     if abs(answer - 0.5) < 0.01:
         return None
@@ -87,7 +83,7 @@ def drifted_columns(answer: set[str]) -> str | None:
 @exercise("First find the chance that all twelve tests stay silent.", "Independent events: multiply their chances.")
 def any_alarm(answer: float) -> str | None:
     """data_drift.ipynb: the chance that at least one of twelve tests at 5 % fires although nothing has changed."""
-    if not _number(answer) or not 0 <= answer <= 1:
+    if not is_number(answer) or not 0 <= answer <= 1:
         return "give a share between 0 and 1"
     if abs(answer - (1 - 0.95**12)) < 0.006:
         return None
@@ -146,7 +142,7 @@ def most_missing(column_with_new_gaps: "Callable[[pd.DataFrame, pd.DataFrame], s
 )
 def share_of_defects(answer: float) -> str | None:
     """data_drift.ipynb: the share of defects, if 34 % are flagged by a model with 90 % true and 10 % false alarms."""
-    if not _number(answer) or not 0 <= answer <= 1:
+    if not is_number(answer) or not 0 <= answer <= 1:
         return "give a share between 0 and 1"
     if abs(answer - 0.3) < 0.005:
         return None

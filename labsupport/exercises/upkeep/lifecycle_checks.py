@@ -1,12 +1,11 @@
 """Define the exercises of lifecycle.ipynb."""
 
 from collections.abc import Callable
-from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labsupport.exercises.exercise import OpenExercise, Question, exercise
+from labsupport.exercises.exercise import OpenExercise, Question, exercise, is_number
 from labsupport.scenarios import labelling
 
 if TYPE_CHECKING:
@@ -16,17 +15,13 @@ FORGIVEN = 2  # labels of twelve that may differ from the rule: a scratch is har
 GOOD = 0.9  # share of the phones that each of two people calls good
 
 
-def _number(answer: object) -> bool:
-    return isinstance(answer, Real) and not isinstance(answer, bool)
-
-
 @exercise(
     "They agree in two ways: both say good, or both say defect.",
     "Multiply the chances for each way, and add the two products.",
 )
 def chance_agreement(answer: float) -> str | None:
     """lifecycle.ipynb: the share on which two people agree who call nine in ten phones good, at random."""
-    if not _number(answer) or not 0 <= answer <= 1:
+    if not is_number(answer) or not 0 <= answer <= 1:
         return "give a share between 0 and 1"
     near = {
         GOOD: "that is how often one of them says good",
@@ -46,7 +41,7 @@ def chance_agreement(answer: float) -> str | None:
 )
 def shortest_defect(answer: float) -> str | None:
     """lifecycle.ipynb: the length of a scratch, in pixels, from which on rejecting a phone costs less than selling it."""
-    if not _number(answer):
+    if not is_number(answer):
         return "give a number of pixels"
     if abs(answer - labelling.RULE) < 0.5:
         return None
@@ -110,7 +105,7 @@ def best_threshold(threshold: Callable[[np.ndarray, np.ndarray], float]) -> str 
     for limit in (0.15, 0.3, 0.5, 0.8):
         chances = random.random(200)
         labels = (chances >= limit) ^ (random.random(200) < 0.1)
-        if not _number(answer := threshold(chances, labels)):
+        if not is_number(answer := threshold(chances, labels)):
             return f"it returned a value of type {type(answer).__name__}: return a number"
         if answer > 2:
             return f"it returned {answer:g}: return the threshold, not the number of errors"
