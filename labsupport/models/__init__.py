@@ -5,7 +5,7 @@
 ['yolov3', 'yolov3-tiny']
 """
 
-from labsupport.models import darknet, onnx_network, runtimes
+from labsupport.models import darknet, kept, onnx_network, runtimes
 from labsupport.models.processor import RUNTIMES, beside_int8, best_precision, float_kernel, precisions
 from labsupport.models.registry import (
     LABELS,
@@ -37,6 +37,7 @@ __all__ = [
     "ensure",
     "float_kernel",
     "folder",
+    "kept",
     "locate",
     "missing",
     "network",

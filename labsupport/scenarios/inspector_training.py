@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from labsupport import paths
-from labsupport.models import ModelUnavailable
+from labsupport.models import ModelUnavailable, kept
 from labsupport.scenarios import phones
 
 if TYPE_CHECKING:
@@ -69,16 +69,11 @@ def networks(recipes: Mapping[str, Recipe] = RECIPES, progress: bool = True) -> 
     if (SHIPPED / MADE_BY).is_file() and (SHIPPED / MADE_BY).read_text(encoding="utf-8") == asked:
         return SHIPPED
     sources = b"".join(Path(module).read_bytes() for module in (__file__, phones.__file__))
-    made = paths.cache() / f"scratches-{hashlib.sha256(sources + asked.encode()).hexdigest()[:16]}"
-    if not made.exists():
-        try:
-            with paths.whole(made) as partial:
-                partial.mkdir()
-                _train_all(recipes, partial, progress)
-        except OSError as error:
-            if not made.exists():  # it does when another process was quicker, and its networks are as good
-                raise ModelUnavailable(f"networks could not be stored in {made}: {error.strerror}") from error
-    return made
+    name = f"scratches-{hashlib.sha256(sources + asked.encode()).hexdigest()[:16]}"
+    try:
+        return kept.folder(name, lambda folder: _train_all(recipes, folder, progress))
+    except OSError as error:
+        raise ModelUnavailable(f"networks {error}") from error
 
 
 def ship() -> None:
