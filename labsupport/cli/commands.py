@@ -3,6 +3,7 @@
 Each command imports what it needs when it runs, so that `labsupport check` can report a broken installation.
 """
 
+import gc
 import importlib.metadata
 import itertools
 import json
@@ -93,25 +94,36 @@ def serve(
     keyfile: Annotated[Path | None, typer.Option(help="the private key of --certfile (PEM, not encrypted)")] = None,
 ) -> None:
     """Run the API until interrupted."""
-    from labsupport import loopback, models, paths
-    from labsupport.access import tls_files
-    from labsupport.protection import security
-    from labsupport.serving import running
+    gc.disable()  # there is no garbage yet, and looking for it takes a twentieth of the start
+    try:
+        from labsupport import loopback, models, paths
+        from labsupport.access import tls_files
+        from labsupport.protection import security
+        from labsupport.serving import running
 
-    folder = paths.root_or_data()
-    os.environ["LAB_ROOT"] = str(folder)  # for the workers, too
-    log = f"sqlite:///{folder / 'predictions.db'}" if log is None else log
-    options = {"host": host, "log": log, "precision": precision, "root_path": root_path, "keep_uploads": keep_uploads}
-    port = loopback.default_port() if port is None else port
-    loopback.resolved(host, port)
-    security.required_token(host)
-    files = tls_files.checked(certfile, keyfile)
-    models.ensure("yolov3-tiny")
-    models.network("yolov3-tiny")  # once, before several workers need it
-    for file in folder.glob("rollout-*.db"):  # here, because a worker that fails to start is restarted without end
-        from labsupport.rollout import journal
+        folder = paths.root_or_data()
+        os.environ["LAB_ROOT"] = str(folder)  # for the workers, too
+        log = f"sqlite:///{folder / 'predictions.db'}" if log is None else log
+        options = {
+            "host": host,
+            "log": log,
+            "precision": precision,
+            "root_path": root_path,
+            "keep_uploads": keep_uploads,
+        }
+        port = loopback.default_port() if port is None else port
+        loopback.resolved(host, port)
+        security.required_token(host)
+        files = tls_files.checked(certfile, keyfile)
+        models.ensure("yolov3-tiny")
+        if workers > 1:  # what fails in a worker is tried again without end, so it is checked here
+            models.network("yolov3-tiny")
+            for file in folder.glob("rollout-*.db"):
+                from labsupport.rollout import journal
 
-        journal.check(file)
+                journal.check(file)
+    finally:
+        gc.enable()
     running.run(options, port, workers, files)
 
 

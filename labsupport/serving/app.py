@@ -32,7 +32,7 @@ from labsupport.rollout import Ramps, Router
 from labsupport.serving import access_log, errors, own_predictions, pages, routes, strict_routes
 from labsupport.serving.predictor import Predictor
 from labsupport.serving.running import PortTaken, RunningServer, serve
-from labsupport.serving.schemas import ERRORS, GUARDED, NO_NUL, Problem, Responses
+from labsupport.serving.schemas import ERRORS, GUARDED, NO_NUL, Responses, refusal
 from labsupport.serving.strict_routes import StrictRoute
 
 __all__ = ["PortTaken", "RunningServer", "create_app", "serve"]
@@ -49,12 +49,9 @@ RULES = {
 ANYWHERE: Responses = {  # what every route may answer besides what it says of itself
     **GUARDED,
     **{status: ERRORS[status] for status in (408, 413, 503)},
-    414: {"model": Problem, "description": "the address is too long"},
-    403: {
-        "model": Problem,
-        "description": "a page of another site made the browser ask, or the role does not allow it",
-    },
-    421: {"model": Problem, "description": "on loopback: the header Host names another machine"},
+    414: refusal("the address is too long"),
+    403: refusal("a page of another site made the browser ask, or the role does not allow it"),
+    421: refusal("on loopback: the header Host names another machine"),
 }
 PROBLEMS = 10  # that an answer names, of those that a request has
 PROBLEM = 200  # characters of each

@@ -272,7 +272,7 @@ def run(options: dict[str, Any], port: int, workers: int, files: tls_files.Files
     listening = _listen(options["host"], port)
     announcement = f"serving on {_url(listening, files)} until interrupted"
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to stop is no failure
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), listening:
         if workers > 1:
             with tempfile.TemporaryDirectory(prefix="labsupport-metrics-") as folder:
                 os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where every worker counts

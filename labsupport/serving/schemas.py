@@ -247,8 +247,14 @@ def _header(description: str, kind: str = "string") -> dict[str, Any]:
     return {"description": description, "required": True, "schema": {"type": kind}}
 
 
-def _refusal(description: str, **headers: dict[str, Any]) -> dict[str, Any]:
-    return {"model": Problem, "description": description, "headers": headers}
+# the schema of errors, defined with the answer 401 of every route: to name the class in each answer takes longer to start
+PROBLEM = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
+
+
+def refusal(description: str, **headers: dict[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI entry of an answer with an error, in FastAPI's format."""
+    entry: dict[str, Any] = {"description": description, "content": PROBLEM}
+    return entry | ({"headers": headers} if headers else {})
 
 
 TOKEN = _header("how to send the token")
@@ -260,18 +266,22 @@ PREDICTED = {
 
 # what every route may answer, and what some may answer besides
 GUARDED: Responses = {
-    401: _refusal("the token is missing or wrong, where the server demands one", **{"WWW-Authenticate": TOKEN}),
-    422: _refusal(
+    401: {
+        "model": Problem,
+        "description": "the token is missing or wrong, where the server demands one",
+        "headers": {"WWW-Authenticate": TOKEN},
+    },
+    422: refusal(
         "a parameter, field or key is missing, out of range, unknown or given twice; or a body is not expected"
     ),
 }
 ERRORS: Responses = {
-    400: _refusal("the body is no form that can be read, or one of too many fields"),
-    408: _refusal("the upload took too long"),
-    413: _refusal("too many bytes or pixels"),
-    415: _refusal("not a JPEG or PNG picture, judged by its content"),
+    400: refusal("the body is no form that can be read, or one of too many fields"),
+    408: refusal("the upload took too long"),
+    413: refusal("too many bytes or pixels"),
+    415: refusal("not a JPEG or PNG picture, judged by its content"),
     422: GUARDED[422],
-    503: _refusal("the model is not installed, or the server is overloaded", **{"Retry-After": PATIENCE}),
+    503: refusal("the model is not installed, or the server is overloaded", **{"Retry-After": PATIENCE}),
 }
 
 # what FastAPI cannot know of the form: which files are worth sending
@@ -288,8 +298,8 @@ def as_json(detections: list[Detection]) -> list[dict[str, Any]]:
 def refusals(*statuses: int) -> Responses:
     """Return the OpenAPI entries of these error statuses; 404 and 409 are those of rollouts and feedback."""
     more: Responses = {
-        404: _refusal("no prediction or version of that name is known"),
-        409: _refusal("not possible in the present state"),
+        404: refusal("no prediction or version of that name is known"),
+        409: refusal("not possible in the present state"),
     }
     return {status: {**ERRORS, **more}[status] for status in statuses}
 
