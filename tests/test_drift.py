@@ -555,10 +555,16 @@ import numpy as np
 from labsupport import drift
 before, now = np.random.default_rng(0).normal(size=(2, 500, 5))
 text = str(drift.compare(before, now + 1)), str(drift.compare({"x": before[:, 0]}, {"x": now[:, 0].round()}))
-print(*(name for name in ("scipy.stats", "scipy.spatial", "pandas", "pyarrow", "sklearn", "river") if name in sys.modules))
+text += (str(drift.compare(before[:150], now)),)
+large = ("scipy.stats", "scipy.spatial", "pandas", "pyarrow", "sklearn", "river")
+print(*(name for name in large if name in sys.modules))
+import pandas as pd
+def frame(x):
+    return pd.DataFrame({"size": x[:, 0], "kind": np.where(x[:, 1] > 0, "a", "b")})
+print(drift.compare(frame(before[:200]), frame(now[:150])).features.test.tolist(), "scipy.stats" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    assert done.stdout.splitlines() == ["", "['KS', 'Fisher'] False"]
 
 
 def test_arrays_that_pandas_need_not_hold_are_compared_as_frames_are():

@@ -67,7 +67,21 @@ def test_the_exact_p_value_is_scipys_to_the_last_digit(n, m):
     for shift in (0.0, 0.2, 1.0, 9.0):
         reference, current = random.normal(size=n), random.normal(shift, 1, size=m)
         theirs = stats.ks_2samp(reference, current, method="exact").pvalue
-        assert univariate.kolmogorov_smirnov(reference, current).p_value == theirs
+        ours = univariate.kolmogorov_smirnov(reference, current).p_value
+        assert ours == (theirs if n == m else pytest.approx(theirs, rel=1e-13, abs=0))
+
+
+def test_the_p_value_of_two_windows_of_different_sizes_is_scipys_however_small(monkeypatch):
+    """Of one row, of a few, with ties; from 1 down to 1e-60; and where SciPy computes it."""
+    random = np.random.default_rng(5)
+    for n, m in [(1, 1), (1, 7), (3, 4), (12, 9), (60, 61), (200, 150), (37, 400)]:
+        for shift in (0.0, 0.7, 2.0, 9.0):
+            reference, current = random.normal(size=n), random.normal(shift, 1, size=m).round(1)
+            theirs = stats.ks_2samp(reference, current, method="exact")
+            for own in (0, p_values.PATHS_TO):
+                monkeypatch.setattr(p_values, "PATHS_TO", own)
+                ours = p_values.kolmogorov_smirnov(theirs.statistic, reference, current, Alike())
+                assert ours == pytest.approx(theirs.pvalue, rel=1e-13, abs=0), (n, m, shift)
 
 
 def test_tails_of_chi_square_and_of_f_are_scipys():
@@ -141,6 +155,17 @@ def test_two_classes_get_fishers_exact_test(table):
     ours, theirs = univariate.chi_square(Counts(*map(np.array, table))), stats.fisher_exact(table)
     assert ours.name == "Fisher"
     assert ours.p_value == pytest.approx(theirs.pvalue, abs=1e-9)
+
+
+def test_fishers_test_of_any_table_is_scipys():
+    random = np.random.default_rng(3)
+    tables = [random.integers(0, most, (2, 2)) for most in (3, 12, 400, 90_000) for _ in range(60)]
+    for table in tables:
+        theirs = stats.fisher_exact(table)
+        odds, p_value = p_values.fisher(table)
+        assert odds == pytest.approx(theirs.statistic, rel=1e-12, nan_ok=True), table
+        assert p_value == pytest.approx(theirs.pvalue, rel=1e-8, abs=1e-250), table
+    assert min(table.sum(axis=0).min() for table in tables) == 0
 
 
 def test_fishers_tea_tasting():

@@ -94,6 +94,8 @@ def serve(
     keyfile: Annotated[Path | None, typer.Option(help="the private key of --certfile (PEM, not encrypted)")] = None,
 ) -> None:
     """Run the API until interrupted."""
+    # NumPy's threads for matrices would spin at their start while everything else loads, and nothing here needs them
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.disable()  # there is no garbage yet, and looking for it takes a twentieth of the start
     try:
         from labsupport import loopback, models, paths

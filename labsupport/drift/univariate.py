@@ -14,7 +14,7 @@ from scipy import special
 from labsupport.arguments import number, shown
 from labsupport.drift import p_values
 from labsupport.drift.effective_rows import Alike, _checked
-from labsupport.drift.p_values import Noise
+from labsupport.drift.p_values import Noise, fisher
 from labsupport.tabular import TooFewRows, float_column
 
 LEVELS = np.linspace(0, 1, 11)[1:-1]  # of the reference's deciles, for PSI and for Jensen-Shannon
@@ -178,10 +178,8 @@ def chi_square(counts: Counts, alike: Sequence[float] = Alike()) -> TwoSampleTes
     p_value = Noise(1.0, table.shape[1] - 1, alike.freedom).p_value(statistic)
     if table.shape[1] > 2:
         return TwoSampleTest("chi-square", statistic, p_value)
-    from scipy import stats
-
-    odds, exact = stats.fisher_exact(np.rint(table).astype(int))
-    return TwoSampleTest("Fisher", float(odds), float(exact if np.isinf(alike.freedom) else max(exact, p_value)))
+    odds, exact = fisher(np.rint(table).astype(int))
+    return TwoSampleTest("Fisher", odds, exact if np.isinf(alike.freedom) else max(exact, p_value))
 
 
 def _pearson(table: np.ndarray) -> float:
