@@ -458,7 +458,6 @@ def lab(monkeypatch, tmp_path):
     for file in ("photo.jpg", "other/photo.jpg", "c.jpg"):
         (tmp_path / "home" / file).write_bytes(small)
     monkeypatch.setenv("LAB_ROOT", str(root))
-    monkeypatch.setattr(detector, "_drawings", {})
     monkeypatch.setattr(Detector, "load", lambda *args: Detector("none", "none", "f32", 1, lambda *args: NOTHING))
     monkeypatch.setattr(detector, "_detectors", {})
     monkeypatch.setattr(images, "show", lambda *args, **options: None)
@@ -502,6 +501,32 @@ def test_each_picture_has_a_drawing_of_its_own(lab, capsys):
     assert drawings(lab, home / "photo.jpg", home / "other/photo.jpg") == {"photo.jpg", "photo_2.jpg"}
     assert "saved: images_with_boxes/photo_2.jpg" in capsys.readouterr().out
     assert drawings(lab, "a.png", home / "other/photo.jpg", "a.jpg") == set()
+
+
+def test_a_new_process_replaces_no_other_pictures_drawing(lab):
+    """Each call here is by itself, as after a restart; a drawing is known by what its file says, also in a moved lab."""
+    home = lab.parent / "home"
+    (lab / "images/photo.jpg").write_bytes((home / "photo.jpg").read_bytes())
+    assert drawings(lab, home / "other/photo.jpg") == {"photo.jpg"}
+    assert drawings(lab, "photo.jpg") == {"photo_2.jpg"}
+    assert drawings(lab, home / "photo.jpg") == {"photo_3.jpg"}
+    assert drawings(lab, home / "other/photo.jpg", "photo.jpg", home / "photo.jpg") == set()
+    assert str(home).encode() not in (lab / "images_with_boxes/photo_3.jpg").read_bytes()
+    moved = lab.rename(lab.parent / "moved")
+    (lab.parent / "lab").symlink_to(moved)
+    assert drawings(lab, "photo.jpg") == set()
+
+
+def test_a_drawing_without_a_comment_is_that_of_the_picture_in_images(lab):
+    body = images.encode(np.zeros((30, 40, 3), np.uint8))
+    for name in ("a.jpg", "photo.jpg"):
+        (lab / "images_with_boxes" / name).write_bytes(body)
+    assert drawings(lab, "a.jpg") == set()
+    assert drawings(lab, lab.parent / "home/photo.jpg") == {"photo_2.jpg"}
+    assert (lab / "images_with_boxes/photo.jpg").read_bytes() == body
+    marked = (lab / "images_with_boxes/a.jpg").read_bytes()
+    assert np.array_equal(images.decode(marked), images.decode(images.encode(np.full((30, 40, 3), 127, np.uint8))))
+    assert cv2.imdecode(np.frombuffer(marked, np.uint8), cv2.IMREAD_COLOR).shape == (30, 40, 3)
 
 
 def test_links_lead_no_drawing_away(lab):

@@ -511,6 +511,15 @@ def test_a_reason_is_one_that_a_record_can_hold(station):
     assert decision.reason.isprintable() and len(decision.reason) <= 1_000
 
 
+def test_a_device_that_finds_more_than_a_record_can_hold_decides_nothing(station):
+    many = production_line.Gray("many")
+    line_ = station(device=many)
+    many.detect = lambda image, confidence: [Detection("scratch", 0.5, Box(0, 0, 1, 1))] * 10_001
+    decision = line_.inspect("p1", LIGHT)
+    assert (decision.verdict, decision.decided_by) == ("undecided", "nobody")
+    assert "10,001 detections in one picture: give at most 10,000" in decision.reason
+
+
 def test_a_picture_that_the_server_does_not_take_does_not_count_against_the_server(station):
     answer = b'HTTP/1.1 415 No\r\nContent-Length: 35\r\n\r\n{"detail": "not a JPEG or PNG ..."}'
     with answering(saying(answer)) as url:

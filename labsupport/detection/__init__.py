@@ -16,11 +16,13 @@ from labsupport.detection.detector import (
     versions,
 )
 from labsupport.detection.installed import load_installed
-from labsupport.detection.objects import Box, Detection, Version, plain
+from labsupport.detection.objects import MOST_DETECTIONS, MOST_PIXEL, Box, Detection, Version, all_plain, plain
 from labsupport.detection.server_answer import NOT_OURS, read_answer, read_ready
 from labsupport.detection.videos import NO_FRAME
 
 __all__ = [
+    "MOST_DETECTIONS",
+    "MOST_PIXEL",
     "NOT_OURS",
     "NO_FRAME",
     "Box",
@@ -29,6 +31,7 @@ __all__ = [
     "UnknownVersion",
     "Version",
     "agreement",
+    "all_plain",
     "detect_and_draw_box",
     "draw_boxes",
     "load_installed",

@@ -4,9 +4,7 @@ A `Detector` holds one network. Any number of threads may call `detect(image, co
 416 x 416, runs the network once (`runtimes`), and keeps only the box with the highest confidence of those that overlap.
 """
 
-import glob
 import importlib.util
-import itertools
 import os
 import threading
 import zlib
@@ -18,6 +16,7 @@ import numpy as np
 
 from labsupport import images, models, paths
 from labsupport.arguments import choice, number, shown, text
+from labsupport.detection import drawings
 from labsupport.detection.objects import Box, Detection
 from labsupport.models import runtimes
 
@@ -199,16 +198,15 @@ def detect_and_draw_box(filename: str | Path, model: str = "yolov3-tiny", confid
     Returns the detections. Raises FileNotFoundError if there is no such picture, ValueError for an invalid argument, and the
     errors of `images.read`.
     """
-    source = _source(filename)
+    source = drawings.source(filename)
     image = images.read(source)
     detections = _loaded(model).detect(image, confidence)
     for detection in detections:
         print(f"{detection.label}: {detection.confidence:.2f}")
     if not detections:
         print(f"nothing found in {filename} at confidence {confidence}")
-    drawn, target = draw_boxes(image, detections), _target(source)
-    with paths.whole(target) as partial:
-        partial.write_bytes(images.encode(drawn))
+    drawn = draw_boxes(image, detections)
+    target = drawings.save(images.encode(drawn), source)
     print(f"saved: {target.relative_to(paths.root())}")
     images.show(drawn, alt=f"{filename} with boxes: {', '.join(d.label for d in detections) or 'none'}")
     return detections
@@ -259,33 +257,6 @@ def _overlap(a: Box, b: Box) -> bool:
 
 
 _detectors: dict[str, Detector] = {}
-_drawings: dict[Path, Path] = {}  # drawing -> its picture
-
-
-def _source(filename: str | Path) -> Path:
-    """Return the path of the picture that `filename` names, in a folder without links. Raises ValueError."""
-    if not isinstance(filename, str | Path) or not str(filename).strip() or "\0" in str(filename):
-        raise ValueError(f"filename={shown(filename)}: give the name of a picture in images, or a picture's path")
-    source = paths.IMAGES / filename
-    if source.resolve().is_relative_to(paths.IMAGES_WITH_BOXES.resolve()):
-        raise ValueError(f"filename={shown(filename)} is in images_with_boxes, where drawings go: copy it first")
-    return source.parent.resolve() / source.name
-
-
-def _target(source: Path) -> Path:
-    """Return the path of a picture's drawing in `images_with_boxes`: in the same subfolder, or without one.
-
-    Pictures that differ only in their suffix (`a.png`, `a.jpg`), and pictures of the same name from several folders, get
-    separate drawings.
-    """
-    folder, pictures = paths.IMAGES_WITH_BOXES, paths.IMAGES.resolve()
-    place = folder / source.parent.relative_to(pictures) if source.is_relative_to(pictures) else folder
-    if not place.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{place} is a link out of images_with_boxes: remove it")
-    alike = [other for other in source.parent.glob(f"{glob.escape(source.stem)}.*") if other != source]
-    stem = source.name if alike and source.suffix != ".jpg" else source.stem
-    names = itertools.chain([f"{stem}.jpg"], (f"{stem}_{number}.jpg" for number in itertools.count(2)))
-    return next(place / name for name in names if _drawings.setdefault(place / name, source) == source)
 
 
 def _loaded(model: str) -> Detector:

@@ -1,5 +1,6 @@
 """Name what every detector takes and returns: a version of a model, and the objects that it finds."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -8,6 +9,7 @@ import numpy as np
 from labsupport.arguments import number, shown, text
 
 MOST_NAME, MOST_PIXEL = 200, 1_000_000  # characters of a label, and how far a box may lie outside of its picture
+MOST_DETECTIONS = 10_000  # in one picture
 
 
 class Box(NamedTuple):
@@ -53,6 +55,20 @@ def plain(one: Detection) -> Detection:
     except (ValueError, TypeError, AttributeError) as error:
         words = "give it a label that is text, a confidence from 0 to 1, and a box of four numbers"
         raise ValueError(f"{shown(one)} is no detection: {words} ({error})") from error
+
+
+def all_plain(found: Iterable[Detection]) -> list[Detection]:
+    """Return the detections that a version found in a picture as a list, each as `plain` does.
+
+    Raises the errors of `plain`, and ValueError for more than `MOST_DETECTIONS`.
+
+    >>> all_plain([])
+    []
+    """
+    detections = [plain(one) for one in found]
+    if len(detections) > MOST_DETECTIONS:
+        raise ValueError(f"{len(detections):,} detections in one picture: give at most {MOST_DETECTIONS:,}")
+    return detections
 
 
 class Version(Protocol):

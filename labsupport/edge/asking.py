@@ -14,7 +14,7 @@ import requests
 
 from labsupport import images
 from labsupport.arguments import number, text
-from labsupport.detection import NOT_OURS, Detection, Version, plain, read_answer, read_ready
+from labsupport.detection import NOT_OURS, Detection, Version, all_plain, read_answer, read_ready
 from labsupport.edge.deadline import NoAnswer, exchange
 
 PICTURES_FAULT = (413, 415, 422)  # the server is well, and says no to this picture
@@ -50,7 +50,7 @@ def look_here(device: Version, picture: np.ndarray, confidence: float) -> Predic
     Raises what the device raises, and ValueError or TypeError for a detection or a version that no record can hold.
     """
     started = time.perf_counter()
-    detections = [plain(one) for one in device.detect(picture, confidence)]
+    detections = all_plain(device.detect(picture, confidence))
     latency = time.perf_counter() - started
     version = text("version", device.version, 200)  # characters, as in a record
     return Prediction(version, latency, detections, images.features(picture))

@@ -15,8 +15,8 @@ NOT_TRIED = "Not tried yet: put your answer in place of the dots."
 
 
 def is_number(answer: object, whole: bool = False) -> bool:
-    """Return whether an answer is a number, of Python or NumPy, and no truth value."""
-    return isinstance(answer, Integral if whole else Real) and not isinstance(answer, bool)
+    """Return whether an answer is a number, of Python or NumPy, and neither NaN nor a truth value."""
+    return isinstance(answer, Integral if whole else Real) and not isinstance(answer, bool) and answer == answer
 
 
 class Exercise:

@@ -88,8 +88,12 @@ def promised(path: Path) -> str | None:
 
 
 def printable(name: str) -> str:
-    """Return a name for a log or a database, with unprintable characters escaped."""
-    return name if name.isprintable() else ascii(name)[1:-1]
+    r"""Return a name for a log or a database, with unprintable characters escaped. Two names never become one.
+
+    >>> printable("a b.png"), printable("a\nb.png"), printable("a\\nb.png")
+    ('a b.png', 'a\\nb.png', 'a\\\\nb.png')
+    """
+    return name if name.isprintable() and "\\" not in name else ascii(name)[1:-1]
 
 
 def _walk(folder: Path, left_out: dict[str, str]) -> Iterator[Path]:

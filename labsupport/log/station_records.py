@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sql
 
 from labsupport import arguments
-from labsupport.detection import Box, Detection
+from labsupport.detection import MOST_DETECTIONS, MOST_PIXEL, Box, Detection
 from labsupport.extras import imported
 from labsupport.log import rows
 from labsupport.log.rows import Moment
@@ -74,12 +74,14 @@ def _check_prediction(seen: Mapping[str, Any]) -> None:
         raise ValueError(
             f"detections={arguments.shown(seen.get('detections'))}: give a list, empty if nothing was found"
         )
+    if len(seen["detections"]) > MOST_DETECTIONS:
+        raise ValueError(f"detections={arguments.shown(seen['detections'])}: give at most {MOST_DETECTIONS:,}")
     for detection in seen["detections"]:
         arguments.text("label", _fields("a detection", detection).get("label"), rows.TEXT)
         arguments.number("confidence", detection.get("confidence"), 0, 1)
         for side in _fields("box", detection.get("box")).keys() | {*Box._fields}:
             arguments.choice("a side of box", side, Box._fields)
-            arguments.number(side, detection["box"].get(side), -(2**31), 2**31, whole=True)
+            arguments.number(side, detection["box"].get(side), -MOST_PIXEL, MOST_PIXEL, whole=True)
 
 
 def _fields(name: str, value: object) -> Mapping[str, Any]:

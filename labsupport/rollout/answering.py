@@ -4,12 +4,12 @@ HTTP requests and calls in process both use this module."""
 
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import numpy as np
 
-from labsupport.detection import Detection, Version, plain
+from labsupport.detection import Detection, Version, all_plain
 
 Answer = TypeVar("Answer")
 
@@ -54,7 +54,7 @@ def answer(
         chosen = router.choose(key)
         version, image = chosen.version, picture()
         read = True
-        detections = checked(chosen.detect(image, confidence))
+        detections = all_plain(chosen.detect(image, confidence))
         latency = time.perf_counter() - started
         answer = render(version, latency, image, detections)
     except KeyboardInterrupt:  # somebody stopped the program: the version did not fail
@@ -76,12 +76,3 @@ def answer(
 def only_detections(version: str, latency: float, image: np.ndarray, found: list[Detection]) -> list[Detection]:
     """Return the detections: the `render` of a caller in process."""
     return found
-
-
-def checked(found: Iterable[Detection]) -> list[Detection]:
-    """Return the detections of a version as a list, in the types that logs and answers need. Raises the errors of `plain`.
-
-    >>> checked([])
-    []
-    """
-    return [plain(one) for one in found]

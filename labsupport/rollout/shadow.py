@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from labsupport import background
-from labsupport.detection import Detection, Version
+from labsupport.detection import Detection, Version, all_plain
 from labsupport.log import PredictionLog
-from labsupport.rollout import answering
 
 SHADOW_WAITING = 16  # pictures that may wait for a candidate in shadow; the rest are not shown to it
 SHADOW_BYTES = 100_000_000  # of all pictures that wait or are being processed: one of 25 megapixels has 75 MB
@@ -84,7 +83,7 @@ class Shadow:
         started, detections, error = time.perf_counter(), None, None
         try:
             _yield_the_core()
-            detections = answering.checked(candidate.detect(copy.image, copy.confidence))
+            detections = all_plain(candidate.detect(copy.image, copy.confidence))
         except BaseException as raised:
             error = type(raised).__name__
             if (candidate.version, error) not in self._said:  # once, not with every picture

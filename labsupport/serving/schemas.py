@@ -6,7 +6,7 @@ from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict, JsonValue
 
-from labsupport.detection import Detection
+from labsupport.detection import MOST_DETECTIONS, MOST_PIXEL, Detection
 from labsupport.log import FEATURES, YEAR_10000, station_records
 from labsupport.rollout import METRICS, Gate
 
@@ -179,7 +179,7 @@ class RolloutOut(BaseModel):
 RECORD_ID = "^[0-9a-f]{32}$"
 Moment = Annotated[Finite, Field(ge=0, lt=YEAR_10000, description="in seconds since the epoch")]
 Seconds = Annotated[Finite, Field(ge=0)]
-Pixel = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
+Pixel = Annotated[int, Field(ge=-MOST_PIXEL, le=MOST_PIXEL)]
 
 
 class BoxIn(BaseModel):
@@ -206,7 +206,7 @@ class PredictionIn(BaseModel):
 
     version: Name
     latency: Seconds = Field(description="seconds that the model took")
-    detections: list[DetectionIn] = Field(max_length=10_000, fail_fast=True)  # one error is enough of 10,000
+    detections: list[DetectionIn] = Field(max_length=MOST_DETECTIONS, fail_fast=True)  # one error is enough
     features: dict[Feature, Finite]
 
 

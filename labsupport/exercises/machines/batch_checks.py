@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labsupport.exercises.exercise import OpenExercise, Question, exercise
+from labsupport.exercises.exercise import OpenExercise, Question, exercise, is_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ PRICE, RATE = 0.09, 100  # dollars an hour, pictures a second
 @exercise("How many pictures does the machine finish in one hour?", "Divide the pictures by those of one hour.")
 def night_hours(answer: float) -> str | None:
     """Check how many hours two million pictures take at 100 a second."""
-    if not isinstance(answer, int | float) or isinstance(answer, bool):
+    if not is_number(answer):
         return "give a number of hours"
     right = 2e6 / RATE / 3600
     if abs(answer - right * 3600) < 1:
@@ -77,7 +77,7 @@ def _after_the_crash(done: dict[str, float]) -> str | None:
 )
 def price_of_a_million(answer: float) -> str | None:
     """Check what a million pictures cost on a machine at 0.09 dollars an hour, busy at 100 pictures a second."""
-    if not isinstance(answer, int | float) or isinstance(answer, bool):
+    if not is_number(answer):
         return "give a number of dollars"
     hours = 1e6 / RATE / 3600
     if abs(answer - hours) < 0.05:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from labsupport.detection import Box, Detection
-from labsupport.exercises.exercise import OpenExercise, Question, exercise
+from labsupport.exercises.exercise import OpenExercise, Question, exercise, is_number
 
 WAITING = 1_300  # bytes that a product takes in the outbox until the server has it
 FIRST, LONGEST = 0.25, 15.0  # seconds
@@ -14,7 +14,7 @@ FIRST, LONGEST = 0.25, 15.0  # seconds
 @exercise("How many products pass in 60 hours?", "Multiply by the bytes of one product. A megabyte is a million bytes.")
 def backlog(answer: float) -> str | None:
     """Check how many megabytes wait after a weekend of 60 hours without a server, at two products a second."""
-    if not isinstance(answer, int | float) or isinstance(answer, bool):
+    if not is_number(answer):
         return "give a number of megabytes"
     right = 60 * 3600 * 2 * WAITING / 1e6
     others = {
@@ -74,6 +74,8 @@ def careful_judge(judge: Callable[[list[Detection]], bool | None]) -> str | None
         ([_scratch(0.4, 30)], None, "one scratch with a confidence of 0.4"),
         ([_scratch(0.9, 8), _scratch(0.4, 8)], None, "a sure short scratch and one with 0.4"),
         ([_scratch(0.9, 30), _scratch(0.4, 30)], False, "a sure long scratch and one with 0.4"),
+        ([_scratch(0.4, 8), _scratch(0.9, 8)], None, "one with 0.4 and a sure short scratch"),
+        ([_scratch(0.4, 30), _scratch(0.9, 30)], False, "one with 0.4 and a sure long scratch"),
     )
     for detections, right, what in cases:
         if (verdict := judge(list(detections))) is not right:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable
 
-from labsupport.exercises.exercise import OpenExercise, Question, exercise
+from labsupport.exercises.exercise import OpenExercise, Question, exercise, is_number
 
 Replica = Callable[[object], object]  # a function of a picture
 RATE, UPLOAD, PIXELS = 1_000, 100_000, 519_000  # requests a second; bytes: the upload is sent twice, the pixels once
@@ -15,7 +15,7 @@ RATE, UPLOAD, PIXELS = 1_000, 100_000, 519_000  # requests a second; bytes: the 
 )
 def load_after_a_loss(answer: float) -> str | None:
     """Check the load of the remaining machines, if one of four machines at 60 % load is lost."""
-    if not isinstance(answer, int | float) or not 0 < answer < 2:
+    if not is_number(answer) or not 0 < answer < 2:
         return "give a share: 0.6 is 60 %"
     if abs(answer - 0.6) < 1e-3:
         return "the requests of the lost one go to the others"
@@ -30,7 +30,7 @@ def machines_with_spares(machines: Callable[[float, float, int], int]) -> str | 
     """Check `machines(rate, each, lost)`: the fewest that answer `rate` at 80 % load when `lost` of them are gone."""
     for rate, each, lost in ((100, 50, 0), (100, 50, 1), (1_000, 90, 2), (40, 100, 1), (80, 100, 3)):
         fewest = next(count for count in range(lost + 1, 100) if rate <= 0.8 * each * (count - lost) + 1e-9)
-        if not isinstance(answer := machines(rate, each, lost), int):
+        if not is_number(answer := machines(rate, each, lost), whole=True):
             return f"for rate={rate}, each={each}, lost={lost} it returned {answer!r}: return a whole number"
         if answer != fewest:
             wrong = "too few" if answer < fewest else "more than it takes"
@@ -75,7 +75,7 @@ def asked_again(ask: Callable[[list[Replica], object], object]) -> str | None:
 )
 def network_load(answer: float) -> str | None:
     """Check the gigabits a second of 1,000 requests that each send 100 kB twice and 519 kB once."""
-    if not isinstance(answer, int | float) or isinstance(answer, bool) or answer <= 0:
+    if not is_number(answer) or answer <= 0:
         return "give a number of gigabits a second"
     right = 8 * RATE * (2 * UPLOAD + PIXELS) / 1e9
     hints = {

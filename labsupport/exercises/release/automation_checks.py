@@ -2,13 +2,12 @@
 
 from collections.abc import Collection, Mapping
 from functools import cache
-from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from labsupport.automation import Degree, Thresholds, error_bound, expected_outcome
-from labsupport.exercises.exercise import OpenExercise, Question, exercise
+from labsupport.exercises.exercise import OpenExercise, Question, exercise, is_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +58,7 @@ def _in_the_loop(answer: Collection[str]) -> str | None:
 )
 def error_free_decisions(answer: int) -> str | None:
     """automation.ipynb: how many decisions without an error promise at most 1 % errors with 95 % confidence."""
-    if not isinstance(answer, int):
+    if not is_number(answer, whole=True):
         return "give a whole number"
     if (bound := error_bound(0, answer)) > 0.01:
         return f"{answer} decisions without an error may still hide an error rate of {bound:.2%}"
@@ -79,7 +78,7 @@ def _cost(table: "pd.DataFrame", degree: str, look: float = LOOK, miss: float = 
 )
 def price_of_a_look(answer: float, table: "pd.DataFrame") -> str | None:
     """automation.ipynb: the price of a person's look from which on FULL is cheaper than PARTIAL; a miss costs 5."""
-    if not isinstance(answer, Real) or not 0 < answer < 100:
+    if not is_number(answer) or not 0 < answer < 100:
         return "give a price, as the 0.2 that a look costs now"
     if _cost(table, "full", 1.02 * answer) >= _cost(table, "partial", 1.02 * answer):
         return f"at {answer} the mistakes of full automation still cost more than the looks of partial: go up"
@@ -95,7 +94,7 @@ def price_of_a_look(answer: float, table: "pd.DataFrame") -> str | None:
 )
 def price_of_a_miss(answer: float, table: "pd.DataFrame") -> str | None:
     """automation.ipynb: the price of a missed scratch from which on ASSISTANCE is cheaper than PARTIAL."""
-    if not isinstance(answer, Real) or not 0 < answer < 10_000:
+    if not is_number(answer) or not 0 < answer < 10_000:
         return "give a price in euros, as the 5 that a missed scratch costs now"
     if _cost(table, "assistance", miss=1.02 * answer) >= _cost(table, "partial", miss=1.02 * answer):
         return f"at {answer} euros partial automation is still cheaper: go up"
@@ -142,7 +141,7 @@ def _partial_cost(thresholds: Thresholds, labels: np.ndarray, confidences: np.nd
 )
 def phones_saved(answer: int) -> str | None:
     """automation.ipynb: of 4,000 phones in shadow, how many fewer does a person look at with the better model?"""
-    if not isinstance(answer, int | np.integer):
+    if not is_number(answer, whole=True):
         return "give a whole number of phones"
     stable, better = _looks("stable"), _looks("better")
     if abs(answer - (stable - better)) <= 5:

@@ -1,13 +1,13 @@
 """Define the exercises of deployment_patterns.ipynb."""
 
 from collections.abc import Callable, Mapping
-from numbers import Real
+from unittest.mock import patch
 
 import numpy as np
 import requests
 
 from labsupport import loopback
-from labsupport.exercises.exercise import OpenExercise, Question, exercise
+from labsupport.exercises.exercise import OpenExercise, Question, exercise, is_number
 from labsupport.rollout import Gate, Outcomes
 
 FIRST = {  # use case -> the pattern to begin with
@@ -46,7 +46,7 @@ def first_pattern(answer: Mapping[str, str]) -> str | None:
 )
 def canary_risk(answer: float) -> str | None:
     """deployment_patterns.ipynb: the share of answers that are errors: a third of a canary's 5 %."""
-    if not isinstance(answer, Real):
+    if not is_number(answer):
         return "give a number between 0 and 1"
     if abs(answer - 1 / 3) < 0.01:
         return "that is the share among the candidate's answers: what share of all answers are these?"
@@ -63,7 +63,7 @@ def canary_risk(answer: float) -> str | None:
 )
 def errors_for_all(answer: float) -> str | None:
     """deployment_patterns.ipynb: the share of wrong answers among all users, from that of volunteers with each camera."""
-    if not isinstance(answer, Real):
+    if not is_number(answer):
         return "give a number between 0 and 1"
     new, old = WRONG
     right = ALL[0] * new + ALL[1] * old
@@ -82,13 +82,16 @@ def errors_for_all(answer: float) -> str | None:
 
 @exercise(
     "hashlib.sha256(key.encode()).hexdigest() is a number in base 16: int(..., 16) reads it.",
-    "The remainder after a division by 100 is between 0 and 99. Compare it with the share.",
+    "The remainder after a division by 10,000 is between 0 and 9,999: a hundredth of a percent each. Compare it.",
 )
 def own_router(goes_to_candidate: Callable[[str, float], bool]) -> str | None:
     """deployment_patterns.ipynb: a function that says whether the candidate answers a key, at a share in percent."""
     first = [bool(goes_to_candidate(key, 10)) for key in KEYS]
     if first != [bool(goes_to_candidate(key, 10)) for key in KEYS]:
         return "the same key got one version now and another one a moment later"
+    with patch("builtins.hash", lambda key: hash((key, "restarted"))):  # in a new process it returns other numbers
+        if first != [bool(goes_to_candidate(key, 10)) for key in KEYS]:
+            return "the same key gets another version when Python starts again: hash() of a text changes then"
     if not 0.07 < np.mean(first) < 0.13:
         return f"at a share of 10 %, {np.mean(first):.0%} of 4,000 keys go to the candidate"
     later = [bool(goes_to_candidate(key, 50)) for key in KEYS]
@@ -98,6 +101,8 @@ def own_router(goes_to_candidate: Callable[[str, float], bool]) -> str | None:
         )
     if any(goes_to_candidate(key, 0) for key in KEYS) or not all(goes_to_candidate(key, 100) for key in KEYS):
         return "at a share of 0 nobody goes to the candidate, and at 100 everybody does: < or <= ?"
+    if (small := np.mean([bool(goes_to_candidate(key, 0.5)) for key in KEYS])) > 0.0085:
+        return f"at a share of 0.5 %, {small:.1%} of the keys go to the candidate: divide by more than 100"
     return None
 
 
@@ -151,7 +156,7 @@ def ramp_by_request(url: str) -> str | None:
 )
 def e_value_limit(answer: float) -> str | None:
     """deployment_patterns.ipynb: the e-value at which to roll back, if at most 1 % of good candidates may be."""
-    if not isinstance(answer, Real):
+    if not is_number(answer):
         return "give a number"
     if answer == 20:
         return "that is the limit for a promise of 5 %"

@@ -6,13 +6,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from itertools import product
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from labsupport.exercises.exercise import OpenExercise, Question, exercise
+from labsupport.exercises.exercise import OpenExercise, Question, exercise, is_number
 
 NAMES = {  # file names that a client may send, and whether a folder and one of them leads out of the folder
     "cat.jpg": False,
@@ -197,7 +196,7 @@ def checked_weights(load: Callable[[Any, str], bytes]) -> str | None:
 )
 def membership_threshold(answer: float, members: np.ndarray, strangers: np.ndarray) -> str | None:
     """security_privacy.ipynb: a threshold on the confidence that tells members of the training set from strangers."""
-    if not isinstance(answer, Real) or isinstance(answer, bool) or not 0 <= float(answer) <= 1:
+    if not is_number(answer) or not 0 <= float(answer) <= 1:
         return "give a confidence between 0 and 1"
     gaps = [float(np.mean(members >= t) - np.mean(strangers >= t)) for t in np.linspace(0, 1, 1001)]
     own = float(np.mean(members >= answer) - np.mean(strangers >= answer))

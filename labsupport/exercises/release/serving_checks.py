@@ -94,7 +94,8 @@ def alarm_endpoint(app: ASGIApp) -> str | None:
     labels.
     """
     with serve(app, port=0) as server:
-        for name, label, truth in (("street_1.jpg", "person", True), ("clock.png", "person", False)):
+        asked = (("street_1.jpg", "person", True), ("clock.png", "person", False), ("clock.png", "clock", True))
+        for name, label, truth in asked:
             response = post(f"{server.url}/alarm?label={label}", name)
             if not response.ok:
                 return f"POST /alarm?label={label} answered {response.status_code}: {response.text[:100]}"
@@ -269,7 +270,7 @@ def missing_page(answer: int) -> str | None:
         return "give the number, without quotes"
     if answer == 200:
         return "200 means that all is well, and the page is in the answer"
-    if isinstance(answer, int) and 500 <= answer < 600:
+    if is_number(answer, whole=True) and 500 <= answer < 600:
         return f"{answer} says that the server failed: here the server works, and the address is wrong"
     return None if answer == 404 else f"{answer} is another status"
 

@@ -1,9 +1,8 @@
 """Define the exercises of shipping.ipynb."""
 
 from collections.abc import Callable, Mapping
-from numbers import Real
 
-from labsupport.exercises.exercise import OpenExercise, Question, exercise
+from labsupport.exercises.exercise import OpenExercise, Question, exercise, is_number
 
 LINES = {  # the lines of a small Dockerfile, which the exercise `order_of_lines` puts in order
     "a": "COPY labsupport /app/labsupport",
@@ -63,7 +62,7 @@ def repeated_lines(repeated: Callable[[list[str], str], int]) -> str | None:
     """shipping.ipynb: a function that counts the lines of a Dockerfile that are repeated after a file was changed."""
     for changed, right in CHANGES.items():
         answer = repeated(list(DOCKERFILE), changed)
-        if not isinstance(answer, int) or isinstance(answer, bool):
+        if not is_number(answer, whole=True):
             return f"for {changed} it returned {answer!r}: return a whole number"
         if answer == right:
             continue
@@ -105,7 +104,7 @@ def option_for(answer: Mapping[str, str]) -> str | None:
 )
 def hours_of_credits(answer: float) -> str | None:
     """shipping.ipynb: the hours for which 864 credits last, if 36 an hour are earned and 120 an hour are spent."""
-    if not isinstance(answer, Real) or isinstance(answer, bool) or answer <= 0:
+    if not is_number(answer) or answer <= 0:
         return "give a number of hours"
     near = {
         864 / 120: "while it spends 120 credits an hour, it still earns 36",
@@ -127,7 +126,7 @@ def hours_of_credits(answer: float) -> str | None:
 )
 def three_days_of_green(answer: float) -> str | None:
     """shipping.ipynb: the dollars that a second environment adds in three days."""
-    if not isinstance(answer, Real) or isinstance(answer, bool) or answer <= 0:
+    if not is_number(answer) or answer <= 0:
         return "give a number of dollars"
     right = MONTH * 72 / HOURS
     near = {

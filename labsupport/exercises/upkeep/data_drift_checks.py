@@ -1,7 +1,6 @@
 """Define the exercises and questions of data_drift.ipynb."""
 
 from collections.abc import Callable, Mapping
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -123,17 +122,25 @@ def most_missing(column_with_new_gaps: "Callable[[pd.DataFrame, pd.DataFrame], s
     """data_drift.ipynb: a function that names the column whose share of missing values grew most."""
     import pandas as pd
 
-    gap, full = [np.nan], [1.0]
-    before = pd.DataFrame({"light": 30 * gap + 70 * full, "weight": 1 * gap + 99 * full, "speed": 2 * gap + 98 * full})
-    now = pd.DataFrame({"light": 7 * gap + 13 * full, "weight": 4 * gap + 16 * full, "speed": 20 * full})
-    answer = column_with_new_gaps(before, now)
-    if not isinstance(answer, str):
-        return "return the name of a column"
-    if answer == "light":
-        return "the number of gaps in light is high, but light always had gaps: compare shares, before and now"
-    if answer == "speed":
-        return "speed has fewer gaps than before: look for the column in which the share has grown most"
-    return None if answer == "weight" else f"there is no column {answer!r}"
+    windows = [  # missing values in each column, and rows: before, now
+        (({"light": 30, "weight": 1, "speed": 2}, 100), ({"light": 7, "weight": 4, "speed": 0}, 20)),
+        (({"light": 7, "weight": 1, "speed": 2}, 20), ({"light": 30, "weight": 20, "speed": 0}, 100)),
+    ]
+    for window in windows:
+        before, now = (
+            pd.DataFrame({name: gaps * [np.nan] + (rows - gaps) * [1.0] for name, gaps in columns.items()})
+            for columns, rows in window
+        )
+        answer = column_with_new_gaps(before, now)
+        if not isinstance(answer, str):
+            return "return the name of a column"
+        if answer == "light":
+            return "the number of gaps in light is high, but light always had gaps: compare shares, before and now"
+        if answer == "speed":
+            return "speed has fewer gaps than before: look for the column in which the share has grown most"
+        if answer != "weight":
+            return f"there is no column {answer!r}"
+    return None
 
 
 @exercise(
@@ -161,7 +168,7 @@ def share_of_defects(answer: float) -> str | None:
 )
 def days_between_reports(answer: int, share: "pd.Series") -> str | None:
     """data_drift.ipynb: the most days between two reports if a share may change by 5 points from one to the next."""
-    if not isinstance(answer, Integral) or not 1 <= answer < len(share):
+    if not is_number(answer, whole=True) or not 1 <= answer < len(share):
         return f"give a whole number of days, from 1 to {len(share) - 1}"
     change = (100 * share.diff(int(answer))).round(6)
     if (most := change.max()) > 5:

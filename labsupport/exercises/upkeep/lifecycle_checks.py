@@ -82,7 +82,7 @@ def twelve_by_rule(answer: str, lengths: np.ndarray) -> str | None:
 )
 def labels_to_compare(answer: int, one: np.ndarray, other: np.ndarray) -> str | None:
     """lifecycle.ipynb: the number of test phones whose labels decide which of two models is better."""
-    if not isinstance(answer, int | np.integer) or isinstance(answer, bool):
+    if not is_number(answer, whole=True):
         return "give a whole number of phones"
     differ = int(np.sum(one != other))
     if answer == differ:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from labsupport.exercises.exercise import OpenExercise, Question, exercise
+from labsupport.exercises.exercise import OpenExercise, Question, exercise, is_number
 from labsupport.monitoring import DEFAULT_RULES, MEASURES, AlertRule
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ brainstorm = OpenExercise(
 )
 def until_killed(answer: float) -> str | None:
     """monitoring.ipynb: the seconds until a server that keeps a copy of each picture reaches a limit of memory."""
-    if isinstance(answer, bool) or not isinstance(answer, int | float):
+    if not is_number(answer):
         return "give a number of seconds"
     slips = {
         1.0: "that is a number of minutes: give seconds",
@@ -82,7 +82,7 @@ def _same(rule: AlertRule, name: str, wanted: dict[str, object]) -> bool:
 )
 def alarm_delay(answer: float) -> str | None:
     """monitoring.ipynb: the seconds from the start of an incident to its alarm, from window, limit and hold."""
-    if isinstance(answer, bool) or not isinstance(answer, int | float):
+    if not is_number(answer):
         return "give a number of seconds"
     hints = {
         60: "the hold begins when the limit is passed, and the window needs some time to get there",
@@ -100,7 +100,7 @@ def alarm_delay(answer: float) -> str | None:
 )
 def share_of_complaints(answer: float) -> str | None:
     """monitoring.ipynb: the share of wrong answers among those that users speak about, if they praise seldom."""
-    if isinstance(answer, bool) or not isinstance(answer, int | float) or not 0 <= answer <= 1:
+    if not is_number(answer) or not 0 <= answer <= 1:
         return "give a share between 0 and 1"
     if abs(answer - 0.1) < 0.005:
         return "that is the share of all answers that are wrong: what do you see if you know only the remarks?"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from labsupport.exercises.exercise import OpenExercise, Question, exercise
+from labsupport.exercises.exercise import OpenExercise, Question, exercise, is_number
 
 
 @exercise(
@@ -12,7 +12,7 @@ from labsupport.exercises.exercise import OpenExercise, Question, exercise
 )
 def pipeline_level(answer: float) -> str | None:
     """pipeline_monitoring.ipynb: the level of each test in a pipeline of nine stages, of which one look in 20 may err."""
-    if not isinstance(answer, float):
+    if not is_number(answer):
         return "give a share between 0 and 1"
     if abs(answer - 0.05 / 9) < 1e-4:
         return "there are nine stages: what else is tested?"
@@ -52,7 +52,10 @@ def two_changes(answer: list[str]) -> str | None:
         return 'give the names as a list, as in ["vad"]'
     if missing := {"input", "recogniser"} - set(answer):
         return f"{' and '.join(sorted(missing))} is missing: use report.named('changed')"
-    return "the detection is as it was, it inherited its change" if "vad" in answer else None
+    if "vad" in answer:
+        return "the detection is as it was, it inherited its change"
+    others = [name for name in answer if name not in ("input", "recogniser")]
+    return f"{others[0]!r} is no part that changed" if others else None
 
 
 @exercise(
