@@ -207,7 +207,7 @@ def test_only_serving_imports_fastapi():
     }
     guards = {"protection.admission", "protection.people_guard", "protection.security"}
     assert importers("fastapi", "fastapi_offline") == parts_of_serving
-    assert importers("starlette", "pydantic") <= {*parts_of_serving, *guards}
+    assert importers("starlette", "pydantic") <= {*parts_of_serving, *guards, "serving.errors"}
 
 
 def test_only_the_workshops_import_tensorflow_and_only_a_process_of_its_own_runs_it():

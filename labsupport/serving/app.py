@@ -30,9 +30,10 @@ from labsupport.monitoring import Live, Metrics, Watch
 from labsupport.protection import COPIES, EXTRA_SLOTS, LEAST, MOST_SLOTS, Admission, Budget, Rule, Slots, WrongTokens
 from labsupport.rollout import Ramps, Router
 from labsupport.serving import access_log, errors, own_predictions, pages, routes, strict_routes
+from labsupport.serving.errors import ERRORS, GUARDED, Responses, refusal
 from labsupport.serving.predictor import Predictor
 from labsupport.serving.running import PortTaken, RunningServer, serve
-from labsupport.serving.schemas import ERRORS, GUARDED, NO_NUL, Responses, refusal
+from labsupport.serving.schemas import NO_NUL
 from labsupport.serving.strict_routes import StrictRoute
 
 __all__ = ["PortTaken", "RunningServer", "create_app", "serve"]

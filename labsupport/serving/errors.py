@@ -1,9 +1,13 @@
-"""Maps each exception to an HTTP status and to the text that a client reads.
+"""Maps each exception to an HTTP status and to the text that a client reads, and describes these answers for `/docs`.
 
 The answer, the log and the metrics use this one table. Most messages are written for clients, so the client gets them.
 Other messages contain file names or addresses. For these the client gets a text from `TEXTS`, and the server's log gets
 the message.
 """
+
+from typing import Any
+
+from pydantic import BaseModel, Field
 
 from labsupport import images, models
 from labsupport.detection import UnknownVersion
@@ -73,3 +77,56 @@ def headers(error: BaseException) -> dict[str, str] | None:
     if status(error) != 503:
         return None
     return {"Retry-After": "60" if isinstance(error, SLOW) else "1"}
+
+
+Responses = dict[int | str, dict[str, Any]]  # of a route, as FastAPI takes them
+
+
+class Problem(BaseModel):
+    """The body of every error."""
+
+    detail: str = Field(description="what is wrong, and what to do")
+
+
+def header(description: str, kind: str = "string") -> dict[str, Any]:
+    """Return the OpenAPI entry of a header that an answer always has."""
+    return {"description": description, "required": True, "schema": {"type": kind}}
+
+
+# the schema of errors, defined with the answer 401 of every route: to name the class in each answer takes longer to start
+PROBLEM = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
+
+
+def refusal(description: str, **headers: dict[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI entry of an answer with an error, in FastAPI's format."""
+    return {"description": description, "content": PROBLEM, **({"headers": headers} if headers else {})}
+
+
+TOKEN = header("how to send the token")
+PATIENCE = header("after how many seconds another try is worth it", "integer")
+
+# what every route may answer, and what some may answer besides
+GUARDED: Responses = {
+    401: refusal("the token is missing or wrong, where the server demands one", **{"WWW-Authenticate": TOKEN})
+    | {"model": Problem},
+    422: refusal(
+        "a parameter, field or key is missing, out of range, unknown or given twice; or a body is not expected"
+    ),
+}
+ERRORS: Responses = {
+    400: refusal("the body is no form that can be read, or one of too many fields"),
+    408: refusal("the upload took too long"),
+    413: refusal("too many bytes or pixels"),
+    415: refusal("not a JPEG or PNG picture, judged by its content"),
+    422: GUARDED[422],
+    503: refusal("the model is not installed, or the server is overloaded", **{"Retry-After": PATIENCE}),
+}
+
+
+def refusals(*statuses: int) -> Responses:
+    """Return the OpenAPI entries of these error statuses; 404 and 409 are those of rollouts and feedback."""
+    more: Responses = {
+        404: refusal("no prediction or version of that name is known"),
+        409: refusal("not possible in the present state"),
+    }
+    return {status: {**ERRORS, **more}[status] for status in statuses}

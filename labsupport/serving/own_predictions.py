@@ -10,7 +10,7 @@ from pydantic import Field
 from labsupport.access import OTHERS, PREDICT, Damaged, Forgotten, NoKey
 from labsupport.log import PredictionLog, stored_prediction, unknown
 from labsupport.protection import security
-from labsupport.serving import schemas
+from labsupport.serving import errors, schemas
 from labsupport.serving.predictor import Predictor
 from labsupport.serving.schemas import DetectionOut, PredictionOut
 
@@ -47,7 +47,7 @@ def add_own_routes(app: FastAPI, predictor: Predictor) -> None:
         tags=["predictions"],
         summary="Get your own prediction again",
         response_description="the prediction, as it was answered",
-        responses=schemas.refusals(404, 503),
+        responses=errors.refusals(404, 503),
     )
     def again(id: PredictionId, request: Request) -> StoredOut:
         stored = stored_prediction(check_own(predictor.log, id, request), id)
@@ -61,7 +61,7 @@ def add_own_routes(app: FastAPI, predictor: Predictor) -> None:
         summary="Get the kept picture of your own prediction",
         response_description="the picture with boxes drawn, a JPEG",
         response_class=Response,
-        responses={200: {"content": schemas.JPEG}, **schemas.refusals(404, 503)},
+        responses={200: {"content": schemas.JPEG}, **errors.refusals(404, 503)},
     )
     def picture(id: PredictionId, request: Request) -> Response:
         uploads, person = predictor.uploads, check_own(predictor.log, id, request).person_of(id)

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
 from labsupport.monitoring import MINUTES, Live
-from labsupport.serving import browser_page, schemas
+from labsupport.serving import browser_page, errors
 
 STATIC = Path(__file__).parent / "static"
 DASHBOARD = {  # the schema of its data
@@ -80,7 +80,7 @@ def add_dashboard_routes(app: FastAPI, live: Live) -> None:
         summary="Get the numbers of the dashboard",
         response_description="the numbers",
         response_class=Response,
-        responses={200: {"content": {"application/json": {"schema": DASHBOARD}}}, **schemas.refusals(422, 503)},
+        responses={200: {"content": {"application/json": {"schema": DASHBOARD}}}, **errors.refusals(422, 503)},
     )
     def data(minutes: Minutes = Minutes.last_15) -> Response:
         return Response(live.text(minutes), media_type="application/json", headers={"Cache-Control": "no-store"})

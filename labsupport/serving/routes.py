@@ -17,7 +17,7 @@ from labsupport.log import LogUnavailable, PredictionLog
 from labsupport.monitoring import CONTENT_TYPE, Metrics
 from labsupport.protection import security
 from labsupport.rollout import Gate, Ramps, Router, TrialFigures
-from labsupport.serving import schemas, strict_routes
+from labsupport.serving import errors, schemas, strict_routes
 from labsupport.serving.own_predictions import check_own
 from labsupport.serving.predictor import Asked, Prediction, Predictor
 from labsupport.serving.schemas import (
@@ -182,7 +182,7 @@ def add_feedback_route(app: FastAPI, log: PredictionLog | None, metrics: Metrics
         summary="Say whether an answer was right",
         response_description="the feedback is stored",
         status_code=204,
-        responses=schemas.refusals(400, 404, 422, 503),
+        responses=errors.refusals(400, 404, 422, 503),
     )
     def feedback(said: FeedbackIn, request: Request) -> None:
         own = check_own(log, said.prediction_id, request)
@@ -200,7 +200,7 @@ def add_records_route(app: FastAPI, log: PredictionLog | None) -> None:
         "The answer comes when all of it is on the disk. A station that asks for a prediction sends the id of its later "
         "record in the header X-Record-Id, with the token. Then only the record is logged.",
         dependencies=[Depends(strict_routes.change_allowed)],
-        responses=schemas.refusals(400, 404, 422, 503),
+        responses=errors.refusals(400, 404, 422, 503),
     )
     def receive(decided: Records, request: Request) -> RecordsOut:
         request.state.object = f"{len(decided):,} records"  # for the audit trail
@@ -230,7 +230,7 @@ def add_rollout_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None
         tags=["rollout"],
         summary="Show which version answers",
         response_description="the state of the rollout",
-        responses=schemas.refusals(422, 503),
+        responses=errors.refusals(422, 503),
     )
     def show(model: ModelName = ModelName.yolov3_tiny) -> RolloutOut:
         return state_of(model.value)
@@ -242,7 +242,7 @@ def add_rollout_routes(app: FastAPI, predictor: Predictor, ramps: Ramps) -> None
         response_description="the state after the change",
         description="Needs the server's token, also on this machine: start the server with LAB_TOKEN, and press Authorize.",
         dependencies=[Depends(strict_routes.change_allowed)],
-        responses=schemas.refusals(400, 404, 409, 422, 503),
+        responses=errors.refusals(400, 404, 409, 422, 503),
     )
     def change(wanted: RolloutIn, request: Request, model: ModelName = ModelName.yolov3_tiny) -> RolloutOut:
         router = predictor.router(model.value)

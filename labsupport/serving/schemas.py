@@ -9,13 +9,13 @@ from pydantic.config import JsonDict, JsonValue
 from labsupport.detection import MOST_DETECTIONS, MOST_PIXEL, Detection
 from labsupport.log import FEATURES, YEAR_10000, station_records
 from labsupport.rollout import METRICS, Gate
+from labsupport.serving.errors import ERRORS, Responses, header
 
 # With a length Pydantic also refuses half a surrogate pair, which no file takes. PostgreSQL keeps no NUL.
 NO_NUL = r"^[^\x00]*$"
 Name = Annotated[str, Field(max_length=200, pattern=NO_NUL)]
 Text = Annotated[str, Field(max_length=1_000, pattern=NO_NUL)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Responses = dict[int | str, dict[str, Any]]  # of a route, as FastAPI takes them
 if TYPE_CHECKING:
     Metric = str
     Feature = str
@@ -237,57 +237,10 @@ class RecordsOut(BaseModel):
     known: int
 
 
-class Problem(BaseModel):
-    """The body of every error."""
-
-    detail: str = Field(description="what is wrong, and what to do")
-
-
-def _header(description: str, kind: str = "string") -> dict[str, Any]:
-    return {"description": description, "required": True, "schema": {"type": kind}}
-
-
-# the schema of errors, defined with the answer 401 of every route: to name the class in each answer takes longer to start
-PROBLEM = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
-
-
-def refusal(description: str, **headers: dict[str, Any]) -> dict[str, Any]:
-    """Return the OpenAPI entry of an answer with an error, in FastAPI's format."""
-    entry: dict[str, Any] = {"description": description, "content": PROBLEM}
-    return entry | ({"headers": headers} if headers else {})
-
-
-TOKEN = _header("how to send the token")
-PATIENCE = _header("after how many seconds another try is worth it", "integer")
-PREDICTED = {
-    "X-Prediction-Id": _header("the prediction's id, as in the log"),
-    "X-Model-Version": _header("the model version that answered"),
-}
-
-# what every route may answer, and what some may answer besides
-GUARDED: Responses = {
-    401: {
-        "model": Problem,
-        "description": "the token is missing or wrong, where the server demands one",
-        "headers": {"WWW-Authenticate": TOKEN},
-    },
-    422: refusal(
-        "a parameter, field or key is missing, out of range, unknown or given twice; or a body is not expected"
-    ),
-}
-ERRORS: Responses = {
-    400: refusal("the body is no form that can be read, or one of too many fields"),
-    408: refusal("the upload took too long"),
-    413: refusal("too many bytes or pixels"),
-    415: refusal("not a JPEG or PNG picture, judged by its content"),
-    422: GUARDED[422],
-    503: refusal("the model is not installed, or the server is overloaded", **{"Retry-After": PATIENCE}),
-}
-
-# what FastAPI cannot know of the form: which files are worth sending
-PICTURE = {"encoding": {"file": {"contentType": "image/jpeg, image/png"}}}
 JPEG = {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}
-UPLOAD = {"requestBody": {"content": {"multipart/form-data": PICTURE}}}
+# what FastAPI cannot know of the form: which files are worth sending
+ENCODING = {"encoding": {"file": {"contentType": "image/jpeg, image/png"}}}
+UPLOAD = {"requestBody": {"content": {"multipart/form-data": ENCODING}}}
 
 
 def as_json(detections: list[Detection]) -> list[dict[str, Any]]:
@@ -295,13 +248,10 @@ def as_json(detections: list[Detection]) -> list[dict[str, Any]]:
     return [{"label": d.label, "confidence": d.confidence, "box": d.box._asdict()} for d in detections]
 
 
-def refusals(*statuses: int) -> Responses:
-    """Return the OpenAPI entries of these error statuses; 404 and 409 are those of rollouts and feedback."""
-    more: Responses = {
-        404: refusal("no prediction or version of that name is known"),
-        409: refusal("not possible in the present state"),
-    }
-    return {status: {**ERRORS, **more}[status] for status in statuses}
+PREDICTED = {
+    "X-Prediction-Id": header("the prediction's id, as in the log"),
+    "X-Model-Version": header("the model version that answered"),
+}
 
 
 def answers(**prediction: Any) -> Responses:
