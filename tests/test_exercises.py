@@ -3,6 +3,7 @@
 import hashlib
 import math
 import random
+import zlib
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Annotated
@@ -187,6 +188,11 @@ def place(key, share, count=10_000):
         (lambda key, share: True, "100% of 4,000 keys"),
         (lambda key, share: place(key, share + 1, 100), "< or <= ?"),
         (7, "it raised TypeError"),
+        (lambda key, share: hash(key) % 10_000 < 100 * share, "another version when Python starts again"),
+        (lambda key, share: place(key, share) if hash(7) == 7 else False, "Right."),  # that of a number stays
+        (lambda key, share: place(key, share, 100), "at 0.5 and at 1 % the same keys"),
+        (lambda key, share: zlib.crc32(key.encode()) % 100 < share, "at 0.5 and at 1 % the same keys"),
+        (lambda key, share: place(key, int(share)), "at a share of 0.5 % nobody"),
     ],
 )
 def test_own_router(goes_to_candidate, verdict, capsys):

@@ -166,6 +166,9 @@ def test_fishers_test_of_any_table_is_scipys():
         assert odds == pytest.approx(theirs.statistic, rel=1e-12, nan_ok=True), table
         assert p_value == pytest.approx(theirs.pvalue, rel=1e-8, abs=1e-250), table
     assert min(table.sum(axis=0).min() for table in tables) == 0
+    large = np.array([[10**9, 10**9], [10**9, 10**9 + 10**5]])
+    alike = stats.chi2_contingency(large, correction=False).pvalue
+    assert p_values.fisher(large) == pytest.approx((1.0001, alike), rel=1e-3)
 
 
 def test_fishers_tea_tasting():

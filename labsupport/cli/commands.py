@@ -94,7 +94,7 @@ def serve(
     keyfile: Annotated[Path | None, typer.Option(help="the private key of --certfile (PEM, not encrypted)")] = None,
 ) -> None:
     """Run the API until interrupted."""
-    # NumPy's threads for matrices would spin at their start while everything else loads, and nothing here needs them
+    # NumPy's threads for matrices would spin at their start while everything else loads; the server's matrices are small
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.disable()  # there is no garbage yet, and looking for it takes a twentieth of the start
     try:
@@ -118,7 +118,7 @@ def serve(
         security.required_token(host)
         files = tls_files.checked(certfile, keyfile)
         models.ensure("yolov3-tiny")
-        if workers > 1:  # what fails in a worker is tried again without end, so it is checked here
+        if workers > 1:  # a later worker that fails is started again without end, so this is checked before
             models.network("yolov3-tiny")
             for file in folder.glob("rollout-*.db"):
                 from labsupport.rollout import journal

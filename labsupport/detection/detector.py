@@ -193,7 +193,8 @@ def detect_and_draw_box(filename: str | Path, model: str = "yolov3-tiny", confid
 
     `filename` is the name of a picture in `images` (`street/frame_000.jpg` for one in a subfolder), or the path of any other
     picture. The drawing is a JPEG of the same name, in the same subfolder; the line `saved: ...` shows where. It never
-    replaces another picture's drawing, and no file outside `images_with_boxes` is written.
+    replaces another picture's drawing (a file of that name that no picture is known of counts as that of the picture in
+    `images`), and no file outside `images_with_boxes` is written.
 
     Returns the detections. Raises FileNotFoundError if there is no such picture, ValueError for an invalid argument, and the
     errors of `images.read`.

@@ -6,6 +6,7 @@ A drawing names its picture in a comment of the JPEG, as a checksum of the path,
 import glob
 import hashlib
 import itertools
+import os
 from pathlib import Path
 
 from labsupport import paths
@@ -13,6 +14,7 @@ from labsupport.arguments import shown
 
 MARK = b"labsupport: drawing of "
 START = 2_000  # bytes of a file among which its comment is
+NOBODY, SOMEBODY = b"", b"?"
 
 
 def source(filename: str | Path) -> Path:
@@ -25,24 +27,28 @@ def source(filename: str | Path) -> Path:
     return source.parent.resolve() / source.name
 
 
-def save(drawing: bytes, source: Path) -> Path:
-    """Write the drawing (a JPEG) of the picture `source` to `images_with_boxes`, and return its path.
+def save(drawing: bytes, picture: Path) -> Path:
+    """Write the drawing (a JPEG) of the file `picture` to `images_with_boxes`, and return its path.
 
     It is in the same subfolder, or without one. Pictures that differ only in their suffix (`a.png`, `a.jpg`), and pictures
     of the same name from several folders, get separate drawings. A drawing without a comment counts as that of the picture
-    in `images`.
+    of its name in `images`.
     """
     folder, pictures = paths.IMAGES_WITH_BOXES, paths.IMAGES.resolve()
-    own = source.is_relative_to(pictures)
-    place = folder / source.parent.relative_to(pictures) if own else folder
+    own = picture.is_relative_to(pictures)
+    place = folder / picture.parent.relative_to(pictures) if own else folder
     if not place.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{place} is a link out of images_with_boxes: remove it")
-    alike = [other for other in source.parent.glob(f"{glob.escape(source.stem)}.*") if other != source]
-    stem = source.name if alike and source.suffix != ".jpg" else source.stem
+    alike = [other for other in picture.parent.glob(f"{glob.escape(picture.stem)}.*") if other != picture]
+    stem = picture.name if alike and picture.suffix != ".jpg" else picture.stem
     names = itertools.chain([f"{stem}.jpg"], (f"{stem}_{number}.jpg" for number in itertools.count(2)))
-    path = source.relative_to(pictures) if own else source  # the lab may move, with its drawings
+    path = picture.relative_to(pictures) if own else picture  # the lab may move, with its drawings
     mark = hashlib.sha256(str(path).encode(errors="surrogateescape")).hexdigest().encode()
-    target = next(place / name for name in names if _owner(place / name) in (None, mark, b"" if own else None))
+    free = [None, mark]  # what the file of a name may say, so that it can be written
+    if own and _owner(place / f"{stem}.jpg") == NOBODY:
+        target = place / f"{stem}.jpg"
+    else:
+        target = next(place / name for name in names if _owner(place / name) in free)
     with paths.whole(target) as partial:
         partial.write_bytes(_marked(drawing, MARK + mark))
     return target
@@ -55,10 +61,15 @@ def _marked(jpeg: bytes, comment: bytes) -> bytes:
 
 
 def _owner(drawing: Path) -> bytes | None:
-    """Return the checksum of the picture that a drawing names, b"" if it names none, or None if there is no such file."""
+    """Return the checksum of the picture that a drawing names, `NOBODY` if it names none, or None if there is no such file.
+
+    What is no file, or cannot be read, belongs to somebody else.
+    """
+    if not drawing.is_file():
+        return SOMEBODY if os.path.lexists(drawing) else None
     try:
         with drawing.open("rb") as file:
             _, found, rest = file.read(START).partition(MARK)
-    except FileNotFoundError:
-        return None
-    return rest[:64] if found else b""
+    except OSError:
+        return SOMEBODY
+    return rest[:64] if found else NOBODY

@@ -14,7 +14,8 @@ from scipy import special
 
 from labsupport.drift.effective_rows import Alike
 
-PATHS_TO = 1_000  # rows of both windows: up to there our own sum takes less time than to load SciPy's
+PATHS_TO = 1_000  # rows of both windows together: up to there our own sum takes less time than to load SciPy's
+TABLES_TO = 100_000  # tables of these sums: for more of them SciPy needs less time and memory
 EXACT_TO = 1_000  # rows: KS p-values are exact up to there; above, those of one sample of as much information
 SUMMED_FROM, TERMS = 1_000, 2**15  # rows for which we add up the terms ourselves; terms in memory at a time
 ENOUGH, CHUNK = 20, 50  # permutations that reach the value, before we stop; that are drawn at a time
@@ -116,10 +117,8 @@ def _of_paths(statistic: float, n: int, m: int) -> float:
     the points of each step it follows from those of the step before (Viehmann, 2021).
     """
     far, both = round(statistic * n * m), n + m
-    right, beyond = (
-        np.arange(1.0, n + 1),
-        np.zeros(n + 1),
-    )  # at (i, step - i): the share of the paths that were far away
+    right = np.arange(1.0, n + 1)
+    beyond = np.zeros(n + 1)  # at (i, step - i): the share of the paths there that have been far away
     for step in range(1, both + 1):
         low, high = max(0, (step * n - far) // both), min(n, (step * n + far) // both)
         part = right[low:high]  # i, where it is not far away; the other points need no sum
@@ -145,6 +144,11 @@ def fisher(table: np.ndarray) -> tuple[float, float]:
     """
     (a, b), (c, d) = table.tolist()
     least, most = max(0, a - d), a + min(b, c)
+    if most - least > TABLES_TO:
+        from scipy import stats
+
+        theirs = stats.fisher_exact(table)
+        return float(theirs.statistic), float(theirs.pvalue)
     x = np.arange(least, most, dtype=float)  # of the first count, in each of these tables but the last
     steps = np.log((a + b - x) * (a + c - x) / (x + 1) / (d - a + x + 1))  # from the logarithm of one to the next
     logarithms = np.concatenate([[0.0], np.cumsum(steps)])

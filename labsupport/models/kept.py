@@ -17,10 +17,10 @@ _hashing = threading.Lock()
 
 
 def folder(name: str, make: Callable[[Path], None]) -> Path:
-    """Return the folder `name` of the cache. If it is missing or was changed, make it: `make` writes the files of a folder.
+    """Return the folder `name` of the cache. If it is missing or was changed, make it anew.
 
-    The folder appears complete or not at all. Raises the errors of `make`, and OSError with the reason if it cannot be
-    stored.
+    `make` writes files into a folder, and no subfolders. The folder appears complete or not at all. Raises the errors of
+    `make`, and OSError with the reason if it cannot be stored.
     """
     made = paths.cache() / name
     if not _is_whole(made):
@@ -37,8 +37,9 @@ def folder(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def key(*parts: str) -> str:
-    """Return a part of a folder's name that changes with any of `parts`: modules of this package, such as "darknet.py", and
-    other texts.
+    """Return a part of a folder's name that changes with any of `parts`.
+
+    A part that ends in .py is a module of this package, such as "darknet.py", and stands for its content.
 
     >>> key("a model") == key("a model"), key("a model") == key("a model", "another one")
     (True, False)
@@ -65,8 +66,10 @@ def digest(path: Path) -> str:
 
 def _is_whole(made: Path) -> bool:
     """Return whether files are unchanged since they were made. A damaged network might return wrong answers."""
-    checksum = made / CHECKSUM
-    return checksum.is_file() and checksum.read_text() == _checksum(made)
+    try:
+        return (made / CHECKSUM).read_text() == _checksum(made)
+    except OSError:  # not there, not readable, or another process is making it anew
+        return False
 
 
 def _checksum(made: Path) -> str:

@@ -3,9 +3,11 @@
 import functools
 import io
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from labsupport import arguments
 from labsupport.models import kept, quantisation, registry
 from labsupport.models.processor import beside_int8, float_kernel
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 
 COMPILED = "compiled.blob"
+LIMITS = ("OV_CPU_MAX_ISA", "ONEDNN_MAX_CPU_ISA", "ONEDNN_CPU_ISA_HINTS")  # variables that restrict the processor
 
 logger = logging.getLogger(__name__)
 
@@ -27,29 +30,40 @@ def read(core: "ov.Core", name: str, precision: str) -> "ov.Model":
     return network
 
 
-def quick(core: "ov.Core", name: str, precision: str) -> "ov.Model | bytes":
+class Kept(NamedTuple):
+    """Hold an int8 network as OpenVINO exported it after it was compiled."""
+
+    content: bytes
+    folder: Path
+    again: Callable[[], "ov.Model"]  # reads the network, which can be compiled anew
+
+
+def ready(core: "ov.Core", name: str, precision: str) -> "ov.Model | Kept":
     """Return the network of a model for `requests`: as `read` does, or in int8 as OpenVINO exports it once it is compiled.
 
     OpenVINO takes three quarters of a second to compile an int8 network, and an eighth of that to import the result. So
-    the result is kept in the cache, for this kind of processor and this version of OpenVINO.
+    the result is kept in the cache, for this kind of processor, what the environment allows of it, and this version of
+    OpenVINO.
     """
     if precision != "int8":
         return read(core, name, precision)
     import openvino as ov
 
-    weights, cpu = registry.MODELS[name].weights.sha256, core.get_property("CPU", "FULL_DEVICE_NAME")
     modules = ("darknet.py", "quantisation.py", "openvino_network.py")
-    key = kept.key(*modules, weights, ov.get_version(), cpu, float_kernel())
+    cpu = [core.get_property("CPU", "FULL_DEVICE_NAME"), *core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")]
+    limits = [str(arguments.variable(one, str, "an instruction set")) for one in LIMITS]
+    made_for = (registry.MODELS[name].weights.sha256, ov.get_version(), *cpu, *limits, float_kernel(), beside_int8())
+    again = functools.partial(read, core, name, "int8")
     try:
-        made = kept.folder(f"{name}-int8-{key}", functools.partial(_export, core, name))
+        made = kept.folder(f"{name}-int8-{kept.key(*modules, *made_for)}", functools.partial(_export, core, again))
+        return Kept((made / COMPILED).read_bytes(), made, again)
     except OSError as error:
         logger.info("the int8 network of %s %s: every start compiles it anew", name, error)
-        return read(core, name, precision)
-    return (made / COMPILED).read_bytes()
+        return again()
 
 
-def _export(core: "ov.Core", name: str, folder: Path) -> None:
-    compiled = core.compile_model(read(core, name, "int8"), "CPU", _options("int8", 1, 1))
+def _export(core: "ov.Core", again: Callable[[], "ov.Model"], folder: Path) -> None:
+    compiled = core.compile_model(again(), "CPU", _options("int8", 1, 1))
     (folder / COMPILED).write_bytes(compiled.export_model().getvalue())
 
 
@@ -67,11 +81,18 @@ def requests(
     one each.
     """
     options = _options(precision, streams, threads or streams)
-    if isinstance(network, bytes):
-        compiled = core.import_model(io.BytesIO(network), "CPU", options)
-    else:
-        compiled = core.compile_model(network, "CPU", options)
+    compiled = (
+        _imported(core, network, options) if isinstance(network, Kept) else core.compile_model(network, "CPU", options)
+    )
     return [compiled.create_infer_request() for _ in range(streams + spare)]
+
+
+def _imported(core: "ov.Core", network: Kept, options: dict[str, str | int | bool]) -> "ov.CompiledModel":
+    try:
+        return core.import_model(io.BytesIO(network.content), "CPU", options)
+    except RuntimeError as error:  # it was made for a processor with other instructions
+        logger.warning("OpenVINO does not take %s, so it compiles the network anew: %s", network.folder, error)
+        return core.compile_model(network.again(), "CPU", options)
 
 
 def _options(precision: str, streams: int, threads: int) -> dict[str, str | int | bool]:

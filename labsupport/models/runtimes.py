@@ -110,7 +110,7 @@ def _openvino(name: str, anchors: list[np.ndarray], precision: str, slots: int) 
     import openvino as ov
 
     core = ov.Core()
-    network = openvino_network.quick(core, name, precision)
+    network = openvino_network.ready(core, name, precision)
     requests = openvino_network.requests(core, network, precision, streams=slots, spare=SPARE)
 
     def forward(request: "ov.InferRequest", small: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:

@@ -94,12 +94,12 @@ def header(description: str, kind: str = "string") -> dict[str, Any]:
 
 
 # the schema of errors, defined with the answer 401 of every route: to name the class in each answer takes longer to start
-PROBLEM = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
+PROBLEM_BODY = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
 
 
-def refusal(description: str, **headers: dict[str, Any]) -> dict[str, Any]:
-    """Return the OpenAPI entry of an answer with an error, in FastAPI's format."""
-    return {"description": description, "content": PROBLEM, **({"headers": headers} if headers else {})}
+def refusal(description: str, **required: dict[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI entry of an answer with an error and these headers, in FastAPI's format."""
+    return {"description": description, "content": PROBLEM_BODY, **({"headers": required} if required else {})}
 
 
 TOKEN = header("how to send the token")

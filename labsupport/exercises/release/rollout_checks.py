@@ -89,7 +89,7 @@ def own_router(goes_to_candidate: Callable[[str, float], bool]) -> str | None:
     first = [bool(goes_to_candidate(key, 10)) for key in KEYS]
     if first != [bool(goes_to_candidate(key, 10)) for key in KEYS]:
         return "the same key got one version now and another one a moment later"
-    with patch("builtins.hash", lambda key: hash((key, "restarted"))):  # in a new process it returns other numbers
+    with patch.dict(getattr(goes_to_candidate, "__globals__", {}), hash=_hash_after_a_restart):
         if first != [bool(goes_to_candidate(key, 10)) for key in KEYS]:
             return "the same key gets another version when Python starts again: hash() of a text changes then"
     if not 0.07 < np.mean(first) < 0.13:
@@ -101,9 +101,15 @@ def own_router(goes_to_candidate: Callable[[str, float], bool]) -> str | None:
         )
     if any(goes_to_candidate(key, 0) for key in KEYS) or not all(goes_to_candidate(key, 100) for key in KEYS):
         return "at a share of 0 nobody goes to the candidate, and at 100 everybody does: < or <= ?"
-    if (small := np.mean([bool(goes_to_candidate(key, 0.5)) for key in KEYS])) > 0.0085:
-        return f"at a share of 0.5 %, {small:.1%} of the keys go to the candidate: divide by more than 100"
-    return None
+    half, whole = ([bool(goes_to_candidate(key, share)) for key in KEYS] for share in (0.5, 1))
+    if not any(half):
+        return "at a share of 0.5 % nobody goes to the candidate: a share need not be a whole number of percents"
+    return "at 0.5 and at 1 % the same keys go to the candidate: divide by more than 100" if half == whole else None
+
+
+def _hash_after_a_restart(value: object) -> int:
+    """Return what `hash(value)` may be in another process: for texts it is another number each time Python starts."""
+    return hash((value, "restarted")) if isinstance(value, str | bytes) else hash(value)
 
 
 @exercise(
