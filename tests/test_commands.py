@@ -80,8 +80,8 @@ def test_the_table_of_commands_is_that_of_the_help(typed):
 
 
 def test_the_service_is_asked_and_another_version_rolled_out(typed, tmp_path):
-    token, serve = shown(SERVICE, "export LAB_TOKEN")
-    assert re.fullmatch(r"[0-9a-f]{32}", typed(f"{token}; echo $LAB_TOKEN").strip()) and serve == "labsupport serve"
+    token, tell, serve = shown(SERVICE, "export LAB_TOKEN")
+    assert re.fullmatch(r"[0-9a-f]{32}", typed(f"{token}; {tell}").strip()) and serve == "labsupport serve"
     look, shadow, canary, rollback = shown(SERVICE, "labsupport rollout")
     (curl,) = shown(SERVICE, "curl -X PUT")
     (ask,) = shown(README, "curl -F")
