@@ -12,7 +12,7 @@ from labsupport.exercises.exercise import OpenExercise, Question, exercise, is_n
 )
 def pipeline_level(answer: float) -> str | None:
     """pipeline_monitoring.ipynb: the level of each test in a pipeline of nine stages, of which one look in 20 may err."""
-    if not is_number(answer):
+    if not is_number(answer) or not 0 < answer < 1:
         return "give a share between 0 and 1"
     if abs(answer - 0.05 / 9) < 1e-4:
         return "there are nine stages: what else is tested?"
