@@ -281,6 +281,15 @@ def test_serve_names_a_journal_that_it_cannot_read(content, monkeypatch, tmp_pat
         assert "rollout-yolov3-tiny.db: file is not a database" in err and "move it away" in err
 
 
+def test_a_single_server_process_names_a_journal_that_it_cannot_read_too(tmp_path):
+    (tmp_path / "rollout-yolov3-tiny.db").write_bytes(b"damaged" * 1000)
+    command = [sys.executable, "-m", "labsupport", "serve", "--port", "0"]
+    environment = {**os.environ, "LAB_ROOT": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "rollout-yolov3-tiny.db: file is not a database" in done.stderr and "move it away" in done.stderr
+
+
 def test_without_a_command_it_explains_itself():
     _, out, err = labsupport()
     assert all(command in out + err for command in ("check", "models", "serve", "detect", "batch"))

@@ -43,7 +43,7 @@ def ready(core: "ov.Core", name: str, precision: str) -> "ov.Model | Kept":
 
     OpenVINO takes three quarters of a second to compile an int8 network, and an eighth of that to import the result. So
     the result is kept in the cache, for this kind of processor, what the environment allows of it, and this version of
-    OpenVINO.
+    OpenVINO. OpenVINO's own cache (`CACHE_DIR`) would not notice a damaged file, and answer wrongly.
     """
     if precision != "int8":
         return read(core, name, precision)
