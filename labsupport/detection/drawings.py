@@ -1,4 +1,4 @@
-"""Choose the file of a picture's drawing in `images_with_boxes`, so that no picture replaces another one's drawing.
+"""Write a picture's drawing to a file in `images_with_boxes`, so that no picture replaces another one's drawing.
 
 A drawing names its picture in a comment of the JPEG, as a checksum of the path, because a path may name a person.
 """
@@ -13,8 +13,8 @@ from labsupport import paths
 from labsupport.arguments import shown
 
 MARK = b"labsupport: drawing of "
-START = 2_000  # bytes of a file among which its comment is
-NOBODY, SOMEBODY = b"", b"?"
+START = 2_000  # so many bytes from the start of a file hold its comment
+NOBODY, SOMEBODY = b"", b"?"  # owners of a drawing without a comment, and of what cannot be read
 
 
 def source(filename: str | Path) -> Path:
@@ -30,7 +30,8 @@ def source(filename: str | Path) -> Path:
 def save(drawing: bytes, picture: Path) -> Path:
     """Write the drawing (a JPEG) of the file `picture` to `images_with_boxes`, and return its path.
 
-    It is in the same subfolder, or without one. Pictures that differ only in their suffix (`a.png`, `a.jpg`), and pictures
+    A picture in a subfolder of `images` has it in the same subfolder. Raises ValueError if that is a link to elsewhere.
+    Pictures that differ only in their suffix (`a.png`, `a.jpg`), and pictures
     of the same name from several folders, get separate drawings. A drawing without a comment counts as that of the picture
     of its name in `images`.
     """

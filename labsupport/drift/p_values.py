@@ -15,7 +15,7 @@ from scipy import special
 from labsupport.drift.effective_rows import Alike
 
 PATHS_TO = 1_000  # rows of both windows together: up to there our own sum takes less time than to load SciPy's
-TABLES_TO = 100_000  # tables of these sums: for more of them SciPy needs less time and memory
+TABLES_TO = 100_000  # 2 x 2 tables with the same sums: for more of them SciPy needs less time and memory
 EXACT_TO = 1_000  # rows: KS p-values are exact up to there; above, those of one sample of as much information
 SUMMED_FROM, TERMS = 1_000, 2**15  # rows for which we add up the terms ourselves; terms in memory at a time
 ENOUGH, CHUNK = 20, 50  # permutations that reach the value, before we stop; that are drawn at a time
@@ -133,10 +133,10 @@ def _of_paths(statistic: float, n: int, m: int) -> float:
 
 
 def fisher(table: np.ndarray) -> tuple[float, float]:
-    """Return the odds ratio of a table of counts, (2, 2), and the two-sided p-value of Fisher's exact test, as SciPy does.
+    """Return the odds ratio of a table of counts, (2, 2), and the two-sided p-value of Fisher's exact test.
 
     The p-value is the probability of all tables with these sums that are at most as likely as this one. Probabilities count
-    as equal if they differ by less than 1e-7 of each other.
+    as equal if they differ by less than 1e-7 of each other (1e-14 in SciPy), because they come from sums of logarithms.
 
     >>> odds, p_value = fisher(np.array([[8, 2], [1, 5]]))
     >>> odds, round(p_value, 4)

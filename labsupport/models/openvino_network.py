@@ -69,7 +69,7 @@ def _export(core: "ov.Core", again: Callable[[], "ov.Model"], folder: Path) -> N
 
 def requests(
     core: "ov.Core",
-    network: "ov.Model | bytes",
+    network: "ov.Model | Kept",
     precision: str,
     streams: int,
     threads: int | None = None,
@@ -77,8 +77,8 @@ def requests(
 ) -> "list[ov.InferRequest]":
     """Compile or import a network, and return OpenVINO's requests to run it: one for each stream, and `spare` more.
 
-    Those wait until a stream is free. A stream computes one picture at a time. The streams use `threads` cores, by default
-    one each.
+    The spare ones wait until a stream is free. A stream computes one picture at a time. The streams use `threads` cores,
+    by default one each.
     """
     options = _options(precision, streams, threads or streams)
     compiled = (
@@ -90,7 +90,7 @@ def requests(
 def _imported(core: "ov.Core", network: Kept, options: dict[str, str | int | bool]) -> "ov.CompiledModel":
     try:
         return core.import_model(io.BytesIO(network.content), "CPU", options)
-    except RuntimeError as error:  # it was made for a processor with other instructions
+    except RuntimeError as error:  # made for a processor with other instructions, which the folder's name did not tell
         logger.warning("OpenVINO does not take %s, so it compiles the network anew: %s", network.folder, error)
         return core.compile_model(network.again(), "CPU", options)
 

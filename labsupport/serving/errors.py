@@ -119,14 +119,17 @@ ERRORS: Responses = {
     413: refusal("too many bytes or pixels"),
     415: refusal("not a JPEG or PNG picture, judged by its content"),
     422: GUARDED[422],
-    503: refusal("the model is not installed, or the server is overloaded", **{"Retry-After": PATIENCE}),
+    503: refusal(
+        "the model, the log or the rollout is not available at present, or the server is overloaded",
+        **{"Retry-After": PATIENCE},
+    ),
 }
 
 
 def refusals(*statuses: int) -> Responses:
-    """Return the OpenAPI entries of these error statuses; 404 and 409 are those of rollouts and feedback."""
+    """Return the OpenAPI entries of these error statuses; 404 and 409 are those of single routes."""
     more: Responses = {
-        404: refusal("no prediction or version of that name is known"),
+        404: refusal("no such prediction or version is known"),
         409: refusal("not possible in the present state"),
     }
     return {status: {**ERRORS, **more}[status] for status in statuses}

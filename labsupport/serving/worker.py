@@ -91,9 +91,10 @@ def _end_with_parent() -> None:
 def _leave_out() -> None:
     """Keep Python from importing what the server does not use: together a tenth of its start.
 
-    These are OpenVINO's converter, Pydantic's old version, which FastAPI asks for in vain, and the search of all installed
-    packages for plugins of Pydantic.
+    These are OpenVINO's converter, Pydantic's version 1, which FastAPI imports only to ask whether a class is of that
+    version, and the search of all installed packages for plugins of Pydantic.
     """
+    # None makes an import raise ImportError, which both libraries catch
     for unused in ("openvino.tools.ovc", "pydantic.v1"):
         sys.modules.setdefault(unused, None)  # type: ignore[arg-type]
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
